@@ -1,0 +1,48 @@
+# `make demo` and `make test` need nothing beforehand but Python 3.11 to 3.13, make, bash and git.
+# Settings: PYTHON=/path/to/python3.12, GPU=yes or GPU=no (see .ci/setup), PYTEST_ARGS="-k name".
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST_ARGS ?=
+export PYTHON GPU
+
+MAKEFLAGS += --no-print-directory
+.PHONY: help demo test lint format install clean
+
+help:
+	@echo "make demo     make a maze dataset, train a planner on it, evaluate it: runs/demo"
+	@echo "make test     the test suite"
+	@echo "make lint     ruff, mypy, the import contract"
+	@echo "make format   what ruff can mend by itself"
+	@echo "make install  the set-up alone, into $(VENV) (the others do it when needed)"
+	@echo "make clean    remove builds and caches, keep $(VENV) and runs"
+
+demo: $(INSTALLED)
+	@$(BIN)/python -m diffplan.scripts.demo
+
+# Two test processes on two cores: PyTorch itself gains nothing from a second thread on networks
+# this small, and tests/conftest.py holds each process to one.
+test: $(INSTALLED)
+	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet --diff .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@.ci/setup $(VENV) -e '.[dev,video]'
+	@touch $@
+
+clean:
+	@rm -rf build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache \
+	  .pytest_cache .ruff_cache
+	@find diffplan envs agents scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""diffplan.agents: what other code imports. One file per method, one line here to register it."""
+
+from diffplan.agents.planner_agent import AgentState, PlannerAgent, PlanView, load_agent
+
+__all__ = ["AgentState", "PlanView", "PlannerAgent", "load_agent"]

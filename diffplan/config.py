@@ -1,0 +1,398 @@
+"""What a planner is, as data: frozen dataclasses whose docstrings are the help text.
+
+A configuration is saved as JSON beside the weights and read back strictly: an unknown key is an
+error. `CONFIGS` holds the named ones; every planner is one of them or an override of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from diffplan.errors import DiffplanError
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class PlanSpaceConfig:
+    """The plan tensor: how long, how coarse, in which units."""
+
+    __pydantic_config__ = _STRICT
+
+    horizon: int = 16
+    """Future states in a plan, H."""
+    stride: int = 2
+    """Environment steps between two plan states."""
+    space: Literal["displacement", "absolute"] = "displacement"
+    """Scaled differences from the current state, or states of which the first is pinned."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How windows, goals and returns are drawn from the dataset."""
+
+    __pydantic_config__ = _STRICT
+
+    discount: float = 0.99
+    """Discount of the return-to-go per environment step; 1 for the undiscounted one."""
+    relabel: Literal["stitched", "hindsight"] = "stitched"
+    """Goals come from the same episode (hindsight) or, by shortest paths, also from others."""
+    hindsight_share: float = 0.4
+    """Share of windows whose goal comes from their own episode (stitched only)."""
+    landmarks: int = 400
+    """Nodes of the landmark graph (stitched only)."""
+    goal_candidates: int = 8
+    """Goals from other episodes proposed per window; one is kept by its advantage."""
+    advantage_temperature: float = 6.0
+    """Lost steps that cut a window's weight by a factor e (stitched only); inf: no weighting."""
+    use_returns: bool | None = None
+    """Condition on the return-to-go. None: yes where there is no goal."""
+    target_quantile: float = 0.99
+    """Target return at planning time: this quantile of the data's returns-to-go."""
+
+
+@dataclass(frozen=True)
+class ProposerConfig:
+    """The model that proposes a trajectory."""
+
+    __pydantic_config__ = _STRICT
+
+    kind: Literal["markov", "gru", "transformer", "one-shot"] = "markov"
+    """Autoregressive: markov, gru, transformer (as the paper, cached). one-shot: all at once."""
+    training: Literal["free-running", "teacher-forced"] = "free-running"
+    """The loss is on the model's own unrolled trajectory, or on steps from the data's true past."""
+    width: int = 256
+    """Hidden width."""
+    depth: int = 3
+    """Hidden layers (markov, gru, one-shot) or transformer blocks."""
+    heads: int = 4
+    """Attention heads (transformer)."""
+    dropout: float = 0.0
+    """Dropout in training (transformer)."""
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The diffusion model that optimises the proposal."""
+
+    __pydantic_config__ = _STRICT
+
+    network: Literal["mlp", "unet", "dit"] = "mlp"
+    """Residual MLP (light on a CPU), the published temporal U-Net, or transformer over the plan."""
+    width: int = 256
+    """Width of the mlp or dit; base channels of the unet."""
+    depth: int = 3
+    """Blocks of the mlp or dit."""
+    prediction: Literal["x0", "eps", "v"] = "x0"
+    """What the network puts out; the denoiser always returns x0."""
+    use_proposal: bool = True
+    """Give the proposal to the network beside the noisy plan."""
+    process: Literal["rddm", "ddpm"] = "rddm"
+    """Forward process: rddm shifts to the proposal (arXiv 2308.13712), ddpm to pure noise."""
+    levels: int = 10
+    """Noise levels of the rddm process."""
+    schedule: Literal["cosine", "linear", "vp"] = "cosine"
+    """Noise schedule of the ddpm process."""
+    schedule_levels: int = 20
+    """Noise levels of the ddpm process."""
+    kappa: float = 1.0
+    """rddm: start noise as a multiple of the held-out residual of the proposals."""
+    plain_share: float = 0.3
+    """rddm: share of training samples that are plain DDPM, so that it can also plan from noise."""
+    features: int = 128
+    """Size of the time and condition features."""
+    drop_state: float = 0.0
+    """Probability of dropping the current state in training."""
+    drop_goal: float = 0.1
+    """Probability of dropping the goal in training."""
+    drop_returns: float = 0.1
+    """Probability of dropping the return-to-go in training."""
+    draws: int = 4
+    """Noise draws per window and update; they share one proposal."""
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """Inverse dynamics and value networks."""
+
+    __pydantic_config__ = _STRICT
+
+    width: int = 256
+    """Hidden width of both."""
+    depth: int = 2
+    """Hidden layers of both."""
+    expectile: float = 0.7
+    """Expectile of the value regression; 0.5 is the mean."""
+    value_input: Literal["state", "state-action"] = "state"
+    """V of the plan's last state, or Q of the current state and first action (as published)."""
+
+
+@dataclass(frozen=True)
+class PlanningConfig:
+    """How a plan is made from the trained networks; may be changed after training."""
+
+    __pydantic_config__ = _STRICT
+
+    start: Literal["rddm", "sdedit", "published", "noise", "none"] = "rddm"
+    """rddm: proposal plus scaled noise. sdedit: noised. published: raw. none: not refined."""
+    steps: int = 1
+    """Reverse steps."""
+    start_level: int | None = None
+    """First noise level of sdedit (None: by the residual) and published (None: steps)."""
+    sampler: Literal["ddim", "ancestral"] = "ddim"
+    """Reverse step."""
+    eta: float = 0.0
+    """Noise of ddim steps; 1 is ancestral."""
+    clip: float | None = 5.0
+    """Bound on the predicted clean plan, in plan units; None: no bound."""
+    candidates: int = 1
+    """Plans per decision, K."""
+    temperature: float = 0.5
+    """Scale of the proposer's noise in candidates 2 to K; the first is always the mean."""
+    select: Literal["value", "softmax", "first"] = "value"
+    """The highest value, a draw by softmax over values, or simply the first candidate."""
+    guidance_weight: float = 1.0
+    """Classifier-free guidance in the convention eps_u + w (eps_c - eps_u); 1 is conditional."""
+    keep: int = 8
+    """Strides a plan is followed before the next one is made."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation. No schedule depends on the total number of steps."""
+
+    __pydantic_config__ = _STRICT
+
+    batch_size: int = 64
+    """Windows per update and process."""
+    head_batch_size: int = 256
+    """Transitions and state pairs per update for inverse dynamics and value."""
+    learning_rate: float = 1e-3
+    """Peak learning rate (Adam)."""
+    warmup: int = 200
+    """Updates of linear warm-up."""
+    decay_after: int = 2000
+    """The rate falls as sqrt(decay_after / update) after this many updates."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    grad_clip: float = 1.0
+    """Bound on the gradient norm of each part."""
+    ema: float = 0.998
+    """Decay of the weight average; min(ema, (1 + update) / (10 + update)) early on."""
+    bf16: bool = False
+    """Run the networks in bfloat16 under autocast."""
+    held_out: float = 0.05
+    """Share of episodes held out to measure free-running errors and the residual scale."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A planner: data, networks, training and planning."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str = "trajectory-diffuser"
+    """Label in results and tables."""
+    plan: PlanSpaceConfig = field(default_factory=PlanSpaceConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    proposer: ProposerConfig = field(default_factory=ProposerConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def _require(ok: bool, what: str, value: object, expected: str) -> None:
+    if not ok:
+        raise DiffplanError(f"{what} is {value!r}, expected {expected}")
+
+
+def _check(config: Config) -> None:
+    plan, data, planning = config.plan, config.data, config.planning
+    _require(plan.horizon >= 1, "plan.horizon", plan.horizon, "at least 1")
+    _require(plan.stride >= 1, "plan.stride", plan.stride, "at least 1")
+    _require(0 < data.discount <= 1, "data.discount", data.discount, "a number in (0, 1]")
+    _require(
+        not (data.discount == 1 and data.relabel == "stitched"),
+        "data.discount",
+        data.discount,
+        "below 1 with relabel=stitched (returns-to-go of a goal that is held are unbounded)",
+    )
+    quantile = data.target_quantile
+    _require(0 <= quantile <= 1, "data.target_quantile", quantile, "a number in [0, 1]")
+    heads = config.heads.expectile
+    _require(0 < heads < 1, "heads.expectile", heads, "a number in (0, 1)")
+    held_out = config.training.held_out
+    _require(0 < held_out < 1, "training.held_out", held_out, "a share in (0, 1)")
+    _require(planning.steps >= 0, "planning.steps", planning.steps, "at least 0")
+    _require(planning.candidates >= 1, "planning.candidates", planning.candidates, "at least 1")
+    _require(
+        1 <= planning.keep <= plan.horizon,
+        "planning.keep",
+        planning.keep,
+        f"between 1 and plan.horizon ({plan.horizon})",
+    )
+    if planning.start == "rddm":
+        _require(
+            config.denoiser.process == "rddm",
+            "planning.start",
+            planning.start,
+            "a denoiser trained with --denoiser.process rddm",
+        )
+        _require(
+            planning.steps <= config.denoiser.levels,
+            "planning.steps",
+            planning.steps,
+            f"at most the {config.denoiser.levels} levels of the rddm process",
+        )
+    if planning.start in ("sdedit", "noise", "published"):
+        _require(
+            planning.steps <= config.denoiser.schedule_levels,
+            "planning.steps",
+            planning.steps,
+            f"at most the {config.denoiser.schedule_levels} levels of the ddpm process",
+        )
+        _require(
+            config.denoiser.process == "ddpm" or config.denoiser.plain_share > 0,
+            "planning.start",
+            planning.start,
+            "a denoiser with plain DDPM samples in training (--denoiser.plain-share above 0)",
+        )
+    if config.denoiser.process == "rddm":
+        _require(
+            config.denoiser.prediction == "x0",
+            "denoiser.prediction",
+            config.denoiser.prediction,
+            "x0 with process rddm (x0 cannot be read off eps or v where a_t = 0)",
+        )
+
+
+_PUBLISHED = Config(
+    name="trajectory-diffuser-published",
+    # 16 plan states with the current one first; released settings, methods of arXiv 2407.16142
+    plan=PlanSpaceConfig(horizon=15, stride=1, space="absolute"),
+    data=DataConfig(
+        discount=1.0, relabel="hindsight", use_returns=True, advantage_temperature=float("inf")
+    ),
+    proposer=ProposerConfig(
+        kind="transformer", training="teacher-forced", width=512, depth=4, heads=4, dropout=0.1
+    ),
+    denoiser=DenoiserConfig(
+        network="unet",
+        width=64,
+        prediction="eps",
+        use_proposal=False,
+        process="ddpm",
+        schedule="linear",
+        schedule_levels=100,
+        plain_share=0.0,
+        features=64,
+        drop_state=0.0,
+        drop_goal=0.5,
+        drop_returns=0.5,
+        draws=1,
+    ),
+    heads=HeadsConfig(expectile=0.5, value_input="state-action"),
+    planning=PlanningConfig(
+        start="published",
+        steps=5,
+        sampler="ancestral",
+        clip=None,
+        candidates=32,
+        temperature=0.0,
+        select="softmax",
+        guidance_weight=1.2,
+        keep=1,
+    ),
+    training=TrainingConfig(
+        batch_size=32,
+        head_batch_size=32,
+        learning_rate=2e-4,
+        warmup=1,
+        decay_after=100_000,
+        weight_decay=1e-4,
+        ema=0.995,
+    ),
+)
+
+CONFIGS: dict[str, tuple[str, Config]] = {
+    "trajectory-diffuser": (
+        "autoregressive proposal, refined by a residual diffusion model (ours)",
+        Config(),
+    ),
+    "trajectory-diffuser-published": (
+        "the released settings: 5 of 100 DDPM steps from the raw proposal, 32 copies",
+        _PUBLISHED,
+    ),
+    "proposer-only": (
+        "the autoregressive proposal, not refined",
+        Config(name="proposer-only", planning=PlanningConfig(start="none", steps=0)),
+    ),
+    "from-noise": (
+        "diffusion from pure noise, no proposal",
+        Config(
+            name="from-noise",
+            denoiser=DenoiserConfig(process="ddpm", use_proposal=False),
+            planning=PlanningConfig(start="noise", steps=10),
+        ),
+    ),
+}
+
+_ADAPTER = TypeAdapter(Config)
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as JSON-able nested dictionaries."""
+    result: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    # JSON has no infinity
+    if config.data.advantage_temperature == float("inf"):
+        result["data"]["advantage_temperature"] = "inf"
+    return result
+
+
+def config_from_dict(data: Mapping[str, Any], where: str = "config") -> Config:
+    """Read a configuration strictly. DiffplanError names the first unknown key or wrong value."""
+    try:
+        return _ADAPTER.validate_python(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            raise DiffplanError(
+                f"{where} has the unknown key {key!r}; remove it or check its spelling"
+            ) from None
+        if isinstance(cause := first.get("ctx", {}).get("error"), DiffplanError):
+            raise cause from None
+        raise DiffplanError(
+            f"{where}: {key} is {first['input']!r}, expected: {first['msg']}"
+        ) from None
+
+
+def get_config(name: str) -> Config:
+    """The named configuration. DiffplanError lists the known names."""
+    if name not in CONFIGS:
+        raise DiffplanError(f"unknown config {name!r}; known: {', '.join(CONFIGS)}")
+    return CONFIGS[name][1]
+
+
+def replace_planning(config: Config, **changes: Any) -> Config:
+    """A copy with other planning settings; None values are ignored."""
+    changes = {key: value for key, value in changes.items() if value is not None}
+    known = {f.name for f in dataclasses.fields(PlanningConfig)}
+    if unknown := sorted(set(changes) - known):
+        raise DiffplanError(f"unknown planning setting {unknown[0]!r}; known: {sorted(known)}")
+    return dataclasses.replace(config, planning=dataclasses.replace(config.planning, **changes))
+
+
+def canonical_json(config: Config) -> str:
+    """The configuration as stable, readable JSON text."""
+    return json.dumps(config_to_dict(config), indent=2, sort_keys=True)

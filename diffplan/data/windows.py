@@ -1,0 +1,247 @@
+"""Training windows: where they start, where they end, which goal and return they carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffplan.config import Config
+from diffplan.data.episodes import Episodes
+from diffplan.data.landmarks import fit_landmarks
+from diffplan.errors import DiffplanError
+
+_CALIBRATION = 8192  # windows used to place the zero of the advantage
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of windows in environment units, plan states `stride` steps apart.
+
+    states: [B, H+1, D], the first is the current one. mask: [B, H] float, 0 where the episode
+    (and any padding at the goal) has ended. goals: [B, G] or None. returns: [B, H+1]
+    return-to-go at each plan state. weight: [B] in [0, 1].
+    """
+
+    states: Tensor
+    mask: Tensor
+    goals: Tensor | None
+    returns: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Pairs for inverse dynamics: states, ahead [B, D], lag [B] in steps, actions [B, A]."""
+
+    states: Tensor
+    ahead: Tensor
+    lag: Tensor
+    actions: Tensor
+
+
+@dataclass(frozen=True)
+class Valued:
+    """Pairs for the value: states [B, D], goals [B, G] or None, actions [B, A], returns [B]."""
+
+    states: Tensor
+    goals: Tensor | None
+    actions: Tensor
+    returns: Tensor
+
+
+class WindowSampler:
+    """Draws windows, transitions and valued states; every draw comes from the given generator.
+
+    Returns-to-go. With rewards: R_t = sum_k discount^k r_{t+k} to the episode's end. With goals
+    the reward is 1 while the goal is held, times (1 - discount): R_t = discount^(steps to goal).
+
+    Goals (`relabel`). hindsight: a state reached later in the episode. stitched: with probability
+    1 - hindsight_share a state of any episode, the steps to it taken from the landmark graph;
+    among `goal_candidates` one is drawn by softmax of the advantage
+
+        A = steps(s_t, g) - n - steps(s_{t+n}, g) - A0,    n the steps in the window,
+
+    and the window weighs exp(min(A, 0) / temperature): detours teach little. A0 places the zero
+    at the upper quartile of the data's own advantages.
+
+    After the goal is reached the window stays at (goal, zero velocity): data that move on at
+    once never show how to stay.
+    """
+
+    def __init__(self, episodes: Episodes, config: Config, *, seed: int) -> None:
+        """Prepare the index tables. Raises DiffplanError if every episode is too short."""
+        self.config = config
+        self.layout = episodes.layout
+        self.span = config.plan.horizon * config.plan.stride
+        starts = torch.from_numpy(np.asarray(episodes.state_starts))
+        counts = starts[1:] - starts[:-1]
+        longest = int(counts.max()) - 1
+        if longest < self.span:
+            raise DiffplanError(
+                f"a plan spans {self.span} steps (horizon {config.plan.horizon} x stride "
+                f"{config.plan.stride}) but the longest episode of {episodes.info.id} has "
+                f"{longest}; lower --plan.horizon or --plan.stride"
+            )
+        self.states = torch.from_numpy(episodes.states)
+        self.actions = torch.from_numpy(episodes.actions)
+        self.last = torch.repeat_interleave(starts[1:] - 1, counts)
+        # states and steps have their own offsets: an episode may lack its last state
+        step_starts = torch.from_numpy(np.asarray(episodes.step_starts))
+        self.step_of = torch.arange(len(self.states)) + torch.repeat_interleave(
+            step_starts[:-1] - starts[:-1], counts
+        )
+        self.goal_columns = list(self.layout.goal_columns)
+        self.has_goals = bool(self.goal_columns)
+        self.returns = None if self.has_goals else self._returns_to_go(episodes)
+        self.parts = self._split(counts, config.training.held_out, seed)
+        self.offset = 0.0
+        self.graph = None
+        if self.has_goals and config.data.relabel == "stitched":
+            points = self.states[:, self.goal_columns]
+            self.graph = fit_landmarks(points, self.last, config.data.landmarks, seed)
+            self.near, self.gap = self.graph.locate(points)
+            generator = torch.Generator().manual_seed(seed)
+            start = self._starts(_CALIBRATION, generator, "train")
+            self.offset = float(self._pick_goal(start, generator)[1].quantile(0.75))
+
+    def _split(self, counts: Tensor, share: float, seed: int) -> dict[str, Tensor]:
+        """State indices from which at least one plan state follows, by held-out episodes."""
+        episodes = len(counts)
+        held = torch.zeros(episodes, dtype=torch.bool)
+        if episodes > 1:
+            order = torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))
+            held[order[: min(max(1, round(share * episodes)), episodes - 1)]] = True
+        index = torch.arange(len(self.last))
+        usable = index + self.config.plan.stride <= self.last
+        of_held = torch.repeat_interleave(held, counts)
+        parts = {"train": index[usable & ~of_held], "held-out": index[usable & of_held]}
+        if not len(parts["train"]):  # only short episodes outside the held-out ones
+            parts["train"] = index[usable]
+        if not len(parts["held-out"]):
+            parts["held-out"] = parts["train"]
+        return parts
+
+    def _returns_to_go(self, episodes: Episodes) -> Tensor:
+        """Discounted return-to-go at every state [M]; 0 at a state after the last step."""
+        result = np.zeros(len(episodes.states), np.float32)
+        discount = self.config.data.discount
+        rewards = episodes.rewards.astype(np.float64)
+        for e in range(len(episodes.step_starts) - 1):
+            first, stop = episodes.step_starts[e], episodes.step_starts[e + 1]
+            base = episodes.state_starts[e]
+            total = 0.0
+            for t in range(stop - 1, first - 1, -1):
+                total = rewards[t] + discount * total
+                result[base + t - first] = total
+        return torch.from_numpy(result)
+
+    def _starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
+        table = self.parts[part]
+        return table[torch.randint(len(table), (batch,), generator=generator)]
+
+    def _at(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.near[index], self.gap[index]
+
+    def _steps(self, a: Tensor, b: Tensor) -> Tensor:
+        assert self.graph is not None
+        return self.graph.steps_between(self._at(a), self._at(b))
+
+    def _pick_goal(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One goal state of any episode per start [B], by advantage: index [B], advantage [B]."""
+        data = self.config.data
+        shape = (len(start), data.goal_candidates)
+        candidates = torch.randint(len(self.states), shape, generator=generator)
+        steps = torch.minimum(self.last[start] - start, torch.tensor(self.span))
+        here = self._steps(start[:, None].expand(shape), candidates)
+        there = self._steps((start + steps)[:, None].expand(shape), candidates)
+        advantage = here - steps[:, None] - there - self.offset
+        gumbel = -torch.empty(shape).exponential_(generator=generator).log()
+        pick = (advantage.clamp(max=0) / data.advantage_temperature + gumbel).argmax(1)
+        row = torch.arange(len(start))
+        return candidates[row, pick], advantage[row, pick]
+
+    def sample(self, batch: int, generator: torch.Generator, part: str = "train") -> Windows:
+        """Draw a batch of windows from the training or the held-out episodes."""
+        plan, data = self.config.plan, self.config.data
+        start = self._starts(batch, generator, part)
+        last = self.last[start]
+        ahead = start[:, None] + plan.stride * torch.arange(plan.horizon + 1)
+        states = self.states[torch.minimum(ahead, last[:, None])]
+        inside = ahead <= last[:, None]
+        if not self.has_goals:
+            assert self.returns is not None
+            returns = self.returns[torch.minimum(ahead, last[:, None])] * inside
+            return Windows(states, inside[:, 1:].float(), None, returns, torch.ones(batch))
+
+        later = start + 1 + (torch.rand(batch, generator=generator) * (last - start)).long()
+        goal = torch.minimum(later, last)
+        to_goal = (goal - start).float()
+        weight = torch.ones(batch)
+        own = torch.ones(batch, dtype=torch.bool)
+        if self.graph is not None:
+            steps = torch.minimum(goal - start, torch.tensor(self.span))
+            rest = self._steps(start + steps, goal) * (goal - start > steps)
+            advantage = self._steps(start, goal) - steps - rest - self.offset
+            other, other_advantage = self._pick_goal(start, generator)
+            own = torch.rand(batch, generator=generator) < data.hindsight_share
+            goal = torch.where(own, goal, other)
+            advantage = torch.where(own, advantage, other_advantage)
+            weight = (advantage.clamp(max=0) / data.advantage_temperature).exp()
+            span = torch.minimum(last - start, torch.tensor(self.span))
+            far = span + self._steps(start + span, goal)
+            to_goal = torch.where(own, to_goal, far)
+        goals = self.states[goal][:, self.goal_columns]
+        reached = own[:, None] & (ahead >= goal[:, None])
+        states = torch.where(reached[..., None], self._resting(states, goals), states)
+        elapsed = plan.stride * torch.arange(plan.horizon + 1)
+        returns = data.discount ** (to_goal[:, None] - elapsed).clamp(min=0)
+        mask = (inside | reached)[:, 1:].float()
+        return Windows(states, mask, goals, returns, weight)
+
+    def _resting(self, states: Tensor, goals: Tensor) -> Tensor:
+        """The window's states moved to the goal, at rest."""
+        rest = states.clone()
+        rest[..., self.goal_columns] = goals[:, None]
+        rest[..., list(self.layout.rest_columns)] = 0
+        return rest
+
+    def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
+        """Draw state pairs one to `stride` steps apart with the action taken at the first."""
+        start = self._starts(batch, generator, "train")
+        lag = torch.randint(1, self.config.plan.stride + 1, (batch,), generator=generator)
+        return Transitions(
+            self.states[start],
+            self.states[start + lag],
+            lag.float(),
+            self.actions[self.step_of[start]],
+        )
+
+    def valued(self, batch: int, generator: torch.Generator) -> Valued:
+        """Draw states with their return-to-go (and goal, half of them near)."""
+        start = self._starts(batch, generator, "train")
+        actions = self.actions[self.step_of[start]]
+        if not self.has_goals:
+            assert self.returns is not None
+            return Valued(self.states[start], None, actions, self.returns[start])
+        later = (torch.rand(batch, generator=generator) * (self.last[start] - start + 1)).long()
+        goal = torch.minimum(start + later, self.last[start])
+        steps = (goal - start).float()
+        if self.graph is not None:
+            other = torch.randint(len(self.states), (batch,), generator=generator)
+            own = torch.rand(batch, generator=generator) < 0.5
+            goal = torch.where(own, goal, other)
+            steps = torch.where(
+                own, torch.minimum(steps, self._steps(start, goal)), self._steps(start, goal)
+            )
+        goals = self.states[goal][:, self.goal_columns]
+        return Valued(self.states[start], goals, actions, self.config.data.discount**steps)
+
+    def target_return(self) -> float:
+        """The configured quantile of the training data's returns-to-go (1 for goals)."""
+        if self.returns is None:
+            return 1.0
+        values = self.returns[self.parts["train"]].double().numpy()
+        return float(np.quantile(values, self.config.data.target_quantile))

@@ -1,0 +1,35 @@
+"""Inverse dynamics: the action that leads from a state towards a state a few steps ahead."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.nn.embeddings import mlp
+
+
+class InverseDynamics(nn.Module):
+    """a = f(s, s_ahead - s, lag) (Ajay et al. 2023, arXiv 2211.15657, eq. 6, with a lag).
+
+    The lag, as a fraction of the plan's stride, lets one network run in closed loop: at every
+    environment step it is asked for the rest of the way to the plan's next state.
+    Actions are scaled to [-1, 1]; the agent maps them to the environment's bounds.
+    """
+
+    step_scale: Tensor
+
+    def __init__(self, state_dim: int, action_dim: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.network = mlp(2 * state_dim + 1, [width] * depth, action_dim)
+        self.register_buffer("step_scale", torch.ones(state_dim))
+
+    def forward(self, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+        """state, ahead: normalised [..., D]; lag: fraction of the stride [...] -> [..., A]."""
+        change = (ahead - state) / self.step_scale
+        inputs: Tensor = torch.cat([state, change, lag.unsqueeze(-1)], dim=-1)
+        result: Tensor = self.network(inputs)
+        return result
+
+    def loss(self, state: Tensor, ahead: Tensor, lag: Tensor, action: Tensor) -> Tensor:
+        """Mean squared error against scaled actions [B, A]: a scalar."""
+        return (self(state, ahead, lag) - action).square().mean()

@@ -1,0 +1,75 @@
+"""A diffusion transformer over the plan's time (Peebles & Xie 2023, arXiv 2212.09748)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffplan.errors import DiffplanError
+from diffplan.nn.embeddings import mlp, sinusoidal, zero_
+
+
+def _modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(h + shift, h, scale)
+
+
+class DiTBlock(nn.Module):
+    """Attention over all plan states, then an MLP, each shifted, scaled and gated (adaLN-zero)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = mlp(width, (4 * width,), width, activation=nn.GELU)
+
+    def forward(self, h: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        """h [B, H, width], modulation: six tensors [B, 1, width] -> [B, H, width]."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
+        qkv = self.qkv(_modulate(self.norm(h), shift, scale))
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = torch.addcmul(h, gate, self.out(attended))
+        return torch.addcmul(h, mlp_gate, self.mlp(_modulate(self.norm(h), mlp_shift, mlp_scale)))
+
+
+class DiT(nn.Module):
+    """Transformer over the horizon with adaLN-zero conditioning: one token per plan state.
+
+    One linear layer gives the modulation of all blocks. It and the last layer start at zero, so
+    every block starts as the identity (Peebles & Xie 2023, section 3.2).
+    """
+
+    def __init__(
+        self,
+        horizon: int,
+        dim: int,
+        features: int,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        use_proposal: bool = True,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise DiffplanError(f"the DiT's width {width} must be a multiple of heads={heads}")
+        self.use_proposal = use_proposal
+        self.depth = depth
+        self.enter = nn.Linear(dim * (1 + use_proposal), width)
+        self.position = nn.Parameter(sinusoidal(torch.arange(horizon), width))
+        self.modulation = nn.Linear(features, (6 * depth + 2) * width)
+        self.blocks = nn.ModuleList([DiTBlock(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.leave = nn.Linear(width, dim)
+        zero_(self.modulation)
+        zero_(self.leave)
+
+    def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
+        """x [B, H, D], proposal [B, H, D] (None without `use_proposal`), features [B, F]."""
+        if self.use_proposal and proposal is not None:
+            x = torch.cat([x, proposal], dim=-1)
+        h = self.enter(x) + self.position
+        modulation = self.modulation(F.silu(features)).unsqueeze(1).chunk(6 * self.depth + 2, -1)
+        for i, block in enumerate(self.blocks):
+            h = block(h, modulation[6 * i : 6 * i + 6])
+        return self.leave(_modulate(self.norm(h), modulation[-2], modulation[-1]))

@@ -1,0 +1,155 @@
+"""A causal transformer whose key-value cache is a value that the caller passes along."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffplan.errors import DiffplanError
+from diffplan.nn.embeddings import mlp
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of every layer, each [B, heads, length, width / heads].
+
+    `step` and `prefill` write into these tensors: the cache passed in is consumed, go on with the
+    one returned. Entries at and after the current position are never read.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
+class CausalBlock(nn.Module):
+    """Causal self-attention, then an MLP, both with the norm before (Xiong et al. 2020)."""
+
+    def __init__(self, width: int, heads: int, ff: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = mlp(width, (ff,), width, activation=nn.GELU)
+
+    def forward(
+        self, h: Tensor, past: tuple[Tensor, Tensor] | None = None, position: int = 0
+    ) -> Tensor:
+        """h [B, L, width] at positions `position` ... -> [B, L, width].
+
+        past: keys and values [B, heads, length, dh] to write to and read from. L is 1 or the tokens
+        start at position 0.
+        """
+        qkv = self.qkv(self.attention_norm(h)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if past is not None:
+            end = position + h.shape[1]
+            keys, values = past
+            keys[:, :, position:end] = k
+            values[:, :, position:end] = v
+            k, v = keys[:, :, :end], values[:, :, :end]
+        attended = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=h.shape[1] > 1
+        )
+        h = h + self._drop(self.out(attended.transpose(1, 2).flatten(2)))
+        return h + self._drop(self.mlp(self.mlp_norm(h)))
+
+    def _drop(self, h: Tensor) -> Tensor:
+        return F.dropout(h, self.dropout) if self.training and self.dropout > 0.0 else h
+
+
+class CausalTransformer(nn.Module):
+    """Pre-norm causal transformer (Vaswani et al. 2017) with learned positions.
+
+    `forward` sees whole sequences; `prefill` and `step` give the same features token by token.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        ff: int = 512,
+        dropout: float = 0.0,
+        max_length: int = 64,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise DiffplanError(f"the transformer's width {width} must be a multiple of {heads=}")
+        self.max_length = max_length
+        self.enter = nn.Linear(input_dim, width)
+        self.position = nn.Parameter(0.02 * torch.randn(max_length, width))
+        self.blocks = nn.ModuleList([CausalBlock(width, heads, ff, dropout) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+        self.cache_shape = (heads, width // heads)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, input_dim] -> features [B, L, width]; feature i depends on tokens <= i."""
+        self._check(tokens.shape[1])
+        h = self.enter(tokens) + self.position[: tokens.shape[1]]
+        for block in self.blocks:
+            h = block(h)
+        return self.norm(h)
+
+    def init_cache(
+        self,
+        batch: int,
+        length: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Cache:
+        """An empty cache for `batch` rows of up to `length` tokens (None: max_length).
+
+        Device and dtype are those of the weights unless given.
+        """
+        length = self.max_length if length is None else length
+        self._check(length)
+        heads, head_width = self.cache_shape
+
+        def buffers() -> tuple[Tensor, ...]:
+            return tuple(
+                torch.zeros(
+                    batch,
+                    heads,
+                    length,
+                    head_width,
+                    device=device or self.position.device,
+                    dtype=dtype or self.position.dtype,
+                )
+                for _ in self.blocks
+            )
+
+        return Cache(buffers(), buffers())
+
+    def prefill(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """tokens [B, L, input_dim] at positions 0 ... L - 1 -> features [B, L, width], cache."""
+        return self._cached(tokens, cache, 0)
+
+    def step(self, token: Tensor, cache: Cache, position: int) -> tuple[Tensor, Cache]:
+        """token [B, input_dim] at `position` -> feature [B, width], cache.
+
+        Positions 0 ... position - 1 must have been written before.
+        """
+        features, cache = self._cached(token.unsqueeze(1), cache, position)
+        return features.squeeze(1), cache
+
+    def _cached(self, tokens: Tensor, cache: Cache, position: int) -> tuple[Tensor, Cache]:
+        end = position + tokens.shape[1]
+        length = cache.keys[0].shape[2]
+        if end > length:
+            raise DiffplanError(f"a cache of {length} tokens cannot hold {end}")
+        h = self.enter(tokens) + self.position[position:end]
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            h = block(h, (keys, values), position)
+        return self.norm(h), cache
+
+    def _check(self, length: int) -> None:
+        if length > self.max_length:
+            raise DiffplanError(
+                f"{length} tokens do not fit a transformer built for {self.max_length}: "
+                "raise max_length"
+            )

@@ -1,0 +1,259 @@
+"""plan = decode( select( optimise( propose(context) ) ) )
+
+Four stages, each a function, data flowing one way. Everything here is normalised; random numbers
+come in as tensors, so a plan is a pure function of its arguments and row b depends on row b alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffplan import guidance
+from diffplan.config import PlanningConfig
+from diffplan.errors import DiffplanError
+from diffplan.model import PlannerModel
+from diffplan.process import STARTS, Process, consecutive_grid, time_grid
+from diffplan.proposer import Proposal
+from diffplan.samplers import SAMPLERS
+
+_FULL_NOISE = 0.05  # a chain whose last a_t is larger never reaches noise
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known when a plan is asked for.
+
+    state: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
+    return-to-go or None.
+    """
+
+    state: Tensor
+    goal: Tensor | None
+    returns: Tensor | None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard random numbers of one plan, drawn outside.
+
+    propose: [B, K, H, D+1] normal. start: [B, K, rows, D] normal. steps: [n, B, K, rows, D]
+    normal, one per reverse step, None for a deterministic sampler. select: [B, K] Gumbel.
+    """
+
+    propose: Tensor
+    start: Tensor
+    steps: Tensor | None
+    select: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every stage's outcome, normalised; state index 0 is the current state.
+
+    proposal: [B, K, H+1, D], before refinement (the candidates themselves without a proposer).
+    candidates: [B, K, H+1, D], after it. values: [B, K]. chosen: [B] index into K.
+    states: [B, H+1, D], the chosen candidate. returns: [B, K, H] proposed returns-to-go, None
+    without a proposer.
+    """
+
+    proposal: Tensor
+    candidates: Tensor
+    values: Tensor
+    chosen: Tensor
+    states: Tensor
+    returns: Tensor | None
+
+
+def make_plan(
+    model: PlannerModel, context: Context, noise: Noise, settings: PlanningConfig
+) -> Plan:
+    """Propose K trajectories per row, optimise them, select one. See `Plan` for shapes.
+
+    Decoding, the fourth stage, happens at every environment step: `decode`.
+    """
+    rows, k = context.state.shape[0], settings.candidates
+    context = _repeat(context, k)
+    start = context.state
+    proposal = propose(model, context, noise.propose.flatten(0, 1), settings)
+    x = optimise(model, context, proposal, noise, settings)
+    candidates = model.from_plan(start, x)
+    if proposal is None:
+        proposed, later = candidates, None
+    else:
+        proposed = torch.cat([start[:, None], proposal.states], 1)
+        later = proposal.returns.unflatten(0, (rows, k))
+    values = evaluate(model, context, candidates).unflatten(0, (rows, k))
+    chosen = select(values, noise.select, settings)
+    candidates = candidates.unflatten(0, (rows, k))
+    states = candidates[torch.arange(rows, device=chosen.device), chosen]
+    return Plan(proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later)
+
+
+def propose(
+    model: PlannerModel, context: Context, noise: Tensor, settings: PlanningConfig
+) -> Proposal | None:
+    """Stage 1: a proposal per row (B*K), None when planning from noise.
+
+    noise: [B*K, H, D+1]. Candidate 0 of each row is the proposer's mean, the others are drawn at
+    the configured temperature.
+    """
+    if settings.start == "noise":
+        return None
+    if model.proposer is None:
+        raise DiffplanError(
+            f"planning.start is {settings.start!r}, which needs a proposer, but this model was "
+            "trained without one (config from-noise); expected 'noise'"
+        )
+    returns = context.returns if model.use_returns else None
+    scaled: Tensor | None = None
+    if settings.candidates > 1 and settings.temperature > 0:
+        k = settings.candidates
+        keep_mean = torch.arange(len(noise), device=noise.device).remainder(k).ne(0)
+        scaled = noise * (settings.temperature * keep_mean[:, None, None])
+    return model.proposer.propose(context.state, context.goal, returns, scaled)
+
+
+def optimise(
+    model: PlannerModel,
+    context: Context,
+    proposal: Proposal | None,
+    noise: Noise,
+    settings: PlanningConfig,
+) -> Tensor:
+    """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D]."""
+    start = context.state
+    x_hat = None if proposal is None else model.to_plan(start, proposal.states)
+    if settings.start == "none" or (settings.steps == 0 and x_hat is not None):
+        assert x_hat is not None
+        return x_hat
+    denoiser = model.denoiser
+    if denoiser is None:
+        raise DiffplanError(
+            f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
+            "trained without one (config proposer-only); expected 'none'"
+        )
+    process, grid = _chain(model, settings)
+    # sdedit and published are plain DDPM: their network never sees the proposal
+    seen = x_hat if process.r[grid[0]] else None
+    scale = model.noise_scale if process.scaled else None
+    condition = model.condition(start, context.goal, context.returns)
+    encoded = denoiser.encode(condition)
+    if settings.guidance_weight == 1.0:
+        denoise = denoiser.bind(process, grid, encoded, proposal=seen, scale=scale)
+    else:
+        everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
+        dropped = {"goal": everything, "returns": everything}
+        pair = denoiser.pair(
+            process,
+            grid,
+            encoded,
+            denoiser.encode(condition, dropped),
+            proposal=seen,
+            scale=scale,
+        )
+        denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
+    x = STARTS[settings.start](process, grid[0], x_hat, noise.start.flatten(0, 1), scale)
+    if model.absolute:
+        denoise = guidance.pin(denoise, 0, start)
+    steps = None if noise.steps is None else noise.steps.flatten(1, 2)
+    options = {"eta": settings.eta} if settings.sampler == "ddim" else {}
+    return SAMPLERS[settings.sampler](
+        denoise,
+        process,
+        grid,
+        x,
+        proposal=x_hat if process.r[grid[0]] else None,
+        scale=scale,
+        noise=steps,
+        clip=settings.clip,
+        **options,
+    )
+
+
+def _chain(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tuple[int, ...]]:
+    """The process and the table indices to visit."""
+    if settings.start == "rddm":
+        if not model.main_process.scaled:
+            raise DiffplanError(
+                "planning.start is 'rddm', but the denoiser was trained with process ddpm; "
+                "expected 'sdedit', 'published' or 'noise'"
+            )
+        return model.main_process, time_grid(model.main_process.T, settings.steps)
+    process = model.plain_process
+    if settings.start == "noise":
+        if process.a[-1] > _FULL_NOISE:
+            raise DiffplanError(
+                f"planning.start is 'noise', but the schedule ends at a = {process.a[-1]:.2f}, far "
+                "from noise (expected at most 0.05); train with --denoiser.schedule cosine"
+            )
+        return process, time_grid(process.T, settings.steps)
+    if settings.start == "published":
+        level = settings.start_level or settings.steps
+    else:
+        level = settings.start_level or matching_level(model, settings.steps)
+    if level > process.T:
+        raise DiffplanError(
+            f"planning.start_level is {level}, expected at most {process.T}, the schedule's length"
+        )
+    if level == settings.steps:
+        return process, consecutive_grid(level)
+    return process, time_grid(level, settings.steps)
+
+
+def matching_level(model: PlannerModel, steps: int) -> int:
+    """The level whose noise-to-signal ratio is the proposals' held-out error, at least `steps`.
+
+    Much below it the error stays, much above it the proposal is forgotten (SDEdit, arXiv
+    2108.01073, section 4.1).
+    """
+    process, error = model.plain_process, model.residual_level
+    ratios = [process.sigma[t] / process.a[t] for t in range(1, process.T + 1)]
+    nearest = min(range(process.T), key=lambda i: abs(ratios[i] - error)) + 1
+    return max(nearest, steps)
+
+
+def evaluate(model: PlannerModel, context: Context, candidates: Tensor) -> Tensor:
+    """Value of each candidate [B*K, H+1, D] -> [B*K].
+
+    V of the last state; with the published critic, Q of the current state and first action.
+    """
+    if not model.value.uses_action:
+        result: Tensor = model.value(candidates[:, -1], context.goal)
+        return result
+    lag = torch.ones(len(candidates), device=candidates.device)
+    action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
+    result = model.value(candidates[:, 0], context.goal, action)
+    return result
+
+
+def select(values: Tensor, gumbel: Tensor, settings: PlanningConfig) -> Tensor:
+    """Stage 3: one candidate per row from values [B, K]: index [B]."""
+    if settings.select == "first":
+        return torch.zeros(len(values), dtype=torch.long, device=values.device)
+    if settings.select == "softmax":
+        # the Gumbel maximum is a draw from the softmax
+        return (values + gumbel).argmax(1)
+    return values.argmax(1)
+
+
+def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+    """Stage 4, at every environment step: action towards the plan's next state.
+
+    state: [B, D] and ahead: [B, D] normalised. lag: [B], steps left until `ahead` is due, as a
+    fraction of the stride. Returns actions [B, A] in environment units, within the bounds.
+    """
+    scaled = model.inverse_dynamics(state, ahead, lag).clamp(-1, 1)
+    return model.action_low + (scaled + 1) * (model.action_high - model.action_low) / 2
+
+
+def _repeat(context: Context, k: int) -> Context:
+    if k == 1:
+        return context
+    return Context(
+        context.state.repeat_interleave(k, 0),
+        None if context.goal is None else context.goal.repeat_interleave(k, 0),
+        None if context.returns is None else context.returns.repeat_interleave(k, 0),
+    )

@@ -1,0 +1,351 @@
+"""Proposers: models that propose a trajectory, one state after the other (or all at once).
+
+The autoregressive ones give p(s_{k+1}, R_{k+1} | s_{0..k}, R_{0..k}, goal), a Gaussian over the
+next plan state and return-to-go, in the spirit of Trajectory Diffuser's proposer (arXiv
+2407.16142) and the Decision Transformer (arXiv 2106.01345). They differ only in what they carry
+from step to step: nothing (Markov), a recurrent state (GRU), or a cache of keys and values
+(causal transformer). What is carried is a value, never kept on the module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.config import ProposerConfig
+from diffplan.errors import DiffplanError
+from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp
+from diffplan.nn.transformer import CausalTransformer
+
+_LOG_STD = (-6.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """states: [B, H, D] normalised future states. returns: [B, H] normalised returns-to-go."""
+
+    states: Tensor
+    returns: Tensor
+
+
+@dataclass(frozen=True)
+class ProposerSpec:
+    """Sizes and inputs of a proposer.
+
+    goal_columns: columns of the state that hold the achieved goal, () without a goal.
+    """
+
+    horizon: int
+    state_dim: int
+    goal_dim: int
+    goal_columns: tuple[int, ...]
+    use_returns: bool
+
+    @property
+    def token_dim(self) -> int:
+        return self.state_dim + goal_feature_size(self.goal_dim) + self.use_returns
+
+
+class Proposer(nn.Module):
+    """Common parts: the step scale and the Gaussian head.
+
+    step_scale: buffer [D], size of one plan step in normalised units.
+    plan_scale: buffer [H, D], size of the displacement after k steps in normalised units.
+    """
+
+    autoregressive = True
+    step_scale: Tensor
+    plan_scale: Tensor
+
+    def __init__(self, spec: ProposerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("step_scale", torch.ones(spec.state_dim))
+        self.register_buffer("plan_scale", torch.ones(spec.horizon, spec.state_dim))
+
+    def token(self, state: Tensor, goal: Tensor | None, returns: Tensor | None) -> Tensor:
+        """Inputs of one step: state [..., D], features of the goal [..., G], return [...]."""
+        parts = [state]
+        if self.spec.goal_dim:
+            assert goal is not None
+            parts.append(goal_features(state, goal, self.spec.goal_columns))
+        if self.spec.use_returns:
+            assert returns is not None
+            parts.append(returns.unsqueeze(-1))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else state
+
+    def propose(
+        self,
+        start: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        noise: Tensor | None = None,
+    ) -> Proposal:
+        """Propose H states.
+
+        start: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
+        or None. noise: [B, H, D+1], standard normal times the temperature; None gives the mean.
+        """
+        raise NotImplementedError
+
+    def loss(
+        self,
+        states: Tensor,
+        goal: Tensor | None,
+        returns: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, Proposal]:
+        """Per-window loss [B] and the free-running proposal (detached) for the denoiser.
+
+        states: [B, H+1, D] normalised. returns: [B, H+1] normalised. mask: [B, H].
+        """
+        raise NotImplementedError
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over [H] of values [B, H] where mask is 1: [B]."""
+    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def _spread_loss(log_std: Tensor, error: Tensor) -> Tensor:
+    """Gaussian likelihood of the error under std alone: the mean keeps its plain squared error.
+
+    A joint likelihood would let the spread decide how well the mean is fitted.
+    """
+    return log_std + 0.5 * error.detach().square() * torch.exp(-2 * log_std)
+
+
+class AutoregressiveProposer(Proposer):
+    """Unrolls a Gaussian step model; subclasses say what is carried between steps."""
+
+    def __init__(self, spec: ProposerSpec, features: int, hidden: int, free_running: bool) -> None:
+        super().__init__(spec)
+        self.free_running = free_running
+        self.head = mlp(features, [hidden] if hidden else [], 2 * (spec.state_dim + 1))
+
+    def initial_carry(self, batch: int, like: Tensor) -> Any:
+        """The carry before the first step, as a value."""
+        return None
+
+    def step_features(self, token: Tensor, carry: Any, k: int) -> tuple[Tensor, Any]:
+        """Features [B, F] of step k from its token [B, T], and the next carry."""
+        raise NotImplementedError
+
+    def sequence_features(self, tokens: Tensor) -> Tensor:
+        """Features [B, H, F] of all steps from the true past, tokens [B, H, T]; causal."""
+        raise NotImplementedError
+
+    def _gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.head(features).chunk(2, dim=-1)
+        low, high = _LOG_STD
+        return mean, low + (high - low) * torch.sigmoid(log_std)
+
+    def _unroll(
+        self, start: Tensor, goal: Tensor | None, returns: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States [B, H, D], returns [B, H] and log-stds [B, H, D+1] of the free-running model."""
+        carry = self.initial_carry(len(start), start)
+        state, current = start, returns
+        states, later, spreads = [], [], []
+        for k in range(self.spec.horizon):
+            features, carry = self.step_features(self.token(state, goal, current), carry, k)
+            change, log_std = self._gaussian(features)
+            if noise is not None:
+                change = change + noise[:, k] * log_std.exp()
+            state = state + self.step_scale * change[..., :-1]
+            # without a target the head tells the return-to-go itself, else its change
+            following = change[..., -1]
+            if self.spec.use_returns:
+                following = current = current + following if current is not None else following
+            states.append(state)
+            later.append(following)
+            spreads.append(log_std)
+        return torch.stack(states, 1), torch.stack(later, 1), torch.stack(spreads, 1)
+
+    def propose(
+        self,
+        start: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        noise: Tensor | None = None,
+    ) -> Proposal:
+        states, later, _ = self._unroll(start, goal, returns, noise)
+        return Proposal(states, later)
+
+    def loss(
+        self, states: Tensor, goal: Tensor | None, returns: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Proposal]:
+        if self.free_running:
+            target = returns[:, 0] if self.spec.use_returns else None
+            ours, later, log_std = self._unroll(states[:, 0], goal, target, None)
+            error = (ours - states[:, 1:]) / self.plan_scale
+            # how far one step is off from where the model itself stood
+            before = torch.cat([states[:, :1], ours[:, :-1]], 1).detach()
+            true_before = states[:, :-1]
+            drift = (ours - before) - (states[:, 1:] - true_before)
+            step_error = torch.cat(
+                [drift / self.step_scale, (later - returns[:, 1:]).unsqueeze(-1)], -1
+            )
+            proposal = Proposal(ours.detach(), later.detach())
+        else:
+            every = None if goal is None else goal[:, None].expand(-1, self.spec.horizon, -1)
+            past = returns[:, :-1] if self.spec.use_returns else None
+            tokens = self.token(states[:, :-1], every, past)
+            change, log_std = self._gaussian(self.sequence_features(tokens))
+            error = change[..., :-1] - (states[:, 1:] - states[:, :-1]) / self.step_scale
+            later = change[..., -1] + (past if past is not None else 0)
+            step_error = torch.cat([error, (later - returns[:, 1:]).unsqueeze(-1)], -1)
+            with torch.no_grad():
+                target = returns[:, 0] if self.spec.use_returns else None
+                proposal = self._propose_in_training(states[:, 0], goal, target)
+        fit = error.square().mean(-1) + (later - returns[:, 1:]).square()
+        spread = _spread_loss(log_std, step_error).mean(-1)
+        return _masked_mean(fit + 0.1 * spread, mask), proposal
+
+    def _propose_in_training(
+        self, start: Tensor, goal: Tensor | None, returns: Tensor | None
+    ) -> Proposal:
+        """A free-running proposal as at planning time: without dropout."""
+        training = self.training
+        self.eval()
+        try:
+            return self.propose(start, goal, returns)
+        finally:
+            self.train(training)
+
+
+class MarkovProposer(AutoregressiveProposer):
+    """Each step depends on the last state (and return, goal) only."""
+
+    def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
+        free = config.training == "free-running"
+        super().__init__(spec, config.width, 0, free)
+        self.body = nn.Sequential(
+            mlp(spec.token_dim, [config.width] * (config.depth - 1), config.width), nn.SiLU()
+        )
+
+    def step_features(self, token: Tensor, carry: Any, k: int) -> tuple[Tensor, Any]:
+        return self.body(token), None
+
+    def sequence_features(self, tokens: Tensor) -> Tensor:
+        result: Tensor = self.body(tokens)
+        return result
+
+
+class GRUProposer(AutoregressiveProposer):
+    """Carries a recurrent state; `depth` hidden layers read it."""
+
+    def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
+        free = config.training == "free-running"
+        super().__init__(spec, config.width, config.width if config.depth > 1 else 0, free)
+        self.width = config.width
+        self.enter = nn.Linear(spec.token_dim, config.width)
+        self.recurrent = nn.GRU(config.width, config.width, batch_first=True)
+
+    def initial_carry(self, batch: int, like: Tensor) -> Tensor:
+        return like.new_zeros(1, batch, self.width)
+
+    def step_features(self, token: Tensor, carry: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        features, carry = self.recurrent(torch.relu(self.enter(token)).unsqueeze(1), carry)
+        return features.squeeze(1), carry
+
+    def sequence_features(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.recurrent(torch.relu(self.enter(tokens)))[0]
+        return features
+
+
+class TransformerProposer(AutoregressiveProposer):
+    """Causal transformer with a cache, as the paper's (but causal also in training).
+
+    Its steps are trained teacher-forced: unrolling it with gradients costs a pass per step.
+    """
+
+    def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
+        if config.training != "teacher-forced":
+            raise DiffplanError(
+                f"proposer.training is {config.training!r}, expected 'teacher-forced' with "
+                "proposer.kind transformer; its proposals for the denoiser are free-running anyway"
+            )
+        super().__init__(spec, config.width, 0, free_running=False)
+        self.transformer = CausalTransformer(
+            spec.token_dim,
+            config.width,
+            config.depth,
+            config.heads,
+            config.width,
+            config.dropout,
+            spec.horizon,
+        )
+
+    def initial_carry(self, batch: int, like: Tensor) -> Any:
+        return self.transformer.init_cache(batch, self.spec.horizon, like.device, like.dtype)
+
+    def step_features(self, token: Tensor, carry: Any, k: int) -> tuple[Tensor, Any]:
+        features, carry = self.transformer.step(token, carry, k)
+        return features, carry
+
+    def sequence_features(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.transformer(tokens)
+        return features
+
+
+class OneShotProposer(Proposer):
+    """All H states at once from the current one. Not autoregressive."""
+
+    autoregressive = False
+
+    def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
+        super().__init__(spec)
+        self.network = mlp(
+            spec.token_dim,
+            [config.width] * config.depth,
+            2 * spec.horizon * (spec.state_dim + 1),
+        )
+
+    def _gaussian(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (self.spec.horizon, 2 * (self.spec.state_dim + 1))
+        mean, log_std = self.network(token).unflatten(-1, shape).chunk(2, dim=-1)
+        low, high = _LOG_STD
+        return mean, low + (high - low) * torch.sigmoid(log_std)
+
+    def propose(
+        self,
+        start: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        noise: Tensor | None = None,
+    ) -> Proposal:
+        mean, log_std = self._gaussian(self.token(start, goal, returns))
+        if noise is not None:
+            mean = mean + noise * log_std.exp()
+        states = start[:, None] + self.plan_scale * mean[..., :-1]
+        return Proposal(states, mean[..., -1])
+
+    def loss(
+        self, states: Tensor, goal: Tensor | None, returns: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Proposal]:
+        target = returns[:, 0] if self.spec.use_returns else None
+        mean, log_std = self._gaussian(self.token(states[:, 0], goal, target))
+        change = (states[:, 1:] - states[:, :1]) / self.plan_scale
+        error = mean - torch.cat([change, returns[:, 1:].unsqueeze(-1)], -1)
+        fit = error[..., :-1].square().mean(-1) + error[..., -1].square()
+        spread = _spread_loss(log_std, error).mean(-1)
+        future = states[:, :1] + self.plan_scale * mean[..., :-1]
+        proposal = Proposal(future.detach(), mean[..., -1].detach())
+        return _masked_mean(fit + 0.1 * spread, mask), proposal
+
+
+PROPOSERS: dict[str, type[Proposer]] = {
+    "markov": MarkovProposer,
+    "gru": GRUProposer,
+    "transformer": TransformerProposer,
+    "one-shot": OneShotProposer,
+}
+
+
+def build_proposer(spec: ProposerSpec, config: ProposerConfig) -> Proposer:
+    """The proposer a configuration names."""
+    return PROPOSERS[config.kind](spec, config)  # type: ignore[call-arg]

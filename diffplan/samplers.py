@@ -1,0 +1,120 @@
+"""Reverse-time samplers: one pure function each, from x at grid[0] to a clean plan.
+
+The denoiser always returns x0_hat; conditions, proposal inputs and guidance are closed over. One
+step from t to s is, for every process of `diffplan.process`,
+
+    eps_hat = (x_t - a_t x0_hat - r_t x̂) / sigma_t
+    x_s     = a_s x0_hat + r_s x̂ + sqrt(sigma_s^2 - eta^2) eps_hat + eta z,    0 <= eta <= sigma_s,
+
+gathered into float coefficients of x_t, x0_hat and x̂. A noise scale divides eps_hat and multiplies
+it again, so it enters with z alone and may be zero.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+from torch import Tensor
+
+from diffplan.errors import DiffplanError
+from diffplan.process import Process, noise_scale
+
+Denoise = Callable[[Tensor, int], Tensor]
+"""(x_t [B, H, D], table index t) -> x0_hat [B, H, D]."""
+
+Sampler = Callable[..., Tensor]
+
+
+def ddim(
+    denoise: Denoise,
+    process: Process,
+    grid: tuple[int, ...],
+    x: Tensor,
+    *,
+    proposal: Tensor | None = None,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
+    eta: float = 0.0,
+    clip: float | None = None,
+) -> Tensor:
+    """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16) for any process: [B, H, D].
+
+    x: start [B, H, D] at level grid[0]; grid: descending table indices that end at 0.
+    proposal: x̂ [B, H, D], needed where the process has r != 0. scale: noise scale [H, D].
+    eta: 0 deterministic, 1 the posterior's own noise; it scales that standard deviation.
+    noise: standard normal [len(grid) - 1, B, H, D], needed for eta > 0; its last entry is unused.
+    clip: bound on |x0_hat|, pinned entries included.
+    The last step returns x0_hat itself; a grid of one index returns x.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise DiffplanError(f"ddim's eta must lie between 0 and 1, got {eta}")
+    _check(process, grid, proposal, noise, needs_noise=eta > 0.0)
+    spread = noise_scale(process, scale) if eta > 0.0 else 1.0
+    a, r, sigma = process.a, process.r, process.sigma
+    for i, (t, s) in enumerate(pairwise(grid)):
+        x0 = denoise(x, t)
+        if clip is not None:
+            x0 = x0.clamp(-clip, clip)
+        if s == 0:
+            return x0
+        std = eta * process.posterior_std(t, s)
+        keep = math.sqrt(max(0.0, sigma[s] ** 2 - std**2)) / sigma[t]
+        x = (keep * x).add_(x0, alpha=a[s] - keep * a[t])
+        shift = r[s] - keep * r[t]
+        if proposal is not None and shift != 0.0:
+            x.add_(proposal, alpha=shift)
+        if std > 0.0 and noise is not None:
+            x.add_(noise[i] * spread, alpha=std)
+    return x
+
+
+def ancestral(
+    denoise: Denoise,
+    process: Process,
+    grid: tuple[int, ...],
+    x: Tensor,
+    *,
+    proposal: Tensor | None = None,
+    scale: Tensor | None = None,
+    noise: Tensor,
+    clip: float | None = None,
+) -> Tensor:
+    """Draw every step from the posterior q(x_s | x_t, x0_hat, x̂): [B, H, D].
+
+    DDPM's ancestral sampling with the small variance (Ho et al. 2020, algorithm 2) and, for the
+    residual process, Liu et al. 2024, eq. 11. Arguments as in `ddim`; it is `ddim` at eta = 1.
+    """
+    return ddim(
+        denoise,
+        process,
+        grid,
+        x,
+        proposal=proposal,
+        scale=scale,
+        noise=noise,
+        eta=1.0,
+        clip=clip,
+    )
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ancestral": ancestral}
+
+
+def _check(
+    process: Process,
+    grid: tuple[int, ...],
+    proposal: Tensor | None,
+    noise: Tensor | None,
+    *,
+    needs_noise: bool,
+) -> None:
+    descending = all(t > s for t, s in pairwise(grid))
+    if not grid or grid[-1] != 0 or grid[0] > process.T or not descending:
+        raise DiffplanError(
+            f"a sampling grid must descend from at most {process.T} to 0, got {grid}"
+        )
+    if proposal is None and any(process.r[t] for t in grid):
+        raise DiffplanError(f"process {process.name!r} needs a proposal [B, H, D], got none")
+    if needs_noise and (noise is None or len(noise) < len(grid) - 1):
+        given = "none" if noise is None else f"{len(noise)} entries"
+        raise DiffplanError(f"{len(grid) - 1} random steps need as many noise entries, got {given}")

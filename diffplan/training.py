@@ -1,0 +1,352 @@
+"""The training loop: every part learns in every update, from the same batch.
+
+Readable top to bottom: set up, then for each update draw a batch, take the losses, step, average
+the weights. Random numbers come from one generator per process, so that a resumed run continues
+exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from diffplan.checkpoint import (
+    Header,
+    find_checkpoint,
+    list_checkpoints,
+    load_into,
+    load_tensors,
+    read_header,
+    save_checkpoint,
+)
+from diffplan.config import Config, TrainingConfig, config_to_dict
+from diffplan.data.episodes import Episodes
+from diffplan.data.windows import WindowSampler
+from diffplan.errors import DiffplanError
+from diffplan.model import Batch, ModelSpec, PlannerModel
+
+_RESIDUAL_EVERY = 100  # updates between measurements of the free-running error
+_RESIDUAL_WINDOWS = 512
+_RESIDUAL_RATE = 0.2
+_LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes what is learned but `steps` and `seed`.
+
+    steps: total number of joint updates, also after a resume. device: "auto", "cpu" or "cuda".
+    checkpoint_every: updates between checkpoints; 0: only the last.
+    """
+
+    out: Path
+    steps: int
+    seed: int = 0
+    resume: bool = False
+    device: str = "auto"
+    checkpoint_every: int = 5000
+    progress: bool = True
+
+
+def fingerprint(episodes: Episodes) -> str:
+    """Short identity of a dataset's content, to refuse resuming on other data."""
+    crc = zlib.crc32(np.ascontiguousarray(episodes.states).data)
+    crc = zlib.crc32(np.ascontiguousarray(episodes.actions).data, crc)
+    return f"{episodes.num_episodes}-{episodes.num_steps}-{crc:08x}"
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Rate of update `step` (from 0): linear warm-up, then constant, then ~ 1/sqrt(step)."""
+    warm = min(1.0, (step + 1) / config.warmup)
+    return config.learning_rate * warm * min(1.0, math.sqrt(config.decay_after / (step + 1)))
+
+
+def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
+    """Train a planner; returns the last checkpoint's folder.
+
+    Writes checkpoints, TensorBoard events and metrics.jsonl under `options.out`. With
+    `options.resume` a run continues exactly where its last checkpoint stood; on the CPU the
+    result is bit-identical to a run that was never interrupted.
+    """
+    run = options.out
+    previous = _previous(run, config, options, episodes)
+    torch.manual_seed(options.seed)
+    accelerator = Accelerator(
+        cpu=options.device == "cpu",
+        mixed_precision="bf16" if config.training.bf16 else "no",
+        log_with="tensorboard",
+        project_dir=str(run),
+    )
+    if options.device == "cuda" and accelerator.device.type != "cuda":
+        raise DiffplanError("--device is cuda, but PyTorch sees no CUDA device; use --device cpu")
+    rank = accelerator.process_index
+    spec = ModelSpec(
+        episodes.states.shape[1], episodes.actions.shape[1], episodes.layout.goal_columns
+    )
+    sampler = WindowSampler(episodes, config, seed=options.seed)
+    model = PlannerModel(spec, config)
+    low, high = torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high)
+    model.fit(sampler, low, high, options.seed)
+    average = AveragedModel(model, avg_fn=_Average(config.training.ema))
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.training.learning_rate,
+        weight_decay=config.training.weight_decay,
+        fused=True,
+    )
+    generator = torch.Generator().manual_seed(options.seed + 1_000_003 * rank)
+    step, seconds = 0, 0.0
+    if previous is not None:
+        path, header = previous
+        step, seconds = header.step, header.seconds
+        _restore(path, model, average, optimiser, generator, rank)
+    average.to(accelerator.device)
+    wrapped, optimiser = accelerator.prepare(model, optimiser)
+    parts = {name: list(part.parameters()) for name, part in model.named_children()}
+    parts = {name: group for name, group in parts.items() if group}
+    main = accelerator.is_main_process
+    if main:
+        run.mkdir(parents=True, exist_ok=True)
+    accelerator.init_trackers("tensorboard")
+
+    def save() -> Path:
+        header = Header(
+            config,
+            spec,
+            episodes.layout,
+            episodes.info,
+            fingerprint(episodes),
+            step,
+            options.seed,
+            seconds,
+        )
+        states = _gather_generators(accelerator, generator)
+        training = _training_state(model, optimiser, states)
+        if main:
+            return save_checkpoint(run, header, average.module.state_dict(), training)
+        return run
+
+    last = run if step < options.steps else find_checkpoint(run)
+    bar = tqdm(
+        total=options.steps,
+        initial=step,
+        desc="training",
+        unit="update",
+        disable=not (options.progress and main),
+        dynamic_ncols=True,
+    )
+    totals: dict[str, Tensor] = {}
+    with bar, _MetricsFile(run / "metrics.jsonl", step, main) as metrics:
+        began = time.perf_counter() - seconds
+        while step < options.steps:
+            if model.proposer is not None and step % _RESIDUAL_EVERY == 0:
+                windows = _to(sampler.sample(_RESIDUAL_WINDOWS, generator, "held-out"), accelerator)
+                error = model.measure_residual(windows, _RESIDUAL_RATE)
+                metrics.add("error/free_running", error)
+            batch = Batch(
+                _to(sampler.sample(config.training.batch_size, generator), accelerator),
+                _to(sampler.transitions(config.training.head_batch_size, generator), accelerator),
+                _to(sampler.valued(config.training.head_batch_size, generator), accelerator),
+            )
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(config.training, step)
+            with accelerator.autocast():
+                losses = wrapped(batch, generator)
+            optimiser.zero_grad()
+            accelerator.backward(torch.stack(list(losses.values())).sum())
+            for parameters in parts.values():
+                nn.utils.clip_grad_norm_(parameters, config.training.grad_clip)
+            optimiser.step()
+            average.update_parameters(model)
+            step += 1
+            for name, value in losses.items():
+                total = totals.get(name)
+                totals[name] = value.detach() if total is None else total + value.detach()
+            seconds = time.perf_counter() - began
+            bar.update()
+            if step % _LOG_EVERY == 0 or step == options.steps:
+                values = {f"loss/{k}": float(v) / _LOG_EVERY for k, v in totals.items()}
+                totals = {}
+                if not all(math.isfinite(v) for v in values.values()):
+                    raise DiffplanError(
+                        f"a loss is not finite at update {step} ({values}); lower "
+                        "--training.learning-rate; the last checkpoint is kept"
+                    )
+                row = metrics.write(step, seconds, values)
+                accelerator.log(row, step=step)
+                bar.set_postfix({k.split("/")[1][:9]: f"{v:.3f}" for k, v in values.items()})
+            every = options.checkpoint_every
+            if step == options.steps or (every and step % every == 0):
+                last = save()
+    accelerator.end_training()
+    return last
+
+
+class _Average:
+    """Exponential average of the weights; early on the mean of the few so far, roughly."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def __call__(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+        decay = min(self.decay, (1 + int(count)) / (10 + int(count)))
+        return torch.lerp(value, average, decay)
+
+
+def _to(batch: Any, accelerator: Accelerator) -> Any:
+    """A frozen batch dataclass with its tensors on the device."""
+    values = (getattr(batch, f.name) for f in fields(batch))
+    return type(batch)(*(None if v is None else v.to(accelerator.device) for v in values))
+
+
+# --- Resuming ------------------------------------------------------------------------------------
+
+
+def _previous(
+    run: Path, config: Config, options: RunOptions, episodes: Episodes
+) -> tuple[Path, Header] | None:
+    """The checkpoint to resume from; DiffplanError if what is there does not fit."""
+    found = list_checkpoints(run)
+    if not options.resume:
+        if found:
+            raise DiffplanError(
+                f"{run} already holds {found[-1].name}; add --resume to continue it or choose "
+                "another --out"
+            )
+        return None
+    if not found:
+        return None
+    header = read_header(found[-1])
+    if header.fingerprint != fingerprint(episodes):
+        raise DiffplanError(
+            f"{run} was trained on other data ({header.info.id}, {header.fingerprint}) than "
+            f"{episodes.info.id} ({fingerprint(episodes)}); resume with the same dataset"
+        )
+    if header.seed != options.seed:
+        raise DiffplanError(
+            f"{run} was started with --seed {header.seed}, got {options.seed}; resume with the same"
+        )
+    if difference := _first_difference(config_to_dict(header.config), config_to_dict(config)):
+        key, was, now = difference
+        raise DiffplanError(
+            f"{run} was started with {key} = {was!r}, got {now!r}; resume with the same settings"
+        )
+    if header.step > options.steps:
+        raise DiffplanError(
+            f"{run} has already {header.step} updates, more than --steps {options.steps}"
+        )
+    return found[-1], header
+
+
+def _first_difference(
+    a: dict[str, Any], b: dict[str, Any], prefix: str = ""
+) -> tuple[str, Any, Any] | None:
+    for key in sorted(a.keys() | b.keys()):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            if inner := _first_difference(left, right, f"{prefix}{key}."):
+                return inner
+        elif left != right:
+            return prefix + key, left, right
+    return None
+
+
+def _training_state(
+    model: nn.Module, optimiser: Any, generators: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Live weights, optimiser moments and random states as one flat dictionary of tensors."""
+    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
+    for index, entries in optimiser.state_dict()["state"].items():
+        for key, value in entries.items():
+            tensors[f"optimiser/{index}/{key}"] = torch.as_tensor(value)
+    tensors |= generators
+    return tensors
+
+
+def _gather_generators(accelerator: Accelerator, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random states of all processes: {"generator/<rank>": state}."""
+    state = generator.get_state()
+    if accelerator.num_processes == 1:
+        return {"generator/0": state}
+    # NCCL gathers neither CPU nor uint8 tensors everywhere
+    every = accelerator.gather(state.to(accelerator.device, torch.int32)[None])
+    return {f"generator/{rank}": row.to("cpu", torch.uint8) for rank, row in enumerate(every)}
+
+
+def _restore(
+    path: Path,
+    model: nn.Module,
+    average: AveragedModel,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    rank: int,
+) -> None:
+    """Put back what `_training_state` and the averaged model saved."""
+    tensors = load_tensors(path, "training.safetensors")
+
+    def under(prefix: str) -> Iterator[tuple[str, Tensor]]:
+        return ((k[len(prefix) :], v) for k, v in tensors.items() if k.startswith(prefix))
+
+    load_into(model, dict(under("model/")), path)
+    load_into(average.module, load_tensors(path, "model.safetensors"), path)
+    average.n_averaged.fill_(read_header(path).step)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in under("optimiser/"):
+        index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict(
+        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
+    )
+    states = dict(under("generator/"))
+    if str(rank) not in states:
+        raise DiffplanError(
+            f"{path} was written by {len(states)} processes, this run has more; resume with the "
+            "same number of processes"
+        )
+    generator.set_state(states[str(rank)])
+
+
+class _MetricsFile:
+    """metrics.jsonl: one JSON object a line. Lines after the resumed step are dropped."""
+
+    def __init__(self, path: Path, step: int, active: bool) -> None:
+        self.path, self.active = path, active
+        self.pending: dict[str, float] = {}
+        if active and path.exists():
+            kept = [r for r in path.read_text().splitlines() if json.loads(r)["step"] <= step]
+            path.write_text("".join(f"{row}\n" for row in kept))
+
+    def __enter__(self) -> _MetricsFile:
+        self.file = self.path.open("a") if self.active else None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def add(self, name: str, value: float) -> None:
+        """Keep a value for the next line."""
+        self.pending[name] = value
+
+    def write(self, step: int, seconds: float, values: dict[str, float]) -> dict[str, float]:
+        """Write a line; returns the values in it."""
+        row = {**values, **self.pending}
+        self.pending = {}
+        if self.file is not None:
+            line = {"step": step, "seconds": round(seconds, 3), **row}
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+        return row

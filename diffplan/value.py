@@ -1,0 +1,55 @@
+"""The value function that ranks candidate plans."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp
+
+
+class Value(nn.Module):
+    """V(s), V(s, g), or with actions Q(s, a): expectile regression on returns-to-go.
+
+    With returns R and residual u = R - V the loss is |tau - 1(u < 0)| u^2 (Kostrikov et al. 2022,
+    arXiv 2110.06169, eq. 5, on returns instead of one-step targets); tau = 0.5 is the mean, a
+    larger tau leans towards the better returns seen from a state.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        goal_dim: int,
+        action_dim: int,
+        goal_columns: tuple[int, ...],
+        width: int,
+        depth: int,
+        expectile: float,
+    ) -> None:
+        """action_dim: 0 for a function of the state alone."""
+        super().__init__()
+        self.uses_action = action_dim > 0
+        self.goal_columns = goal_columns
+        self.expectile = expectile
+        inputs = state_dim + goal_feature_size(goal_dim) + action_dim
+        self.network = mlp(inputs, [width] * depth, 1)
+
+    def forward(self, state: Tensor, goal: Tensor | None, action: Tensor | None = None) -> Tensor:
+        """Normalised state [..., D], goal [..., G], scaled action [..., A] -> value [...]."""
+        inputs = [state]
+        if goal is not None:
+            inputs.append(goal_features(state, goal, self.goal_columns))
+        if self.uses_action:
+            assert action is not None
+            inputs.append(action)
+        result: Tensor = self.network(torch.cat(inputs, dim=-1))
+        return result.squeeze(-1)
+
+    def loss(
+        self, state: Tensor, goal: Tensor | None, action: Tensor | None, returns: Tensor
+    ) -> Tensor:
+        """Expectile loss against normalised returns [B]: a scalar."""
+        error = returns - self(state, goal, action)
+        weight = torch.where(error < 0, 1 - self.expectile, self.expectile)
+        # twice the weight, so that tau = 0.5 is the mean squared error
+        return (2 * weight * error.square()).mean()

@@ -1,0 +1,1 @@
+"""Datasets, environments, reference scores and rollouts: installed as diffplan.envs."""

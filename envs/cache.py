@@ -1,0 +1,76 @@
+"""Converted datasets on disk: slow formats are read once and memory-mapped from then on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from diffplan.data.episodes import FORMAT, Episodes
+from diffplan.errors import DiffplanError
+
+# Raised whenever a loader would turn the same file into other arrays or other details.
+_LOADERS = 1
+
+
+def cache_root() -> Path:
+    """`DIFFPLAN_CACHE`, by default ~/.cache/diffplan."""
+    return Path(os.environ.get("DIFFPLAN_CACHE") or Path.home() / ".cache" / "diffplan")
+
+
+def cached(
+    name: str,
+    files: Iterable[Path],
+    settings: str,
+    convert: Callable[[], Episodes],
+) -> Episodes:
+    """The flat copy of a dataset, made by `convert` unless a fresh one is on disk.
+
+    name: what to call the copy, for people who look into the folder.
+    files: the files it is made from; their paths, sizes and modification times are the key, so
+        that a dataset that was made again is converted again, and its old copy removed.
+    settings: whatever else the result depends on.
+    """
+    files = [path.resolve() for path in files]
+    source = "\n".join([settings, *map(str, files)])
+    stamps = [f"{path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    slug = re.sub(r"[^\w.-]+", "_", name)
+    stem = f"{slug}-{_short_hash(source)}"
+    folder = cache_root() / "episodes" / f"{stem}-{_short_hash(f'{FORMAT} {_LOADERS} {stamps}')}"
+    if folder.exists():
+        try:
+            return Episodes.load(folder)
+        except DiffplanError:
+            shutil.rmtree(folder, ignore_errors=True)  # damaged: convert again
+    episodes = convert()
+    try:
+        for old in folder.parent.glob(f"{stem}-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+        _save_once(episodes, folder)
+    except OSError as error:
+        raise DiffplanError(
+            f"cannot write the copy of {name} to {folder.parent}: {error}; "
+            f"set DIFFPLAN_CACHE to a folder with space"
+        ) from None
+    return Episodes.load(folder)
+
+
+def _save_once(episodes: Episodes, folder: Path) -> None:
+    """Save unless another process, say another rank of a training run, was faster."""
+    building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    episodes.save(building)
+    try:
+        os.rename(building, folder)
+    except OSError:
+        shutil.rmtree(building, ignore_errors=True)
+        if not folder.exists():
+            raise
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,0 +1,72 @@
+"""Evaluation environments: from what a dataset says about itself to a Gymnasium environment."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import io
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+
+from diffplan.data.episodes import DatasetInfo
+from diffplan.errors import DiffplanError
+
+# Importing gymnasium_robotics prints a note about Adroit reward versions that misleads everyone
+# who works on something else.
+with contextlib.redirect_stderr(io.StringIO()):
+    import gymnasium_robotics
+
+gym.register_envs(gymnasium_robotics)
+
+
+def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
+    """Make the evaluation environment of a dataset.
+
+    overrides: keyword arguments of `gymnasium.make` that replace those of the dataset, for
+    example render_mode="rgb_array" or max_episode_steps=100.
+    PointMaze gives reward 1 for every step within 0.45 of the goal and runs to its time limit;
+    `info["success"]` says whether the goal is reached at this step.
+    Raises DiffplanError when the dataset names no environment or none that can be made here.
+    """
+    if info.env_id is None:
+        raise DiffplanError(
+            f"dataset {info.id} does not say in which environment to evaluate; "
+            f"name one with --env, e.g. --env Hopper-v5"
+        )
+    check_env_id(info.env_id)
+    try:
+        return gym.make(info.env_id, **{**info.env_kwargs, **overrides})
+    except (gym.error.Error, TypeError, ImportError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DiffplanError(f"environment {info.env_id} cannot be made: {reason}") from error
+
+
+def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], gym.Env]:
+    """A picklable function without arguments that makes the evaluation environment.
+
+    For Gymnasium's vector environments. A name that cannot be made is reported here already.
+    """
+    if info.env_id is not None:
+        check_env_id(info.env_id)
+    return functools.partial(make_env, info, **overrides)
+
+
+def check_env_id(env_id: str) -> None:
+    """Raise DiffplanError, with the nearest names, unless Gymnasium knows `env_id`."""
+    try:
+        gym.spec(env_id)
+    except gym.error.Error:
+        near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry()"
+        raise DiffplanError(f"Gymnasium knows no environment {env_id}; {hint}") from None
+
+
+def env_from_spec(spec: gym.envs.registration.EnvSpec) -> tuple[str, dict[str, Any]]:
+    """Id and JSON-able keyword arguments with which `gymnasium.make` remakes a spec."""
+    kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+    if spec.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = int(spec.max_episode_steps)
+    return spec.id, kwargs

@@ -1,0 +1,1 @@
+"""The ``diffplan`` command, one file per subcommand: installed as diffplan.scripts."""

@@ -1,0 +1,105 @@
+"""The `diffplan` command: finds the subcommand, parses its options, runs it.
+
+A subcommand is a frozen dataclass with a `run` method; its docstring is the help. Its module is
+imported only when asked for, so that `diffplan --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from diffplan import __version__
+from diffplan.errors import DiffplanError
+
+# words on the command line -> (module, class, one line for the overview)
+COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
+    ("datasets", "make"): ("datasets", "Make", "make a PointMaze dataset here, seeded"),
+    ("datasets", "list"): ("datasets", "List", "datasets on this machine and those it can make"),
+    ("datasets", "show"): ("datasets", "Show", "what a dataset holds, before training on it"),
+    ("train",): ("train", "Train", "train a planner: diffplan train CONFIG --dataset ID"),
+    ("evaluate",): ("evaluate", "Evaluate", "seeded episodes of a trained planner, with pictures"),
+    ("compare",): ("compare", "Compare", "one trained model, every way of planning with it"),
+    ("demo",): ("demo", "Demo", "all of it once: data, training, evaluation, pictures"),
+    ("pointmaze-counts",): (
+        "pointmaze_counts",
+        "PointmazeCounts",
+        "check the PointMaze procedure against published episode counts",
+    ),
+}
+
+
+def _overview() -> str:
+    width = max(len(" ".join(words)) for words in COMMANDS)
+    rows = (f"  {' '.join(words):{width}}  {line}" for words, (_, _, line) in COMMANDS.items())
+    return "\n".join(
+        [
+            f"diffplan {__version__}: planning from offline data",
+            "",
+            "usage: diffplan COMMAND [OPTIONS]      (diffplan COMMAND --help tells more)",
+            "",
+            *rows,
+        ]
+    )
+
+
+def _split(args: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The subcommand's words and what follows. DiffplanError for an unknown one."""
+    for length in (2, 1):
+        words = tuple(args[:length])
+        if words in COMMANDS:
+            return words, list(args[length:])
+    group = [words[1] for words in COMMANDS if words[0] == args[0] and len(words) == 2]
+    if group:
+        asked = args[1] if len(args) > 1 else "nothing"
+        raise DiffplanError(
+            f"diffplan {args[0]} was given {asked!r}, expected one of: {', '.join(group)}"
+        )
+    known = sorted({words[0] for words in COMMANDS})
+    near = difflib.get_close_matches(args[0], known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise DiffplanError(f"unknown command {args[0]!r}; {hint}commands: {', '.join(known)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (2 for a user's mistake)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        asks_help = not args or args[0] in ("-h", "--help", "help")
+        lone_group = args in (
+            [words[0], *rest] for words in COMMANDS for rest in (["--help"], ["-h"])
+        )
+        if asks_help or (lone_group and tuple(args[:1]) not in COMMANDS):
+            print(_overview())
+            return 0
+        if args[0] == "--version":
+            print(f"diffplan {__version__}")
+            return 0
+        words, rest = _split(args)
+        module, name, _ = COMMANDS[words]
+        command = getattr(import_module(f"diffplan.scripts.{module}"), name)
+        if hasattr(command, "parse"):
+            command = command.parse(rest)
+        else:
+            import tyro
+
+            command = tyro.cli(command, args=rest, prog=" ".join(["diffplan", *words]))
+        command.run()
+    except DiffplanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader (head, less) has gone; python would complain again when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""`diffplan train CONFIG --dataset ID`: train a planner, with any setting of the config overridden.
+
+diffplan train trajectory-diffuser --dataset pointmaze-medium --steps 6000 --out runs/medium
+torchrun --nproc-per-node 2 -m diffplan.scripts.cli train trajectory-diffuser --dataset ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from diffplan.config import CONFIGS, Config, get_config
+from diffplan.errors import DiffplanError
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a planner. CONFIG is the starting point; every setting below can be overridden."""
+
+    dataset: Annotated[str, tyro.conf.arg(metavar="ID")]
+    """A NAME of `diffplan datasets list`, a Minari id, or a .hdf5 or .npz file."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for checkpoints, metrics and TensorBoard events."""
+    steps: int = 6000
+    """Joint updates in total, also after a resume; every part learns in each."""
+    seed: int = 0
+    """Of initial weights, data order and noise."""
+    resume: bool = False
+    """Continue the run in DIR exactly where its last checkpoint stands (or start it)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    threads: int = 1
+    """PyTorch threads on the CPU. Small networks gain little from more."""
+    checkpoint_every: int = 2000
+    """Updates between checkpoints; 0: only at the end."""
+    env: Annotated[str | None, tyro.conf.arg(metavar="ENV_ID")] = None
+    """Gymnasium id to evaluate in, where the dataset does not say."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+    @classmethod
+    def parse(cls, args: Sequence[str]) -> Train:
+        """Read `CONFIG [OPTIONS]`: the config names the defaults of everything that follows."""
+        listing = "\n".join(f"  {name:30} {line}" for name, (line, _) in CONFIGS.items())
+        if not args or args[0] in ("-h", "--help"):
+            name, rest = "trajectory-diffuser", ["--help"]
+        else:
+            name, rest = args[0], list(args[1:])
+        if name.startswith("-"):
+            raise DiffplanError(
+                f"the first word after `diffplan train` is {name!r}, expected a config: "
+                f"{', '.join(CONFIGS)}"
+            )
+        config = get_config(name)
+        shown = name if args and args[0] == name else "CONFIG"
+        parsed: Train = tyro.cli(
+            cls,
+            args=rest,
+            prog=f"diffplan train {shown}",
+            description=f"{cls.__doc__}\n\nCONFIG is one of\n{listing}\n\n"
+            f"The defaults shown are those of {name}.",
+            default=cls(tyro.MISSING, tyro.MISSING, config=config),
+        )
+        return parsed
+
+    def run(self) -> Path:
+        """Train; returns the last checkpoint."""
+        import torch
+
+        from diffplan.envs.datasets import load_dataset
+        from diffplan.training import RunOptions, train
+
+        torch.set_num_threads(self.threads)
+        if self.steps < 1:
+            raise DiffplanError(f"--steps is {self.steps}, expected at least 1")
+        main = int(os.environ.get("RANK", "0")) == 0
+        episodes = load_dataset(self.dataset, self.env, progress=main)
+        options: dict[str, Any] = {
+            "steps": self.steps,
+            "seed": self.seed,
+            "resume": self.resume,
+            "device": self.device,
+            "checkpoint_every": self.checkpoint_every,
+        }
+        if main:
+            print(
+                f"training {self.config.name} on {episodes.info.id}: {episodes.num_episodes} "
+                f"episodes, {episodes.num_steps} steps; {self.steps} updates into {self.out}"
+            )
+        last = train(episodes, self.config, RunOptions(self.out, **options))
+        if main:
+            print(f"trained: {last}\nnext: diffplan evaluate {self.out}")
+        return last

@@ -1,0 +1,146 @@
+"""What every denoiser network promises, whatever is inside."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from diffplan.errors import DiffplanError
+from diffplan.nn import NETWORKS, DiT, TemporalUNet
+from diffplan.nn.embeddings import mlp, sinusoidal
+
+H, D, F = 6, 3, 8
+SMALL = {
+    "mlp": {"width": 16, "depth": 2},
+    "unet": {"base": 8, "mults": (1, 2, 4), "groups": 4},
+    "dit": {"width": 16, "depth": 2, "heads": 2},
+}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def build(name: str, horizon: int = H, use_proposal: bool = True) -> nn.Module:
+    """A small network with random weights, its zero layers included."""
+    torch.manual_seed(0)
+    network = NETWORKS[name](horizon, D, F, use_proposal=use_proposal, **SMALL[name])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    return network.eval()
+
+
+@pytest.mark.parametrize("use_proposal", [True, False])
+@pytest.mark.parametrize("horizon", [1, 4, 7, 16])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_horizon_any_batch(name: str, horizon: int, use_proposal: bool) -> None:
+    network = build(name, horizon, use_proposal)
+    for rows in (1, 5):
+        proposal = normal(rows, horizon, D) if use_proposal else None
+        out = network(normal(rows, horizon, D), proposal, normal(rows, F))
+        assert out.shape == (rows, horizon, D)
+        assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_untrained_network_answers_zero(name: str) -> None:
+    network = NETWORKS[name](H, D, F, **SMALL[name])
+    assert torch.equal(
+        network(normal(4, H, D), normal(4, H, D), normal(4, F)), torch.zeros(4, H, D)
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@given(row=st.integers(0, 4), what=st.sampled_from(["x", "proposal", "features"]))
+@settings(max_examples=15)
+def test_a_row_sees_itself_alone(name: str, row: int, what: str) -> None:
+    network = build(name)
+    inputs = {
+        "x": normal(5, H, D),
+        "proposal": normal(5, H, D, seed=1),
+        "features": normal(5, F, seed=2),
+    }
+    with torch.no_grad():
+        before = network(**inputs)
+        inputs[what] = inputs[what].clone()
+        inputs[what][row] = 100.0 * normal(*inputs[what].shape[1:], seed=3)
+        after = network(**inputs)
+    changed = (before != after).flatten(1).any(1)
+    assert changed.tolist() == [i == row for i in range(5)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_plan_state_sees_every_other(name: str) -> None:
+    x = normal(1, H, D).requires_grad_()
+    out = build(name)(x, normal(1, H, D, seed=1), normal(1, F, seed=2))
+    for k in range(H):
+        (grad,) = torch.autograd.grad(out[0, k].sum(), x, retain_graph=True)
+        assert (grad[0].abs().sum(-1) > 0).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_learns(name: str) -> None:
+    network = build(name)
+    target = normal(4, H, D, seed=3)
+    out = network(normal(4, H, D), normal(4, H, D, seed=1), normal(4, F, seed=2))
+    (out - target).square().mean().backward()
+    idle = [
+        key
+        for key, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert idle == []
+
+
+def test_the_unet_s_padding_repeats_the_last_state() -> None:
+    """A horizon of 7 runs as 8 whose last state is the seventh once more."""
+    short, full = build("unet", 7), build("unet", 8)
+    full.load_state_dict(short.state_dict())
+    x, proposal, features = normal(2, 7, D), normal(2, 7, D, seed=1), normal(2, F, seed=2)
+    longer = [torch.cat([value, value[:, -1:]], dim=1) for value in (x, proposal)]
+    torch.testing.assert_close(short(x, proposal, features), full(*longer, features)[:, :7])
+
+
+def test_the_default_unet_has_the_published_size() -> None:
+    """Blocks per level 2, two in the middle, 64 to 512 channels, without the finest skip."""
+    network = TemporalUNet(32, 11, 64, use_proposal=False)
+    inputs = {block.first[0].in_channels for level in network.up for block in [level.first]}
+    assert inputs == {1024, 512, 256}
+    assert [level.second.second[0].out_channels for level in network.down] == [64, 128, 256, 512]
+    assert len(network.shrink) == len(network.grow) == 3
+
+
+def test_sizes_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(DiffplanError, match="width 10 must be a multiple of heads=4"):
+        DiT(H, D, F, width=10)
+    with pytest.raises(DiffplanError, match="base 20 must be a multiple of groups=8"):
+        TemporalUNet(H, D, F, base=20)
+    with pytest.raises(DiffplanError, match="odd kernel, got 4"):
+        TemporalUNet(H, D, F, kernel=4)
+
+
+def test_sinusoidal_is_unit_phasors_from_fast_to_slow() -> None:
+    values = torch.tensor([0.0, 1.0, 250.0])
+    embedded = sinusoidal(values, 8)
+    assert embedded.shape == (3, 8)
+    sines, cosines = embedded.chunk(2, dim=-1)
+    torch.testing.assert_close(sines**2 + cosines**2, torch.ones(3, 4))
+    torch.testing.assert_close(sines[:, 0], values.sin(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sines[1, 2], torch.tensor(1e-2).sin(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(DiffplanError, match="even size of 2 or more, got 7"):
+        sinusoidal(values, 7)
+
+
+def test_mlp_layers() -> None:
+    network = mlp(3, (5, 4), 2, activation=nn.Mish, zero_last=True)
+    assert [type(layer).__name__ for layer in network] == [
+        "Linear",
+        "Mish",
+        "Linear",
+        "Mish",
+        "Linear",
+    ]
+    assert torch.equal(network(normal(4, 3)), torch.zeros(4, 2))
+    assert mlp(3, (), 2)(normal(4, 3)).any()

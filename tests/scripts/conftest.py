@@ -1,0 +1,98 @@
+"""A small planner for tests: straight plans, closed-loop pursuit, the agent's interface."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffplan.data.episodes import DatasetInfo, ObservationLayout
+
+HORIZON, CANDIDATES, KEEP = 5, 3, 8
+
+
+@dataclass(frozen=True)
+class StubPlan:
+    proposal: np.ndarray
+    candidates: np.ndarray
+    values: np.ndarray
+    chosen: np.ndarray
+    states: np.ndarray
+
+
+@dataclass(frozen=True)
+class StubState:
+    plan: StubPlan
+    age: np.ndarray
+
+
+class StubPlanner:
+    """Plans a straight line from the state and keeps it for KEEP steps."""
+
+    stride = 2
+    config_name = "stub"
+    train_seconds = 12.5
+
+    def __init__(self, info: DatasetInfo, layout: ObservationLayout) -> None:
+        self.info, self.layout = info, layout
+
+    def predict(
+        self,
+        observation: Any,
+        state: StubState | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, StubState]:
+        here, goal = self.layout.split(observation)
+        fresh = np.ones(len(here), bool)
+        if state is not None:
+            fresh = (state.age + 1 >= KEEP) | episode_start
+        plan = self.plan(here, goal)
+        if state is not None:
+            kept = {f.name: getattr(plan, f.name).copy() for f in fields(plan)}
+            for name, array in kept.items():
+                array[~fresh] = getattr(state.plan, name)[~fresh]
+            plan = replace(plan, **kept)
+        age = np.where(fresh, 0, 0 if state is None else state.age + 1)
+        actions = np.zeros((len(here), len(self.info.action_low)), np.float32)
+        if goal is not None:
+            actions = np.clip(goal - here[:, :2] - here[:, 2:], -1, 1)
+        return actions, StubState(plan, age)
+
+    def plan(self, here: np.ndarray, goal: np.ndarray | None) -> StubPlan:
+        shape = (len(here), CANDIDATES, HORIZON + 1, here.shape[1])
+        states = np.repeat(here[:, None], HORIZON + 1, axis=1)
+        if goal is not None:
+            share = np.linspace(0, 1, HORIZON + 1)[None, :, None]
+            states[..., :2] += share * (goal - here[:, :2])[:, None]
+        spread = (
+            0.1 * np.arange(CANDIDATES)[:, None, None] * np.linspace(0, 1, HORIZON + 1)[:, None]
+        )
+        candidates = np.broadcast_to(states[:, None], shape) + spread
+        values = np.tile(-np.arange(CANDIDATES, dtype=float), (len(here), 1))
+        return StubPlan(candidates + spread, candidates, values, np.zeros(len(here), int), states)
+
+
+@pytest.fixture
+def maze_agent() -> StubPlanner:
+    """A planner for short episodes of PointMaze UMaze."""
+    kwargs = {"reset_target": False, "continuing_task": True, "max_episode_steps": 40}
+    bounds = ((-1.0, -1.0), (1.0, 1.0))
+    details = {"path_rule": "depth-first"}
+    info = DatasetInfo(
+        "pointmaze/umaze-v0", "minari", "PointMaze_UMaze-v3", kwargs, *bounds, details
+    )
+    return StubPlanner(info, ObservationLayout(4, 2, (0, 1), (2, 3), ("observation",)))
+
+
+@pytest.fixture
+def hopper_agent() -> Callable[[str], StubPlanner]:
+    """Makes a planner for Hopper-v5 whose dataset has a given id."""
+
+    def make(dataset_id: str) -> StubPlanner:
+        bounds = ((-1.0,) * 3, (1.0,) * 3)
+        info = DatasetInfo(dataset_id, "arrays", "Hopper-v5", {}, *bounds, {})
+        return StubPlanner(info, ObservationLayout(11))
+
+    return make

@@ -1,0 +1,72 @@
+"""`diffplan datasets make`, `list`, `show`, and the script that compares episode counts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+
+from diffplan.errors import DiffplanError
+from diffplan.scripts.datasets import List, Make, Show
+from diffplan.scripts.pointmaze_counts import PointmazeCounts
+
+
+def test_make_list_and_show(
+    minari_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tyro.cli(Make, args=["pointmaze-umaze", "--steps", "1500", "--seed", "3"]).run()
+    assert "pointmaze/umaze-v0" in capsys.readouterr().out
+    tyro.cli(List, args=[]).run()
+    listed = capsys.readouterr().out
+    assert "1500 steps" in listed
+    assert "pointmaze-large" in listed
+    picture = tmp_path / "pictures" / "umaze.png"
+    tyro.cli(Show, args=["pointmaze-umaze", "--plot", str(picture)]).run()
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line)
+    assert shown["steps"] == "1,500"
+    assert "goal" in shown
+    assert shown["evaluation"].startswith("PointMaze_UMaze-v3, at most 300 steps")
+    assert "PROBLEM" not in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    observations = np.random.default_rng(0).normal(size=(8, 3))
+    observations[5, 1] = np.nan
+    observations[:, 2] = 4.0
+    np.savez(
+        tmp_path / "a.npz",
+        observations=observations,
+        actions=np.zeros((8, 2)),
+        rewards=np.ones(8),
+        terminations=np.arange(8) == 3,
+        truncations=np.arange(8) == 7,
+    )
+    Show(str(tmp_path / "a.npz"), plot=tmp_path / "a.svg").run()
+    out = capsys.readouterr().out
+    lines = {line[:18].strip(): line[18:] for line in out.splitlines()}
+    assert lines["NaN or infinite"] == "1 in states"
+    assert lines["constant columns"] == "state 2, action 0, action 1, reward (all 1)"
+    assert lines["length"] == "min 4, median 4, mean 4.0, max 4"
+    assert lines["ends"].startswith("1 terminated, 1 truncated; final observation missing")
+    assert lines["evaluation"] == "unknown: name the environment with --env"
+    assert "states hold nan in episode 1, step 1, column 1" in lines["PROBLEM"]
+    with pytest.raises(DiffplanError, match="cannot write the picture"):
+        Show(str(tmp_path / "a.npz"), plot=tmp_path / "a.doc").run()
+
+
+def test_counts_are_compared_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 5,000 steps 66 episodes are expected, give or take 5."""
+    file = tmp_path / "results" / "counts.json"
+    counts = PointmazeCounts(("umaze",), 5_000, tolerance=0.25, json_file=file)
+    counts.run()
+    written = json.loads(file.read_text())
+    assert written["mazes"]["umaze"]["published"] == pytest.approx(66.05)
+    assert written["steps"] == 5_000
+    with pytest.raises(DiffplanError, match="umaze differ from the published"):
+        PointmazeCounts(("umaze",), 5_000, tolerance=1e-6, json_file=file).run()
+    with pytest.raises(DiffplanError, match="unknown maze 'u'"):
+        PointmazeCounts(("u",), 100, json_file=file).run()

@@ -1,0 +1,188 @@
+"""`diffplan evaluate`: what it measures, what it writes, and how it refuses bad input."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import tyro
+
+from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
+from diffplan.envs.controllers import pointmaze_controllers
+from diffplan.envs.environments import evaluation_env_factory
+from diffplan.envs.rollout import rollout
+from diffplan.errors import DiffplanError
+from diffplan.scripts import evaluation
+from diffplan.scripts.evaluate import Evaluate
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Makes load_agent give a certain agent; returns the keyword arguments it was called with."""
+
+    def install(agent):
+        given = {}
+
+        def load_agent(folder, **kwargs):
+            given.update(kwargs, folder=folder)
+            return agent
+
+        monkeypatch.setattr(evaluation, "load_agent", load_agent)
+        return given
+
+    return install
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = [{"step": s, "seconds": s / 10, "loss/denoiser": 1 / s} for s in range(1, 50)]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def test_everything_for_a_maze(maze_agent, loads, run_folder, capsys):
+    given = loads(maze_agent)
+    threads = torch.get_num_threads()
+    options = tyro.cli(
+        Evaluate,
+        args=[str(run_folder), "--episodes", "5", "--num-envs", "2", "--seed", "7", "--video"],
+    )
+    results = options.run()
+    assert torch.get_num_threads() == threads
+    assert given == {"folder": run_folder, "checkpoint": "last", "device": "cpu"}
+
+    on_disk = json.loads((run_folder / "results.json").read_text())
+    assert on_disk["episodes"] == 5 and on_disk["seed"] == 7 and on_disk["train_seconds"] == 12.5
+    planner = on_disk["policies"]["planner"]
+    assert on_disk["return_mean"] == pytest.approx(np.mean(planner["returns"]))
+    assert on_disk["success_rate"] == pytest.approx(np.mean(planner["success"]))
+    assert on_disk["return_ci95"][0] <= on_disk["return_mean"] <= on_disk["return_ci95"][1]
+    assert on_disk["replan_ms_median"] > 0 and on_disk["decision_ms_p95"] > 0
+    assert on_disk["machine"]["threads"] == 1 and "seed + e" in on_disk["protocol"]
+    assert results["return_mean"] == on_disk["return_mean"]
+
+    # The controllers ran the planner's own seeds.
+    for key in ("controller", "shortest_path"):
+        controller = pointmaze_controllers(maze_agent.info, seed=7)[key]
+        factory = evaluation_env_factory(maze_agent.info)
+        again = rollout(controller, factory, episodes=5, num_envs=5, seed=7, progress=False)
+        assert on_disk["policies"][key]["returns"] == again.returns.tolist()
+        assert on_disk[f"{key}_return_mean"] == pytest.approx(again.returns.mean())
+
+    for name in ("plans", "returns", "training"):
+        assert (run_folder / "pictures" / f"{name}.png").read_bytes().startswith(PNG)
+    assert list((run_folder / "pictures").glob("video.*"))
+
+    out = capsys.readouterr().out
+    header, *rows = [line for line in out.splitlines() if re.search(r"  +\S", line)]
+    assert header.split()[0] == "policy" and "normalised" not in header
+    assert [row.split("  ")[0] for row in rows] == [
+        "planner",
+        "depth-first controller (made the data)",
+        "shortest-path controller",
+        "random actions",
+    ]
+    assert len({len(line) for line in (header, *rows)}) == 1  # aligned
+
+
+def test_overrides_reach_the_agent_and_baselines_and_pictures_can_be_left_out(
+    maze_agent, loads, run_folder, tmp_path
+):
+    given = loads(maze_agent)
+    target = tmp_path / "elsewhere" / "x.json"
+    Evaluate(
+        run_folder, episodes=2, num_envs=2, json=target, replan_every=3, candidates=4, steps=0,
+        checkpoint="best", baselines=False, pictures=False,
+    ).run()  # fmt: skip
+    assert given["replan_every"] == 3 and given["candidates"] == 4 and given["steps"] == 0
+    assert given["checkpoint"] == "best"
+    results = json.loads(target.read_text())
+    assert results["overrides"] == {"replan_every": 3, "candidates": 4, "steps": 0}
+    assert results["controller_return_mean"] is None and list(results["policies"]) == ["planner"]
+    assert sorted(path.name for path in run_folder.iterdir()) == ["metrics.jsonl"]
+
+
+def test_without_a_maze_the_returns_of_the_data_stand_beside_the_planner(
+    hopper_agent, loads, run_folder, tmp_path, capsys
+):
+    store = tmp_path / "data"
+    info = DatasetInfo("x", "arrays", "Hopper-v5", {}, (-1.0,) * 3, (1.0,) * 3, {})
+    Episodes(
+        states=np.zeros((7, 11), np.float32),
+        goals=None,
+        actions=np.zeros((5, 3), np.float32),
+        rewards=np.array([1, 2, 3, 10, 20], np.float32),
+        terminations=np.array([0, 0, 1, 0, 1], bool),
+        truncations=np.zeros(5, bool),
+        state_starts=np.array([0, 4, 7]),
+        step_starts=np.array([0, 3, 5]),
+        layout=ObservationLayout(11),
+        info=info,
+    ).save(store)
+    loads(hopper_agent(str(store)))
+    results = Evaluate(run_folder, episodes=3, num_envs=3).run()
+    assert results["policies"]["data"]["returns"] == [6.0, 30.0]
+    assert results["data_return_mean"] == 18.0
+    assert results["success_rate"] is None and results["reference"] == "D4RL hopper"
+    expected = 100 * (results["return_mean"] + 20.272305) / (3234.3 + 20.272305)
+    assert results["normalised_score"] == pytest.approx(expected)
+    assert (run_folder / "pictures" / "plans.png").is_file()
+    out = capsys.readouterr().out
+    assert "D4RL hopper score" in out and "success" not in out
+
+
+def test_data_that_are_gone_are_left_out_with_a_note(hopper_agent, loads, run_folder, capsys):
+    loads(hopper_agent("no-such-data"))
+    results = Evaluate(run_folder, episodes=2, num_envs=2, pictures=False).run()
+    assert results["data_return_mean"] is None and "random" in results["policies"]
+    captured = capsys.readouterr()
+    assert "left out: unknown dataset 'no-such-data'" in captured.out + captured.err
+
+
+def test_one_episode_has_no_interval_and_json_stays_valid(maze_agent, loads, run_folder):
+    loads(maze_agent)
+    Evaluate(run_folder, episodes=1, num_envs=9, baselines=False).run()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    results = json.loads((run_folder / "results.json").read_text(), parse_constant=refuse)
+    assert results["return_ci95"] == [None, None] and results["return_std"] is None
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"episodes": 0}, "--episodes must be at least 1, got 0"),
+        ({"num_envs": -2}, "--num-envs must be at least 1, got -2"),
+        ({"candidates": 0}, "--candidates must be at least 1"),
+        ({"seed": -1}, "--seed must not be negative"),
+        ({"env": "Hoper-v5"}, "Gymnasium knows no environment Hoper-v5"),
+    ],
+)
+def test_bad_options_are_named_in_one_line(options, message, maze_agent, loads, run_folder):
+    loads(maze_agent)
+    with pytest.raises(DiffplanError, match=message) as caught:
+        Evaluate(run_folder, **options).run()
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_folders_are_named_and_left_alone(maze_agent, loads, run_folder, tmp_path):
+    with pytest.raises(DiffplanError, match="nowhere is no folder"):
+        Evaluate(tmp_path / "nowhere").run()
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    with pytest.raises(DiffplanError):
+        Evaluate(foreign).run()
+    assert not list(foreign.iterdir())
+    loads(maze_agent)
+    with pytest.raises(DiffplanError, match="is a folder; give the name of a file"):
+        Evaluate(run_folder, json=tmp_path).run()
+    below_a_file = run_folder / "metrics.jsonl" / "x.json"
+    with pytest.raises(DiffplanError, match=r"metrics.jsonl/x.json cannot be written"):
+        Evaluate(run_folder, json=below_a_file).run()

@@ -1,0 +1,108 @@
+"""Intervals: coverage on known distributions, hand-computed values, degenerate input."""
+
+import math
+
+import numpy as np
+import pytest
+
+from diffplan.errors import DiffplanError
+from diffplan.statistics import Estimate, bootstrap_mean, iqm, stratified_bootstrap, wilson
+
+
+@pytest.mark.parametrize(
+    "draw, truth",
+    [
+        (lambda rng: rng.normal(3.0, 2.0, size=40), 3.0),
+        (lambda rng: rng.exponential(1.5, size=60), 1.5),
+    ],
+    ids=["normal", "exponential"],
+)
+def test_bootstrap_interval_covers_the_true_mean_about_95_times_in_100(draw, truth):
+    rng = np.random.default_rng(7)
+    trials = 400
+    inside = 0
+    for trial in range(trials):
+        estimate = bootstrap_mean(draw(rng), resamples=1_000, seed=trial)
+        inside += estimate.low <= truth <= estimate.high
+    # 95 % nominal, a percentile bootstrap of this size is known to reach 92..95 %;
+    # the bounds are three standard errors of 400 trials around that.
+    assert 0.885 <= inside / trials <= 0.98
+
+
+def test_bootstrap_width_matches_the_standard_error():
+    values = np.random.default_rng(0).normal(size=400)
+    estimate = bootstrap_mean(values)
+    expected = 2 * 1.96 * values.std() / math.sqrt(len(values))
+    assert estimate.high - estimate.low == pytest.approx(expected, rel=0.05)
+    assert estimate.mean == pytest.approx(values.mean())
+    assert estimate.n == 400
+
+
+def test_bootstrap_is_seeded_and_blocks_do_not_matter_for_size():
+    values = np.random.default_rng(0).normal(size=10)
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+    assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
+    # Several blocks (n * resamples above the block size) still give every resample.
+    wide = bootstrap_mean(np.random.default_rng(1).normal(size=50_000), resamples=200)
+    assert wide.low < wide.mean < wide.high
+
+
+def test_bootstrap_of_one_value_has_no_interval_and_of_equal_values_no_width():
+    single = bootstrap_mean([4.0])
+    assert single.mean == 4.0 and single.n == 1
+    assert math.isnan(single.low) and math.isnan(single.high)
+    assert bootstrap_mean([0.1] * 7) == Estimate(pytest.approx(0.1), *[pytest.approx(0.1)] * 2, 7)
+
+
+@pytest.mark.parametrize(
+    "successes, n, low, high",
+    [
+        (98, 100, 0.929988, 0.994498),
+        (50, 100, 0.403832, 0.596168),
+        (0, 10, 0.0, 0.277533),
+        (100, 100, 0.963005, 1.0),
+    ],
+)
+def test_wilson_equals_values_computed_by_hand(successes, n, low, high):
+    estimate = wilson(successes, n)
+    assert estimate.mean == successes / n and estimate.n == n
+    assert estimate.low == pytest.approx(low, abs=2e-6)
+    assert estimate.high == pytest.approx(high, abs=2e-6)
+
+
+def test_iqm_drops_a_quarter_at_each_end():
+    assert iqm([1, 2, 3, 4, 5, 6, 7, 1000]) == pytest.approx((3 + 4 + 5 + 6) / 4)
+    assert iqm([5, 1, 3]) == pytest.approx(3)  # fewer than four: nothing to drop
+
+
+def test_stratified_bootstrap_resamples_within_tasks_only():
+    # Between the tasks lies a gap of 100, within a task the seeds hardly differ: mixing tasks
+    # in the resampling would give an interval tens of points wide.
+    tasks = [[0.0, 0.1, 0.2], [100.0, 100.1, 100.2]]
+    estimate = stratified_bootstrap(tasks, statistic=np.mean)
+    assert estimate.mean == pytest.approx(50.1)
+    assert estimate.n == 6
+    assert 0 < estimate.high - estimate.low < 0.2
+    assert estimate.low <= 50.1 <= estimate.high
+
+
+def test_stratified_bootstrap_of_single_seeds_has_no_interval():
+    estimate = stratified_bootstrap([[1.0], [2.0]])
+    assert estimate.mean == pytest.approx(1.5) and math.isnan(estimate.low)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: bootstrap_mean([]), "at least one value"),
+        (lambda: bootstrap_mean([1.0, float("nan")]), "value 1 is nan"),
+        (lambda: bootstrap_mean([1.0, 2.0], level=1.5), "level"),
+        (lambda: wilson(3, 2), "3 of 2"),
+        (lambda: wilson(0, 0), "0 of 0"),
+        (lambda: stratified_bootstrap([]), "at least one task"),
+        (lambda: stratified_bootstrap([[1.0], []]), "at least one value"),
+    ],
+)
+def test_wrong_input_is_named(call, words):
+    with pytest.raises(DiffplanError, match=words):
+        call()
