@@ -111,11 +111,7 @@ class PlannerAgent:
         Returns actions [B, A] in environment units and the next state.
         Raises DiffplanError for a wrong shape or key, and for NaN.
         """
-        states, goals = self.layout.split(observation)
-        single = states.ndim == 1
-        if single:
-            states = states[None]
-            goals = None if goals is None else goals[None]
+        states, goals, single = self._split(observation)
         rows = len(states)
         if state is None:
             state = self._blank(rows)
@@ -124,7 +120,12 @@ class PlannerAgent:
                 f"the observation has {rows} rows but the state was made for {len(state.age)}; "
                 "pass state=None when the number of environments changes"
             )
-        fresh = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, bool)
+        start = np.zeros(rows, bool) if episode_start is None else episode_start
+        fresh = np.asarray(start, bool).reshape(-1)
+        if len(fresh) != rows:
+            raise DiffplanError(
+                f"episode_start has {len(fresh)} entries, the observation {rows} rows"
+            )
         age = state.age + 1
         due = fresh | (state.count == 0) | (age >= self.settings.keep * self.stride)
         if goals is not None and state.goals is not None:
@@ -157,13 +158,23 @@ class PlannerAgent:
 
     def plan(self, observation: Any) -> PlanView:
         """Plans for a batch of observations, without acting; see `PlanView` for shapes."""
-        states, goals = self.layout.split(observation)
-        if states.ndim == 1:
-            states, goals = states[None], None if goals is None else goals[None]
+        states, goals, _ = self._split(observation)
         blank = self._blank(len(states))
         return self._plan(states, goals, blank.seeds, blank.count, None)
 
     # --- Inside ----------------------------------------------------------------------------------
+
+    def _split(self, observation: Any) -> tuple[np.ndarray, np.ndarray | None, bool]:
+        """States [B, D], goals [B, G] or None, and whether the batch axis was added here."""
+        states, goals = self.layout.split(observation)
+        if states.ndim > 2:
+            width = self.layout.state_dim
+            raise DiffplanError(
+                f"the observation has shape {states.shape}, expected [B, {width}] or [{width}]"
+            )
+        if states.ndim == 2:
+            return states, goals, False
+        return states[None], None if goals is None else goals[None], True
 
     def _blank(self, rows: int) -> AgentState:
         zeros = np.zeros(rows, np.int64)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from diffplan.errors import DiffplanError
 
 _STRICT = ConfigDict(extra="forbid")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class DenoiserConfig:
     """Residual MLP (light on a CPU), the published temporal U-Net, or transformer over the plan."""
     width: int = 256
     """Width of the mlp or dit; base channels of the unet."""
-    depth: int = 3
+    depth: int = 2
     """Blocks of the mlp or dit."""
     prediction: Literal["x0", "eps", "v"] = "x0"
     """What the network puts out; the denoiser always returns x0."""
@@ -103,7 +105,7 @@ class DenoiserConfig:
     """Noise levels of the ddpm process."""
     kappa: float = 1.0
     """rddm: start noise as a multiple of the held-out residual of the proposals."""
-    plain_share: float = 0.3
+    plain_share: float = 0.4
     """rddm: share of training samples that are plain DDPM, so that it can also plan from noise."""
     features: int = 128
     """Size of the time and condition features."""
@@ -113,7 +115,7 @@ class DenoiserConfig:
     """Probability of dropping the goal in training."""
     drop_returns: float = 0.1
     """Probability of dropping the return-to-go in training."""
-    draws: int = 4
+    draws: int = 2
     """Noise draws per window and update; they share one proposal."""
 
 
@@ -211,67 +213,95 @@ class Config:
         _check(self)
 
 
-def _require(ok: bool, what: str, value: object, expected: str) -> None:
-    if not ok:
-        raise DiffplanError(f"{what} is {value!r}, expected {expected}")
+_COUNTS = {
+    "plan": ("horizon", "stride"),
+    "data": ("landmarks", "goal_candidates"),
+    "proposer": ("width", "depth", "heads"),
+    "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
+    "heads": ("width", "depth"),
+    "planning": ("candidates", "keep"),
+    "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
+}
+_SHARES = {
+    "data": ("hindsight_share", "target_quantile"),
+    "proposer": ("dropout",),
+    "denoiser": ("plain_share", "drop_state", "drop_goal", "drop_returns"),
+    "planning": ("eta",),
+    "training": ("ema",),
+}
+_POSITIVE = {"data": ("advantage_temperature",), "training": ("learning_rate", "grad_clip")}
+_NOT_NEGATIVE = {
+    "denoiser": ("kappa",),
+    "planning": ("steps", "temperature"),
+    "training": ("weight_decay",),
+}
 
 
 def _check(config: Config) -> None:
-    plan, data, planning = config.plan, config.data, config.planning
-    _require(plan.horizon >= 1, "plan.horizon", plan.horizon, "at least 1")
-    _require(plan.stride >= 1, "plan.stride", plan.stride, "at least 1")
-    _require(0 < data.discount <= 1, "data.discount", data.discount, "a number in (0, 1]")
-    _require(
+    plan, data, denoiser, planning = config.plan, config.data, config.denoiser, config.planning
+
+    def require(ok: bool, name: str, expected: str) -> None:
+        if not ok:
+            value = attrgetter(name)(config)
+            raise DiffplanError(f"{name} is {value!r}, expected {expected}")
+
+    ranges: tuple[tuple[dict[str, tuple[str, ...]], Callable[[float], bool], str], ...] = (
+        (_COUNTS, lambda value: value >= 1, "at least 1"),
+        (_SHARES, lambda value: 0 <= value <= 1, "a number in [0, 1]"),
+        (_POSITIVE, lambda value: value > 0, "a number above 0"),
+        (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
+        ({"data": ("discount",)}, lambda value: 0 < value <= 1, "a number in (0, 1]"),
+        ({"heads": ("expectile",)}, lambda value: 0 < value < 1, "a number in (0, 1)"),
+        ({"training": ("held_out",)}, lambda value: 0 < value < 1, "a share in (0, 1)"),
+    )
+    for names, fits, expected in ranges:
+        for section, keys in names.items():
+            for key in keys:
+                require(fits(getattr(getattr(config, section), key)), f"{section}.{key}", expected)
+    require(
         not (data.discount == 1 and data.relabel == "stitched"),
         "data.discount",
-        data.discount,
         "below 1 with relabel=stitched (returns-to-go of a goal that is held are unbounded)",
     )
-    quantile = data.target_quantile
-    _require(0 <= quantile <= 1, "data.target_quantile", quantile, "a number in [0, 1]")
-    heads = config.heads.expectile
-    _require(0 < heads < 1, "heads.expectile", heads, "a number in (0, 1)")
-    held_out = config.training.held_out
-    _require(0 < held_out < 1, "training.held_out", held_out, "a share in (0, 1)")
-    _require(planning.steps >= 0, "planning.steps", planning.steps, "at least 0")
-    _require(planning.candidates >= 1, "planning.candidates", planning.candidates, "at least 1")
-    _require(
-        1 <= planning.keep <= plan.horizon,
-        "planning.keep",
-        planning.keep,
-        f"between 1 and plan.horizon ({plan.horizon})",
+    require(
+        planning.keep <= plan.horizon, "planning.keep", f"at most plan.horizon ({plan.horizon})"
     )
     if planning.start == "rddm":
-        _require(
-            config.denoiser.process == "rddm",
+        require(
+            denoiser.process == "rddm",
             "planning.start",
-            planning.start,
             "a denoiser trained with --denoiser.process rddm",
         )
-        _require(
-            planning.steps <= config.denoiser.levels,
+        require(
+            planning.steps <= denoiser.levels,
             "planning.steps",
-            planning.steps,
-            f"at most the {config.denoiser.levels} levels of the rddm process",
+            f"at most the {denoiser.levels} levels of the rddm process",
         )
     if planning.start in ("sdedit", "noise", "published"):
-        _require(
-            planning.steps <= config.denoiser.schedule_levels,
+        require(
+            planning.steps <= denoiser.schedule_levels,
             "planning.steps",
-            planning.steps,
-            f"at most the {config.denoiser.schedule_levels} levels of the ddpm process",
+            f"at most the {denoiser.schedule_levels} levels of the ddpm process",
         )
-        _require(
-            config.denoiser.process == "ddpm" or config.denoiser.plain_share > 0,
+        require(
+            denoiser.process == "ddpm" or denoiser.plain_share > 0,
             "planning.start",
-            planning.start,
             "a denoiser with plain DDPM samples in training (--denoiser.plain-share above 0)",
         )
-    if config.denoiser.process == "rddm":
-        _require(
-            config.denoiser.prediction == "x0",
+    if planning.start == "noise":
+        require(planning.steps >= 1, "planning.steps", "at least 1 from noise")
+        require(
+            not (denoiser.process == "ddpm" and denoiser.use_proposal),
+            "denoiser.use_proposal",
+            "False: planning from noise has no proposal, and with process ddpm the network is "
+            "never trained without one",
+        )
+    if planning.start_level is not None:
+        require(planning.start_level >= 1, "planning.start_level", "at least 1")
+    if denoiser.process == "rddm":
+        require(
+            denoiser.prediction == "x0",
             "denoiser.prediction",
-            config.denoiser.prediction,
             "x0 with process rddm (x0 cannot be read off eps or v where a_t = 0)",
         )
 
@@ -341,13 +371,15 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         "diffusion from pure noise, no proposal",
         Config(
             name="from-noise",
-            denoiser=DenoiserConfig(process="ddpm", use_proposal=False),
+            denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
             planning=PlanningConfig(start="noise", steps=10),
+            training=TrainingConfig(batch_size=256),
         ),
     ),
 }
 
 _ADAPTER = TypeAdapter(Config)
+_PLANNING = TypeAdapter(PlanningConfig)
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
@@ -361,8 +393,12 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def config_from_dict(data: Mapping[str, Any], where: str = "config") -> Config:
     """Read a configuration strictly. DiffplanError names the first unknown key or wrong value."""
+    return _read(_ADAPTER, data, where)
+
+
+def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
     try:
-        return _ADAPTER.validate_python(dict(data))
+        return adapter.validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
@@ -370,8 +406,6 @@ def config_from_dict(data: Mapping[str, Any], where: str = "config") -> Config:
             raise DiffplanError(
                 f"{where} has the unknown key {key!r}; remove it or check its spelling"
             ) from None
-        if isinstance(cause := first.get("ctx", {}).get("error"), DiffplanError):
-            raise cause from None
         raise DiffplanError(
             f"{where}: {key} is {first['input']!r}, expected: {first['msg']}"
         ) from None
@@ -390,7 +424,8 @@ def replace_planning(config: Config, **changes: Any) -> Config:
     known = {f.name for f in dataclasses.fields(PlanningConfig)}
     if unknown := sorted(set(changes) - known):
         raise DiffplanError(f"unknown planning setting {unknown[0]!r}; known: {sorted(known)}")
-    return dataclasses.replace(config, planning=dataclasses.replace(config.planning, **changes))
+    planning = _read(_PLANNING, dataclasses.asdict(config.planning) | changes, "planning settings")
+    return dataclasses.replace(config, planning=planning)
 
 
 def canonical_json(config: Config) -> str:

@@ -39,10 +39,10 @@ class Condition:
 
 
 class ConditionEncoder(nn.Module):
-    """Sum of one small MLP per condition; a dropped condition becomes a learned null vector.
+    """One embedding per condition, summed, and an MLP over the sum, which sees them together.
 
-    Conditions are dropped row by row and independently of each other, as classifier-free guidance
-    needs (Ho & Salimans 2022, arXiv 2207.12598).
+    A dropped condition becomes a learned null vector, row by row and independently of the others,
+    as classifier-free guidance needs (Ho & Salimans 2022, arXiv 2207.12598).
     """
 
     def __init__(
@@ -51,18 +51,19 @@ class ConditionEncoder(nn.Module):
         state_dim: int = 0,
         goal_dim: int = 0,
         use_returns: bool = True,
-        hidden: int = 128,
+        hidden: int = 256,
     ) -> None:
         super().__init__()
         self.features = features
         sizes = {"state": state_dim, "goal": goal_dim, "returns": int(use_returns)}
         self.sizes = {name: size for name, size in sizes.items() if size}
-        self.encoders = nn.ModuleDict(
-            {name: mlp(size, (hidden,), features) for name, size in self.sizes.items()}
+        self.embeddings = nn.ModuleDict(
+            {name: nn.Linear(size, hidden) for name, size in self.sizes.items()}
         )
         self.nulls = nn.ParameterDict(
-            {name: nn.Parameter(0.02 * torch.randn(features)) for name in self.sizes}
+            {name: nn.Parameter(0.02 * torch.randn(hidden)) for name in self.sizes}
         )
+        self.trunk = nn.Sequential(nn.SiLU(), mlp(hidden, (hidden,), features))
         self.nothing: Tensor
         self.register_buffer("nothing", torch.zeros(1, features), persistent=False)
 
@@ -71,10 +72,13 @@ class ConditionEncoder(nn.Module):
 
         Conditions the model was built without are ignored; a missing one is an error.
         """
-        parts = [self._encode(name, condition, drop) for name in self.sizes]
-        return sum(parts[1:], parts[0]) if parts else self.nothing
+        parts = [self._embed(name, condition, drop) for name in self.sizes]
+        if not parts:
+            return self.nothing
+        result: Tensor = self.trunk(sum(parts[1:], parts[0]))
+        return result
 
-    def _encode(self, name: str, condition: Condition, drop: Drop | None) -> Tensor:
+    def _embed(self, name: str, condition: Condition, drop: Drop | None) -> Tensor:
         value: Tensor | None = getattr(condition, name)
         if value is None:
             raise DiffplanError(f"the model is conditioned on {name!r}, but none was given")
@@ -84,10 +88,10 @@ class ConditionEncoder(nn.Module):
             raise DiffplanError(
                 f"condition {name!r} needs {self.sizes[name]} columns, got {value.shape[-1]}"
             )
-        encoded: Tensor = self.encoders[name](value)
+        embedded: Tensor = self.embeddings[name](value)
         if drop is not None and name in drop:
-            encoded = torch.where(drop[name].unsqueeze(-1), self.nulls[name], encoded)
-        return encoded
+            embedded = torch.where(drop[name].unsqueeze(-1), self.nulls[name], embedded)
+        return embedded
 
 
 class Denoiser(nn.Module):

@@ -46,11 +46,15 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one joint update draws from the data, in environment units."""
+    """What one joint update draws from the data, in environment units.
+
+    plain: windows that teach the denoiser to plan without a proposal, None if it need not.
+    """
 
     windows: Windows
     transitions: Transitions
     valued: Valued
+    plain: Windows | None = None
 
 
 class PlannerModel(nn.Module):
@@ -176,7 +180,7 @@ class PlannerModel(nn.Module):
 
     def goal(self, goals: Tensor | None) -> Tensor | None:
         """Goals [B, G] in the normalised units of the state's goal columns."""
-        if goals is None:
+        if goals is None or not self.spec.goal_columns:
             return None
         columns = list(self.spec.goal_columns)
         return (goals - self.states.mean[columns]) / self.states.std[columns]
@@ -222,6 +226,15 @@ class PlannerModel(nn.Module):
 
     # --- Losses ----------------------------------------------------------------------------------
 
+    @property
+    def plain_rows(self) -> int:
+        """Windows without a proposal that an update needs, so that they are `plain_share`."""
+        options = self.config.denoiser
+        if self.denoiser is None or options.process != "rddm":
+            return 0
+        rows = self.config.training.batch_size * options.draws
+        return round(rows * options.plain_share / (1 - options.plain_share))
+
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of one joint update, one entry per part; their sum is minimised."""
         windows = batch.windows
@@ -229,20 +242,12 @@ class PlannerModel(nn.Module):
         z = self.states(windows.states)
         goal, returns = self.goal(windows.goals), self.normalised_returns(windows.returns)
         proposed: Tensor | None = None
-        weight = windows.weight / windows.weight.sum().clamp(min=1e-6)
         if self.proposer is not None:
             loss, proposal = self.proposer.loss(z, goal, returns, windows.mask)
-            losses["proposer"] = (weight * loss).sum()
+            losses["proposer"] = _weighted(loss, windows.weight)
             proposed = proposal.states
         if self.denoiser is not None:
-            x0 = self.to_plan(z[:, 0], z[:, 1:])
-            if not self.config.denoiser.use_proposal:
-                proposed = None
-            x_hat = None if proposed is None else self.to_plan(z[:, 0], proposed)
-            loss = self._denoiser_loss(
-                x0, x_hat, self.condition(z[:, 0], goal, returns[:, 0]), windows, generator
-            )
-            losses["denoiser"] = (weight * loss).sum()
+            losses |= self._denoiser_losses(windows, proposed, batch.plain, generator)
         step = batch.transitions
         losses["inverse_dynamics"] = self.inverse_dynamics.loss(
             self.states(step.states),
@@ -259,49 +264,85 @@ class PlannerModel(nn.Module):
         )
         return losses
 
-    def _denoiser_loss(
+    def _denoiser_losses(
         self,
-        x0: Tensor,
-        proposal: Tensor | None,
-        condition: Condition,
         windows: Windows,
+        proposed: Tensor | None,
+        plain: Windows | None,
         generator: torch.Generator,
-    ) -> Tensor:
-        """Per-window loss [B], averaged over several noise draws that share the proposal."""
+    ) -> dict[str, Tensor]:
+        """Losses of the main process and of plain DDPM, from one pass through the network.
+
+        Every window of the main share is noised `draws` times: the draws share its proposal,
+        which is what costs. Plain windows need no proposal and are drawn once each.
+        """
         assert self.denoiser is not None
         options = self.config.denoiser
-        draws, batch = options.draws, len(x0) * options.draws
-        condition = condition.repeat(draws)
+        rows = [self._denoiser_rows(windows, options.draws)]
+        if plain is not None:
+            rows.append(self._denoiser_rows(plain, 1))
+        x0, mask = torch.cat([r[0] for r in rows]), torch.cat([r[1] for r in rows])
+        parts = [r[2] for r in rows]
+        condition = Condition(
+            *(
+                None
+                if (first := getattr(parts[0], name)) is None
+                else torch.cat([first, *(getattr(part, name) for part in parts[1:])])
+                for name in ("state", "goal", "returns")
+            )
+        )
+        main = len(rows[0][0])
+        is_plain = torch.arange(len(x0), device=x0.device) >= main
+        x_hat: Tensor | None = None
+        if proposed is not None and options.use_proposal:
+            x_hat = self.to_plan(self.states(windows.states[:, 0]), proposed)
+            x_hat = torch.cat([x_hat.repeat_interleave(options.draws, 0), x0[main:]])
 
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator).to(x0.device)
+        def uniform() -> Tensor:
+            return torch.rand(len(x0), generator=generator).to(x0.device)
 
         chances = {
             "state": options.drop_state,
             "goal": options.drop_goal,
             "returns": options.drop_returns,
         }
-        drop = {name: uniform(batch) < chance for name, chance in chances.items() if chance}
-        mask = windows.mask
-        if self.absolute:
-            mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
-        x0 = x0.repeat_interleave(draws, 0)
-        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        drop = {name: uniform() < chance for name, chance in chances.items() if chance}
         loss = self.denoiser.loss(
             x0,
-            None if proposal is None else proposal.repeat_interleave(draws, 0),
-            uniform(batch) < (options.plain_share if options.process == "rddm" else 0.0),
+            x_hat,
+            is_plain,
             self.main_process,
             self.plain_process,
-            uniform(batch),
-            noise,
+            uniform(),
+            torch.randn(x0.shape, generator=generator).to(x0.device),
             self.noise_scale,
             condition,
             drop,
-            mask.repeat_interleave(draws, 0),
+            mask,
             pin_first=self.absolute,
         )
-        return loss.view(-1, draws).mean(1)
+        weight = windows.weight.repeat_interleave(options.draws)
+        losses = {"denoiser": _weighted(loss[:main], weight)}
+        if plain is not None:
+            losses["denoiser_plain"] = _weighted(loss[main:], plain.weight)
+        return losses
+
+    def _denoiser_rows(self, windows: Windows, draws: int) -> tuple[Tensor, Tensor, Condition]:
+        """Clean plans [B*draws, rows, D], their mask and conditions."""
+        z = self.states(windows.states)
+        x0 = self.to_plan(z[:, 0], z[:, 1:])
+        mask = windows.mask
+        if self.absolute:
+            mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+        returns = self.normalised_returns(windows.returns[:, 0])
+        condition = self.condition(z[:, 0], self.goal(windows.goals), returns)
+        if draws == 1:
+            return x0, mask, condition
+        return (
+            x0.repeat_interleave(draws, 0),
+            mask.repeat_interleave(draws, 0),
+            condition.repeat(draws),
+        )
 
     @torch.no_grad()
     def measure_residual(self, windows: Windows, rate: float) -> float:
@@ -313,7 +354,9 @@ class PlannerModel(nn.Module):
         assert self.proposer is not None
         z = self.states(windows.states)
         target = self.normalised_returns(windows.returns[:, 0]) if self.use_returns else None
+        self.proposer.eval()  # without dropout, as at planning time
         proposal = self.proposer.propose(z[:, 0], self.goal(windows.goals), target)
+        self.proposer.train(self.training)
         error = self.to_plan(z[:, 0], proposal.states) - self.to_plan(z[:, 0], z[:, 1:])
         mask = windows.mask * windows.weight.unsqueeze(-1)
         if self.absolute:
@@ -323,3 +366,8 @@ class PlannerModel(nn.Module):
         self.residual_rms.lerp_(rms, 1.0 if not self.residual_known else rate)
         self.residual_known.fill_(1.0)
         return float(rms.square().mean().sqrt())
+
+
+def _weighted(loss: Tensor, weight: Tensor) -> Tensor:
+    """Mean of per-window losses [B] by weight [B]: a scalar."""
+    return (weight * loss).sum() / weight.sum().clamp(min=1e-6)

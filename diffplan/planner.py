@@ -136,8 +136,8 @@ def optimise(
             "trained without one (config proposer-only); expected 'none'"
         )
     process, grid = _chain(model, settings)
-    # sdedit and published are plain DDPM: their network never sees the proposal
-    seen = x_hat if process.r[grid[0]] else None
+    # in training only samples of the main process show the network the proposal
+    seen = x_hat if denoiser.use_proposal and process is model.main_process else None
     scale = model.noise_scale if process.scaled else None
     condition = model.condition(start, context.goal, context.returns)
     encoded = denoiser.encode(condition)
@@ -156,7 +156,9 @@ def optimise(
         )
         denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
     x = STARTS[settings.start](process, grid[0], x_hat, noise.start.flatten(0, 1), scale)
-    if model.absolute:
+    if settings.clip is not None:
+        denoise = guidance.clip(denoise, settings.clip)
+    if model.absolute:  # after the clip: the current state may lie outside
         denoise = guidance.pin(denoise, 0, start)
     steps = None if noise.steps is None else noise.steps.flatten(1, 2)
     options = {"eta": settings.eta} if settings.sampler == "ddim" else {}
@@ -168,7 +170,6 @@ def optimise(
         proposal=x_hat if process.r[grid[0]] else None,
         scale=scale,
         noise=steps,
-        clip=settings.clip,
         **options,
     )
 

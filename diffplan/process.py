@@ -56,7 +56,7 @@ class Process:
 
         With x_t = k x_s + ... + noise, Bayes' rule gives sigma_s^2 (1 - k^2 sigma_s^2 / sigma_t^2):
         k = a_t / a_s without proposal (Ho et al. 2020, eq. 7), k = 1 for residual processes, whose
-        steps only add residual and noise (Liu et al. 2024, eq. 7 and 11).
+        steps only add residual and noise (Liu et al. 2024).
         """
         additive = self.r[t] != 0.0
         k = 1.0 if additive else self.a[t] / self.a[s]
@@ -89,7 +89,7 @@ def betas_cosine(T: int, s: float = 0.008) -> tuple[float, ...]:
 
 
 def betas_vp(T: int, b_min: float = 0.1, b_max: float = 10.0) -> tuple[float, ...]:
-    """The variance-preserving SDE in T steps (Song et al. 2021, arXiv 2011.13456, eq. 32-33)."""
+    """The variance-preserving SDE in T steps (Song et al. 2021, arXiv 2011.13456, appendix C)."""
     _check_length(T)
     slope = (b_max - b_min) / (2 * T * T)
     return tuple(-math.expm1(-b_min / T - slope * (2 * i + 1)) for i in range(T))
@@ -110,7 +110,7 @@ def ddpm(betas: Sequence[float]) -> Process:
 
 
 def rddm(T: int) -> Process:
-    """RDDM from data (t = 0) to proposal plus noise (t = T) (Liu et al. 2024, eq. 7).
+    """RDDM from data (t = 0) to proposal plus noise (t = T) (Liu et al. 2024, forward process).
 
     The residual enters with decreasing weights (alpha_i ∝ T..1) and the noise variance with
     increasing ones (beta_i^2 ∝ 1..T), both summing to one; how much noise that is, the scale says.
@@ -206,7 +206,7 @@ def start_noise(
 def start_sdedit(
     process: Process, level: int, proposal: Tensor | None, noise: Tensor, scale: Tensor | None
 ) -> Tensor:
-    """The proposal noised to `level` (Meng et al. 2022, arXiv 2108.01073, algorithm 1).
+    """The proposal noised to `level` (Meng et al. 2022, arXiv 2108.01073, section 3).
 
     For DDPM sqrt(abar) x̂ + sigma eps: exact if x̂ were x0, biased by sqrt(abar) (x̂ - x0) otherwise.
     """
@@ -227,7 +227,7 @@ def start_published(
 def start_rddm(
     process: Process, level: int, proposal: Tensor | None, noise: Tensor, scale: Tensor | None
 ) -> Tensor:
-    """x̂ + sigma_T scale eps (Liu et al. 2024, section 3.2): exact, as a_T = 0, so only at T."""
+    """x̂ + sigma_T scale eps (Liu et al. 2024): exact for every x0 as a_T = 0, so only at T."""
     if level != process.T or process.a[level] != 0.0:
         raise DiffplanError(
             f"the 'rddm' start needs the last level of an rddm process, "

@@ -35,7 +35,6 @@ def ddim(
     scale: Tensor | None = None,
     noise: Tensor | None = None,
     eta: float = 0.0,
-    clip: float | None = None,
 ) -> Tensor:
     """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16) for any process: [B, H, D].
 
@@ -43,7 +42,6 @@ def ddim(
     proposal: x̂ [B, H, D], needed where the process has r != 0. scale: noise scale [H, D].
     eta: 0 deterministic, 1 the posterior's own noise; it scales that standard deviation.
     noise: standard normal [len(grid) - 1, B, H, D], needed for eta > 0; its last entry is unused.
-    clip: bound on |x0_hat|, pinned entries included.
     The last step returns x0_hat itself; a grid of one index returns x.
     """
     if not 0.0 <= eta <= 1.0:
@@ -53,8 +51,6 @@ def ddim(
     a, r, sigma = process.a, process.r, process.sigma
     for i, (t, s) in enumerate(pairwise(grid)):
         x0 = denoise(x, t)
-        if clip is not None:
-            x0 = x0.clamp(-clip, clip)
         if s == 0:
             return x0
         std = eta * process.posterior_std(t, s)
@@ -77,12 +73,12 @@ def ancestral(
     proposal: Tensor | None = None,
     scale: Tensor | None = None,
     noise: Tensor,
-    clip: float | None = None,
 ) -> Tensor:
     """Draw every step from the posterior q(x_s | x_t, x0_hat, x̂): [B, H, D].
 
     DDPM's ancestral sampling with the small variance (Ho et al. 2020, algorithm 2) and, for the
-    residual process, Liu et al. 2024, eq. 11. Arguments as in `ddim`; it is `ddim` at eta = 1.
+    residual process, that of Liu et al. 2024 (arXiv 2308.13712). It is `ddim` at eta = 1, whose
+    arguments it takes.
     """
     return ddim(
         denoise,
@@ -93,7 +89,6 @@ def ancestral(
         scale=scale,
         noise=noise,
         eta=1.0,
-        clip=clip,
     )
 
 

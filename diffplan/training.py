@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -63,8 +63,9 @@ class RunOptions:
 
 def fingerprint(episodes: Episodes) -> str:
     """Short identity of a dataset's content, to refuse resuming on other data."""
-    crc = zlib.crc32(np.ascontiguousarray(episodes.states).data)
-    crc = zlib.crc32(np.ascontiguousarray(episodes.actions).data, crc)
+    crc = 0
+    for array in (episodes.states, episodes.actions, episodes.rewards, episodes.state_starts):
+        crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
     return f"{episodes.num_episodes}-{episodes.num_steps}-{crc:08x}"
 
 
@@ -86,9 +87,10 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     torch.manual_seed(options.seed)
     accelerator = Accelerator(
         cpu=options.device == "cpu",
-        mixed_precision="bf16" if config.training.bf16 else "no",
         log_with="tensorboard",
         project_dir=str(run),
+        # a condition that is never dropped leaves its null vector without a gradient
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if options.device == "cuda" and accelerator.device.type != "cuda":
         raise DiffplanError("--device is cuda, but PyTorch sees no CUDA device; use --device cpu")
@@ -108,6 +110,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         fused=True,
     )
     generator = torch.Generator().manual_seed(options.seed + 1_000_003 * rank)
+    torch.manual_seed(options.seed + 1_000_003 * rank)  # dropout draws from the global one
     step, seconds = 0, 0.0
     if previous is not None:
         path, header = previous
@@ -149,6 +152,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         dynamic_ncols=True,
     )
     totals: dict[str, Tensor] = {}
+    counted = 0
     with bar, _MetricsFile(run / "metrics.jsonl", step, main) as metrics:
         began = time.perf_counter() - seconds
         while step < options.steps:
@@ -160,10 +164,15 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 _to(sampler.sample(config.training.batch_size, generator), accelerator),
                 _to(sampler.transitions(config.training.head_batch_size, generator), accelerator),
                 _to(sampler.valued(config.training.head_batch_size, generator), accelerator),
+                _to(sampler.sample(model.plain_rows, generator), accelerator)
+                if model.plain_rows
+                else None,
             )
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config.training, step)
-            with accelerator.autocast():
+            with torch.autocast(
+                accelerator.device.type, torch.bfloat16, enabled=config.training.bf16
+            ):
                 losses = wrapped(batch, generator)
             optimiser.zero_grad()
             accelerator.backward(torch.stack(list(losses.values())).sum())
@@ -172,14 +181,17 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             optimiser.step()
             average.update_parameters(model)
             step += 1
+            counted += 1
             for name, value in losses.items():
                 total = totals.get(name)
                 totals[name] = value.detach() if total is None else total + value.detach()
             seconds = time.perf_counter() - began
             bar.update()
-            if step % _LOG_EVERY == 0 or step == options.steps:
-                values = {f"loss/{k}": float(v) / _LOG_EVERY for k, v in totals.items()}
-                totals = {}
+            every = options.checkpoint_every
+            due = step == options.steps or (every and step % every == 0)
+            if step % _LOG_EVERY == 0 or due:
+                values = {f"loss/{k}": float(v) / counted for k, v in totals.items()}
+                totals, counted = {}, 0
                 if not all(math.isfinite(v) for v in values.values()):
                     raise DiffplanError(
                         f"a loss is not finite at update {step} ({values}); lower "
@@ -188,8 +200,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 row = metrics.write(step, seconds, values)
                 accelerator.log(row, step=step)
                 bar.set_postfix({k.split("/")[1][:9]: f"{v:.3f}" for k, v in values.items()})
-            every = options.checkpoint_every
-            if step == options.steps or (every and step % every == 0):
+            if due:
                 last = save()
     accelerator.end_training()
     return last
@@ -277,8 +288,8 @@ def _training_state(
 
 
 def _gather_generators(accelerator: Accelerator, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random states of all processes: {"generator/<rank>": state}."""
-    state = generator.get_state()
+    """Random states of all processes, its own and dropout's: {"generator/<rank>": [2, n]}."""
+    state = torch.stack([generator.get_state(), torch.get_rng_state()])
     if accelerator.num_processes == 1:
         return {"generator/0": state}
     # NCCL gathers neither CPU nor uint8 tensors everywhere
@@ -316,7 +327,9 @@ def _restore(
             f"{path} was written by {len(states)} processes, this run has more; resume with the "
             "same number of processes"
         )
-    generator.set_state(states[str(rank)])
+    own, global_state = (row.clone() for row in states[str(rank)])
+    generator.set_state(own)
+    torch.set_rng_state(global_state)
 
 
 class _MetricsFile:
@@ -326,7 +339,7 @@ class _MetricsFile:
         self.path, self.active = path, active
         self.pending: dict[str, float] = {}
         if active and path.exists():
-            kept = [r for r in path.read_text().splitlines() if json.loads(r)["step"] <= step]
+            kept = [row for row in path.read_text().splitlines() if _step_of(row) <= step]
             path.write_text("".join(f"{row}\n" for row in kept))
 
     def __enter__(self) -> _MetricsFile:
@@ -350,3 +363,11 @@ class _MetricsFile:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
         return row
+
+
+def _step_of(row: str) -> float:
+    """The step of a metrics line; infinite where a killed process left half a line."""
+    try:
+        return float(json.loads(row)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf

@@ -1,8 +1,13 @@
-"""What every test gets: one thread a process, no display, no network, data folders of its own."""
+"""What every test gets: one thread a process, no display, no network, data folders of its own.
 
+Then small synthetic datasets, small configurations and small models for the planner's tests.
+"""
+
+import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 # Set before anything imports PyTorch, NumPy, Matplotlib or the hub's client; subprocesses inherit
 # them. One thread: two test processes share two cores, and sums come out the same on any machine.
@@ -13,7 +18,14 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis
+import numpy as np
 import pytest
+import torch
+
+from diffplan.config import Config, get_config
+from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
+from diffplan.data.windows import WindowSampler
+from diffplan.model import ModelSpec, PlannerModel
 
 # Shared machines stall for longer than any deadline worth setting; CI must not fail by chance.
 hypothesis.settings.register_profile(
@@ -38,3 +50,137 @@ def minari_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     return root
+
+
+# --- Small synthetic planning problems -----------------------------------------------------------
+
+
+def _join(
+    states: Sequence[np.ndarray],
+    actions: Sequence[np.ndarray],
+    rewards: Sequence[np.ndarray] | None = None,
+    layout: ObservationLayout | None = None,
+) -> Episodes:
+    steps = [len(part) for part in actions]
+    every, taken = np.concatenate(states), np.concatenate(actions)
+    layout = ObservationLayout(every.shape[1]) if layout is None else layout
+    starts = np.cumsum([0, *steps])
+    ends = np.zeros(len(taken), np.bool_)
+    ends[starts[1:] - 1] = True
+    bounds = ((-2.0,) * taken.shape[1], (1.0,) * taken.shape[1])
+    return Episodes(
+        states=every.astype(np.float32),
+        goals=np.zeros((len(every), layout.goal_dim), np.float32) if layout.goal_dim else None,
+        actions=taken.astype(np.float32),
+        rewards=np.concatenate(rewards or [np.zeros(n) for n in steps]).astype(np.float32),
+        terminations=np.zeros_like(ends),
+        truncations=ends,
+        state_starts=np.cumsum([0, *(len(part) for part in states)]),
+        step_starts=starts,
+        layout=layout,
+        info=DatasetInfo("tiny", "arrays", None, {}, *bounds, {}),
+    ).validate()
+
+
+@pytest.fixture(scope="session")
+def join_episodes() -> Callable[..., Episodes]:
+    """Makes Episodes from lists of states, actions and (else zero) rewards, one per episode."""
+    return _join
+
+
+@pytest.fixture(scope="session")
+def tiny_episodes() -> Episodes:
+    """12 episodes of 10-30 steps with rewards: 3 state columns, 2 actions in [-2, 1]."""
+    rng = np.random.default_rng(0)
+    states, actions, rewards = [], [], []
+    for _ in range(12):
+        here, visited, taken = rng.uniform(-1, 1, 3), [], []
+        for _ in range(rng.integers(10, 31)):
+            action = np.clip(-0.5 * here[:2] + 0.3 * rng.normal(size=2), -2, 1)
+            visited.append(here)
+            taken.append(action)
+            here = 0.95 * here + 0.2 * np.array([*action, action.prod()])
+        states.append(np.stack([*visited, here]))
+        actions.append(np.stack(taken))
+        rewards.append(1 - np.abs(states[-1][1:, 0]))
+    return _join(states, actions, rewards)
+
+
+@pytest.fixture(scope="session")
+def tiny_goal_episodes() -> Episodes:
+    """20 episodes of 20-44 steps of a point that is steered: x, y, and their velocities."""
+    rng = np.random.default_rng(0)
+    states, actions = [], []
+    for _ in range(20):
+        place, speed, goal = rng.uniform(-2, 2, 2), np.zeros(2), rng.uniform(-2, 2, 2)
+        visited, taken = [np.concatenate([place, speed])], []
+        for _ in range(rng.integers(20, 45)):
+            taken.append(np.clip(goal - place - speed + 0.1 * rng.normal(size=2), -2, 1))
+            speed = 0.8 * speed + 0.2 * taken[-1]
+            place = place + 0.2 * speed
+            visited.append(np.concatenate([place, speed]))
+        states.append(np.stack(visited))
+        actions.append(np.stack(taken))
+    layout = ObservationLayout(4, 2, (0, 1), (2, 3), ("observation",))
+    return _join(states, actions, layout=layout)
+
+
+_SMALL: dict[str, Any] = {
+    "plan.horizon": 4,
+    "data.landmarks": 40,
+    "proposer.width": 16,
+    "proposer.depth": 2,
+    "proposer.heads": 2,
+    "denoiser.width": 16,
+    "denoiser.depth": 1,
+    "denoiser.features": 16,
+    "denoiser.draws": 2,
+    "heads.width": 16,
+    "heads.depth": 1,
+    "training.batch_size": 16,
+    "training.head_batch_size": 16,
+    "training.warmup": 10,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., Config]:
+    """Makes a named configuration with small sizes: tiny_config(name, {"plan.stride": 1})."""
+
+    def make(name: str = "trajectory-diffuser", changes: dict[str, Any] | None = None) -> Config:
+        config = get_config(name)
+        values = {**_SMALL, "planning.keep": min(3, config.planning.keep), **(changes or {})}
+        groups: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            group, _, option = key.partition(".")
+            groups.setdefault(group, {})[option] = value
+        parts = {
+            group: dataclasses.replace(getattr(config, group), **options)
+            for group, options in groups.items()
+        }
+        return dataclasses.replace(config, **parts)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[[Config, Episodes], PlannerModel]:
+    """Makes a model fitted to the scales of some episodes, with random weights everywhere.
+
+    The networks' zero layers are filled too: an untrained denoiser returns the proposal.
+    """
+
+    def make(config: Config, episodes: Episodes) -> PlannerModel:
+        torch.manual_seed(0)
+        spec = ModelSpec(
+            episodes.states.shape[1], episodes.actions.shape[1], episodes.layout.goal_columns
+        )
+        model = PlannerModel(spec, config)
+        bounds = (torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high))
+        model.fit(WindowSampler(episodes, config, seed=0), *bounds, 0)
+        model.residual_rms.uniform_(0.2, 0.6)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.25)
+        return model.eval()
+
+    return make

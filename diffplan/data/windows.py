@@ -14,6 +14,7 @@ from diffplan.data.landmarks import fit_landmarks
 from diffplan.errors import DiffplanError
 
 _CALIBRATION = 8192  # windows used to place the zero of the advantage
+_NO_PATH = 1e8  # steps, see LandmarkGraph
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ class WindowSampler:
             self.near, self.gap = self.graph.locate(points)
             generator = torch.Generator().manual_seed(seed)
             start = self._starts(_CALIBRATION, generator, "train")
-            self.offset = float(self._pick_goal(start, generator)[1].quantile(0.75))
+            advantage = self._pick_goal(start, generator)[1]
+            known = advantage[advantage > -_NO_PATH]
+            self.offset = float(known.quantile(0.75)) if len(known) else 0.0
 
     def _split(self, counts: Tensor, share: float, seed: int) -> dict[str, Tensor]:
         """State indices from which at least one plan state follows, by held-out episodes."""
@@ -158,6 +161,8 @@ class WindowSampler:
         here = self._steps(start[:, None].expand(shape), candidates)
         there = self._steps((start + steps)[:, None].expand(shape), candidates)
         advantage = here - steps[:, None] - there - self.offset
+        # a window teaches nothing about a goal out of reach
+        advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
         gumbel = -torch.empty(shape).exponential_(generator=generator).log()
         pick = (advantage.clamp(max=0) / data.advantage_temperature + gumbel).argmax(1)
         row = torch.arange(len(start))

@@ -41,7 +41,7 @@ class ResidualMLP(nn.Module):
         flat = horizon * dim
         self.shape = (horizon, dim)
         self.use_proposal = use_proposal
-        self.enter = nn.Linear(flat * (1 + use_proposal), width)
+        self.enter = nn.Linear(flat * (1 + use_proposal) + features, width)
         # One product gives the shifts of all blocks.
         self.shifts = nn.Linear(features, depth * width)
         self.blocks = nn.ModuleList([ResidualBlock(width) for _ in range(depth)])
@@ -53,7 +53,8 @@ class ResidualMLP(nn.Module):
         """x [B, H, D], proposal [B, H, D] (None without `use_proposal`), features [B, F]."""
         if self.use_proposal and proposal is not None:
             x = torch.cat([x, proposal], dim=1)
-        h = self.enter(x.flatten(1))
+        # Features at the input as well: what they say about each other takes every block to use.
+        h = self.enter(torch.cat([x.flatten(1), features], dim=1))
         shifts = self.shifts(F.silu(features)).chunk(len(self.blocks), dim=-1)
         for block, shift in zip(self.blocks, shifts, strict=True):
             h = block(h, shift)

@@ -112,6 +112,39 @@ def test_the_default_unet_has_the_published_size() -> None:
     assert len(network.shrink) == len(network.grow) == 3
 
 
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_unet_s_skips_carry_the_input_past_the_levels_below(level: int) -> None:
+    network = build("unet", 8)
+    assert isinstance(network, TemporalUNet)
+    # nothing below `level` sees the input, and of the skips only this level's is kept
+    with torch.no_grad():
+        lower = network.middle if level == 2 else network.shrink[level]
+        for parameter in lower.parameters():
+            parameter.zero_()
+        if level == 2:
+            network.middle.first.skip = torch.nn.Conv1d(32, 32, 1, bias=False)
+            torch.nn.init.zeros_(network.middle.first.skip.weight)
+        features = normal(2, F)
+        change = network(normal(2, 8, D), normal(2, 8, D, seed=1), features) - network(
+            normal(2, 8, D, seed=2), normal(2, 8, D, seed=1), features
+        )
+    assert change.abs().max() > 1e-3
+
+
+def test_an_untrained_dit_block_is_the_identity() -> None:
+    """adaLN-zero: tokens do not mix and features do not act before training."""
+    torch.manual_seed(0)
+    network = DiT(H, D, F, use_proposal=False, **SMALL["dit"])
+    torch.nn.init.normal_(network.leave.weight)
+    x = normal(1, H, D)
+    other = x.clone()
+    other[:, 0] += 1.0
+    with torch.no_grad():
+        out, moved = network(x, None, normal(1, F)), network(other, None, normal(1, F, seed=1))
+    assert torch.equal(out[:, 1:], moved[:, 1:])
+    assert (out[:, 0] != moved[:, 0]).any()
+
+
 def test_sizes_that_do_not_divide_are_refused() -> None:
     with pytest.raises(DiffplanError, match="width 10 must be a multiple of heads=4"):
         DiT(H, D, F, width=10)

@@ -1,0 +1,42 @@
+"""Normalisers: the scale of every column, and the way back."""
+
+import pytest
+import torch
+
+from diffplan.data.normaliser import Normaliser
+
+
+def test_fitted_columns_have_mean_zero_and_unit_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(500, 3, generator=generator) * torch.tensor([0.1, 3.0, 50.0]) + 7
+    normaliser = Normaliser(3)
+    normaliser.fit(data)
+    z = normaliser(data)
+    torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std(0, unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(normaliser.inverse(z), data)
+
+
+def test_sums_do_not_lose_small_spreads_far_from_zero() -> None:
+    data = 1000 + 0.01 * torch.arange(4, dtype=torch.float32)[:, None].repeat(5000, 1)
+    normaliser = Normaliser(1)
+    normaliser.fit(data)
+    spread = data.double().std(unbiased=False)
+    assert float(normaliser.std) == pytest.approx(float(spread), rel=1e-5)
+
+
+def test_a_column_that_never_moves_keeps_its_units() -> None:
+    data = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    normaliser = Normaliser(2)
+    normaliser.fit(data)
+    assert normaliser.std.tolist() == [1.0, 1.0]
+    torch.testing.assert_close(normaliser(torch.tensor([3.0, 7.0])), torch.tensor([1.0, 2.0]))
+
+
+def test_the_scales_travel_with_the_weights() -> None:
+    fitted, fresh = Normaliser(2), Normaliser(2)
+    fitted.fit(torch.tensor([[1.0, -4.0], [5.0, 2.0]]))
+    fresh.load_state_dict(fitted.state_dict())
+    x = torch.tensor([[2.0, 3.0]])
+    assert torch.equal(fresh(x), fitted(x))
+    assert not list(fitted.parameters())

@@ -1,0 +1,124 @@
+"""The command line: overview, unknown words, one-line errors, training and the demo end to end."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from diffplan.scripts.cli import COMMANDS, main
+
+TINY = [
+    "--plan.horizon=4",
+    "--planning.keep=2",
+    "--proposer.width=16",
+    "--denoiser.width=16",
+    "--denoiser.features=16",
+    "--heads.width=16",
+    "--data.landmarks=20",
+    "--training.batch-size=8",
+]
+
+
+def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for words in COMMANDS:
+        assert f"  {' '.join(words)} " in out
+
+
+@pytest.mark.parametrize("words", list(COMMANDS), ids=" ".join)
+def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: diffplan {words[0]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["datasets"], "given 'nothing', expected one of: make, list, show"),
+        (["datasets", "mak"], "given 'mak'"),
+        (["train", "trajectory-difuser"], "unknown config 'trajectory-difuser'"),
+        (["train", "--dataset", "x"], "expected a config"),
+        (
+            ["train", "proposer-only", "--dataset", "no-such-data", "--out", "x"],
+            "no-such-data",
+        ),
+        (["evaluate", "no-such-run"], "no-such-run"),
+        (
+            ["train", "proposer-only", "--dataset", "x", "--out", "x", "--planning.keep", "99"],
+            "planning.keep is 99",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(
+    args: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("error: ")
+    assert expected in error[0]
+
+
+def test_make_train_resume_evaluate(
+    minari_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["datasets", "make", "pointmaze-umaze", "--steps", "3000", "--seed", "1"]) == 0
+    run = tmp_path / "run"
+    train = ["train", "trajectory-diffuser", "--dataset", "pointmaze-umaze", "--out", str(run)]
+    assert main([*train, "--steps", "6", "--checkpoint-every", "3", *TINY]) == 0
+    assert [p.name for p in sorted(run.glob("checkpoint-*"))] == [
+        "checkpoint-00000003",
+        "checkpoint-00000006",
+    ]
+    assert main([*train, "--steps", "8", *TINY]) == 2  # occupied
+    assert "--resume" in capsys.readouterr().err
+    assert main([*train, "--steps", "8", "--resume", *TINY]) == 0
+    assert (run / "checkpoint-00000008" / "training.safetensors").is_file()
+
+    results = tmp_path / "results.json"
+    evaluate = ["evaluate", str(run), "--episodes", "2", "--num-envs", "2", "--json", str(results)]
+    assert main([*evaluate, "--candidates", "2", "--start", "sdedit"]) == 0
+    data = json.loads(results.read_text())
+    assert data["episodes"] == 2
+    assert re.search(r"controller", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_demo_runs_and_resumes(
+    minari_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    demo = ["demo", "--maze", "umaze", "--dataset-steps", "3000", "--steps", "4"]
+    demo += ["--episodes", "2"]
+    for _ in range(2):  # the second time data and training are found finished
+        assert main(demo) == 0
+    out = capsys.readouterr().out
+    results = json.loads(Path("runs/demo/results.json").read_text())
+    expected = {
+        "success_rate",
+        "return_mean",
+        "return_ci95",
+        "episodes",
+        "decision_ms_median",
+        "train_seconds",
+        "controller_return_mean",
+        "shortest_path_return_mean",
+    }
+    assert expected <= results.keys()
+    named = re.findall(r"runs/demo/\S+\.(?:png|json)", out)
+    assert named
+    for path in named:
+        assert Path(path).is_file(), path
