@@ -143,7 +143,7 @@ class PlanningConfig:
 
     start: Literal["rddm", "sdedit", "published", "noise", "none"] = "rddm"
     """rddm: proposal plus scaled noise. sdedit: noised. published: raw. none: not refined."""
-    steps: int = 1
+    steps: int = 3
     """Reverse steps."""
     start_level: int | None = None
     """First noise level of sdedit (None: by the residual) and published (None: steps)."""
@@ -153,7 +153,7 @@ class PlanningConfig:
     """Noise of ddim steps; 1 is ancestral."""
     clip: float | None = 5.0
     """Bound on the predicted clean plan, in plan units; None: no bound."""
-    candidates: int = 1
+    candidates: int = 16
     """Plans per decision, K."""
     temperature: float = 0.5
     """Scale of the proposer's noise in candidates 2 to K; the first is always the mean."""
@@ -225,7 +225,7 @@ _COUNTS = {
 _SHARES = {
     "data": ("hindsight_share", "target_quantile"),
     "proposer": ("dropout",),
-    "denoiser": ("plain_share", "drop_state", "drop_goal", "drop_returns"),
+    "denoiser": ("drop_state", "drop_goal", "drop_returns"),
     "planning": ("eta",),
     "training": ("ema",),
 }
@@ -250,6 +250,7 @@ def _check(config: Config) -> None:
         (_SHARES, lambda value: 0 <= value <= 1, "a number in [0, 1]"),
         (_POSITIVE, lambda value: value > 0, "a number above 0"),
         (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
+        ({"denoiser": ("plain_share",)}, lambda value: 0 <= value < 1, "a number in [0, 1)"),
         ({"data": ("discount",)}, lambda value: 0 < value <= 1, "a number in (0, 1]"),
         ({"heads": ("expectile",)}, lambda value: 0 < value < 1, "a number in (0, 1)"),
         ({"training": ("held_out",)}, lambda value: 0 < value < 1, "a share in (0, 1)"),

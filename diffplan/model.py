@@ -294,7 +294,7 @@ class PlannerModel(nn.Module):
         main = len(rows[0][0])
         is_plain = torch.arange(len(x0), device=x0.device) >= main
         x_hat: Tensor | None = None
-        if proposed is not None and options.use_proposal:
+        if proposed is not None and (options.use_proposal or options.process == "rddm"):
             x_hat = self.to_plan(self.states(windows.states[:, 0]), proposed)
             x_hat = torch.cat([x_hat.repeat_interleave(options.draws, 0), x0[main:]])
 

@@ -1,6 +1,6 @@
 """`diffplan demo`: the main job once, on data made here: make, train, evaluate, draw.
 
-diffplan demo                        # PointMaze-Medium, about 7 minutes on two cores
+diffplan demo                        # PointMaze-Medium, about 6 minutes on two cores
 diffplan demo --maze large --steps 10000 --out runs/large
 """
 
@@ -21,7 +21,7 @@ class Demo:
     """Which maze."""
     dataset_steps: int = 200_000
     """Environment steps of data (seed 0)."""
-    steps: int = 6000
+    steps: int = 4000
     """Joint training updates."""
     episodes: int = 100
     """Evaluation episodes of each policy."""
@@ -73,7 +73,7 @@ Look at
 Try next
   diffplan evaluate {out} --start none                the proposal alone, not optimised
   diffplan evaluate {out} --start noise --steps 10    diffusion without a proposal
-  diffplan evaluate {out} --candidates 8 --video      eight candidates, and a video
+  diffplan evaluate {out} --candidates 1 --video      one candidate, and a video
   diffplan compare {out}                              all ways of planning in one table
   diffplan demo --maze large --out runs/large --steps 10000
 (the command is .venv/bin/diffplan unless the environment is active)"""

@@ -121,7 +121,7 @@ def test_planning_settings_can_be_replaced() -> None:
         ("denoiser.levels", 0, "at least 1"),
         ("denoiser.draws", 0, "at least 1"),
         ("denoiser.kappa", -1.0, "at least 0"),
-        ("denoiser.plain_share", 1.5, "[0, 1]"),
+        ("denoiser.plain_share", 1.0, "[0, 1)"),
         ("denoiser.drop_goal", -0.5, "[0, 1]"),
         ("denoiser.prediction", "eps", "x0 with process rddm"),
         ("denoiser.prediction", "v", "x0 with process rddm"),
@@ -221,5 +221,4 @@ def test_every_config_plans(
     assert torch.equal(plan.states[:, 0], context.state)
     assert (model.proposer is None) == (name == "from-noise")
     assert (model.denoiser is None) == (name == "proposer-only")
-    default = get_config(name).proposer.kind != "one-shot"
-    assert default, "the named configurations are autoregressive"
+    assert model.proposer is None or model.proposer.autoregressive

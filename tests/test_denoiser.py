@@ -244,6 +244,13 @@ def test_the_table_of_time_features_is_the_uncached_result() -> None:
     assert torch.cdist(table, table).fill_diagonal_(1).min() > 1e-2
 
 
+def test_neighbouring_levels_of_a_long_chain_are_told_apart() -> None:
+    denoiser, seen = build(), []
+    denoiser.time.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    denoiser.time_table((0.05, 0.06))
+    assert (seen[0][0] - seen[0][1]).norm() > 1.0
+
+
 @pytest.mark.parametrize("proposed", [True, False])
 def test_a_pair_is_two_denoisers_in_one_forward(proposed: bool) -> None:
     denoiser, grid, x = build().to(DOUBLE), (5, 2, 0), normal(B, H, D).double()

@@ -14,8 +14,8 @@ from diffplan.nn.embeddings import mlp
 class Cache:
     """Keys and values of every layer, each [B, heads, length, width / heads].
 
-    `step` and `prefill` write into these tensors: the cache passed in is consumed, go on with the
-    one returned. Entries at and after the current position are never read.
+    `step` writes into these tensors: the cache passed in is consumed, go on with the one returned.
+    Entries at and after the current position are never read.
     """
 
     keys: tuple[Tensor, ...]
@@ -38,10 +38,10 @@ class CausalBlock(nn.Module):
     def forward(
         self, h: Tensor, past: tuple[Tensor, Tensor] | None = None, position: int = 0
     ) -> Tensor:
-        """h [B, L, width] at positions `position` ... -> [B, L, width].
+        """h [B, L, width] -> [B, L, width].
 
-        past: keys and values [B, heads, length, dh] to write to and read from. L is 1 or the tokens
-        start at position 0.
+        past: keys and values [B, heads, length, dh] to write to and read from; L is then 1 and
+        `position` the token's place.
         """
         qkv = self.qkv(self.attention_norm(h)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -64,7 +64,7 @@ class CausalBlock(nn.Module):
 class CausalTransformer(nn.Module):
     """Pre-norm causal transformer (Vaswani et al. 2017) with learned positions.
 
-    `forward` sees whole sequences; `prefill` and `step` give the same features token by token.
+    `forward` sees whole sequences; `step` gives the same features token by token.
     """
 
     def __init__(
@@ -125,27 +125,18 @@ class CausalTransformer(nn.Module):
 
         return Cache(buffers(), buffers())
 
-    def prefill(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """tokens [B, L, input_dim] at positions 0 ... L - 1 -> features [B, L, width], cache."""
-        return self._cached(tokens, cache, 0)
-
     def step(self, token: Tensor, cache: Cache, position: int) -> tuple[Tensor, Cache]:
         """token [B, input_dim] at `position` -> feature [B, width], cache.
 
         Positions 0 ... position - 1 must have been written before.
         """
-        features, cache = self._cached(token.unsqueeze(1), cache, position)
-        return features.squeeze(1), cache
-
-    def _cached(self, tokens: Tensor, cache: Cache, position: int) -> tuple[Tensor, Cache]:
-        end = position + tokens.shape[1]
         length = cache.keys[0].shape[2]
-        if end > length:
-            raise DiffplanError(f"a cache of {length} tokens cannot hold {end}")
-        h = self.enter(tokens) + self.position[position:end]
+        if position >= length:
+            raise DiffplanError(f"a cache of {length} tokens cannot hold {position + 1}")
+        h = (self.enter(token) + self.position[position]).unsqueeze(1)
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             h = block(h, (keys, values), position)
-        return self.norm(h), cache
+        return self.norm(h).squeeze(1), cache
 
     def _check(self, length: int) -> None:
         if length > self.max_length:

@@ -21,20 +21,21 @@ def build(dropout: float = 0.0) -> CausalTransformer:
     return CausalTransformer(INPUT, WIDTH, 2, 2, 32, dropout, max_length=10).eval()
 
 
-@pytest.mark.parametrize("prefix", [0, 1, 3, L])
-def test_cached_steps_are_the_uncached_forward(prefix: int) -> None:
+def stepped(network: CausalTransformer, tokens: Tensor, cache: Cache) -> Tensor:
+    features = []
+    for position in range(tokens.shape[1]):
+        feature, cache = network.step(tokens[:, position], cache, position)
+        features.append(feature)
+    return torch.stack(features, dim=1)
+
+
+@pytest.mark.parametrize("length", [L, 10])
+def test_cached_steps_are_the_uncached_forward(length: int) -> None:
     network, tokens = build(), normal(B, L, INPUT)
     with torch.no_grad():
         expected = network(tokens)
-        cache = network.init_cache(B, L)
-        features = []
-        if prefix:
-            first, cache = network.prefill(tokens[:, :prefix], cache)
-            features += list(first.unbind(1))
-        for position in range(prefix, L):
-            feature, cache = network.step(tokens[:, position], cache, position)
-            features.append(feature)
-    torch.testing.assert_close(torch.stack(features, dim=1), expected, rtol=1e-4, atol=1e-5)
+        actual = stepped(network, tokens, network.init_cache(B, length))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @given(position=st.integers(1, L - 1))
@@ -62,9 +63,7 @@ def test_a_row_sees_itself_alone_with_and_without_cache() -> None:
     other[2] = 50.0 * normal(L, INPUT, seed=1)
 
     def run(tokens: Tensor) -> list[Tensor]:
-        first, cache = network.prefill(tokens[:, :-1], network.init_cache(B))
-        last, _ = network.step(tokens[:, -1], cache, L - 1)
-        return [network(tokens), first, last]
+        return [network(tokens), stepped(network, tokens, network.init_cache(B))]
 
     with torch.no_grad():
         for before, after in zip(run(tokens), run(other), strict=True):
@@ -75,13 +74,12 @@ def test_a_row_sees_itself_alone_with_and_without_cache() -> None:
 def test_entries_at_and_after_the_position_are_never_read() -> None:
     network, tokens = build(), normal(B, L, INPUT)
     with torch.no_grad():
-        expected, _ = network.prefill(tokens, network.init_cache(B, L))
+        expected = network(tokens)
         cache = network.init_cache(B, L)
         for tensor in (*cache.keys, *cache.values):
             tensor.fill_(float("nan"))
-        for position in range(L):
-            feature, cache = network.step(tokens[:, position], cache, position)
-            torch.testing.assert_close(feature, expected[:, position], rtol=1e-4, atol=1e-5)
+        actual = stepped(network, tokens, cache)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_cache_has_the_shape_and_type_asked_for() -> None:
