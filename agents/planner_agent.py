@@ -67,10 +67,11 @@ class PlannerAgent:
         *,
         config_name: str,
         train_seconds: float | None = None,
+        updates: int = 0,
         seed: int = 0,
         **planning: Any,
     ) -> None:
-        """planning: settings of `PlanningConfig` that replace the model's own, e.g. steps=3."""
+        """updates: training updates behind the model. planning: settings of `PlanningConfig` that replace the model's own, e.g. steps=3."""
         settings = replace_planning(model.config, **planning).planning
         if settings.start == "sdedit" and settings.start_level is None:
             level = matching_level(model, settings.steps)
@@ -78,6 +79,7 @@ class PlannerAgent:
         self.model = model
         self.layout, self.info = layout, info
         self.config_name, self.train_seconds = config_name, train_seconds
+        self.updates = updates
         self.settings: PlanningConfig = settings
         self.stride = model.config.plan.stride
         self.horizon = model.config.plan.horizon
@@ -306,6 +308,7 @@ def load_agent(
         header.info,
         config_name=header.config.name,
         train_seconds=header.seconds,
+        updates=header.step,
         seed=seed,
         **planning,
     )

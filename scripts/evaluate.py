@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from diffplan.errors import DiffplanError
 
-_RunsOwn = Annotated[
-    int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the run's own)")
-]
+_OWN = tyro.conf.arg(help_behavior_hint="(default: the run's own)")
+
+
+@dataclass(frozen=True)
+class PlanningOptions:
+    """How to plan, where it should differ from the run's own configuration."""
+
+    start: Annotated[Literal["rddm", "sdedit", "published", "noise", "none"] | None, _OWN] = None
+    """rddm: proposal plus scaled noise. sdedit: noised. published: raw. none: not refined."""
+    steps: Annotated[int | None, _OWN] = None
+    """Reverse steps."""
+    start_level: Annotated[int | None, _OWN] = None
+    """First noise level of the sdedit and published starts."""
+    sampler: Annotated[Literal["ddim", "ancestral"] | None, _OWN] = None
+    """Reverse step."""
+    eta: Annotated[float | None, _OWN] = None
+    """Noise of ddim steps; 1 is ancestral."""
+    guidance_weight: Annotated[float | None, _OWN] = None
+    """Classifier-free guidance; 1 is conditional."""
+    candidates: Annotated[int | None, _OWN] = None
+    """Plans per decision, K."""
+    temperature: Annotated[float | None, _OWN] = None
+    """Scale of the proposer's noise in candidates 2 to K."""
+    select: Annotated[Literal["value", "softmax", "first"] | None, _OWN] = None
+    """How one candidate is chosen."""
+    keep: Annotated[int | None, _OWN] = None
+    """Strides a plan is followed before the next one is made."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, for `load_agent`."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -43,12 +72,7 @@ class Evaluate:
     """PyTorch threads; networks of the default size gain nothing from more."""
     checkpoint: str = "last"
     """Which checkpoint of the run."""
-    replan_every: _RunsOwn = None
-    """Strides for which a plan is kept."""
-    candidates: _RunsOwn = None
-    """Candidates per plan."""
-    steps: _RunsOwn = None
-    """Refinement steps per plan."""
+    planning: Annotated[PlanningOptions, tyro.conf.arg(name="")] = PlanningOptions()
     env: Annotated[
         str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="(default: the dataset's own)")
     ] = None
@@ -70,21 +94,13 @@ class Evaluate:
 
         return evaluate(self)
 
-    @property
-    def overrides(self) -> dict[str, int]:
-        """The planner's settings that were given, for `load_agent`."""
-        given = {name: getattr(self, name) for name in ("replan_every", "candidates", "steps")}
-        return {name: value for name, value in given.items() if value is not None}
-
     def _check(self) -> None:
-        for name in ("episodes", "num_envs", "threads", "replan_every", "candidates"):
+        for name in ("episodes", "num_envs", "threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value < 1:
                 raise DiffplanError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        for name in ("seed", "steps"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise DiffplanError(f"--{name} must not be negative, got {value}")
+        if self.seed < 0:
+            raise DiffplanError(f"--seed must not be negative, got {self.seed}")
         if not self.folder.is_dir():
             raise DiffplanError(
                 f"{self.folder} is no folder; give one that `diffplan train --out` wrote"

@@ -47,7 +47,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
             options.folder,
             checkpoint=options.checkpoint,
             device=options.device,
-            **options.overrides,
+            **options.planning.given,
         )
         check_writable(target, "results file")
         if options.pictures or options.video:
@@ -145,7 +145,8 @@ def _results(
         "random_return_mean": policies.get("random", none).get("return_mean"),
         "config": agent.config_name,
         "checkpoint": options.checkpoint,
-        "overrides": options.overrides,
+        "planning": agent.planning,
+        "overrides": options.planning.given,
         "dataset": info.id,
         "env_id": info.env_id,
         "seed": options.seed,

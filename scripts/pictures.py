@@ -196,6 +196,36 @@ def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
         _write(figure, path)
 
 
+def keep_sweep(
+    path: Path, sweeps: Mapping[str, Mapping[str, Sequence[float]]], stride: int
+) -> None:
+    """Write return against plan-keeping interval, one panel for each way of planning.
+
+    sweeps: name -> {strides kept: (mean, low, high)} on the tuning seeds.
+    """
+    with style():
+        columns = 4
+        rows = -(-len(sweeps) // columns)
+        figure = Figure(figsize=(11, 2.4 * rows + 0.4), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+        for axes, (name, sweep) in zip(panels, sweeps.items(), strict=False):
+            keeps = sorted(sweep, key=int)
+            mean, low, high = np.array([sweep[keep] for keep in keeps], float).T
+            steps = [int(keep) * stride for keep in keeps]
+            axes.errorbar(steps, mean, [mean - low, high - mean], color=PLAN, marker="o", capsize=3)
+            best = int(mean.argmax())
+            axes.plot(steps[best], mean[best], "o", color=START, markersize=10, zorder=3)
+            axes.set_title(name, fontsize=10)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(steps, [str(step) for step in steps])
+            axes.grid(alpha=0.3)
+        for axes in list(panels):
+            axes.set_visible(False)
+        figure.supxlabel("environment steps a plan is kept (large dot: chosen)", fontsize=10)
+        figure.supylabel("return on the tuning seeds", fontsize=10)
+        _write(figure, path)
+
+
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Curves of a metrics.jsonl: name -> (steps [n], values [n]) for loss/... and error/... names.
 

@@ -145,11 +145,19 @@ _SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., Config]:
-    """Makes a named configuration with small sizes: tiny_config(name, {"plan.stride": 1})."""
+    """Makes a named configuration with small sizes: tiny_config(name, {"plan.stride": 1}).
+
+    One candidate and one step, whatever the defaults, where the configuration stands for no paper.
+    """
 
     def make(name: str = "trajectory-diffuser", changes: dict[str, Any] | None = None) -> Config:
         config = get_config(name)
-        values = {**_SMALL, "planning.keep": min(3, config.planning.keep), **(changes or {})}
+        values = {**_SMALL, "planning.keep": min(3, config.planning.keep)}
+        if name != "trajectory-diffuser-published":
+            values["planning.candidates"] = 1
+        if name == "trajectory-diffuser":
+            values["planning.steps"] = 1
+        values.update(changes or {})
         groups: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
             group, _, option = key.partition(".")

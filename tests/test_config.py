@@ -193,7 +193,9 @@ def test_every_config_plans(
     tiny_episodes: Episodes,
     tiny_goal_episodes: Episodes,
 ) -> None:
-    config = tiny_config(name)
+    tuned = get_config(name).planning
+    counts = {"planning.steps": tuned.steps, "planning.candidates": tuned.candidates}
+    config = tiny_config(name, counts)
     episodes = tiny_goal_episodes if kind == "goals" else tiny_episodes
     model: PlannerModel = tiny_model(config, episodes)
     planning, dim, rows = config.planning, episodes.states.shape[1], model.rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -33,6 +33,7 @@ class StubPlanner:
     stride = 2
     config_name = "stub"
     train_seconds = 12.5
+    planning: ClassVar[dict[str, Any]] = {"keep": KEEP}
 
     def __init__(self, info: DatasetInfo, layout: ObservationLayout) -> None:
         self.info, self.layout = info, layout

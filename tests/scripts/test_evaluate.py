@@ -14,7 +14,7 @@ from diffplan.envs.environments import evaluation_env_factory
 from diffplan.envs.rollout import rollout
 from diffplan.errors import DiffplanError
 from diffplan.scripts import evaluation
-from diffplan.scripts.evaluate import Evaluate
+from diffplan.scripts.evaluate import Evaluate, PlanningOptions
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -96,13 +96,14 @@ def test_overrides_reach_the_agent_and_baselines_and_pictures_can_be_left_out(
     given = loads(maze_agent)
     target = tmp_path / "elsewhere" / "x.json"
     Evaluate(
-        run_folder, episodes=2, num_envs=2, json=target, replan_every=3, candidates=4, steps=0,
+        run_folder, episodes=2, num_envs=2, json=target,
+        planning=PlanningOptions(keep=3, candidates=4, steps=0),
         checkpoint="best", baselines=False, pictures=False,
     ).run()  # fmt: skip
-    assert given["replan_every"] == 3 and given["candidates"] == 4 and given["steps"] == 0
+    assert given["keep"] == 3 and given["candidates"] == 4 and given["steps"] == 0
     assert given["checkpoint"] == "best"
     results = json.loads(target.read_text())
-    assert results["overrides"] == {"replan_every": 3, "candidates": 4, "steps": 0}
+    assert results["overrides"] == {"keep": 3, "candidates": 4, "steps": 0}
     assert results["controller_return_mean"] is None and list(results["policies"]) == ["planner"]
     assert sorted(path.name for path in run_folder.iterdir()) == ["metrics.jsonl"]
 

@@ -1,0 +1,168 @@
+"""Tables in docs/*.md from the JSON files beside them.
+
+    python -m diffplan.scripts.tables            # rewrite the tables
+    python -m diffplan.scripts.tables --check    # exit with 1 if one is out of date
+
+A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from diffplan.errors import DiffplanError
+
+_BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    align = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *rows))
+
+
+def _interval(mean: float, bounds: list[float] | None, digits: int = 1, sign: str = "") -> str:
+    text = f"{mean:{sign}.{digits}f}"
+    if bounds and None not in bounds:
+        text += f" [{bounds[0]:{sign}.{digits}f}, {bounds[1]:{sign}.{digits}f}]"
+    return text
+
+
+def _percent(row: dict[str, Any]) -> str:
+    if row["success_rate"] is None:
+        return "–"
+    low, high = row["success_ci95"]
+    return f"{100 * row['success_rate']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _machine(data: dict[str, Any]) -> str:
+    found = data["machine"]
+    return (
+        f"{found['cpu']}, {found['threads']} thread, PyTorch {found['versions']['torch']}, "
+        f"MuJoCo {found['versions']['mujoco']}"
+    )
+
+
+def compare_table(data: dict[str, Any]) -> str:
+    """The table of `diffplan compare`."""
+    header = ["planning", "keep", "return [95 % CI]", "against proposer only", "success [95 % CI]"]
+    header += ["ms per decision (mean)", "ms per plan"]
+    rows = []
+    for name, row in data["rows"].items():
+        difference = row["difference"]
+        rows.append(
+            [
+                name,
+                str(row["keep"] or "–"),
+                _interval(row["return_mean"], row["return_ci95"]),
+                "–" if difference is None else _interval(difference[0], difference[1:], 1, "+"),
+                _percent(row),
+                _milliseconds(row.get("decision_ms_mean")),
+                _milliseconds(row.get("replan_ms_median")),
+            ]
+        )
+    details = data["dataset_details"]
+    return (
+        f"{data['config']}, {data['updates']} updates ({data['train_seconds']:.0f} s) on "
+        f"{data['dataset']} ({details.get('steps', '?')} steps, seed {details.get('seed', '?')}, "
+        f"{details.get('path_rule', '?')} paths); {data['env_id']}, {data['episodes']} episodes, "
+        f"seeds {data['seed']} to {data['seed'] + data['episodes'] - 1}; one training seed.\n\n"
+        f"{_markdown(header, rows)}\n\n{data['protocol']}\n\n"
+        f"Command: `{data['command']}`. Machine: {_machine(data)}."
+    )
+
+
+def results_table(data: dict[str, Any]) -> str:
+    """The table of `diffplan evaluate`."""
+    header = ["policy", "return [95 % CI]", "success [95 % CI]", "n", "ms per decision"]
+    rows = [
+        [
+            name.replace("_", " "),
+            _interval(row["return_mean"], row["return_ci95"]),
+            _percent(row),
+            str(row["episodes"]),
+            _milliseconds(row.get("decision_ms_median")),
+        ]
+        for name, row in data["policies"].items()
+    ]
+    return (
+        f"{data['config']} on {data['dataset']}, trained in {data['train_seconds']:.0f} s; "
+        f"{data['env_id']}, seeds {data['seed']} to {data['seed'] + data['episodes'] - 1}; one "
+        f"training seed.\n\n{_markdown(header, rows)}\n\n{data['protocol']}\n\n"
+        f"Machine: {_machine(data)}."
+    )
+
+
+def counts_table(data: dict[str, Any]) -> str:
+    """The table of `diffplan pointmaze-counts`."""
+    rows = [
+        [
+            name,
+            f"{row['episodes']:,}",
+            f"{row['published']:,}" if row["published"] else "–",
+            f"{100 * (row['episodes'] / row['published'] - 1):+.1f} %" if row["published"] else "–",
+        ]
+        for name, row in data["mazes"].items()
+    ]
+    table = _markdown(["maze", "episodes in 1M steps", "published", "difference"], rows)
+    return f"{table}\n\nCommand: `{data['command']}`."
+
+
+def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+    if "rows" in data:
+        return compare_table
+    return results_table if "policies" in data else counts_table
+
+
+def update(folder: Path, *, check: bool = False) -> list[Path]:
+    """Rewrite the tables of all pages in a folder; returns the pages that changed (or would)."""
+    changed = []
+    for page in sorted(folder.glob("*.md")):
+
+        def fill(match: re.Match[str], page: Path = page) -> str:
+            source = page.parent / match[2]
+            if not source.is_file():
+                raise DiffplanError(f"{page} takes a table from {source}, which does not exist")
+            data = json.loads(source.read_text())
+            return f"{match[1]}\n{_kind(data)(data)}\n\n{match[3]}"
+
+        before = page.read_text()
+        after = _BLOCK.sub(fill, before)
+        if after != before:
+            changed.append(page)
+            if not check:
+                page.write_text(after)
+    return changed
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Write the tables of the documentation from the JSON files beside it."""
+
+    check: bool = False
+    """Write nothing; exit with 1 if a table is out of date."""
+    folder: Path = Path("docs")
+    """Where the pages are."""
+
+    def run(self) -> None:
+        """Rewrite or check."""
+        changed = update(self.folder, check=self.check)
+        for page in changed:
+            print(f"{'out of date' if self.check else 'wrote'}: {page}")
+        if self.check and changed:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    tyro.cli(Tables).run()
