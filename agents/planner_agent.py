@@ -71,7 +71,11 @@ class PlannerAgent:
         seed: int = 0,
         **planning: Any,
     ) -> None:
-        """updates: training updates behind the model. planning: settings of `PlanningConfig` that replace the model's own, e.g. steps=3."""
+        """Set up the agent; nothing changes afterwards.
+
+        train_seconds, updates: what the training took, for reports. planning: settings of
+        `PlanningConfig` that replace the model's own, e.g. steps=3.
+        """
         settings = replace_planning(model.config, **planning).planning
         if settings.start == "sdedit" and settings.start_level is None:
             level = matching_level(model, settings.steps)
@@ -180,7 +184,7 @@ class PlannerAgent:
 
     def _blank(self, rows: int) -> AgentState:
         zeros = np.zeros(rows, np.int64)
-        k, length, dim = self.settings.candidates, self.horizon + 1, self.layout.state_dim
+        k, length, dim = self.settings.k, self.horizon + 1, self.layout.state_dim
         many = np.zeros((rows, k, length, dim), np.float32)
         values = np.zeros((rows, k), np.float32)
         plan = PlanView(many, many, values, zeros, many[:, 0])
@@ -191,7 +195,7 @@ class PlannerAgent:
     ) -> Noise:
         """Random numbers of each row from its own seed and its plan's number."""
         model, settings = self.model, self.settings
-        k, dim, rows = settings.candidates, self.layout.state_dim, model.rows
+        k, dim, rows = settings.k, self.layout.state_dim, model.rows
         random_steps = settings.sampler == "ancestral" or settings.eta > 0
         sizes = (
             k * self.horizon * (dim + 1) if k > 1 else 0,

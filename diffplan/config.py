@@ -153,8 +153,8 @@ class PlanningConfig:
     """Noise of ddim steps; 1 is ancestral."""
     clip: float | None = 5.0
     """Bound on the predicted clean plan, in plan units; None: no bound."""
-    candidates: int = 16
-    """Plans per decision, K."""
+    candidates: int | None = None
+    """Plans per decision, K. None: 16 with a goal, 1 without, where the value ranks less well."""
     temperature: float = 0.5
     """Scale of the proposer's noise in candidates 2 to K; the first is always the mean."""
     select: Literal["value", "softmax", "first"] = "value"
@@ -163,6 +163,12 @@ class PlanningConfig:
     """Classifier-free guidance in the convention eps_u + w (eps_c - eps_u); 1 is conditional."""
     keep: int = 8
     """Strides a plan is followed before the next one is made."""
+
+    @property
+    def k(self) -> int:
+        """Plans per decision of a model's own settings, where None has been settled."""
+        assert self.candidates is not None
+        return self.candidates
 
 
 @dataclass(frozen=True)
@@ -258,7 +264,8 @@ def _check(config: Config) -> None:
     for names, fits, expected in ranges:
         for section, keys in names.items():
             for key in keys:
-                require(fits(getattr(getattr(config, section), key)), f"{section}.{key}", expected)
+                value = getattr(getattr(config, section), key)
+                require(value is None or fits(value), f"{section}.{key}", expected)
     require(
         not (data.discount == 1 and data.relabel == "stitched"),
         "data.discount",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffplan.config import Config
+from diffplan.config import Config, replace_planning
 from diffplan.data.normaliser import Normaliser
 from diffplan.data.windows import Transitions, Valued, Windows, WindowSampler
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
@@ -25,6 +25,7 @@ _SCHEDULES: dict[str, Callable[[int], tuple[float, ...]]] = {
     "vp": betas_vp,
 }
 _FIT_WINDOWS = 8192
+_CANDIDATES = 16  # plans per decision where there is a goal
 _SMALLEST_SCALE = 1e-3
 
 
@@ -75,6 +76,8 @@ class PlannerModel(nn.Module):
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
         super().__init__()
+        if config.planning.candidates is None:
+            config = replace_planning(config, candidates=_CANDIDATES if spec.goal_dim else 1)
         self.spec, self.config = spec, config
         plan, options = config.plan, config.denoiser
         self.absolute = plan.space == "absolute"

@@ -74,7 +74,7 @@ def make_plan(
 
     Decoding, the fourth stage, happens at every environment step: `decode`.
     """
-    rows, k = context.state.shape[0], settings.candidates
+    rows, k = context.state.shape[0], settings.k
     context = _repeat(context, k)
     start = context.state
     proposal = propose(model, context, noise.propose.flatten(0, 1), settings)
@@ -109,8 +109,8 @@ def propose(
         )
     returns = context.returns if model.use_returns else None
     scaled: Tensor | None = None
-    if settings.candidates > 1 and settings.temperature > 0:
-        k = settings.candidates
+    k = settings.k
+    if k > 1 and settings.temperature > 0:
         keep_mean = torch.arange(len(noise), device=noise.device).remainder(k).ne(0)
         scaled = noise * (settings.temperature * keep_mean[:, None, None])
     return model.proposer.propose(context.state, context.goal, returns, scaled)

@@ -110,8 +110,10 @@ def counts_table(data: dict[str, Any]) -> str:
         [
             name,
             f"{row['episodes']:,}",
-            f"{row['published']:,}" if row["published"] else "–",
-            f"{100 * (row['episodes'] / row['published'] - 1):+.1f} %" if row["published"] else "–",
+            f"{row['published']:,.0f}" if row.get("published") else "–",
+            f"{100 * (row['episodes'] / row['published'] - 1):+.1f} %"
+            if row.get("published")
+            else "–",
         ]
         for name, row in data["mazes"].items()
     ]

@@ -198,13 +198,13 @@ def test_every_config_plans(
     config = tiny_config(name, counts)
     episodes = tiny_goal_episodes if kind == "goals" else tiny_episodes
     model: PlannerModel = tiny_model(config, episodes)
-    planning, dim, rows = config.planning, episodes.states.shape[1], model.rows
+    planning, dim, rows = model.config.planning, episodes.states.shape[1], model.rows
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    k, horizon = planning.candidates, config.plan.horizon
+    k, horizon = planning.k, config.plan.horizon
     context = Context(
         normal(2, dim),
         normal(2, 2) if kind == "goals" else None,

@@ -1,6 +1,5 @@
 """Normalisers: the scale of every column, and the way back."""
 
-import pytest
 import torch
 
 from diffplan.data.normaliser import Normaliser
@@ -15,14 +14,6 @@ def test_fitted_columns_have_mean_zero_and_unit_size() -> None:
     torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(z.std(0, unbiased=False), torch.ones(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(normaliser.inverse(z), data)
-
-
-def test_sums_do_not_lose_small_spreads_far_from_zero() -> None:
-    data = 1000 + 0.01 * torch.arange(4, dtype=torch.float32)[:, None].repeat(5000, 1)
-    normaliser = Normaliser(1)
-    normaliser.fit(data)
-    spread = data.double().std(unbiased=False)
-    assert float(normaliser.std) == pytest.approx(float(spread), rel=1e-5)
 
 
 def test_a_column_that_never_moves_keeps_its_units() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from diffplan.scripts import compare
 from diffplan.scripts.cli import COMMANDS, main
 
 TINY = [
@@ -69,8 +70,11 @@ def test_a_mistake_is_one_line(
     assert expected in error[0]
 
 
-def test_make_train_resume_evaluate(
-    minari_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_make_train_resume_evaluate_compare(
+    minari_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert main(["datasets", "make", "pointmaze-umaze", "--steps", "3000", "--seed", "1"]) == 0
     run = tmp_path / "run"
@@ -90,7 +94,33 @@ def test_make_train_resume_evaluate(
     assert main([*evaluate, "--candidates", "2", "--start", "sdedit"]) == 0
     data = json.loads(results.read_text())
     assert data["episodes"] == 2
+    assert data["overrides"] == {"candidates": 2, "start": "sdedit"}
     assert re.search(r"controller", capsys.readouterr().out)
+
+    rows = {name: compare.ROWS[name] for name in ("proposer only", "from noise, 10 steps")}
+    monkeypatch.setattr(compare, "ROWS", rows)
+    monkeypatch.setattr(compare, "KEEPS", (2, 16))
+    table = tmp_path / "compare.json"
+    comparison = ["compare", str(run), "--episodes", "2", "--tune-episodes", "1"]
+    comparison += ["--json", str(table)]
+    assert main(comparison) == 0
+    first = json.loads(table.read_text())
+    assert list(first["rows"])[:2] == list(rows)
+    row = first["rows"]["from noise, 10 steps"]
+    assert set(row["tuning"]) == {"2", "4"}  # capped by the horizon
+    best = max(row["tuning"], key=lambda keep: row["tuning"][keep][0])
+    assert row["keep"] == int(best)
+    base = first["rows"]["proposer only"]["returns"]
+    paired = sum(a - b for a, b in zip(row["returns"], base, strict=True)) / 2
+    assert row["difference"][0] == pytest.approx(paired)
+    assert table.with_suffix(".png").is_file()
+
+    # Finished rows are not run again.
+    monkeypatch.setattr(compare, "_row", lambda *_: pytest.fail("a finished row ran again"))
+    assert main(comparison) == 0
+    assert json.loads(table.read_text())["rows"] == first["rows"]
+    assert main([*comparison, "--tune-seed", "1001"]) == 2
+    assert "overlap" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -161,7 +161,6 @@ def test_one_episode_has_no_interval_and_json_stays_valid(maze_agent, loads, run
     [
         ({"episodes": 0}, "--episodes must be at least 1, got 0"),
         ({"num_envs": -2}, "--num-envs must be at least 1, got -2"),
-        ({"candidates": 0}, "--candidates must be at least 1"),
         ({"seed": -1}, "--seed must not be negative"),
         ({"env": "Hoper-v5"}, "Gymnasium knows no environment Hoper-v5"),
     ],
