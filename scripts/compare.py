@@ -117,6 +117,7 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
         write_json(target, {**report, "rows": rows})
     rows |= {n: r for n, r in _baselines(options, agent).items() if n not in rows}
     _differences(rows)
+    _time(options, rows)
     report["rows"] = rows
     write_json(target, report)
     picture = target.with_suffix(".png")
@@ -156,7 +157,7 @@ def _row(options: Compare, name: str, settings: dict[str, Any]) -> dict[str, Any
     """Tune the plan-keeping interval of one way of planning, then evaluate it."""
     from diffplan.agents import load_agent
     from diffplan.envs.environments import evaluation_env_factory
-    from diffplan.envs.rollout import rollout, time_decisions
+    from diffplan.envs.rollout import rollout
     from diffplan.scripts.results import Score
     from diffplan.statistics import bootstrap_mean
 
@@ -186,9 +187,23 @@ def _row(options: Compare, name: str, settings: dict[str, Any]) -> dict[str, Any
         seed=options.seed,
         description=name,
     )
-    times = time_decisions(agent, factory, seed=options.seed)
-    summary = Score.of(name, result, times).summary(None)
-    return {**summary, "keep": keep, "tuning": tuning, "planning": agent.planning}
+    score = Score(name, result.returns, result.lengths, result.success)
+    return {**score.summary(None), "keep": keep, "tuning": tuning, "planning": agent.planning}
+
+
+def _time(options: Compare, rows: dict[str, Any]) -> None:
+    """Time all ways of planning one after the other, so that a busy machine favours none."""
+    from diffplan.agents import load_agent
+    from diffplan.envs.environments import evaluation_env_factory
+    from diffplan.envs.rollout import time_decisions
+    from diffplan.scripts.results import decision_times
+
+    for row in rows.values():
+        if row["tuning"] is None:
+            continue
+        agent = load_agent(options.folder, device=options.device, **row["planning"])
+        factory = evaluation_env_factory(agent.info)
+        row |= decision_times(time_decisions(agent, factory, seed=options.seed))
 
 
 def _baselines(options: Compare, agent: Any) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from diffplan.data.episodes import Episodes
-from diffplan.data.windows import WindowSampler
+from diffplan.data.windows import Windows, WindowSampler
 from diffplan.model import Batch, PlannerModel
 from diffplan.proposer import Proposal
 
@@ -63,6 +64,17 @@ def test_fitted_plans_have_unit_size(data: Episodes, tiny_config: Make, tiny_mod
         atol=0.1,
         rtol=0,
     )
+
+
+def test_padding_does_not_shrink_the_scales(
+    join_episodes: Make, tiny_config: Make, tiny_model: Make
+) -> None:
+    # one unit a step, but most windows end early: step k of those inside is 2 k units away
+    states = [np.stack([np.arange(10.0), np.zeros(10)], 1) for _ in range(6)]
+    episodes = join_episodes(states, [np.zeros((9, 1))] * 6)
+    model = tiny_model(tiny_config(), episodes)
+    away = model.plan_scale[:, 0] * model.states.std[0]
+    torch.testing.assert_close(away, torch.tensor([2.0, 4.0, 6.0, 8.0]), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -194,6 +206,30 @@ def test_plain_windows_are_the_configured_share(
         assert tiny_model(tiny_config(name), tiny_episodes).plain_rows == 0
 
 
+def test_what_a_silent_denoiser_costs(
+    tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    # it returns the proposal, and without one the middle of the data, zero
+    model: PlannerModel = tiny_model(tiny_config(), tiny_episodes)
+    batch = batch_of(model, tiny_episodes)
+    assert model.denoiser is not None and model.proposer is not None and batch.plain is not None
+    for parameter in model.denoiser.parameters():
+        torch.nn.init.zeros_(parameter)
+    losses = model(batch, generator())
+
+    def cost(windows: Windows, proposed: bool) -> Tensor:
+        z = model.states(windows.states)
+        x0 = model.to_plan(z[:, 0], z[:, 1:])
+        target = model.normalised_returns(windows.returns[:, 0])
+        proposal = model.proposer.propose(z[:, 0], None, target).states
+        guess = model.to_plan(z[:, 0], proposal) if proposed else torch.zeros_like(x0)
+        error = (guess - x0).square().mean(-1) * windows.mask
+        return (error.sum(1) / windows.mask.sum(1)).mean()
+
+    torch.testing.assert_close(losses["denoiser"], cost(batch.windows, True))
+    torch.testing.assert_close(losses["denoiser_plain"], cost(batch.plain, False))
+
+
 def test_plain_samples_do_not_see_the_proposal(
     tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
 ) -> None:
@@ -316,6 +352,16 @@ def test_the_residual_is_that_of_planning_without_dropout(
     assert model.measure_residual(windows, 0.2) == level
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in model.modules())
+
+
+def test_the_number_of_candidates_is_settled_by_the_task(
+    tiny_episodes: Episodes, tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    open_ = tiny_config(changes={"planning.candidates": None})
+    assert tiny_model(open_, tiny_goal_episodes).config.planning.k > 1
+    assert tiny_model(open_, tiny_episodes).config.planning.k == 1
+    asked = tiny_config(changes={"planning.candidates": 3})
+    assert tiny_model(asked, tiny_episodes).config.planning.k == 3
 
 
 def test_parts_a_config_never_uses_are_not_built(

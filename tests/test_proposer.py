@@ -258,6 +258,33 @@ def test_training_lowers_the_free_running_error(kind: str, training: str) -> Non
     assert error() < 0.15 * before
 
 
+@pytest.mark.parametrize(("kind", "training"), WAYS)
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_trajectory_proposed_without_error_costs_nothing_but_its_spread(
+    kind: str, training: str, returns: bool
+) -> None:
+    proposer = make(kind, training, returns=returns)
+    start, goal, target = inputs(4, proposer)
+    proposal = proposer.propose(start, goal, target)
+    first = torch.zeros(4) if target is None else target
+    states = torch.cat([start[:, None], proposal.states], 1)
+    later = torch.cat([first[:, None], proposal.returns], 1)
+    if isinstance(proposer, AutoregressiveProposer):
+        past = later[:, :-1] if returns else None
+        features = proposer.sequence_features(tokens_of(proposer, states[:, :-1], goal, past))
+        log_std = proposer._gaussian(features)[1]
+    else:
+        log_std = proposer._gaussian(proposer.token(start, goal, target))[1]
+    mask = torch.ones(4, H)
+    loss = proposer.loss(states, goal, later, mask)[0]
+    torch.testing.assert_close(loss, 0.1 * log_std.mean((1, 2)), atol=1e-5, rtol=1e-4)
+    for wrong in (states, later):  # and any other trajectory costs more
+        kept = wrong.clone()
+        wrong[:, 2] += 0.1
+        assert (proposer.loss(states, goal, later, mask)[0] > loss + 1e-3).all()
+        wrong.copy_(kept)
+
+
 def test_a_silent_network_stays_where_it_is() -> None:
     for kind, training in WAYS:
         proposer = make(kind, training)
