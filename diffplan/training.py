@@ -102,7 +102,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     model = PlannerModel(spec, config)
     low, high = torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high)
     model.fit(sampler, low, high, options.seed)
-    average = AveragedModel(model, avg_fn=_Average(config.training.ema))
+    average = AveragedModel(model, multi_avg_fn=_Average(config.training.ema))
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=config.training.learning_rate,
@@ -115,7 +115,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     if previous is not None:
         path, header = previous
         step, seconds = header.step, header.seconds
-        _restore(path, model, average, optimiser, generator, rank)
+        _restore(path, model, average, optimiser, generator, accelerator)
     average.to(accelerator.device)
     wrapped, optimiser = accelerator.prepare(model, optimiser)
     parts = {name: list(part.parameters()) for name, part in model.named_children()}
@@ -212,9 +212,15 @@ class _Average:
     def __init__(self, decay: float) -> None:
         self.decay = decay
 
-    def __call__(self, average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+    @torch.no_grad()
+    def __call__(
+        self,
+        averages: tuple[Tensor, ...] | list[Tensor],
+        values: tuple[Tensor, ...] | list[Tensor],
+        count: Tensor | int,
+    ) -> None:
         decay = min(self.decay, (1 + int(count)) / (10 + int(count)))
-        return torch.lerp(value, average, decay)
+        torch._foreach_lerp_(averages, values, 1 - decay)
 
 
 def _to(batch: Any, accelerator: Accelerator) -> Any:
@@ -303,7 +309,7 @@ def _restore(
     average: AveragedModel,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
-    rank: int,
+    accelerator: Accelerator,
 ) -> None:
     """Put back what `_training_state` and the averaged model saved."""
     tensors = load_tensors(path, "training.safetensors")
@@ -322,12 +328,12 @@ def _restore(
         {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
     )
     states = dict(under("generator/"))
-    if str(rank) not in states:
+    if len(states) != accelerator.num_processes:
         raise DiffplanError(
-            f"{path} was written by {len(states)} processes, this run has more; resume with the "
-            "same number of processes"
+            f"{path} was written by {len(states)} processes, this run has "
+            f"{accelerator.num_processes}; resume with the same number of processes"
         )
-    own, global_state = (row.clone() for row in states[str(rank)])
+    own, global_state = (row.clone() for row in states[str(accelerator.process_index)])
     generator.set_state(own)
     torch.set_rng_state(global_state)
 

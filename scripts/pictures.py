@@ -207,7 +207,8 @@ def keep_sweep(
         columns = 4
         rows = -(-len(sweeps) // columns)
         figure = Figure(figsize=(11, 2.4 * rows + 0.4), layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        panels = list(grid.flat)
         for axes, (name, sweep) in zip(panels, sweeps.items(), strict=False):
             keeps = sorted(sweep, key=int)
             mean, low, high = np.array([sweep[keep] for keep in keeps], float).T
@@ -219,7 +220,7 @@ def keep_sweep(
             axes.set_xscale("log", base=2)
             axes.set_xticks(steps, [str(step) for step in steps])
             axes.grid(alpha=0.3)
-        for axes in list(panels):
+        for axes in panels[len(sweeps) :]:
             axes.set_visible(False)
         figure.supxlabel("environment steps a plan is kept (large dot: chosen)", fontsize=10)
         figure.supylabel("return on the tuning seeds", fontsize=10)

@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.config import Config, get_config
+from diffplan.config import Config, PlanningConfig, get_config
 from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 from diffplan.data.windows import WindowSampler
 from diffplan.model import ModelSpec, PlannerModel
+from diffplan.planner import Context, Noise
 
 # Shared machines stall for longer than any deadline worth setting; CI must not fail by chance.
 hypothesis.settings.register_profile(
@@ -190,5 +191,62 @@ def tiny_model() -> Callable[[Config, Episodes], PlannerModel]:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.25)
         return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def models(
+    tiny_config: Callable[..., Config],
+    tiny_model: Callable[..., PlannerModel],
+    tiny_goal_episodes: Episodes,
+    tiny_episodes: Episodes,
+) -> Callable[..., PlannerModel]:
+    """Makes (once each) a model by the name of its configuration, with changes."""
+    made: dict[str, PlannerModel] = {}
+
+    def get(
+        name: str = "trajectory-diffuser", *, rewards: bool = False, **changes: Any
+    ) -> PlannerModel:
+        options = {key.replace("__", "."): value for key, value in changes.items()}
+        key = f"{name} {rewards} {options}"
+        if key not in made:
+            episodes = tiny_episodes if rewards else tiny_goal_episodes
+            made[key] = tiny_model(tiny_config(name, options), episodes)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def plan_inputs() -> Callable[..., tuple[Context, Noise]]:
+    """Makes a random context and all the noise of a plan: plan_inputs(model, settings, rows=3)."""
+
+    def make(
+        model: PlannerModel,
+        options: PlanningConfig,
+        rows: int = 3,
+        seed: int = 0,
+        size: float = 1.0,
+    ) -> tuple[Context, Noise]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator)
+
+        dim, k, horizon = model.spec.state_dim, options.candidates, model.config.plan.horizon
+        goal_dim = model.spec.goal_dim
+        context = Context(
+            size * normal(rows, dim),
+            normal(rows, goal_dim) if goal_dim else None,
+            normal(rows) if model.use_returns else None,
+        )
+        noise = Noise(
+            normal(rows, k, horizon, dim + 1),
+            normal(rows, k, model.rows, dim),
+            normal(options.steps, rows, k, model.rows, dim),
+            normal(rows, k),
+        )
+        return context, noise
 
     return make

@@ -17,10 +17,9 @@ from diffplan.config import (
     get_config,
     replace_planning,
 )
-from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
-from diffplan.planner import Context, Noise, make_plan
+from diffplan.planner import make_plan
 
 Make = Callable[..., Any]
 
@@ -185,40 +184,20 @@ def test_settings_that_exclude_each_other_are_refused(
 
 @pytest.mark.parametrize("name", list(CONFIGS))
 @pytest.mark.parametrize("kind", ["goals", "rewards"])
-def test_every_config_plans(
-    name: str,
-    kind: str,
-    tiny_config: Make,
-    tiny_model: Make,
-    tiny_episodes: Episodes,
-    tiny_goal_episodes: Episodes,
-) -> None:
+def test_every_config_plans(name: str, kind: str, models: Make, plan_inputs: Make) -> None:
     tuned = get_config(name).planning
-    counts = {"planning.steps": tuned.steps, "planning.candidates": tuned.candidates}
-    config = tiny_config(name, counts)
-    episodes = tiny_goal_episodes if kind == "goals" else tiny_episodes
-    model: PlannerModel = tiny_model(config, episodes)
-    planning, dim, rows = model.config.planning, episodes.states.shape[1], model.rows
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
-    k, horizon = planning.k, config.plan.horizon
-    context = Context(
-        normal(2, dim),
-        normal(2, 2) if kind == "goals" else None,
-        torch.ones(2) if model.use_returns else None,
+    model: PlannerModel = models(
+        name,
+        rewards=kind == "rewards",
+        planning__steps=tuned.steps,
+        planning__candidates=tuned.candidates,
     )
-    noise = Noise(
-        normal(2, k, horizon, dim + 1),
-        normal(2, k, rows, dim),
-        normal(planning.steps, 2, k, rows, dim),
-        normal(2, k),
-    )
-    plan = make_plan(model, context, noise, planning)
-    assert plan.states.shape == (2, horizon + 1, dim)
-    assert plan.candidates.shape == plan.proposal.shape == (2, k, horizon + 1, dim)
+    settings = model.config.planning
+    context, noise = plan_inputs(model, settings, rows=2)
+    plan = make_plan(model, context, noise, settings)
+    shape = (model.config.plan.horizon + 1, model.spec.state_dim)
+    assert plan.states.shape == (2, *shape)
+    assert plan.candidates.shape == plan.proposal.shape == (2, settings.k, *shape)
     assert torch.isfinite(plan.states).all()
     assert torch.equal(plan.states[:, 0], context.state)
     assert (model.proposer is None) == (name == "from-noise")

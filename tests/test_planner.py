@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from diffplan.config import PlanningConfig, replace_planning
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
-from diffplan.planner import Context, Noise, Plan, decode, make_plan, matching_level, select
+from diffplan.planner import Plan, decode, make_plan, matching_level, select
 
 Make = Callable[..., Any]
 STARTS = ["rddm", "sdedit", "published", "noise", "none"]
@@ -27,26 +27,6 @@ SAMPLERS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def models(
-    tiny_config: Make, tiny_model: Make, tiny_goal_episodes: Episodes, tiny_episodes: Episodes
-) -> Callable[..., PlannerModel]:
-    """Makes (once each) a model by the name of its configuration, with changes."""
-    made: dict[str, PlannerModel] = {}
-
-    def get(
-        name: str = "trajectory-diffuser", *, rewards: bool = False, **changes: Any
-    ) -> PlannerModel:
-        options = {key.replace("__", "."): value for key, value in changes.items()}
-        key = f"{name} {rewards} {options}"
-        if key not in made:
-            episodes = tiny_episodes if rewards else tiny_goal_episodes
-            made[key] = tiny_model(tiny_config(name, options), episodes)
-        return made[key]
-
-    return get
-
-
 def planning(model: PlannerModel, **changes: Any) -> PlanningConfig:
     """The model's settings with changes, checked as a user's would be."""
     clip = {"clip": changes.pop("clip")} if "clip" in changes else {}
@@ -54,39 +34,14 @@ def planning(model: PlannerModel, **changes: Any) -> PlanningConfig:
     return dataclasses.replace(config.planning, **clip)
 
 
-def inputs(
-    model: PlannerModel, options: PlanningConfig, rows: int = 3, seed: int = 0, size: float = 1.0
-) -> tuple[Context, Noise]:
-    generator = torch.Generator().manual_seed(seed)
+@pytest.fixture(scope="session")
+def plan_of(plan_inputs: Make) -> Callable[..., Plan]:
+    """Makes the plan of random inputs."""
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+    def make(model: PlannerModel, options: PlanningConfig, seed: int = 0) -> Plan:
+        return make_plan(model, *plan_inputs(model, options, seed=seed), options)
 
-    dim, k, horizon = model.spec.state_dim, options.candidates, model.config.plan.horizon
-    goal_dim = model.spec.goal_dim
-    context = Context(
-        size * normal(rows, dim),
-        normal(rows, goal_dim) if goal_dim else None,
-        normal(rows) if model.use_returns else None,
-    )
-    noise = Noise(
-        normal(rows, k, horizon, dim + 1),
-        normal(rows, k, model.rows, dim),
-        normal(options.steps, rows, k, model.rows, dim),
-        normal(rows, k),
-    )
-    return context, noise
-
-
-def plan_of(model: PlannerModel, options: PlanningConfig, seed: int = 0) -> Plan:
-    return make_plan(model, *inputs(model, options, seed=seed), options)
-
-
-def assert_same(one: Plan, other: Plan, **tolerance: float) -> None:
-    for field in dataclasses.fields(Plan):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        if a is not None:
-            torch.testing.assert_close(a, b, **tolerance)
+    return make
 
 
 # --- Start rules ---------------------------------------------------------------------------------
@@ -94,7 +49,9 @@ def assert_same(one: Plan, other: Plan, **tolerance: float) -> None:
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("start", STARTS[:3])
-def test_no_refinement_keeps_the_proposal(models: Make, space: str, start: str) -> None:
+def test_no_refinement_keeps_the_proposal(
+    models: Make, plan_of: Make, plan_inputs: Make, space: str, start: str
+) -> None:
     model = models(plan__space=space)
     for options in (
         planning(model, start=start, steps=0, candidates=3),
@@ -102,7 +59,7 @@ def test_no_refinement_keeps_the_proposal(models: Make, space: str, start: str) 
     ):
         plan = plan_of(model, options)
         torch.testing.assert_close(plan.candidates, plan.proposal, atol=1e-5, rtol=1e-5)
-        context, _ = inputs(model, options)
+        context, _ = plan_inputs(model, options)
         ours = model.proposer.propose(context.state, context.goal, context.returns)
         torch.testing.assert_close(plan.proposal[:, 0, 1:], ours.states)
 
@@ -111,7 +68,7 @@ def test_no_refinement_keeps_the_proposal(models: Make, space: str, start: str) 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("rewards", [True, False])
 def test_every_start_plans_from_one_model(
-    models: Make, start: str, space: str, rewards: bool
+    models: Make, plan_of: Make, start: str, space: str, rewards: bool
 ) -> None:
     model = models(rewards=rewards, plan__space=space)
     plan = plan_of(model, planning(model, start=start, steps=3, candidates=4))
@@ -146,7 +103,7 @@ def test_every_start_plans_from_one_model(
     ],
 )
 def test_a_start_the_model_cannot_do_is_refused(
-    models: Make, name: str, start: str, reason: str
+    models: Make, plan_of: Make, name: str, start: str, reason: str
 ) -> None:
     model = models(name)
     options = dataclasses.replace(model.config.planning, start=start, steps=2)
@@ -156,7 +113,9 @@ def test_a_start_the_model_cannot_do_is_refused(
     assert repr(start) in str(error.value)
 
 
-def test_levels_of_every_start(models: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_of_every_start(
+    models: Make, plan_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which (process, grid) the networks are asked for, and whether they see the proposal."""
     seen: list[tuple[str, tuple[int, ...], bool]] = []
     ours, published = models(), models("trajectory-diffuser-published")
@@ -191,7 +150,7 @@ def test_levels_of_every_start(models: Make, monkeypatch: pytest.MonkeyPatch) ->
     assert asked(conditioned, start="sdedit", steps=2, start_level=4)[2]
 
 
-def test_a_start_level_beyond_the_schedule_is_refused(models: Make) -> None:
+def test_a_start_level_beyond_the_schedule_is_refused(models: Make, plan_of: Make) -> None:
     model = models()
     for options in (
         planning(model, start="sdedit", start_level=21),
@@ -222,11 +181,13 @@ def test_the_matching_level_follows_the_proposals_error(models: Make) -> None:
     model.residual_rms.copy_(kept)
 
 
-def test_the_published_start_adds_no_noise_and_the_others_do(models: Make) -> None:
+def test_the_published_start_adds_no_noise_and_the_others_do(
+    models: Make, plan_inputs: Make
+) -> None:
     model = models()
     for start in STARTS:
         options = planning(model, start=start, steps=2)
-        context, noise = inputs(model, options)
+        context, noise = plan_inputs(model, options)
         louder = dataclasses.replace(noise, start=noise.start + 1)
         one, other = (make_plan(model, context, n, options) for n in (noise, louder))
         same = torch.allclose(one.candidates, other.candidates)
@@ -234,7 +195,7 @@ def test_the_published_start_adds_no_noise_and_the_others_do(models: Make) -> No
 
 
 def test_an_untrained_denoiser_returns_the_proposal(
-    tiny_config: Make, tiny_model: Make, tiny_goal_episodes: Episodes
+    tiny_config: Make, plan_of: Make, tiny_model: Make, tiny_goal_episodes: Episodes
 ) -> None:
     model: PlannerModel = tiny_model(tiny_config(), tiny_goal_episodes)
     assert model.denoiser is not None
@@ -253,7 +214,13 @@ def test_an_untrained_denoiser_returns_the_proposal(
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize("space", SPACES)
 def test_the_first_state_is_bit_exact(
-    models: Make, start: str, sampler: dict[str, Any], weight: float, clip: float, space: str
+    models: Make,
+    plan_inputs: Make,
+    start: str,
+    sampler: dict[str, Any],
+    weight: float,
+    clip: float,
+    space: str,
 ) -> None:
     model = models(plan__space=space)
     options = planning(
@@ -265,7 +232,7 @@ def test_the_first_state_is_bit_exact(
         clip=clip,
         **sampler,
     )
-    context, noise = inputs(model, options, size=20.0)  # far outside the clip
+    context, noise = plan_inputs(model, options, size=20.0)  # far outside the clip
     plan = make_plan(model, context, noise, options)
     for states in (plan.candidates, plan.proposal):
         assert torch.equal(states[:, :, 0], context.state[:, None].expand(-1, 2, -1))
@@ -274,9 +241,9 @@ def test_the_first_state_is_bit_exact(
         assert plan.candidates[:, :, 1:].abs().max() <= clip
 
 
-def test_the_clip_bounds_plan_units(models: Make) -> None:
+def test_the_clip_bounds_plan_units(models: Make, plan_inputs: Make) -> None:
     model = models()
-    context, noise = inputs(model, options := planning(model, steps=1, clip=0.25))
+    context, noise = plan_inputs(model, options := planning(model, steps=1, clip=0.25))
     plan = make_plan(model, context, noise, options)
     x = (plan.states[:, 1:] - plan.states[:, :1]) / model.plan_scale
     assert x.abs().max() <= 0.25 + 1e-5
@@ -286,7 +253,9 @@ def test_the_clip_bounds_plan_units(models: Make) -> None:
 # --- Candidates and selection --------------------------------------------------------------------
 
 
-def test_the_first_candidate_is_the_mean_and_temperature_spreads_the_others(models: Make) -> None:
+def test_the_first_candidate_is_the_mean_and_temperature_spreads_the_others(
+    models: Make, plan_of: Make
+) -> None:
     model = models()
     mean = plan_of(model, planning(model, start="none")).proposal[:, 0]
     spread = []
@@ -322,20 +291,20 @@ def test_softmax_selection_has_the_right_frequencies() -> None:
     torch.testing.assert_close(frequency, values.softmax(0), atol=0.01, rtol=0)
 
 
-def test_a_plan_is_worth_the_value_of_its_last_state(models: Make) -> None:
+def test_a_plan_is_worth_the_value_of_its_last_state(models: Make, plan_inputs: Make) -> None:
     model = models()
     options = planning(model, candidates=3)
-    context, noise = inputs(model, options)
+    context, noise = plan_inputs(model, options)
     plan = make_plan(model, context, noise, options)
     goal = context.goal[:, None].expand(-1, 3, -1)
     expected = model.value(plan.candidates[:, :, -1], goal)
     torch.testing.assert_close(plan.values, expected)
 
 
-def test_the_published_critic_judges_the_first_action(models: Make) -> None:
+def test_the_published_critic_judges_the_first_action(models: Make, plan_inputs: Make) -> None:
     model = models("trajectory-diffuser-published", rewards=True)
     options = planning(model, candidates=3)
-    context, noise = inputs(model, options)
+    context, noise = plan_inputs(model, options)
     plan = make_plan(model, context, noise, options)
     here, there = plan.candidates[:, :, 0], plan.candidates[:, :, 1]
     action = model.inverse_dynamics(here, there, torch.ones(3, 3)).clamp(-1, 1)
@@ -349,12 +318,14 @@ def test_the_published_critic_judges_the_first_action(models: Make) -> None:
 
 
 @pytest.mark.parametrize("start", ["rddm", "noise"])
-def test_guidance_extrapolates_from_the_unconditional_plan(models: Make, start: str) -> None:
+def test_guidance_extrapolates_from_the_unconditional_plan(
+    models: Make, plan_inputs: Make, start: str
+) -> None:
     model = models()
 
     def refined(weight: float, goal: float = 0.0) -> Tensor:
         options = planning(model, start=start, steps=1, guidance_weight=weight, clip=None)
-        context, noise = inputs(model, options)
+        context, noise = plan_inputs(model, options)
         if start == "noise":  # nothing else looks at the goal then
             context = dataclasses.replace(context, goal=context.goal + goal)
         return make_plan(model, context, noise, options).candidates
@@ -366,109 +337,6 @@ def test_guidance_extrapolates_from_the_unconditional_plan(models: Make, start: 
     if start == "noise":
         torch.testing.assert_close(refined(0.0, goal=1.0), none)
         assert not torch.allclose(refined(1.0, goal=1.0), unguided, atol=1e-3)
-
-
-# --- Rows ----------------------------------------------------------------------------------------
-
-WHOLE: list[tuple[str, dict[str, Any]]] = [
-    ("trajectory-diffuser", {"candidates": 3, "steps": 2}),
-    ("trajectory-diffuser", {"candidates": 2, "start": "noise", "steps": 2, "eta": 0.5}),
-    ("trajectory-diffuser", {"start": "sdedit", "start_level": 9, "guidance_weight": 2.0}),
-    ("trajectory-diffuser-published", {"candidates": 4}),
-    ("proposer-only", {"candidates": 3}),
-]
-
-
-def some_rows(noise: Noise, rows: Any) -> Noise:
-    steps = None if noise.steps is None else noise.steps[:, rows]
-    return Noise(noise.propose[rows], noise.start[rows], steps, noise.select[rows])
-
-
-def some_contexts(context: Context, rows: Any) -> Context:
-    return Context(
-        *(
-            None if value is None else value[rows]
-            for value in (context.state, context.goal, context.returns)
-        )
-    )
-
-
-@pytest.mark.parametrize(("name", "changes"), WHOLE)
-@pytest.mark.parametrize("rewards", [True, False])
-def test_a_batch_of_plans_is_its_rows(
-    models: Make, name: str, changes: dict[str, Any], rewards: bool
-) -> None:
-    model = models(name, rewards=rewards)
-    options = planning(model, **changes)
-    context, noise = inputs(model, options, rows=4)
-    together = make_plan(model, context, noise, options)
-    for row in range(4):
-        alone = make_plan(model, some_contexts(context, [row]), some_rows(noise, [row]), options)
-        ours = Plan(
-            *(
-                None if value is None else value[row : row + 1]
-                for value in (getattr(together, f.name) for f in dataclasses.fields(Plan))
-            )
-        )
-        assert_same(ours, alone, atol=2e-5, rtol=2e-5)
-
-
-@settings(max_examples=15)
-@given(
-    data=st.data(),
-    which=st.sampled_from(range(len(WHOLE))),
-    rows=st.integers(2, 5),
-    size=st.sampled_from([0.1, 1.0, 1e3]),
-)
-def test_no_row_depends_on_the_others(
-    models: Make, data: st.DataObject, which: int, rows: int, size: float
-) -> None:
-    name, changes = WHOLE[which]
-    model = models(name, rewards=True)
-    options = planning(model, **changes)
-    keep = data.draw(st.integers(0, rows - 1))
-    one_context, one_noise = inputs(model, options, rows, seed=1)
-    two_context, two_noise = inputs(model, options, rows, seed=2, size=size)
-    mask = torch.arange(rows) == keep
-    index = torch.where(mask, torch.arange(rows), torch.arange(rows) + rows)
-
-    def both(a: Tensor, b: Tensor, dim: int = 0) -> Tensor:
-        return torch.cat([a, b], dim).index_select(dim, index)
-
-    assert one_noise.steps is not None and two_noise.steps is not None
-    mixed_context = Context(
-        both(one_context.state, two_context.state),
-        None,
-        None if one_context.returns is None else both(one_context.returns, two_context.returns),
-    )
-    mixed_noise = Noise(
-        both(one_noise.propose, two_noise.propose),
-        both(one_noise.start, two_noise.start),
-        both(one_noise.steps, two_noise.steps, 1),
-        both(one_noise.select, two_noise.select),
-    )
-    before = make_plan(model, one_context, one_noise, options)
-    after = make_plan(model, mixed_context, mixed_noise, options)
-    assert torch.equal(before.states[keep], after.states[keep])
-    assert torch.equal(before.candidates[keep], after.candidates[keep])
-    assert torch.equal(before.values[keep], after.values[keep])
-    other = (keep + 1) % rows
-    assert not torch.equal(before.states[other], after.states[other])
-
-
-def test_a_plan_is_a_pure_function(models: Make) -> None:
-    model = models()
-    options = planning(model, candidates=3, steps=3, sampler="ancestral")
-    context, noise = inputs(model, options)
-    kept = [t.clone() for t in (context.state, noise.propose, noise.start, noise.steps)]
-    torch.manual_seed(1)
-    one = make_plan(model, context, noise, options)
-    torch.manual_seed(2)
-    assert_same(one, make_plan(model, context, noise, options), atol=0, rtol=0)
-    for before, after in zip(
-        kept, (context.state, noise.propose, noise.start, noise.steps), strict=True
-    ):
-        assert torch.equal(before, after)
 
 
 # --- Decoding ------------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""Loading a trained agent: the same actions as before it was saved."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from diffplan.agents import AgentState, PlanView, load_agent
+from diffplan.checkpoint import Header, save_checkpoint
+from diffplan.errors import DiffplanError
+from diffplan.planner import matching_level
+
+Make = Callable[..., Any]
+
+
+def arrays(state: AgentState) -> dict[str, np.ndarray]:
+    """Every array of a state, copied."""
+    plan = {f.name: getattr(state.plan, f.name) for f in dataclasses.fields(PlanView)}
+    own = {"goals": state.goals, "age": state.age, "seeds": state.seeds, "count": state.count}
+    return {key: np.array(value) for key, value in {**plan, **own}.items() if value is not None}
+
+
+def assert_equal(one: AgentState, other: AgentState) -> None:
+    a, b = arrays(one), arrays(other)
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(DiffplanError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_agent: Make) -> Path:
+    """A run with checkpoints at 10 and 20 updates; the first has other weights."""
+    agent = make_agent()
+    weights = agent.model.state_dict()
+    for step, factor in ((10, 1.1), (20, 1.0)):
+        header = Header(
+            agent.model.config, agent.model.spec, agent.layout, agent.info, "f", step, 0, 3.5
+        )
+        scaled = {key: value * factor for key, value in weights.items()}
+        save_checkpoint(tmp_path / "run", header, scaled, {})
+    return tmp_path / "run"
+
+
+def test_a_loaded_agent_acts_as_the_one_that_was_saved(
+    run: Path, make_agent: Make, observe: Make
+) -> None:
+    agent, loaded = make_agent(), load_agent(run)
+    action, state = loaded.predict(observe(2))
+    np.testing.assert_array_equal(action, agent.predict(observe(2))[0])
+    assert_equal(state, agent.predict(observe(2))[1])
+    assert loaded.config_name == "trajectory-diffuser"
+    assert loaded.train_seconds == 3.5
+    assert (loaded.layout, loaded.info) == (agent.layout, agent.info)
+    assert (loaded.stride, loaded.horizon) == (2, 4)
+    np.testing.assert_array_equal(load_agent(run, checkpoint=20).predict(observe(2))[0], action)
+    for older in (load_agent(run, checkpoint=10), load_agent(run / "checkpoint-00000010")):
+        assert not np.array_equal(older.predict(observe(2))[0], action)
+
+
+def test_planning_settings_of_a_loaded_agent(run: Path, observe: Make) -> None:
+    agent = load_agent(run, seed=4, steps=3, candidates=2, keep=1)
+    assert agent.plan(observe(1)).candidates.shape == (1, 2, 5, 4)
+    assert agent.seed == 4
+    recorded = json.loads(json.dumps(agent.planning))
+    assert (recorded["steps"], recorded["candidates"], recorded["keep"]) == (3, 2, 1)
+    sdedit = load_agent(run, start="sdedit")
+    level = matching_level(sdedit.model, sdedit.settings.steps)
+    assert sdedit.settings.start_level == sdedit.planning["start_level"] == level
+
+
+def test_loading_nonsense_gets_one_line(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, expected in (
+        (tmp_path / "nowhere", "no folder"),
+        (tmp_path / "empty", "holds no checkpoint"),
+    ):
+        assert expected in refusal(lambda p=path: load_agent(p))
+    assert "'newest'" in refusal(lambda: load_agent(run, checkpoint="newest"))
+    assert "checkpoint-00000015" in refusal(lambda: load_agent(run, checkpoint=15))
+    assert "'stepz'" in refusal(lambda: load_agent(run, stepz=3))
+    if not torch.cuda.is_available():
+        assert "'cuda'" in refusal(lambda: load_agent(run, device="cuda"))
+    weights = run / "checkpoint-00000020" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    assert "truncated" in refusal(lambda: load_agent(run))
