@@ -6,6 +6,8 @@ come in as tensors, so a plan is a pure function of its arguments and row b depe
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,9 @@ from diffplan.process import STARTS, Process, consecutive_grid, time_grid
 from diffplan.proposer import Proposal
 from diffplan.samplers import SAMPLERS
 
+_CHECK_EVERY = 4  # plan states between two looks at a plan's progress
+_EXCESS_WEIGHT = 2.0
+_LEAST_RETURN = 1e-3  # about 700 steps at a discount of 0.99
 _FULL_NOISE = 0.05  # a chain whose last a_t is larger never reaches noise
 
 
@@ -217,17 +222,42 @@ def matching_level(model: PlannerModel, steps: int) -> int:
 
 
 def evaluate(model: PlannerModel, context: Context, candidates: Tensor) -> Tensor:
-    """Value of each candidate [B*K, H+1, D] -> [B*K].
+    """Value of each candidate [B*K, H+1, D] -> [B*K], in normalised returns-to-go.
 
-    V of the last state; with the published critic, Q of the current state and first action.
+    V of the last state; with the published critic, Q of the current state and first action; with
+    a goal, see `_goal_value`.
     """
-    if not model.value.uses_action:
-        result: Tensor = model.value(candidates[:, -1], context.goal)
+    if model.value.uses_action:
+        lag = torch.ones(len(candidates), device=candidates.device)
+        action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
+        result: Tensor = model.value(candidates[:, 0], context.goal, action)
         return result
-    lag = torch.ones(len(candidates), device=candidates.device)
-    action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
-    result = model.value(candidates[:, 0], context.goal, action)
+    if context.goal is not None and model.config.data.discount < 1:
+        return _goal_value(model, context.goal, candidates)
+    result = model.value(candidates[:, -1], context.goal)
     return result
+
+
+def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor:
+    """V of the last state, less twice what the plan gains faster than time passes.
+
+    With a goal V = discount^(steps to go), and no real motion saves more steps than it takes. A
+    plan that does jumps somewhere, through a wall for instance: the very plans that a maximum over
+    candidates would otherwise pick.
+    """
+    plan = model.config.plan
+    places = [*range(0, plan.horizon, _CHECK_EVERY), plan.horizon]
+    states = candidates[:, places]
+    returns = model.returns.inverse(
+        model.value(states, goal[:, None].expand(-1, len(places), -1)).unsqueeze(-1)
+    ).squeeze(-1)
+    discount = model.config.data.discount
+    steps = (returns.clamp(_LEAST_RETURN, 1.0).log() / math.log(discount)).unbind(1)
+    left = steps[-1]
+    for i, (first, second) in enumerate(itertools.pairwise(places)):
+        elapsed = plan.stride * (second - first)
+        left = left + _EXCESS_WEIGHT * (steps[i] - steps[i + 1] - elapsed).clamp(min=0)
+    return model.normalised_returns(discount**left)
 
 
 def select(values: Tensor, gumbel: Tensor, settings: PlanningConfig) -> Tensor:

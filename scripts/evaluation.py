@@ -34,7 +34,7 @@ from diffplan.scripts.results import (
 )
 from diffplan.scripts.video import check_rendering, maze_video, rendered_video
 
-_PANELS = 6
+_PANELS = 4
 _VIDEO_EPISODES = 3
 
 

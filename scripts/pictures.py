@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from diffplan.data.episodes import ObservationLayout
 from diffplan.envs.mazes import Maze
@@ -30,6 +30,7 @@ CANDIDATE = "#666666"
 GOAL = "#009E73"
 START = "#000000"
 WALL = "#C4C4C4"
+_BAND: Any = {"linewidth": 6, "alpha": 0.35, "solid_capstyle": "round"}
 
 _STYLE: Any = {
     "font.size": 11,
@@ -72,28 +73,32 @@ def draw_maze(axes: Axes, maze: Maze) -> None:
 def plans_in_maze(
     path: Path, traces: Sequence[Trace], layout: ObservationLayout, maze: Maze
 ) -> None:
-    """Write one panel per episode: first plan in full, later plans faint, executed path, goal."""
+    """Write two panels per episode: all of it in the maze, and one plan from close by.
+
+    The plan shown from close by is the one that optimisation moved most, framed in the maze.
+    """
     ratio = (len(maze.rows) - 1) / (len(maze.rows[0]) - 1)
     with style():
-        figure, panels = _grid(len(traces), 3, (4.2, 4.2 * ratio + 0.45), extra=0.6)
-        for axes, trace in zip(panels, traces, strict=True):
-            draw_maze(axes, maze)
-            _draw_episode(axes, trace, layout)
-        _legend(figure, _maze_entries())
+        size = (3.7 * len(traces), 3.7 * (ratio + 1) + 1.7)
+        figure = Figure(figsize=size, layout="constrained")
+        heights = {"height_ratios": [ratio, 1]}
+        panels = figure.subplots(2, len(traces), squeeze=False, gridspec_kw=heights)
+        for (whole, near), trace in zip(panels.T, traces, strict=True):
+            _draw_episode(whole, trace, layout, maze)
+            _draw_closest(whole, near, trace, layout, maze)
+        several = any(len(plan.candidates) > 1 for trace in traces for plan in trace.plans)
+        _legend(figure, _maze_entries(several))
         _write(figure, path)
 
 
-def _draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout) -> None:
+def _draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout, maze: Maze) -> None:
+    """The maze, the whole path and every plan made on the way to the goal."""
+    draw_maze(axes, maze)
     states, goals = layout.split(trace.observations)
-    # After the first success the ball only hovers at the goal.
-    end = len(trace.rewards) if trace.success_step is None else trace.success_step
-    walked = positions(states, layout)[: end + 1]
-    axes.plot(*walked.T, color=EXECUTED, linewidth=2.6, alpha=0.85, solid_capstyle="round")
-    plans = [plan for plan in trace.plans if plan.step < end]
-    for plan in plans[1:]:
-        axes.plot(*positions(plan.states, layout).T, color=PLAN, linewidth=1, alpha=0.45)
-    if plans:
-        draw_plan(axes, plans[0], layout)
+    walked = positions(states, layout)
+    axes.plot(*walked.T, color=EXECUTED, **_BAND)
+    for plan in _under_way(trace):
+        axes.plot(*positions(plan.states, layout).T, color=PLAN, linewidth=1.1)
     axes.plot(*walked[0], "o", color=START, markersize=8, markeredgecolor="white", zorder=6)
     if goals is not None:
         axes.plot(*goals[0, :2], "*", color=GOAL, markersize=17, markeredgecolor="white", zorder=6)
@@ -102,7 +107,43 @@ def _draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout) -> None:
         if trace.success_step is not None
         else f"goal not reached in {len(trace.rewards)} steps"
     )
-    axes.set_title(f"seed {trace.seed}: {outcome}, return {trace.rewards.sum():.0f}")
+    axes.set_title(f"seed {trace.seed}, return {trace.rewards.sum():.0f}\n{outcome}")
+
+
+def _draw_closest(
+    whole: Axes, near: Axes, trace: Trace, layout: ObservationLayout, maze: Maze
+) -> None:
+    """Frame one plan in the panel `whole` and draw it large in the panel `near`."""
+    plan = max(_under_way(trace), key=lambda plan: _moved(plan, layout), default=None)
+    if plan is None:
+        near.set_axis_off()
+        return
+    draw_maze(near, maze)
+    near.plot(*positions(layout.split(trace.observations)[0], layout).T, color=EXECUTED, **_BAND)
+    draw_plan(near, plan, layout)
+    shown = [plan.states, plan.proposal[plan.chosen], *plan.candidates]
+    points = np.concatenate([positions(states, layout) for states in shown])
+    low, high = points.min(0), points.max(0)
+    half = 0.55 * max(float((high - low).max()), maze.scale)
+    x, y = (low + high) / 2
+    near.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
+    near.set_title(f"framed: the plan made at step {plan.step}")
+    frame = {"fill": False, "edgecolor": START, "linewidth": 0.9, "zorder": 7}
+    whole.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **frame))
+    for spine in near.spines.values():
+        spine.set_visible(True)
+
+
+def _under_way(trace: Trace) -> list[PlanRecord]:
+    """Plans made before the goal was reached: afterwards the ball only hovers."""
+    end = len(trace.rewards) if trace.success_step is None else trace.success_step
+    return [plan for plan in trace.plans if plan.step < end]
+
+
+def _moved(plan: PlanRecord, layout: ObservationLayout) -> float:
+    """Largest distance between a state of the plan and the same state of its proposal."""
+    difference = positions(plan.states - plan.proposal[plan.chosen], layout)
+    return float(np.linalg.norm(difference, axis=-1).max())
 
 
 def draw_plan(axes: Axes, plan: PlanRecord, layout: ObservationLayout) -> list[Line2D]:
@@ -181,7 +222,7 @@ def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
             axes.plot(values, heights, "o", color=EXECUTED, alpha=0.35, markersize=4.5, mew=0)
             mean = bootstrap_mean(values)
             axes.plot([mean.low, mean.high], [place, place], color=START, linewidth=3.5)
-            axes.plot(mean.mean, place, "D", color=PLAN, markeredgecolor="white", markersize=9)
+            axes.plot(mean.mean, place, "D", color=PLAN, markeredgecolor="white", markersize=7)
         labels = [f"{name}\nmean {values.mean():.1f}" for name, values in returns.items()]
         axes.set_yticks(range(len(returns)), labels)
         axes.set_ylim(len(returns) - 0.5, -0.5)
@@ -264,9 +305,14 @@ def training_curves(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
             finite = values[np.isfinite(values)]
             if len(finite) and finite.min() > 0 and finite.max() > 10 * finite.min():
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+                axes.yaxis.set_major_formatter("{x:g}")
                 axes.yaxis.set_minor_formatter(NullFormatter())
+            elif len(finite) and finite.min() <= 0:
+                # no logarithm here, and the first losses would flatten all that follows
+                _limit_to(axes, finite[len(finite) // 10 :])
             axes.set_title(name)
-            axes.set_xlabel("step")
+            axes.set_xlabel("update")
             axes.grid(alpha=0.3)
         _write(figure, path)
 
@@ -280,22 +326,18 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[ends] - sums[begins]) / (ends - begins)
 
 
-def _maze_entries() -> list[Line2D]:
-    return [
+def _maze_entries(candidates: bool) -> list[Line2D]:
+    entries = [
         Line2D([], [], color=START, marker="o", linestyle="", markersize=8, label="start"),
         Line2D([], [], color=GOAL, marker="*", linestyle="", markersize=14, label="goal"),
-        Line2D([], [], color=EXECUTED, linewidth=2.6, label="executed path"),
-        *_plan_entries(),
+        Line2D([], [], color=EXECUTED, label="executed path", **_BAND),
+        Line2D([], [], color=PLAN, marker="o", markersize=3, label="optimised plan, followed"),
+        Line2D([], [], color=PROPOSAL, linestyle="--", linewidth=2, label="its proposal"),
     ]
-
-
-def _plan_entries() -> list[Line2D]:
-    return [
-        Line2D([], [], color=PROPOSAL, linestyle="--", linewidth=2, label="proposal (first plan)"),
-        Line2D([], [], color=PLAN, marker="o", markersize=3, label="optimised (first plan)"),
-        Line2D([], [], color=PLAN, linewidth=1, alpha=0.45, label="later plans"),
-        Line2D([], [], color=CANDIDATE, linewidth=0.9, alpha=0.8, label="other candidates"),
-    ]
+    if candidates:
+        label = "other candidates"
+        entries.append(Line2D([], [], color=CANDIDATE, linewidth=0.9, alpha=0.8, label=label))
+    return entries
 
 
 def _grid(

@@ -66,7 +66,7 @@ def test_losses_and_the_free_running_error_fall(
     rows = lines(tmp_path)
     assert [row["step"] for row in rows] == list(range(50, 401, 50))
     for name in ("proposer", "denoiser", "denoiser_plain", "inverse_dynamics", "value"):
-        assert rows[-1][f"loss/{name}"] < 0.85 * rows[0][f"loss/{name}"]
+        assert rows[-1][f"loss/{name}"] < 0.5 * rows[0][f"loss/{name}"]
     errors = [row["error/free_running"] for row in rows if "error/free_running" in row]
     assert len(errors) == 4
     assert errors[-1] < 0.8 * errors[0]
