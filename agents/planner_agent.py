@@ -77,6 +77,8 @@ class PlannerAgent:
         `PlanningConfig` that replace the model's own, e.g. steps=3.
         """
         settings = replace_planning(model.config, **planning).planning
+        if settings.candidates is None:
+            settings = dataclasses.replace(settings, candidates=model.config.planning.k)
         if settings.start == "sdedit" and settings.start_level is None:
             level = matching_level(model, settings.steps)
             settings = dataclasses.replace(settings, start_level=level)
@@ -198,7 +200,7 @@ class PlannerAgent:
         k, dim, rows = settings.k, self.layout.state_dim, model.rows
         random_steps = settings.sampler == "ancestral" or settings.eta > 0
         sizes = (
-            k * self.horizon * (dim + 1) if k > 1 else 0,
+            k * self.horizon * (dim + 1) if k > 1 and settings.temperature > 0 else 0,
             k * rows * dim if settings.start not in ("none", "published") else 0,
             settings.steps * k * rows * dim if random_steps else 0,
         )
@@ -221,11 +223,13 @@ class PlannerAgent:
                 return torch.zeros(shape, device=self.device)
             return torch.from_numpy(array.reshape(shape)).to(self.device)
 
-        steps = tensor(third, batch, settings.steps, k, rows, dim).transpose(0, 1)
+        steps: Tensor | None = None
+        if random_steps:
+            steps = tensor(third, batch, settings.steps, k, rows, dim).transpose(0, 1)
         return Noise(
             tensor(first, batch, k, self.horizon, dim + 1),
             tensor(second, batch, k, rows, dim),
-            steps if random_steps else None,
+            steps,
             tensor(gumbel, batch, k),
         )
 

@@ -7,14 +7,13 @@ error. `CONFIGS` holds the named ones; every planner is one of them or an overri
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from diffplan.config_checks import check
 from diffplan.errors import DiffplanError
 
 _STRICT = ConfigDict(extra="forbid")
@@ -216,111 +215,14 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        _check(self)
-
-
-_COUNTS = {
-    "plan": ("horizon", "stride"),
-    "data": ("landmarks", "goal_candidates"),
-    "proposer": ("width", "depth", "heads"),
-    "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
-    "heads": ("width", "depth"),
-    "planning": ("candidates", "keep"),
-    "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
-}
-_SHARES = {
-    "data": ("hindsight_share", "target_quantile"),
-    "proposer": ("dropout",),
-    "denoiser": ("drop_state", "drop_goal", "drop_returns"),
-    "planning": ("eta",),
-    "training": ("ema",),
-}
-_POSITIVE = {"data": ("advantage_temperature",), "training": ("learning_rate", "grad_clip")}
-_NOT_NEGATIVE = {
-    "denoiser": ("kappa",),
-    "planning": ("steps", "temperature"),
-    "training": ("weight_decay",),
-}
-
-
-def _check(config: Config) -> None:
-    plan, data, denoiser, planning = config.plan, config.data, config.denoiser, config.planning
-
-    def require(ok: bool, name: str, expected: str) -> None:
-        if not ok:
-            value = attrgetter(name)(config)
-            raise DiffplanError(f"{name} is {value!r}, expected {expected}")
-
-    ranges: tuple[tuple[dict[str, tuple[str, ...]], Callable[[float], bool], str], ...] = (
-        (_COUNTS, lambda value: value >= 1, "at least 1"),
-        (_SHARES, lambda value: 0 <= value <= 1, "a number in [0, 1]"),
-        (_POSITIVE, lambda value: value > 0, "a number above 0"),
-        (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
-        ({"denoiser": ("plain_share",)}, lambda value: 0 <= value < 1, "a number in [0, 1)"),
-        ({"data": ("discount",)}, lambda value: 0 < value <= 1, "a number in (0, 1]"),
-        ({"heads": ("expectile",)}, lambda value: 0 < value < 1, "a number in (0, 1)"),
-        ({"training": ("held_out",)}, lambda value: 0 < value < 1, "a share in (0, 1)"),
-    )
-    for names, fits, expected in ranges:
-        for section, keys in names.items():
-            for key in keys:
-                value = getattr(getattr(config, section), key)
-                require(value is None or fits(value), f"{section}.{key}", expected)
-    require(
-        not (data.discount == 1 and data.relabel == "stitched"),
-        "data.discount",
-        "below 1 with relabel=stitched (returns-to-go of a goal that is held are unbounded)",
-    )
-    require(
-        planning.keep <= plan.horizon, "planning.keep", f"at most plan.horizon ({plan.horizon})"
-    )
-    if planning.start == "rddm":
-        require(
-            denoiser.process == "rddm",
-            "planning.start",
-            "a denoiser trained with --denoiser.process rddm",
-        )
-        require(
-            planning.steps <= denoiser.levels,
-            "planning.steps",
-            f"at most the {denoiser.levels} levels of the rddm process",
-        )
-    if planning.start in ("sdedit", "noise", "published"):
-        require(
-            planning.steps <= denoiser.schedule_levels,
-            "planning.steps",
-            f"at most the {denoiser.schedule_levels} levels of the ddpm process",
-        )
-        require(
-            denoiser.process == "ddpm" or denoiser.plain_share > 0,
-            "planning.start",
-            "a denoiser with plain DDPM samples in training (--denoiser.plain-share above 0)",
-        )
-    if planning.start == "noise":
-        require(planning.steps >= 1, "planning.steps", "at least 1 from noise")
-        require(
-            not (denoiser.process == "ddpm" and denoiser.use_proposal),
-            "denoiser.use_proposal",
-            "False: planning from noise has no proposal, and with process ddpm the network is "
-            "never trained without one",
-        )
-    if planning.start_level is not None:
-        require(planning.start_level >= 1, "planning.start_level", "at least 1")
-    if denoiser.process == "rddm":
-        require(
-            denoiser.prediction == "x0",
-            "denoiser.prediction",
-            "x0 with process rddm (x0 cannot be read off eps or v where a_t = 0)",
-        )
+        check(self)
 
 
 _PUBLISHED = Config(
     name="trajectory-diffuser-published",
     # 16 plan states with the current one first; released settings, methods of arXiv 2407.16142
     plan=PlanSpaceConfig(horizon=15, stride=1, space="absolute"),
-    data=DataConfig(
-        discount=1.0, relabel="hindsight", use_returns=True, advantage_temperature=float("inf")
-    ),
+    data=DataConfig(discount=1.0, relabel="hindsight", use_returns=True),
     proposer=ProposerConfig(
         kind="transformer", training="teacher-forced", width=512, depth=4, heads=4, dropout=0.1
     ),
@@ -427,15 +329,9 @@ def get_config(name: str) -> Config:
 
 
 def replace_planning(config: Config, **changes: Any) -> Config:
-    """A copy with other planning settings; None values are ignored."""
-    changes = {key: value for key, value in changes.items() if value is not None}
+    """A copy with other planning settings."""
     known = {f.name for f in dataclasses.fields(PlanningConfig)}
     if unknown := sorted(set(changes) - known):
         raise DiffplanError(f"unknown planning setting {unknown[0]!r}; known: {sorted(known)}")
     planning = _read(_PLANNING, dataclasses.asdict(config.planning) | changes, "planning settings")
     return dataclasses.replace(config, planning=planning)
-
-
-def canonical_json(config: Config) -> str:
-    """The configuration as stable, readable JSON text."""
-    return json.dumps(config_to_dict(config), indent=2, sort_keys=True)

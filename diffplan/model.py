@@ -166,10 +166,10 @@ class PlannerModel(nn.Module):
     def fit(self, sampler: WindowSampler, low: Tensor, high: Tensor, seed: int) -> None:
         """Fit every scale once, on training windows. low, high: action bounds [A]."""
         generator = torch.Generator().manual_seed(seed)
-        self.states.fit(sampler.states)
+        self.states.fit(sampler.states, sampler.parts["train"])
         self.action_low.copy_(low)
         self.action_high.copy_(high)
-        self.target_return.fill_(sampler.target_return())
+        self.target_return.fill_(sampler.target_return(seed))
         windows = sampler.sample(_FIT_WINDOWS, generator)
         self.returns.fit(sampler.valued(_FIT_WINDOWS, generator).returns.unsqueeze(-1))
         z = self.states(windows.states)

@@ -23,7 +23,7 @@ from diffplan.samplers import SAMPLERS
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0
-_LEAST_RETURN = 1e-3  # about 700 steps at a discount of 0.99
+_LEAST_RETURN = 1e-3  # the value network resolves no less
 _FULL_NOISE = 0.05  # a chain whose last a_t is larger never reaches noise
 
 
@@ -80,9 +80,9 @@ def make_plan(
     Decoding, the fourth stage, happens at every environment step: `decode`.
     """
     rows, k = context.state.shape[0], settings.k
+    proposal = propose(model, context, noise.propose, settings)
     context = _repeat(context, k)
     start = context.state
-    proposal = propose(model, context, noise.propose.flatten(0, 1), settings)
     x = optimise(model, context, proposal, noise, settings)
     candidates = model.from_plan(start, x)
     if proposal is None:
@@ -100,10 +100,10 @@ def make_plan(
 def propose(
     model: PlannerModel, context: Context, noise: Tensor, settings: PlanningConfig
 ) -> Proposal | None:
-    """Stage 1: a proposal per row (B*K), None when planning from noise.
+    """Stage 1: K proposals per row [B] of the context, in rows [B*K]; None from noise.
 
-    noise: [B*K, H, D+1]. Candidate 0 of each row is the proposer's mean, the others are drawn at
-    the configured temperature.
+    noise: [B, K, H, D+1]. Candidate 0 of each row is the proposer's mean, the others are drawn at
+    the configured temperature; at temperature 0 the mean is proposed once and copied.
     """
     if settings.start == "noise":
         return None
@@ -112,13 +112,19 @@ def propose(
             f"planning.start is {settings.start!r}, which needs a proposer, but this model was "
             "trained without one (config from-noise); expected 'noise'"
         )
-    returns = context.returns if model.use_returns else None
-    scaled: Tensor | None = None
     k = settings.k
-    if k > 1 and settings.temperature > 0:
-        keep_mean = torch.arange(len(noise), device=noise.device).remainder(k).ne(0)
-        scaled = noise * (settings.temperature * keep_mean[:, None, None])
-    return model.proposer.propose(context.state, context.goal, returns, scaled)
+    sampled = k > 1 and settings.temperature > 0
+    if sampled:
+        context = _repeat(context, k)
+    returns = context.returns if model.use_returns else None
+    if not sampled:
+        mean = model.proposer.propose(context.state, context.goal, returns)
+        if k == 1:
+            return mean
+        return Proposal(mean.states.repeat_interleave(k, 0), mean.returns.repeat_interleave(k, 0))
+    keep_mean = torch.arange(k, device=noise.device).ne(0)
+    scaled = noise * (settings.temperature * keep_mean[:, None, None])
+    return model.proposer.propose(context.state, context.goal, returns, scaled.flatten(0, 1))
 
 
 def optimise(

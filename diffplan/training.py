@@ -42,6 +42,13 @@ _RESIDUAL_EVERY = 100  # updates between measurements of the free-running error
 _RESIDUAL_WINDOWS = 512
 _RESIDUAL_RATE = 0.2
 _LOG_EVERY = 50
+_SHORT = {  # names in the progress bar
+    "loss/proposer": "propose",
+    "loss/denoiser": "denoise",
+    "loss/denoiser_plain": "plain",
+    "loss/inverse_dynamics": "act",
+    "loss/value": "value",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class RunOptions:
     seed: int = 0
     resume: bool = False
     device: str = "auto"
-    checkpoint_every: int = 5000
+    checkpoint_every: int = 2000
     progress: bool = True
 
 
@@ -125,13 +132,15 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         run.mkdir(parents=True, exist_ok=True)
     accelerator.init_trackers("tensorboard")
 
+    identity = fingerprint(episodes)
+
     def save() -> Path:
         header = Header(
             config,
             spec,
             episodes.layout,
             episodes.info,
-            fingerprint(episodes),
+            identity,
             step,
             options.seed,
             seconds,
@@ -195,11 +204,11 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 if not all(math.isfinite(v) for v in values.values()):
                     raise DiffplanError(
                         f"a loss is not finite at update {step} ({values}); lower "
-                        "--training.learning-rate; the last checkpoint is kept"
+                        "--training.learning-rate; checkpoints made before are kept"
                     )
                 row = metrics.write(step, seconds, values)
                 accelerator.log(row, step=step)
-                bar.set_postfix({k.split("/")[1][:9]: f"{v:.3f}" for k, v in values.items()})
+                bar.set_postfix({_SHORT.get(k, k): f"{v:.3f}" for k, v in values.items()})
             if due:
                 last = save()
     accelerator.end_training()
@@ -256,7 +265,7 @@ def _previous(
         raise DiffplanError(
             f"{run} was started with --seed {header.seed}, got {options.seed}; resume with the same"
         )
-    if difference := _first_difference(config_to_dict(header.config), config_to_dict(config)):
+    if difference := _first_difference(_learned(header.config), _learned(config)):
         key, was, now = difference
         raise DiffplanError(
             f"{run} was started with {key} = {was!r}, got {now!r}; resume with the same settings"
@@ -266,6 +275,12 @@ def _previous(
             f"{run} has already {header.step} updates, more than --steps {options.steps}"
         )
     return found[-1], header
+
+
+def _learned(config: Config) -> dict[str, Any]:
+    """The settings that decide what is learned: how to plan may change, which parts exist not."""
+    settings = config_to_dict(config)
+    return {**settings, "name": None, "planning": {"start": config.planning.start}}
 
 
 def _first_difference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,32 +11,39 @@ import tyro
 
 from diffplan.errors import DiffplanError
 
-_OWN = tyro.conf.arg(help_behavior_hint="(default: the run's own)")
+
+def _own(metavar: str) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="(default: the run's own)")
 
 
 @dataclass(frozen=True)
 class PlanningOptions:
     """How to plan, where it should differ from the run's own configuration."""
 
-    start: Annotated[Literal["rddm", "sdedit", "published", "noise", "none"] | None, _OWN] = None
+    start: Annotated[
+        Literal["rddm", "sdedit", "published", "noise", "none"] | None,
+        _own("{rddm,sdedit,published,noise,none}"),
+    ] = None
     """rddm: proposal plus scaled noise. sdedit: noised. published: raw. none: not refined."""
-    steps: Annotated[int | None, _OWN] = None
+    steps: Annotated[int | None, _own("INT")] = None
     """Reverse steps."""
-    start_level: Annotated[int | None, _OWN] = None
+    start_level: Annotated[int | None, _own("INT")] = None
     """First noise level of the sdedit and published starts."""
-    sampler: Annotated[Literal["ddim", "ancestral"] | None, _OWN] = None
+    sampler: Annotated[Literal["ddim", "ancestral"] | None, _own("{ddim,ancestral}")] = None
     """Reverse step."""
-    eta: Annotated[float | None, _OWN] = None
+    eta: Annotated[float | None, _own("FLOAT")] = None
     """Noise of ddim steps; 1 is ancestral."""
-    guidance_weight: Annotated[float | None, _OWN] = None
+    guidance_weight: Annotated[float | None, _own("FLOAT")] = None
     """Classifier-free guidance; 1 is conditional."""
-    candidates: Annotated[int | None, _OWN] = None
+    candidates: Annotated[int | None, _own("INT")] = None
     """Plans per decision, K."""
-    temperature: Annotated[float | None, _OWN] = None
+    temperature: Annotated[float | None, _own("FLOAT")] = None
     """Scale of the proposer's noise in candidates 2 to K."""
-    select: Annotated[Literal["value", "softmax", "first"] | None, _OWN] = None
+    select: Annotated[
+        Literal["value", "softmax", "first"] | None, _own("{value,softmax,first}")
+    ] = None
     """How one candidate is chosen."""
-    keep: Annotated[int | None, _OWN] = None
+    keep: Annotated[int | None, _own("INT")] = None
     """Strides a plan is followed before the next one is made."""
 
     @property
@@ -93,6 +101,23 @@ class Evaluate:
         from diffplan.scripts.evaluation import evaluate
 
         return evaluate(self)
+
+    @property
+    def command(self) -> str:
+        """The command line that does the same."""
+        words = ["diffplan", "evaluate", str(self.folder)]
+        settings: dict[str, Any] = {
+            "episodes": self.episodes,
+            "num_envs": self.num_envs,
+            "seed": self.seed,
+        }
+        if self.checkpoint != "last":
+            settings["checkpoint"] = self.checkpoint
+        if self.env is not None:
+            settings["env"] = self.env
+        for name, value in (settings | self.planning.given).items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+        return shlex.join(words)
 
     def _check(self) -> None:
         for name in ("episodes", "num_envs", "threads"):

@@ -143,6 +143,7 @@ def _results(
         "shortest_path_return_mean": shortest.get("return_mean"),
         "data_return_mean": policies.get("data", none).get("return_mean"),
         "random_return_mean": policies.get("random", none).get("return_mean"),
+        "command": options.command,
         "config": agent.config_name,
         "checkpoint": options.checkpoint,
         "planning": agent.planning,

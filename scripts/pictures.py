@@ -128,7 +128,7 @@ def _draw_closest(
     x, y = (low + high) / 2
     near.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
     near.set_title(f"framed: the plan made at step {plan.step}")
-    frame = {"fill": False, "edgecolor": START, "linewidth": 0.9, "zorder": 7}
+    frame: Any = {"fill": False, "edgecolor": START, "linewidth": 0.9, "zorder": 7}
     whole.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **frame))
     for spine in near.spines.values():
         spine.set_visible(True)

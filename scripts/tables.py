@@ -72,13 +72,15 @@ def compare_table(data: dict[str, Any]) -> str:
                 _milliseconds(row.get("replan_ms_median")),
             ]
         )
+    without = data.get("left_out", {})
+    left_out = "".join(f"Left out: {name} ({why}).\n\n" for name, why in without.items())
     details = data["dataset_details"]
     return (
         f"{data['config']}, {data['updates']} updates ({data['train_seconds']:.0f} s) on "
         f"{data['dataset']} ({details.get('steps', '?')} steps, seed {details.get('seed', '?')}, "
         f"{details.get('path_rule', '?')} paths); {data['env_id']}, {data['episodes']} episodes, "
         f"seeds {data['seed']} to {data['seed'] + data['episodes'] - 1}; one training seed.\n\n"
-        f"{_markdown(header, rows)}\n\n{data['protocol']}\n\n"
+        f"{_markdown(header, rows)}\n\n{left_out}{data['protocol']}\n\n"
         f"Command: `{data['command']}`. Machine: {_machine(data)}."
     )
 
@@ -100,7 +102,7 @@ def results_table(data: dict[str, Any]) -> str:
         f"{data['config']} on {data['dataset']}, trained in {data['train_seconds']:.0f} s; "
         f"{data['env_id']}, seeds {data['seed']} to {data['seed'] + data['episodes'] - 1}; one "
         f"training seed.\n\n{_markdown(header, rows)}\n\n{data['protocol']}\n\n"
-        f"Machine: {_machine(data)}."
+        f"Command: `{data['command']}`. Machine: {_machine(data)}."
     )
 
 
@@ -167,4 +169,7 @@ class Tables:
 
 
 if __name__ == "__main__":
-    tyro.cli(Tables).run()
+    try:
+        tyro.cli(Tables, prog="python -m diffplan.scripts.tables").run()
+    except DiffplanError as error:
+        sys.exit(f"error: {error}")

@@ -56,7 +56,7 @@ def test_fitted_plans_have_unit_size(data: Episodes, tiny_config: Make, tiny_mod
     assert model.proposer is not None
     for part in (model.proposer, model.inverse_dynamics):
         torch.testing.assert_close(part.step_scale, one_step.sqrt(), atol=0, rtol=0.1)
-    every = model.states(torch.from_numpy(data.states))
+    every = model.states(sampler.states[sampler.parts["train"]])
     torch.testing.assert_close(every.std(0, unbiased=False), torch.ones(z.shape[-1]))
     torch.testing.assert_close(
         model.normalised_returns(sampler.valued(6000, generator(4)).returns).std(),
@@ -130,7 +130,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("trajectory-diffuser", {}),
     ("trajectory-diffuser", {"proposer.kind": "gru"}),
     ("trajectory-diffuser", {"proposer.kind": "one-shot"}),
-    ("trajectory-diffuser", {"denoiser.use_proposal": False}),
+    ("trajectory-diffuser", {"denoiser.use_proposal": False, "denoiser.plain_share": 0.0}),
     ("trajectory-diffuser", {"plan.space": "absolute", "denoiser.network": "dit"}),
     ("trajectory-diffuser-published", {}),
     ("proposer-only", {}),
@@ -158,7 +158,8 @@ def test_every_loss_teaches_its_own_part_alone(
     expected -= {"proposer-only": {"denoiser"}, "from-noise": {"proposer"}}.get(name, set())
     assert parts.keys() == expected
     assert losses.keys() - {"denoiser_plain"} == expected
-    assert ("denoiser_plain" in losses) == (name == "trajectory-diffuser")
+    plain = name == "trajectory-diffuser" and config.denoiser.plain_share > 0
+    assert ("denoiser_plain" in losses) == plain
     for loss_name, loss in losses.items():
         assert loss.shape == ()
         assert torch.isfinite(loss)

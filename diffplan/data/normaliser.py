@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 # A column that never moves is left alone instead of being blown up.
 _SMALLEST_STD = 1e-4
+_CHUNK = 1_000_000  # rows widened at once
 
 
 class Normaliser(nn.Module):
@@ -23,11 +24,18 @@ class Normaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
-    def fit(self, data: Tensor) -> None:
-        """Fit to rows of data [N, D] (float64 sums)."""
-        wide = data.double()
-        std = wide.std(0, unbiased=False)
-        self.mean.copy_(wide.mean(0))
+    def fit(self, data: Tensor, rows: Tensor | None = None) -> None:
+        """Fit to data [N, D], or to some rows of it, in chunks with float64 sums."""
+        index = torch.arange(len(data)) if rows is None else rows
+        total = torch.zeros(data.shape[1], dtype=torch.float64)
+        for chunk in index.split(_CHUNK):
+            total += data[chunk].double().sum(0)
+        mean = total / len(index)
+        squares = torch.zeros_like(total)
+        for chunk in index.split(_CHUNK):
+            squares += (data[chunk].double() - mean).square().sum(0)
+        std = (squares / len(index)).sqrt()
+        self.mean.copy_(mean)
         self.std.copy_(torch.where(std < _SMALLEST_STD, torch.ones_like(std), std))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import fit_landmarks
 from diffplan.errors import DiffplanError
 
-_CALIBRATION = 8192  # windows used to place the zero of the advantage
+_CALIBRATION = 8192  # draws that place the zero of the advantage and the target return
 _NO_PATH = 1e8  # steps, see LandmarkGraph
 
 
@@ -56,8 +56,10 @@ class Valued:
 class WindowSampler:
     """Draws windows, transitions and valued states; every draw comes from the given generator.
 
-    Returns-to-go. With rewards: R_t = sum_k discount^k r_{t+k} to the episode's end. With goals
-    the reward is 1 while the goal is held, times (1 - discount): R_t = discount^(steps to goal).
+    Returns-to-go. With rewards: R_t = sum_k discount^k r_{t+k} to the episode's end; where a time
+    limit ended it, the episode's mean reward goes on forever (discount < 1). With goals the reward
+    is 1 while the goal is held, times (1 - discount): R_t = discount^(steps to goal); undiscounted
+    it is -1 a step: R_t = -(steps to goal).
 
     Goals (`relabel`). hindsight: a state reached later in the episode. stitched: with probability
     1 - hindsight_share a state of any episode, the steps to it taken from the landmark graph;
@@ -121,6 +123,7 @@ class WindowSampler:
         usable = index + self.config.plan.stride <= self.last
         of_held = torch.repeat_interleave(held, counts)
         parts = {"train": index[usable & ~of_held], "held-out": index[usable & of_held]}
+        parts["valued"] = index[~of_held]
         if not len(parts["train"]):  # only short episodes outside the held-out ones
             parts["train"] = index[usable]
         if not len(parts["held-out"]):
@@ -135,7 +138,12 @@ class WindowSampler:
         for e in range(len(episodes.step_starts) - 1):
             first, stop = episodes.step_starts[e], episodes.step_starts[e + 1]
             base = episodes.state_starts[e]
+            # a time limit is no end: what would have followed is taken as more of the same
             total = 0.0
+            if discount < 1 and stop > first and episodes.truncations[stop - 1]:
+                if not episodes.terminations[stop - 1]:
+                    total = rewards[first:stop].mean() / (1 - discount)
+                result[base + stop - first : episodes.state_starts[e + 1]] = total
             for t in range(stop - 1, first - 1, -1):
                 total = rewards[t] + discount * total
                 result[base + t - first] = total
@@ -202,7 +210,7 @@ class WindowSampler:
         reached = own[:, None] & (ahead >= goal[:, None])
         states = torch.where(reached[..., None], self._resting(states, goals), states)
         elapsed = plan.stride * torch.arange(plan.horizon + 1)
-        returns = data.discount ** (to_goal[:, None] - elapsed).clamp(min=0)
+        returns = self._goal_return((to_goal[:, None] - elapsed).clamp(min=0))
         mask = (inside | reached)[:, 1:].float()
         return Windows(states, mask, goals, returns, weight)
 
@@ -225,9 +233,14 @@ class WindowSampler:
         )
 
     def valued(self, batch: int, generator: torch.Generator) -> Valued:
-        """Draw states with their return-to-go (and goal, half of them near)."""
-        start = self._starts(batch, generator, "train")
-        actions = self.actions[self.step_of[start]]
+        """Draw states with their return-to-go (and goal, half of them near).
+
+        Also the last states of episodes, which have no action (theirs is the last one taken):
+        plans end there too.
+        """
+        part = "train" if self.config.heads.value_input == "state-action" else "valued"
+        start = self._starts(batch, generator, part)
+        actions = self.actions[self.step_of[start].clamp(max=len(self.actions) - 1)]
         if not self.has_goals:
             assert self.returns is not None
             return Valued(self.states[start], None, actions, self.returns[start])
@@ -242,11 +255,17 @@ class WindowSampler:
                 own, torch.minimum(steps, self._steps(start, goal)), self._steps(start, goal)
             )
         goals = self.states[goal][:, self.goal_columns]
-        return Valued(self.states[start], goals, actions, self.config.data.discount**steps)
+        return Valued(self.states[start], goals, actions, self._goal_return(steps))
 
-    def target_return(self) -> float:
-        """The configured quantile of the training data's returns-to-go (1 for goals)."""
+    def _goal_return(self, steps: Tensor) -> Tensor:
+        """Return-to-go of a goal that is `steps` away."""
+        discount = self.config.data.discount
+        return discount**steps if discount < 1 else -steps
+
+    def target_return(self, seed: int) -> float:
+        """The configured quantile of the training data's returns-to-go."""
         if self.returns is None:
-            return 1.0
-        values = self.returns[self.parts["train"]].double().numpy()
-        return float(np.quantile(values, self.config.data.target_quantile))
+            values = self.valued(_CALIBRATION, torch.Generator().manual_seed(seed)).returns
+        else:
+            values = self.returns[self.parts["train"]]
+        return float(np.quantile(values.double().numpy(), self.config.data.target_quantile))

@@ -77,7 +77,7 @@ def test_windows_end_with_their_episode(
 def test_actions_belong_to_their_states(
     join_episodes: Make, tiny_config: Make, extra: list[int]
 ) -> None:
-    config = steps_config(tiny_config, plan__stride=3)
+    config = steps_config(tiny_config, plan__stride=3, heads__value_input="state-action")
     sampler = WindowSampler(coded(join_episodes, extra), config, seed=0)
     pairs = sampler.transitions(2000, generator())
     torch.testing.assert_close(pairs.actions, pairs.states / 100)
@@ -96,24 +96,33 @@ def test_returns_to_go_match_a_hand_computation(
     rng = np.random.default_rng(0)
     rewards = [rng.normal(size=n) for n in LENGTHS]
     episodes = coded(join_episodes, [1] * 6, rewards)
-    if terminated:  # an end is an end: nothing is bootstrapped across either kind
+    if terminated:
         episodes = dataclasses.replace(
             episodes, terminations=episodes.truncations, truncations=episodes.terminations
         )
     options = {"data__discount": discount, "data__relabel": "hindsight"}
     sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
+
+    def return_to_go(episode: int, t: int) -> float:
+        ours = rewards[episode]
+        total = sum(discount**i * r for i, r in enumerate(ours[t:]))
+        if discount < 1 and not terminated:  # beyond a time limit more of the same
+            total += discount ** (len(ours) - t) * ours.mean() / (1 - discount)
+        return float(total)
+
     windows = sampler.sample(500, generator())
     for states, returns in zip(windows.states.tolist(), windows.returns.tolist(), strict=True):
         episode, first = int(states[0][0]), int(states[0][1])
-        ours = rewards[episode]
         for k, value in enumerate(returns):
             t = first + 2 * k
-            expected = sum(discount**i * ours[t + i] for i in range(len(ours) - t))
+            expected = return_to_go(episode, t) if t <= len(rewards[episode]) else 0.0
             assert value == pytest.approx(expected, abs=1e-4)
-    valued = sampler.valued(100, generator())
+    valued = sampler.valued(400, generator())
+    last = 0
     for (episode, t), value in zip(valued.states.long().tolist(), valued.returns, strict=True):
-        expected = sum(discount**i * r for i, r in enumerate(rewards[episode][t:]))
-        assert float(value) == pytest.approx(expected, abs=1e-4)
+        assert float(value) == pytest.approx(return_to_go(episode, t), abs=1e-4)
+        last += t == len(rewards[episode])
+    assert last > 0  # also states in which no action was taken
 
 
 def test_the_target_return_is_a_quantile_of_the_training_data(
@@ -124,17 +133,17 @@ def test_the_target_return_is_a_quantile_of_the_training_data(
     config = steps_config(tiny_config, data__target_quantile=1.0)
     sampler = WindowSampler(episodes, config, seed=0)
     train = sampler.sample(4000, generator())
-    assert sampler.target_return() == pytest.approx(float(train.returns.max()), rel=1e-6)
+    assert sampler.target_return(0) == pytest.approx(float(train.returns.max()), rel=1e-6)
     lowest = steps_config(tiny_config, data__target_quantile=0.0)
     low = WindowSampler(episodes, lowest, seed=0)
-    assert low.target_return() == pytest.approx(float(train.returns[:, 0].min()), rel=1e-6)
+    assert low.target_return(0) == pytest.approx(float(train.returns[:, 0].min()), rel=1e-6)
 
 
 def test_hindsight_goals_lie_ahead_and_the_plan_rests_there(
     join_episodes: Make, tiny_config: Make
 ) -> None:
     lengths = [9, 14, 6, 30]
-    options = {"data__relabel": "hindsight", "data__discount": 0.9}
+    options = {"data__relabel": "hindsight", "data__discount": 0.9, "data__target_quantile": 1.0}
     episodes = walking(join_episodes, lengths)
     sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
     windows = sampler.sample(3000, generator())
@@ -156,7 +165,19 @@ def test_hindsight_goals_lie_ahead_and_the_plan_rests_there(
         assert windows.returns[row].tolist() == pytest.approx([0.9**n for n in left], rel=1e-5)
         passed.add(goal - first)
     assert passed == set(range(1, 31))
-    assert sampler.target_return() == 1.0
+    assert sampler.target_return(0) == 1.0
+
+
+def test_undiscounted_goals_cost_a_step_each(join_episodes: Make, tiny_config: Make) -> None:
+    options = {"data__relabel": "hindsight", "data__discount": 1.0}
+    episodes = walking(join_episodes, [9, 30])
+    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
+    windows = sampler.sample(100, generator())
+    assert windows.goals is not None
+    left = windows.goals[:, 0] - windows.states[:, 0, 0]
+    assert torch.equal(windows.returns[:, 0], -left)
+    assert sampler.valued(100, generator()).returns.max() <= 0
+    assert sampler.target_return(0) > -30
 
 
 def test_valued_goals_include_the_state_itself(join_episodes: Make, tiny_config: Make) -> None:

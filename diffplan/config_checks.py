@@ -1,0 +1,130 @@
+"""What a configuration must satisfy, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from diffplan.errors import DiffplanError
+
+if TYPE_CHECKING:
+    from diffplan.config import Config
+
+_COUNTS = {
+    "plan": ("horizon", "stride"),
+    "data": ("landmarks", "goal_candidates"),
+    "proposer": ("width", "depth", "heads"),
+    "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
+    "heads": ("width", "depth"),
+    "planning": ("candidates", "keep"),
+    "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
+}
+_SHARES = {
+    "data": ("hindsight_share", "target_quantile"),
+    "proposer": ("dropout",),
+    "denoiser": ("drop_state", "drop_goal", "drop_returns"),
+    "planning": ("eta",),
+    "training": ("ema",),
+}
+_POSITIVE = {"data": ("advantage_temperature",), "training": ("learning_rate", "grad_clip")}
+_NOT_NEGATIVE = {
+    "denoiser": ("kappa",),
+    "planning": ("steps", "temperature"),
+    "training": ("weight_decay",),
+}
+
+
+def check(config: Config) -> None:
+    """Raise DiffplanError for the first setting out of range or at odds with another."""
+    plan, data, denoiser, planning = config.plan, config.data, config.denoiser, config.planning
+
+    def require(ok: bool, name: str, expected: str) -> None:
+        if not ok:
+            value = attrgetter(name)(config)
+            raise DiffplanError(f"{name} is {value!r}, expected {expected}")
+
+    ranges: tuple[tuple[dict[str, tuple[str, ...]], Callable[[float], bool], str], ...] = (
+        (_COUNTS, lambda value: value >= 1, "at least 1"),
+        (_SHARES, lambda value: 0 <= value <= 1, "a number in [0, 1]"),
+        (_POSITIVE, lambda value: value > 0, "a number above 0"),
+        (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
+        ({"denoiser": ("plain_share",)}, lambda value: 0 <= value < 1, "a number in [0, 1)"),
+        ({"data": ("discount",)}, lambda value: 0 < value <= 1, "a number in (0, 1]"),
+        ({"heads": ("expectile",)}, lambda value: 0 < value < 1, "a number in (0, 1)"),
+        ({"training": ("held_out",)}, lambda value: 0 < value < 1, "a share in (0, 1)"),
+    )
+    for names, fits, expected in ranges:
+        for section, keys in names.items():
+            for key in keys:
+                value = getattr(getattr(config, section), key)
+                require(value is None or fits(value), f"{section}.{key}", expected)
+    require(
+        not (data.discount == 1 and data.relabel == "stitched"),
+        "data.discount",
+        "below 1 with relabel=stitched (returns-to-go of a goal that is held are unbounded)",
+    )
+    require(
+        planning.keep <= plan.horizon, "planning.keep", f"at most plan.horizon ({plan.horizon})"
+    )
+    if planning.start == "rddm":
+        require(
+            denoiser.process == "rddm",
+            "planning.start",
+            "a denoiser trained with --denoiser.process rddm",
+        )
+        require(
+            planning.steps <= denoiser.levels,
+            "planning.steps",
+            f"at most the {denoiser.levels} levels of the rddm process",
+        )
+    if planning.start in ("sdedit", "noise", "published"):
+        require(
+            planning.steps <= denoiser.schedule_levels,
+            "planning.steps",
+            f"at most the {denoiser.schedule_levels} levels of the ddpm process",
+        )
+        require(
+            denoiser.process == "ddpm" or denoiser.plain_share > 0,
+            "planning.start",
+            "a denoiser with plain DDPM samples in training (--denoiser.plain-share above 0)",
+        )
+    if planning.start == "noise":
+        require(planning.steps >= 1, "planning.steps", "at least 1 from noise")
+        require(
+            not (denoiser.process == "ddpm" and denoiser.use_proposal),
+            "denoiser.use_proposal",
+            "False: planning from noise has no proposal, and with process ddpm the network is "
+            "never trained without one",
+        )
+        require(
+            denoiser.schedule == "cosine",
+            "denoiser.schedule",
+            "cosine where planning starts from noise: the others end far from it",
+        )
+    if planning.start_level is not None:
+        require(
+            max(1, planning.steps) <= planning.start_level <= denoiser.schedule_levels,
+            "planning.start_level",
+            f"between planning.steps and denoiser.schedule_levels ({denoiser.schedule_levels})",
+        )
+    require(planning.clip is None or planning.clip > 0, "planning.clip", "above 0, or None")
+    weight = planning.guidance_weight
+    require(math.isfinite(weight), "planning.guidance_weight", "a finite number")
+    require(
+        weight == 1 or max(denoiser.drop_goal, denoiser.drop_returns) > 0,
+        "planning.guidance_weight",
+        "1 where training never drops a condition (denoiser.drop_goal, denoiser.drop_returns)",
+    )
+    if denoiser.process == "rddm":
+        require(
+            denoiser.use_proposal or denoiser.plain_share == 0,
+            "denoiser.use_proposal",
+            "True with process rddm and plain samples: nothing else tells the two apart",
+        )
+        require(
+            denoiser.prediction == "x0",
+            "denoiser.prediction",
+            "x0 with process rddm (x0 cannot be read off eps or v where a_t = 0)",
+        )
