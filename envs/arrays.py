@@ -22,7 +22,8 @@ def load_arrays(path: str | Path, env: str | None = None) -> Episodes:
     observations [N, D], actions [N, A], rewards [N], terminations [N] and truncations [N] (true
     at the last step of an episode); optional next_observations [N, D] and goals [N, G] (the
     desired goal at each step), with goals also goal_columns [G] and rest_columns [R], the columns
-    of the observation that hold the achieved goal and those that are zero when resting there.
+    of the observation that hold the achieved goal (required) and those that are zero when resting
+    there (none by default).
     Steps after the last flag are an unfinished episode and count as truncated.
 
     env: Gymnasium id of the evaluation environment. Without it the action bounds are -1 and 1, or
@@ -44,6 +45,12 @@ def load_arrays(path: str | Path, env: str | None = None) -> Episodes:
     width = arrays["observations"].shape[1]
     goals = arrays.get("goals")
     layout = ObservationLayout(width)
+    if (goals is None) != ("goal_columns" not in arrays):
+        given, lacking = ("goals", "goal_columns") if goals is not None else ("goal_columns", "goals")
+        raise DiffplanError(
+            f"{path}: {given} are given but not {lacking}: a goal needs both, goals [N, G] and the "
+            f"G columns of the observation that hold the achieved goal"
+        )
     if goals is not None:
         columns = {
             key: tuple(int(c) for c in arrays.get(key, np.zeros(0)).reshape(-1))
@@ -73,6 +80,8 @@ def load_arrays(path: str | Path, env: str | None = None) -> Episodes:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DiffplanError(f"no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise DiffplanError(f"{path} is not a .npz archive (or cut short); write it by numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in _REQUIRED if key not in archive]
@@ -87,13 +96,17 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except DiffplanError:
         raise
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise DiffplanError(f"{path} is no readable .npz archive of numbers: {error}") from None
+        # NumPy would advise unpickling
+        reason = "it holds Python objects" if "allow_pickle" in str(error) else error
+        raise DiffplanError(f"{path} is no readable .npz archive of numbers: {reason}") from None
     converted = {}
     for key, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise DiffplanError(f"{path}: {key} holds {array.dtype}, expected numbers")
         if array.ndim == 0:
             raise DiffplanError(f"{path}: {key} is a single number, expected an array over steps")
+        if 0 in array.shape[1:]:
+            raise DiffplanError(f"{path}: {key} has shape {array.shape}, expected some columns")
         kind = np.bool_ if key in ("terminations", "truncations") else np.float32
         converted[key] = array.astype(kind)
     if not len(converted["actions"]):

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from diffplan.data.episodes import DatasetInfo
+from diffplan.envs.flat import action_bounds
 from diffplan.envs.mazes import Maze, PathRule, lay_waypoints, maze_of
 from diffplan.envs.pointmaze import GAIN, NOISE_STD, WAYPOINT_DISTANCE
 from diffplan.errors import DiffplanError
@@ -95,17 +96,23 @@ class WaypointController:
 
 
 class RandomPolicy:
-    """Uniformly random actions of a bounded action space [A].
+    """Uniformly random actions of a Box action space [A], within [-1, 1] where it has no bound.
 
     The actions of an episode follow from `seed` and its first observation, as above.
     """
 
     def __init__(self, action_space: spaces.Space, seed: int = 0) -> None:
-        if not isinstance(action_space, spaces.Box) or not action_space.is_bounded():
-            raise DiffplanError(f"random actions need a bounded Box space, got {action_space}")
-        self.low = action_space.low.astype(np.float64)
-        self.high = action_space.high.astype(np.float64)
+        if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
+            raise DiffplanError(f"random actions need a Box space [A], got {action_space}")
+        low, high = action_bounds(action_space, np.empty((0, *action_space.shape)))
+        self.low, self.high = np.array(low), np.array(high)
         self.seed = seed
+
+    @classmethod
+    def of(cls, info: DatasetInfo, seed: int = 0) -> RandomPolicy:
+        """Within the action bounds of a dataset, which are finite whatever its environment says."""
+        low, high = np.array(info.action_low), np.array(info.action_high)
+        return cls(spaces.Box(low, high, dtype=np.float64), seed)
 
     def predict(
         self,

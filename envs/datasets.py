@@ -8,14 +8,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import minari
-
 from diffplan.data.episodes import Episodes
 from diffplan.envs.arrays import load_arrays
 from diffplan.envs.d4rl import D4RL_SUFFIXES, load_d4rl
 from diffplan.envs.environments import check_env_id
 from diffplan.envs.mazes import POINTMAZES
-from diffplan.envs.minari_data import is_local, load_minari
+from diffplan.envs.minari_data import is_local, load_minari, local_datasets
 from diffplan.envs.pointmaze import pointmaze_id
 from diffplan.errors import DiffplanError
 
@@ -97,7 +95,7 @@ def list_datasets() -> list[DatasetEntry]:
         made = is_local(pointmaze_id(name))
         note = f"made: {pointmaze_id(name)}" if made else f"diffplan datasets make {name}"
         entries.append(DatasetEntry(name, "can be made", note))
-    for dataset_id, metadata in sorted(minari.list_local_datasets().items()):
+    for dataset_id, metadata in sorted(local_datasets().items()):
         note = f"{metadata.get('total_episodes')} episodes, {metadata.get('total_steps')} steps"
         entries.append(DatasetEntry(dataset_id, "minari", note))
     if d4rl_folder().is_dir():

@@ -45,9 +45,9 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
 
 
 def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], gym.Env]:
-    """A picklable function without arguments that makes the evaluation environment.
+    """A function without arguments that makes one evaluation environment, as `rollout` calls it.
 
-    For Gymnasium's vector environments. A name that cannot be made is reported here already.
+    overrides: as for `make_env`. An id that Gymnasium does not know is reported here already.
     """
     if info.env_id is not None:
         check_env_id(info.env_id)

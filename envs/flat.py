@@ -7,6 +7,9 @@ from gymnasium import spaces
 
 from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 
+# Some spaces write "no bound" as a huge number, up to the largest of float32.
+_LARGEST_BOUND = 1e6
+
 
 def flags_with_time_limit(terminals: np.ndarray, limit: int | None) -> np.ndarray:
     """Timeouts [N] for a file that records none: every `limit` steps after the last end.
@@ -77,7 +80,7 @@ def episodes_from_flags(
 def action_bounds(
     space: spaces.Space | None, actions: np.ndarray
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Bounds per action dimension: those of the space where it has finite ones.
+    """Bounds per action dimension: those of the space where it has some of at most 1e6.
 
     Elsewhere -1 and 1 if the data stay within, or else the extremes in the data.
     actions: [N, A].
@@ -89,7 +92,7 @@ def action_bounds(
     finite = np.where(np.isfinite(actions), actions, 0.0)
     seen_low, seen_high = finite.min(axis=0, initial=-1.0), finite.max(axis=0, initial=1.0)
     low, high = (
-        np.where(np.isfinite(low), low, seen_low),
-        np.where(np.isfinite(high), high, seen_high),
+        np.where(np.abs(low) <= _LARGEST_BOUND, low, seen_low),
+        np.where(np.abs(high) <= _LARGEST_BOUND, high, seen_high),
     )
     return tuple(map(float, low)), tuple(map(float, high))

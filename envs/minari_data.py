@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import minari
 import numpy as np
 from gymnasium import spaces
+from minari.dataset.minari_dataset import parse_dataset_id
+from minari.dataset.minari_storage import MinariStorage
 from minari.storage import get_dataset_path
 from tqdm import tqdm
 
@@ -26,6 +30,33 @@ def is_local(dataset_id: str) -> bool:
     if not dataset_id or dataset_id.startswith(("/", ".", "~")):
         return False
     return (get_dataset_path(dataset_id) / "data" / "metadata.json").is_file()
+
+
+def local_datasets() -> dict[str, dict[str, Any]]:
+    """Metadata of the Minari datasets on this machine, by id.
+
+    A folder that looks like a dataset and is none is left out, with a line on stderr:
+    `minari.list_local_datasets` would fail for all of them.
+    """
+    root = get_dataset_path()
+    found = {}
+    for folder, inner, _ in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if "data" not in inner:
+            continue
+        inner.clear()
+        dataset_id = Path(folder).relative_to(root).as_posix()
+        try:
+            parse_dataset_id(dataset_id)
+            metadata = MinariStorage.read_raw_metadata(Path(folder) / "data")
+            if metadata["dataset_id"] != dataset_id:
+                raise ValueError(f"it calls itself {metadata['dataset_id']}")
+        except Exception as error:  # minari and h5py raise many kinds for damaged folders
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(f"left out, no Minari dataset: {folder} ({reason})", file=sys.stderr)
+            continue
+        found[dataset_id] = metadata
+    return found
 
 
 def load_minari(dataset_id: str, progress: bool = True) -> Episodes:

@@ -81,7 +81,10 @@ class Show:
     def run(self) -> None:
         """Print the summary and draw the picture."""
         from diffplan.envs.datasets import load_dataset
+        from diffplan.scripts.results import check_writable
 
+        if self.plot is not None:
+            check_writable(self.plot, "--plot")
         episodes = load_dataset(self.name, self.env, validate=False)
         for key, value in summary(episodes):
             print(f"{key:<18}{value}")
@@ -185,7 +188,6 @@ def draw(episodes: Episodes, path: Path) -> None:
             draw_maze(axes[2], maze)
             axes[2].plot(*visited.T, ",", color=EXECUTED, alpha=0.3, rasterized=True)
             axes[2].set_title("positions visited")
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             figure.savefig(path)
         except (ValueError, OSError) as error:

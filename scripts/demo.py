@@ -41,7 +41,13 @@ class Demo:
             raise DiffplanError(f"--steps is {self.steps}, expected at least 1")
         name = f"pointmaze-{self.maze}"
         print(f"1/3  data: {self.dataset_steps:,} steps of {name} by its depth-first controller")
-        dataset = make_pointmaze(name, self.dataset_steps, 0)
+        # an id of its own: a dataset of the plain name may have been made with other settings
+        dataset = make_pointmaze(
+            name,
+            self.dataset_steps,
+            0,
+            dataset_id=f"diffplan/demo-{self.maze}-{self.dataset_steps}-v0",
+        )
         print(f"\n2/3  training: trajectory-diffuser, {self.steps} updates")
         Train(
             dataset,
@@ -63,7 +69,7 @@ def _closing(out: Path, results: dict[str, Any]) -> str:
 The planner returned {results["return_mean"]:.0f} [{low:.0f}, {high:.0f}] and reached the goal in \
 {100 * results["success_rate"]:.0f} % of {results["episodes"]} episodes.
 The controller that made its data returned {results["controller_return_mean"]:.0f} on the same \
-seeds; the shortest path, which the data never show, {results["shortest_path_return_mean"]:.0f}.
+seeds; one that walks shortest paths, {results["shortest_path_return_mean"]:.0f}.
 
 Look at
   {out}/pictures/plans.png      proposals, optimised plans and executed paths in the maze

@@ -69,7 +69,10 @@ class Evaluate:
     """Of the first episode; episode e starts with seed + e."""
     json: Annotated[
         Path | None,
-        tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/results.json)"),
+        tyro.conf.arg(
+            metavar="FILE",
+            help_behavior_hint="(default: RUN/results.json, with the planning options in its name)",
+        ),
     ] = None
     """Where the results go."""
     video: bool = False

@@ -40,8 +40,10 @@ _VIDEO_EPISODES = 3
 
 def evaluate(options: Evaluate) -> dict[str, Any]:
     """Do what `Evaluate.run` says."""
-    target = options.json or options.folder / "results.json"
-    folder = options.folder / "pictures"
+    # other ways of planning do not overwrite what the run's own way left
+    ways = "".join(f"-{key}-{value}" for key, value in options.planning.given.items())
+    target = options.json or options.folder / f"results{ways}.json"
+    folder = options.folder / f"pictures{ways}"
     with _torch_threads(options.threads):
         agent = load_agent(
             options.folder,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from diffplan.errors import DiffplanError
 
@@ -33,17 +32,25 @@ class PointmazeCounts:
     """Seed of the run; 123 is the published one, but the noise is not the same."""
     tolerance: float = 0.03
     """Largest relative difference allowed."""
-    json_file: Path = Path("docs/results/pointmaze_counts.json")
+    json: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("docs/results/pointmaze_counts.json")
     """Where to write the counts."""
 
     def run(self) -> None:
+        """Make the steps, print and write the counts."""
         from diffplan.envs.mazes import POINTMAZES
         from diffplan.envs.pointmaze import run_pointmaze, software_versions
+        from diffplan.scripts.results import check_writable, write_json
 
-        rows: dict[str, dict[str, Any]] = {}
+        if self.steps < 1 or self.seed < 0:
+            raise DiffplanError(
+                f"--steps is {self.steps} and --seed {self.seed}, expected at least 1 and 0"
+            )
         for maze in self.mazes:
             if f"pointmaze-{maze}" not in POINTMAZES:
                 raise DiffplanError(f"unknown maze '{maze}'; known: umaze, medium, large, open")
+        check_writable(self.json, "--json")
+        rows: dict[str, dict[str, Any]] = {}
+        for maze in self.mazes:
             begin = time.perf_counter()
             run = run_pointmaze(POINTMAZES[f"pointmaze-{maze}"], self.steps, self.seed)
             seconds = time.perf_counter() - begin
@@ -57,21 +64,25 @@ class PointmazeCounts:
                 line += f", published {expected:g} ({difference:+.1%})"
             print(line, flush=True)
         result = {
-            "command": shlex.join(["diffplan", "pointmaze-counts", *sys.argv[2:]]),
+            "command": self.command(),
             "steps": self.steps,
             "seed": self.seed,
             "path_rule": "depth-first",
             "versions": software_versions(),
             "mazes": rows,
         }
-        self.json_file.parent.mkdir(parents=True, exist_ok=True)
-        building = self.json_file.with_suffix(".tmp")
-        building.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(building, self.json_file)
-        print(f"written: {self.json_file}")
+        write_json(self.json, result)
+        print(f"written: {self.json}")
         off = [m for m, row in rows.items() if abs(row.get("difference", 0.0)) > self.tolerance]
         if off:
             raise DiffplanError(
                 f"episode counts of {', '.join(off)} differ from the published ones by more than "
                 f"{self.tolerance:.0%}"
             )
+
+    def command(self) -> str:
+        """The command line that does the same."""
+        words = ["diffplan", "pointmaze-counts", "--mazes", *self.mazes]
+        words += ["--steps", f"{self.steps}", "--seed", f"{self.seed}"]
+        words += ["--tolerance", f"{self.tolerance}", "--json", f"{self.json}"]
+        return shlex.join(words)

@@ -74,9 +74,8 @@ class Train:
         from diffplan.envs.datasets import load_dataset
         from diffplan.training import RunOptions, train
 
+        self._check()
         torch.set_num_threads(self.threads)
-        if self.steps < 1:
-            raise DiffplanError(f"--steps is {self.steps}, expected at least 1")
         main = int(os.environ.get("RANK", "0")) == 0
         episodes = load_dataset(self.dataset, self.env, progress=main)
         options: dict[str, Any] = {
@@ -95,3 +94,25 @@ class Train:
         if main:
             print(f"trained: {last}\nnext: diffplan evaluate {self.out}")
         return last
+
+    def _check(self) -> None:
+        """Refuse at once what would fail after the data are loaded."""
+        from diffplan.checkpoint import list_checkpoints
+        from diffplan.scripts.results import check_writable
+
+        for option, value, low, high in (
+            ("--steps", self.steps, 1, 2**31 - 1),
+            ("--seed", self.seed, 0, 2**31 - 1),
+            ("--threads", self.threads, 1, 1024),
+            ("--checkpoint-every", self.checkpoint_every, 0, 2**31 - 1),
+        ):
+            if not low <= value <= high:
+                raise DiffplanError(f"{option} is {value}, expected {low} to {high}")
+        if self.out.is_file():
+            raise DiffplanError(f"--out {self.out} is a file; give the name of a folder")
+        if not self.resume and (found := list_checkpoints(self.out)):
+            raise DiffplanError(
+                f"{self.out} already holds {found[-1].name}; add --resume to continue it or choose "
+                "another --out"
+            )
+        check_writable(self.out / "metrics.jsonl" if self.out.is_dir() else self.out, "--out")

@@ -184,7 +184,8 @@ class Episodes:
         """Check everything that training relies on and return self.
 
         Raises DiffplanError naming the first thing that is wrong: types and shapes, offsets, an
-        empty episode, NaN or infinity (with episode and step), actions out of bounds.
+        empty episode, NaN or infinity (with episode and step), bounds without room between them,
+        actions out of bounds.
         """
         self._check_shapes()
         self._check_episodes()
@@ -199,9 +200,17 @@ class Episodes:
                 f"dataset {self.info.id}: {name} hold {array[tuple(bad)]} in "
                 f"{_place(offsets, bad[0])}{column}; repair the data or leave that episode out"
             )
-        low = np.asarray(self.info.action_low, np.float32) - _ACTION_TOLERANCE
-        high = np.asarray(self.info.action_high, np.float32) + _ACTION_TOLERANCE
-        outside = (self.actions < low) | (self.actions > high)
+        low = np.asarray(self.info.action_low, np.float32)
+        high = np.asarray(self.info.action_high, np.float32)
+        wrong = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low < high)))
+        if len(wrong):
+            raise DiffplanError(
+                f"dataset {self.info.id}: the bounds of action column {wrong[0]} are "
+                f"[{low[wrong[0]]:g}, {high[wrong[0]]:g}], expected finite ones, low below high"
+            )
+        outside = (self.actions < low - _ACTION_TOLERANCE) | (
+            self.actions > high + _ACTION_TOLERANCE
+        )
         if outside.any():
             row, column = np.argwhere(outside)[0]
             raise DiffplanError(
@@ -214,6 +223,11 @@ class Episodes:
     def _check_shapes(self) -> None:
         steps, name = len(self.actions), self.info.id
         width = len(self.info.action_low)
+        if not self.layout.state_dim or not width:
+            raise DiffplanError(
+                f"dataset {name}: states have {self.layout.state_dim} columns and actions {width}, "
+                f"expected at least one of each"
+            )
         expected: dict[str, tuple[int, ...]] = {
             "states": (len(self.states), self.layout.state_dim),
             "goals": (len(self.states), self.layout.goal_dim),
