@@ -13,12 +13,13 @@ import os
 import re
 import shutil
 import uuid
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,11 +30,14 @@ from diffplan.errors import DiffplanError
 from diffplan.model import ModelSpec, PlannerModel
 
 FORMAT = 1
-_SPEC, _LAYOUT, _INFO = (
-    TypeAdapter(ModelSpec),
-    TypeAdapter(ObservationLayout),
-    TypeAdapter(DatasetInfo),
-)
+_SECTIONS: dict[str, type] = {"spec": ModelSpec, "layout": ObservationLayout, "info": DatasetInfo}
+_TYPES: dict[str, TypeAdapter[Any]] = {
+    **{name: TypeAdapter(kind) for name, kind in _SECTIONS.items()},
+    "fingerprint": TypeAdapter(str),
+    "step": TypeAdapter(Annotated[int, Field(ge=0)]),
+    "seed": TypeAdapter(int),
+    "seconds": TypeAdapter(Annotated[float, Field(ge=0)]),
+}
 _NAME = re.compile(r"checkpoint-(\d+)$")
 
 
@@ -90,12 +94,17 @@ def save_checkpoint(
     """Write a checkpoint atomically; older ones lose their resuming state, which is large."""
     target = checkpoint_path(run, header.step)
     run.mkdir(parents=True, exist_ok=True)
+    for killed in run.glob(".writing-*"):
+        shutil.rmtree(killed, ignore_errors=True)
     temporary = run / f".writing-{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
         save_file(_plain(model), temporary / "model.safetensors")
         save_file(_plain(training), temporary / "training.safetensors")
-        (temporary / "config.json").write_text(json.dumps(_header_to_dict(header), indent=2) + "\n")
+        text = temporary / "config.json"
+        text.write_text(json.dumps(_header_to_dict(header), indent=2) + "\n")
+        for file in temporary.glob("*.safetensors"):  # written for the owner alone
+            shutil.copymode(text, file)
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
@@ -131,24 +140,61 @@ def read_header(path: Path) -> Header:
             f"{file} has checkpoint format {data['diffplan_checkpoint']}, this version reads "
             f"{FORMAT}; use the diffplan version that wrote it"
         )
+    _check_keys(file, data, dict.fromkeys(["diffplan_checkpoint", "config", *_TYPES]))
+    config = config_from_dict(data["config"], f"{file}: config")
+    _check_keys(file, data["config"], config_to_dict(config), "config.")
+    for name, kind in _SECTIONS.items():
+        if isinstance(data[name], dict):
+            _check_keys(file, data[name], {f.name: None for f in fields(kind)}, f"{name}.")
+    header = Header(config, **{name: _typed(file, name, data[name]) for name in _TYPES})
+    _check_sizes(file, header)
+    return header
+
+
+def _check_keys(
+    file: Path, data: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = ""
+) -> None:
+    for key in (*expected, *data):
+        if key not in data:
+            raise DiffplanError(
+                f"{file} lacks the key '{prefix}{key}'; it is damaged or was written by another "
+                "version of diffplan"
+            )
+        if key not in expected:
+            raise DiffplanError(
+                f"{file} has the unknown key '{prefix}{key}'; it was edited or written by another "
+                "version of diffplan"
+            )
+        if isinstance(expected[key], dict):
+            _check_keys(file, data[key], expected[key], f"{prefix}{key}.")
+
+
+def _typed(file: Path, name: str, value: Any) -> Any:
     try:
-        config = config_from_dict(data["config"], str(file))
-        return Header(
-            config,
-            _SPEC.validate_python(data["spec"]),
-            _LAYOUT.validate_python(data["layout"]),
-            _INFO.validate_python(data["info"]),
-            data["fingerprint"],
-            data["step"],
-            data["seed"],
-            data["seconds"],
-        )
-    except KeyError as error:
-        raise DiffplanError(f"{file} lacks the key {error}; the checkpoint is damaged") from None
+        # from JSON, strictly: lists become tuples, but "4" no number
+        return _TYPES[name].validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise DiffplanError(f"{file}: {error.title}.{key}: {first['msg']}") from None
+        key = ".".join(map(str, (name, *first["loc"])))
+        raise DiffplanError(
+            f"{file}: {key} is {first['input']!r}, expected: {first['msg']}"
+        ) from None
+
+
+def _check_sizes(file: Path, header: Header) -> None:
+    spec, layout, info = header.spec, header.layout, header.info
+    for name, value in (("state_dim", spec.state_dim), ("action_dim", spec.action_dim)):
+        if value < 1:
+            raise DiffplanError(f"{file}: spec.{name} is {value}, expected at least 1")
+    pairs: tuple[tuple[str, object, str, object], ...] = (
+        ("layout.state_dim", layout.state_dim, "spec.state_dim", spec.state_dim),
+        ("layout.goal_columns", layout.goal_columns, "spec.goal_columns", spec.goal_columns),
+        ("info.action_low: count", len(info.action_low), "spec.action_dim", spec.action_dim),
+        ("info.action_high: count", len(info.action_high), "spec.action_dim", spec.action_dim),
+    )
+    for name, found, key, other in pairs:
+        if found != other:
+            raise DiffplanError(f"{file}: {name} is {found}, but {key} is {other}")
 
 
 def _header_to_dict(header: Header) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def load_arrays(path: str | Path, env: str | None = None) -> Episodes:
     goals = arrays.get("goals")
     layout = ObservationLayout(width)
     if (goals is None) != ("goal_columns" not in arrays):
-        given, lacking = ("goals", "goal_columns") if goals is not None else ("goal_columns", "goals")
+        given, lacking = (
+            ("goals", "goal_columns") if goals is not None else ("goal_columns", "goals")
+        )
         raise DiffplanError(
             f"{path}: {given} are given but not {lacking}: a goal needs both, goals [N, G] and the "
             f"G columns of the observation that hold the achieved goal"

@@ -38,11 +38,11 @@ def local_datasets() -> dict[str, dict[str, Any]]:
     A folder that looks like a dataset and is none is left out, with a line on stderr:
     `minari.list_local_datasets` would fail for all of them.
     """
-    root = get_dataset_path()
+    root = Path(get_dataset_path())
     found = {}
-    for folder, inner, _ in os.walk(root):
+    for folder, inner, _ in os.walk(root, followlinks=True):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if "data" not in inner:
+        if "data" not in inner or Path(folder) == root:
             continue
         inner.clear()
         dataset_id = Path(folder).relative_to(root).as_posix()

@@ -138,9 +138,11 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
             report["left_out"][name] = str(error)
             continue
         write_json(target, report)
-    for name, policy in _baselines(options, agent).items():
+    baselines = _baselines(options, agent)
+    for name, policy in baselines.items():
         if name not in rows:
             rows[name] = _baseline(options, name, policy, agent)
+    rows = report["rows"] = {name: rows[name] for name in (*ROWS, *baselines) if name in rows}
     _differences(rows)
     _time(options, rows)
     write_json(target, report)

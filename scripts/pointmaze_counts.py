@@ -32,7 +32,9 @@ class PointmazeCounts:
     """Seed of the run; 123 is the published one, but the noise is not the same."""
     tolerance: float = 0.03
     """Largest relative difference allowed."""
-    json: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("docs/results/pointmaze_counts.json")
+    json: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path(
+        "docs/results/pointmaze_counts.json"
+    )
     """Where to write the counts."""
 
     def run(self) -> None:
@@ -64,7 +66,7 @@ class PointmazeCounts:
                 line += f", published {expected:g} ({difference:+.1%})"
             print(line, flush=True)
         result = {
-            "command": self.command(),
+            "command": self.command,
             "steps": self.steps,
             "seed": self.seed,
             "path_rule": "depth-first",
@@ -80,6 +82,7 @@ class PointmazeCounts:
                 f"{self.tolerance:.0%}"
             )
 
+    @property
     def command(self) -> str:
         """The command line that does the same."""
         words = ["diffplan", "pointmaze-counts", "--mazes", *self.mazes]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,18 @@ def test_what_a_killed_process_left_is_not_a_checkpoint(
     assert list_checkpoints(tmp_path) == []
     path = save(tmp_path, header, model, 5)
     assert list_checkpoints(tmp_path) == [path]
+    assert not half.exists()
+
+
+def test_others_may_read_all_of_it_or_nothing(
+    tmp_path: Path, header: Header, model: PlannerModel
+) -> None:
+    before = os.umask(0o027)
+    try:
+        path = save(tmp_path, header, model)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o640}
 
 
 def test_shared_and_sliced_tensors_are_saved_whole(tmp_path: Path, header: Header) -> None:
@@ -233,11 +246,26 @@ def edited(path: Path, keys: list[str], value: Any) -> None:
     ("keys", "value", "expected"),
     [
         (["config", "plan", "horizons"], 3, "unknown key 'plan.horizons'"),
+        (["config", "plan", "stride"], ..., "lacks the key 'config.plan.stride'"),
+        (["config", "heads"], ..., "lacks the key 'config.heads'"),
+        (["notes"], 1, "unknown key 'notes'"),
+        (["spec", "stateDim"], 4, "unknown key 'spec.stateDim'"),
+        (["info", "source"], ..., "lacks the key 'info.source'"),
+        (["layout", "rest_columns"], ..., "lacks the key 'layout.rest_columns'"),
+        (["layout", "goal_dim"], 3, "goal_columns (0, 1) do not match"),
+        (["layout", "state_dim"], 9, "layout.state_dim is 9, but spec.state_dim is 4"),
+        (["info", "action_low"], [0.0], "info.action_low: count is 1"),
+        (["spec", "action_dim"], -2, "spec.action_dim is -2"),
+        (["spec", "state_dim"], "4", "spec.state_dim is '4'"),
+        (["step"], "abc", "step is 'abc'"),
+        (["step"], -1, "step is -1"),
+        (["seed"], 1.5, "seed is 1.5"),
+        (["seconds"], None, "seconds is None"),
         (["config", "planning", "start"], "nosie", "planning.start is 'nosie'"),
         (["config", "planning", "keep"], 99, "planning.keep is 99"),
         (["config"], None, "None"),
         (["config"], ..., "'config'"),
-        (["layout"], [1], "Layout"),
+        (["layout"], [1], "layout is [1]"),
         (["info", "id"], ..., "id"),
         (["spec", "state_dim"], "four", "state_dim"),
         (["spec"], ..., "'spec'"),

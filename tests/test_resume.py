@@ -218,6 +218,21 @@ def test_resuming_with_other_settings_is_refused(
     assert "already 20 updates" in message and "--steps 19" in message
 
 
+def test_how_to_plan_may_change_in_a_resume_but_not_what_is_trained(
+    run: Path, tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    changes = {"planning.steps": 2, "planning.keep": 1}
+    resumed = train(tiny_episodes, tiny_config(changes=changes), options(copy, 25, resume=True))
+    assert read_header(resumed).config.planning.steps == 2
+    straight = train(tiny_episodes, tiny_config(), options(tmp_path / "straight", 25))
+    assert_identical(straight, resumed)
+    asked = options(copy, 30, resume=True)
+    message = refusal(lambda: train(tiny_episodes, tiny_config("proposer-only"), asked))
+    assert "planning.start = 'rddm', got 'none'" in message
+
+
 def test_a_finished_run_stays_as_it_is(
     run: Path, tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
 ) -> None:

@@ -200,8 +200,9 @@ class Episodes:
                 f"dataset {self.info.id}: {name} hold {array[tuple(bad)]} in "
                 f"{_place(offsets, bad[0])}{column}; repair the data or leave that episode out"
             )
-        low = np.asarray(self.info.action_low, np.float32)
-        high = np.asarray(self.info.action_high, np.float32)
+        with np.errstate(over="ignore"):
+            low = np.asarray(self.info.action_low, np.float32)
+            high = np.asarray(self.info.action_high, np.float32)
         wrong = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low < high)))
         if len(wrong):
             raise DiffplanError(

@@ -96,6 +96,7 @@ class WindowSampler:
         self.step_of = torch.arange(len(self.states)) + torch.repeat_interleave(
             step_starts[:-1] - starts[:-1], counts
         )
+        self.step_of.clamp_(max=torch.repeat_interleave(step_starts[1:] - 1, counts))
         self.goal_columns = list(self.layout.goal_columns)
         self.has_goals = bool(self.goal_columns)
         self.returns = None if self.has_goals else self._returns_to_go(episodes)
@@ -240,7 +241,7 @@ class WindowSampler:
         """
         part = "train" if self.config.heads.value_input == "state-action" else "valued"
         start = self._starts(batch, generator, part)
-        actions = self.actions[self.step_of[start].clamp(max=len(self.actions) - 1)]
+        actions = self.actions[self.step_of[start]]
         if not self.has_goals:
             assert self.returns is not None
             return Valued(self.states[start], None, actions, self.returns[start])

@@ -122,6 +122,24 @@ def test_actions_just_outside_their_bounds_are_accepted() -> None:
     changed(make_episodes([3]), "actions", (0, 0), 1.0005).validate()
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, -2.0), (np.nan, 1.0), (-1.0, 1e39)])
+def test_bounds_need_room_between_them(low: float, high: float) -> None:
+    episodes = make_episodes([3])
+    bounds = {"action_low": (-1.0, low, -1.0), "action_high": (1.0, high, 1.0)}
+    episodes = dataclasses.replace(episodes, info=dataclasses.replace(episodes.info, **bounds))
+    with pytest.raises(DiffplanError, match="the bounds of action column 1 are"):
+        episodes.validate()
+
+
+def test_no_columns_are_refused() -> None:
+    episodes = make_episodes([3])
+    none = dataclasses.replace(
+        episodes, states=episodes.states[:, :0], goals=None, layout=ObservationLayout(0)
+    )
+    with pytest.raises(DiffplanError, match="states have 0 columns"):
+        none.validate()
+
+
 def test_an_empty_episode_is_named() -> None:
     episodes = make_episodes([3, 2])
     empty = dataclasses.replace(

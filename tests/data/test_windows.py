@@ -78,7 +78,8 @@ def test_actions_belong_to_their_states(
     join_episodes: Make, tiny_config: Make, extra: list[int]
 ) -> None:
     config = steps_config(tiny_config, plan__stride=3, heads__value_input="state-action")
-    sampler = WindowSampler(coded(join_episodes, extra), config, seed=0)
+    episodes = coded(join_episodes, extra)
+    sampler = WindowSampler(episodes, config, seed=0)
     pairs = sampler.transitions(2000, generator())
     torch.testing.assert_close(pairs.actions, pairs.states / 100)
     assert torch.equal(pairs.ahead[:, 0], pairs.states[:, 0])
@@ -86,27 +87,34 @@ def test_actions_belong_to_their_states(
     assert pairs.lag.unique().tolist() == [1.0, 2.0, 3.0]
     valued = sampler.valued(2000, generator())
     torch.testing.assert_close(valued.actions, valued.states / 100)
+    # a value of states alone also learns from the last ones, which have no action of their own
+    config = steps_config(tiny_config, plan__stride=3)
+    valued = WindowSampler(episodes, config, seed=0).valued(2000, generator())
+    taken = torch.tensor(LENGTHS)[valued.states[:, 0].long()] - 1
+    assert (valued.states[:, 1] > taken).any() == any(extra)
+    expected = torch.stack([valued.states[:, 0], valued.states[:, 1].minimum(taken)], 1)
+    torch.testing.assert_close(valued.actions, expected / 100)
 
 
 @pytest.mark.parametrize("discount", [1.0, 0.9])
-@pytest.mark.parametrize("terminated", [True, False])
+@pytest.mark.parametrize("end", ["terminated", "truncated", "both"])
 def test_returns_to_go_match_a_hand_computation(
-    join_episodes: Make, tiny_config: Make, discount: float, terminated: bool
+    join_episodes: Make, tiny_config: Make, discount: float, end: str
 ) -> None:
     rng = np.random.default_rng(0)
     rewards = [rng.normal(size=n) for n in LENGTHS]
     episodes = coded(join_episodes, [1] * 6, rewards)
-    if terminated:
-        episodes = dataclasses.replace(
-            episodes, terminations=episodes.truncations, truncations=episodes.terminations
-        )
+    if end != "truncated":
+        cut = episodes.truncations if end == "both" else episodes.terminations
+        terminations = episodes.truncations
+        episodes = dataclasses.replace(episodes, terminations=terminations, truncations=cut)
     options = {"data__discount": discount, "data__relabel": "hindsight"}
     sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
 
     def return_to_go(episode: int, t: int) -> float:
         ours = rewards[episode]
         total = sum(discount**i * r for i, r in enumerate(ours[t:]))
-        if discount < 1 and not terminated:  # beyond a time limit more of the same
+        if discount < 1 and end == "truncated":  # beyond a time limit more of the same
             total += discount ** (len(ours) - t) * ours.mean() / (1 - discount)
         return float(total)
 

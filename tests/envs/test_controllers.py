@@ -98,5 +98,20 @@ def test_random_actions_fill_the_bounds() -> None:
     assert (actions.min(axis=0) < [-0.95, 0.05]).all()
     assert (actions.max(axis=0) > [0.95, 4.95]).all()
     assert (actions.max(axis=0) <= space.high).all()
-    with pytest.raises(DiffplanError, match="bounded Box"):
+    with pytest.raises(DiffplanError, match=r"a Box space \[A\]"):
         RandomPolicy(gym.spaces.Discrete(3))
+
+
+def test_random_actions_without_bounds_stay_within_one() -> None:
+    largest = np.finfo(np.float32).max
+    low, high = np.array([-np.inf, -largest, -3.0]), np.array([np.inf, largest, np.inf])
+    policy = RandomPolicy(gym.spaces.Box(low.astype(np.float32), high.astype(np.float32)))
+    assert policy.low.tolist() == [-1, -1, -3]
+    assert policy.high.tolist() == [1, 1, 1]
+    assert np.isfinite(policy.predict(np.zeros((2, 1)))[0]).all()
+
+
+def test_random_actions_of_a_dataset() -> None:
+    data = DatasetInfo("x", "arrays", None, {}, (-2.0, 0.0), (-1.0, 5.0), {})
+    policy = RandomPolicy.of(data)
+    assert (policy.low.tolist(), policy.high.tolist()) == ([-2, 0], [-1, 5])

@@ -98,6 +98,25 @@ def test_the_list_says_what_is_made(minari_root: Path) -> None:
     assert "300 steps" in after["pointmaze/umaze-v0"].note
 
 
+@pytest.mark.parametrize(
+    ("folder", "metadata"),
+    [("notes", None), ("mine/set-v0", "{"), ("mine/set-v0", '{"dataset_id": "mine/other-v0"}')],
+)
+def test_a_malformed_minari_folder_is_left_out_in_one_line(
+    minari_root: Path, folder: str, metadata: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pointmaze("pointmaze-umaze", 300, 0, progress=False)
+    (minari_root / folder / "data").mkdir(parents=True)
+    if metadata is not None:
+        (minari_root / folder / "data" / "metadata.json").write_text(metadata)
+    capsys.readouterr()
+    assert [e.name for e in list_datasets() if e.kind == "minari"] == ["pointmaze/umaze-v0"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(minari_root / folder) in line
+    with pytest.raises(DiffplanError, match="unknown dataset"):
+        load_dataset("nothing")
+
+
 def info(name: str, source: str, env_id: str | None) -> DatasetInfo:
     return DatasetInfo(name, source, env_id, {}, (), (), {})
 

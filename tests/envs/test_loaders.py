@@ -19,6 +19,7 @@ from diffplan.envs import cache
 from diffplan.envs.arrays import load_arrays
 from diffplan.envs.d4rl import load_d4rl
 from diffplan.envs.environments import make_env
+from diffplan.envs.flat import action_bounds
 from diffplan.envs.minari_data import load_minari
 from diffplan.errors import DiffplanError
 
@@ -355,7 +356,10 @@ def test_archives_may_go_beyond_one(tmp_path: Path) -> None:
         ({"observations": np.zeros(12)}, r"observations has shape \(12,\), expected \(12, \*\)"),
         ({"actions": np.array(["a"] * 12)}, "expected numbers"),
         ({"goals": np.zeros((12, 2)), "goal_columns": np.array([11, 12])}, "column 11 is outside"),
-        ({"rewards": np.array([{}] * 12, object)}, r"no readable \.npz archive"),
+        ({"goals": np.zeros((12, 2))}, "goals are given but not goal_columns: "),
+        ({"goal_columns": np.array([1, 2])}, "goal_columns are given but not goals: "),
+        ({"observations": np.zeros((12, 0))}, r"observations has shape \(12, 0\)"),
+        ({"rewards": np.array([{}] * 12, object)}, "of numbers: it holds Python objects$"),
     ],
 )
 def test_bad_archives_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -367,8 +371,15 @@ def test_bad_archives_are_named(tmp_path: Path, change: dict[str, Any], message:
 
 def test_text_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_text("hello")
-    with pytest.raises(DiffplanError, match=r"no readable \.npz archive"):
+    with pytest.raises(DiffplanError, match=r"is not a \.npz archive") as caught:
         load_arrays(tmp_path / "a.npz")
+    assert "pickle" not in str(caught.value)
+
+
+def test_huge_bounds_are_none() -> None:
+    largest = float(np.finfo(np.float32).max)
+    space = gym.spaces.Box(np.float32([-largest, -2]), np.float32([largest, np.inf]))
+    assert action_bounds(space, np.array([[3.0, 0.0]])) == ((-1.0, -2.0), (3.0, 1.0))
 
 
 # --- The flat copies ------------------------------------------------------------------------

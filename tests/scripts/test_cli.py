@@ -9,6 +9,7 @@ import pytest
 from diffplan.scripts import compare
 from diffplan.scripts.cli import COMMANDS, main
 
+TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
 TINY = [
     "--plan.horizon=4",
     "--planning.keep=2",
@@ -49,6 +50,16 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
             "no-such-data",
         ),
         (["evaluate", "no-such-run"], "no-such-run"),
+        ([*TRAIN, "--threads", "0"], "--threads is 0, expected 1 to"),
+        ([*TRAIN, "--seed", "9" * 23], "--seed is 999"),
+        ([*TRAIN, "--checkpoint-every", "-3"], "--checkpoint-every is -3"),
+        ([*TRAIN, "--steps", "0"], "--steps is 0"),
+        (["train", "proposer-only", "--dataset", "x", "--out", "a-file"], "a-file is a file"),
+        (["train", "proposer-only", "--dataset", "x", "--out", "a-file/x"], "cannot be written"),
+        (["train", "proposer-only", "--dataset", "x", "--out", "a-run"], "add --resume"),
+        (["datasets", "show", "x", "--plot", "a-file/x.png"], "cannot be written"),
+        (["pointmaze-counts", "--steps", "0"], "--steps is 0"),
+        (["pointmaze-counts", "--json", "a-file/x.json"], "cannot be written"),
         (
             ["train", "proposer-only", "--dataset", "x", "--out", "x", "--planning.keep", "99"],
             "planning.keep is 99",
@@ -63,8 +74,12 @@ def test_a_mistake_is_one_line(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("a-file").write_text("")
+    Path("a-run/checkpoint-00000001").mkdir(parents=True)
     assert main(args) == 2
-    error = capsys.readouterr().err.strip().splitlines()
+    captured = capsys.readouterr()
+    assert not captured.out
+    error = captured.err.strip().splitlines()
     assert len(error) == 1
     assert error[0].startswith("error: ")
     assert expected in error[0]

@@ -169,7 +169,8 @@ def test_rows_of_another_comparison_are_not_taken_over(
         monkeypatch.setattr(compare, "ROWS", {**ROWS, "refined": refined})
     elif change == "training":
         monkeypatch.setattr(Agent, "updates", 8)
-    world.compare(**({"seed": 77} if change == "seed" else {}))
+    order = list(world.compare(**({"seed": 77} if change == "seed" else {}))["rows"])
+    assert order[:2] == ["proposer only", "refined"] and order[-1] == "random actions"
     again = {name.split()[0] for name, *_ in world.rolled}
     everything = {"none", "rddm", "WaypointController", "RandomPolicy"}
     assert again == ({"rddm"} if change == "settings" else everything)

@@ -1,6 +1,7 @@
 """`diffplan datasets make`, `list`, `show`, and the script that compares episode counts."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +62,15 @@ def test_counts_are_compared_and_written(
 ) -> None:
     """At 5,000 steps 66 episodes are expected, give or take 5."""
     file = tmp_path / "results" / "counts.json"
-    counts = PointmazeCounts(("umaze",), 5_000, tolerance=0.25, json_file=file)
+    counts = PointmazeCounts(("umaze",), 5_000, tolerance=0.25, json=file)
     counts.run()
     written = json.loads(file.read_text())
     assert written["mazes"]["umaze"]["published"] == pytest.approx(66.05)
     assert written["steps"] == 5_000
+    words = shlex.split(written["command"])
+    assert words[:2] == ["diffplan", "pointmaze-counts"]
+    assert tyro.cli(PointmazeCounts, args=words[2:]) == counts
     with pytest.raises(DiffplanError, match="umaze differ from the published"):
-        PointmazeCounts(("umaze",), 5_000, tolerance=1e-6, json_file=file).run()
+        PointmazeCounts(("umaze",), 5_000, tolerance=1e-6, json=file).run()
     with pytest.raises(DiffplanError, match="unknown maze 'u'"):
-        PointmazeCounts(("u",), 100, json_file=file).run()
+        PointmazeCounts(("u",), 100, json=file).run()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -104,6 +105,12 @@ def test_overrides_reach_the_agent_and_baselines_and_pictures_can_be_left_out(
     assert given["checkpoint"] == "best"
     results = json.loads(target.read_text())
     assert results["overrides"] == {"keep": 3, "candidates": 4, "steps": 0}
+    words = shlex.split(results["command"])
+    assert words[:2] == ["diffplan", "evaluate"]
+    again = tyro.cli(Evaluate, args=words[2:])
+    assert again.planning == PlanningOptions(keep=3, candidates=4, steps=0)
+    assert (again.folder, again.episodes, again.num_envs) == (run_folder, 2, 2)
+    assert again.checkpoint == "best"
     assert results["controller_return_mean"] is None and list(results["policies"]) == ["planner"]
     assert sorted(path.name for path in run_folder.iterdir()) == ["metrics.jsonl"]
 

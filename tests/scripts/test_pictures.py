@@ -1,6 +1,7 @@
 """Pictures: what is drawn where, and metrics files as training leaves them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ def drawn(monkeypatch):
 
 def plan(step, rng, candidates=3):
     states = rng.normal(size=(candidates, 5, 3))
-    return PlanRecord(step, states + 0.1, states, np.zeros(candidates), 1, states[1])
+    chosen = min(1, candidates - 1)
+    return PlanRecord(step, states + 0.1, states, np.zeros(candidates), chosen, states[chosen])
 
 
 def make_trace(success_step=None, steps=20):
@@ -58,28 +60,56 @@ def test_walls_stand_where_the_maze_has_them():
     assert axes.get_aspect() == 1
 
 
-def test_a_panel_shows_path_plan_proposal_and_goal(tmp_path, drawn):
+def test_the_maze_shows_path_plans_and_goal(tmp_path, drawn):
     trace = make_trace(success_step=10)
     pictures.plans_in_maze(tmp_path / "x.png", [trace, make_trace()], LAYOUT, MAZE)
     reached, missed = drawn[0].axes[:2]
     states = trace.observations["observation"].astype(np.float32)
     (path,) = lines(reached, pictures.EXECUTED)
-    np.testing.assert_allclose(path, states[:11, [2, 1]])  # up to the success
-    first = trace.plans[0]
-    (proposal,) = lines(reached, pictures.PROPOSAL)
-    np.testing.assert_allclose(proposal, first.proposal[1][:, [2, 1]])
-    later, followed = lines(reached, pictures.PLAN)
-    np.testing.assert_allclose(followed, first.states[:, [2, 1]])
+    np.testing.assert_allclose(path, states[:, [2, 1]])
     # The plan made at step 16, after the success, is not drawn.
-    np.testing.assert_allclose(later, trace.plans[1].states[:, [2, 1]])
-    assert len(lines(reached, pictures.CANDIDATE)) == 3
+    for record, line in zip(trace.plans[:2], lines(reached, pictures.PLAN), strict=True):
+        np.testing.assert_allclose(line, record.states[:, [2, 1]])
     (goal,) = lines(reached, pictures.GOAL)
     np.testing.assert_allclose(goal, [[0.5, 0.25]])
     assert "reached at step 10" in reached.get_title()
     assert "not reached in 20 steps" in missed.get_title()
     assert len(lines(missed, pictures.PLAN)) == 3
     labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert len(labels) == len(set(labels)) == 7
+    assert len(labels) == len(set(labels)) == 6
+
+
+def test_the_plan_that_optimisation_moved_most_is_shown_from_close_by(tmp_path, drawn):
+    first, second, third = make_trace().plans
+    moved = second.proposal.copy()
+    moved[second.chosen, 3, 1] += 2.5  # a position: LAYOUT has it in columns 2 and 1
+    velocity = third.proposal.copy()
+    velocity[third.chosen, 3, 0] += 9.0
+    plans = (first, replace(second, proposal=moved), replace(third, proposal=velocity))
+    pictures.plans_in_maze(tmp_path / "x.png", [replace(make_trace(), plans=plans)], LAYOUT, MAZE)
+    whole, near = drawn[0].axes
+    (proposal,) = lines(near, pictures.PROPOSAL)
+    np.testing.assert_allclose(proposal, moved[1][:, [2, 1]])
+    (followed,) = lines(near, pictures.PLAN)
+    np.testing.assert_allclose(followed, second.states[:, [2, 1]])
+    assert len(lines(near, pictures.CANDIDATE)) == 3
+    assert "step 8" in near.get_title()
+    frame = whole.patches[-1]
+    left, bottom, width = frame.get_x(), frame.get_y(), frame.get_width()
+    np.testing.assert_allclose(near.get_xlim(), (left, left + width))
+    for points in (proposal, followed):
+        assert (points > (left, bottom)).all() and (points < (left + width, bottom + width)).all()
+
+
+def test_without_plans_or_other_candidates_the_picture_still_works(tmp_path, drawn):
+    rng = np.random.default_rng(0)
+    lone = replace(make_trace(), plans=(plan(0, rng, candidates=1),))
+    none = replace(make_trace(), plans=())
+    pictures.plans_in_maze(tmp_path / "x.png", [lone, none], LAYOUT, MAZE)
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert "other candidates" not in labels
+    assert lines(drawn[0].axes[2], pictures.CANDIDATE) == []
+    assert not drawn[0].axes[3].axison
 
 
 def test_plans_over_time_lie_a_stride_apart(tmp_path, drawn):
@@ -135,6 +165,29 @@ def test_training_curves_are_logarithmic_only_where_that_is_possible(tmp_path, d
     assert scales == {"loss/negative": "linear", "loss/wide": "log", "error/flat": "linear"}
     smooth = drawn[0].axes[0].get_lines()[1].get_ydata()
     np.testing.assert_allclose(smooth[100], curves["loss/negative"][1][98:103].mean())
+    # The first losses, which would flatten the rest, run out at the top.
+    late = curves["loss/negative"][1][len(steps) // 10 :]
+    assert drawn[0].axes[0].get_ylim()[1] < late.max() + np.ptp(late)
+    assert curves["loss/wide"][1].max() < drawn[0].axes[1].get_ylim()[1]
+
+
+def test_the_sweep_marks_the_best_interval_of_every_way(tmp_path, drawn):
+    sweeps = {
+        "a": {"16": (3.0, 1.0, 4.0), "2": (5.0, 4.5, 7.0)},
+        "b": {"2": (1.0, 0.5, 1.5), "16": (6.0, 5.0, 6.5)},
+    }
+    pictures.keep_sweep(tmp_path / "x.png", sweeps, stride=3)
+    panels = {axes.get_title(): axes for axes in drawn[0].axes if axes.get_visible()}
+    assert list(panels) == ["a", "b"]
+    for name, best in (("a", [6, 5.0]), ("b", [48, 6.0])):
+        (chosen,) = lines(panels[name], pictures.START)
+        np.testing.assert_array_equal(chosen, [best])
+        assert [text.get_text() for text in panels[name].get_xticklabels()] == ["6", "48"]
+    (bars,) = panels["a"].containers
+    (segments,) = bars[2]
+    np.testing.assert_allclose(
+        [segment[:, 1] for segment in segments.get_segments()], [[4.5, 7.0], [1.0, 4.0]]
+    )
 
 
 def test_pictures_are_png_files(tmp_path):

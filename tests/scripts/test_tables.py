@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffplan.errors import DiffplanError
-from diffplan.scripts.tables import update
+from diffplan.scripts.tables import Tables, update
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -43,6 +43,46 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
     (tmp_path / "counts.json").unlink()
     with pytest.raises(DiffplanError, match=r"counts\.json, which does not exist"):
         update(tmp_path)
+
+
+def test_results_of_an_evaluation_become_a_table_with_their_command(tmp_path: Path) -> None:
+    score = {"return_ci95": [450.04, 470.0], "success_ci95": [0.963, 1.0], "episodes": 100}
+    data = {
+        "config": "trajectory-diffuser",
+        "dataset": "pointmaze/medium-v0",
+        "train_seconds": 162.4,
+        "env_id": "PointMaze_Medium-v3",
+        "seed": 1000,
+        "episodes": 100,
+        "protocol": "How it was done.",
+        "command": "diffplan evaluate runs/demo --episodes 100",
+        "machine": {"cpu": "a CPU", "threads": 1, "versions": {"torch": "2", "mujoco": "3"}},
+        "policies": {
+            "planner": {
+                **score, "return_mean": 460.04, "success_rate": 1.0, "decision_ms_median": 0.084,
+            },
+            "data": {
+                **score, "return_mean": 2.0, "return_ci95": [None, None], "success_rate": None,
+            },
+        },
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    (tmp_path / "page.md").write_text("<!-- table: results.json -->\n<!-- end -->\n")
+    update(tmp_path)
+    text = (tmp_path / "page.md").read_text()
+    assert "| planner | 460.0 [450.0, 470.0] | 100 % [96, 100] | 100 | 0.08 |" in text
+    assert "| data | 2.0 | – | 100 | – |" in text
+    assert "seeds 1000 to 1099" in text and "How it was done." in text
+    assert "Command: `diffplan evaluate runs/demo --episodes 100`. Machine: a CPU, 1 thread" in text
+
+
+def test_checking_exits_with_1_until_the_tables_are_written(tmp_path: Path) -> None:
+    page(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        Tables(check=True, folder=tmp_path).run()
+    assert stopped.value.code == 1
+    Tables(folder=tmp_path).run()
+    Tables(check=True, folder=tmp_path).run()
 
 
 @pytest.mark.skipif(not DOCS.is_dir(), reason="only a checkout has docs/")
