@@ -258,10 +258,7 @@ def _time(options: Compare, rows: dict[str, Any]) -> None:
 
 def _baselines(options: Compare, agent: Any) -> dict[str, Policy]:
     """The data's own controller, the shortest path (PointMaze) and chance."""
-    from contextlib import closing
-
     from diffplan.envs.controllers import RandomPolicy, pointmaze_controllers
-    from diffplan.envs.environments import make_env
 
     found: dict[str, Policy] = {}
     controllers = pointmaze_controllers(agent.info, seed=options.seed)
@@ -269,8 +266,7 @@ def _baselines(options: Compare, agent: Any) -> dict[str, Policy]:
         found["controller that made the data"] = controllers["controller"]
         if controllers["controller"].path_rule != "shortest":
             found["shortest-path controller"] = controllers["shortest_path"]
-    with closing(make_env(agent.info)) as env:
-        found["random actions"] = RandomPolicy(env.action_space, seed=options.seed)
+    found["random actions"] = RandomPolicy.of(agent.info, seed=options.seed)
     return found
 
 

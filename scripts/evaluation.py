@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from diffplan.agents import PlannerAgent, load_agent
 from diffplan.data.episodes import DatasetInfo
 from diffplan.envs.controllers import RandomPolicy, pointmaze_controllers
 from diffplan.envs.datasets import load_dataset
-from diffplan.envs.environments import evaluation_env_factory, make_env
+from diffplan.envs.environments import evaluation_env_factory
 from diffplan.envs.mazes import maze_of
 from diffplan.envs.references import reference_key
 from diffplan.envs.rollout import Policy, rollout, time_decisions
@@ -111,8 +111,7 @@ def _baselines(options: Evaluate, info: DatasetInfo) -> dict[str, Score]:
         scores[key], _ = _score(options, f"{kind} controller{made}", controller, info)
     if not controllers and (data := _data_score(info)):
         scores["data"] = data
-    with closing(make_env(info)) as env:
-        chance = RandomPolicy(env.action_space, seed=options.seed)
+    chance = RandomPolicy.of(info, seed=options.seed)
     scores["random"], _ = _score(options, "random actions", chance, info)
     return scores
 

@@ -263,6 +263,8 @@ def keep_sweep(
             axes.grid(alpha=0.3)
         for axes in panels[len(sweeps) :]:
             axes.set_visible(False)
+        for axes in panels[max(0, len(sweeps) - columns) : len(sweeps)]:
+            axes.tick_params(labelbottom=True)  # also above an empty place
         figure.supxlabel("environment steps a plan is kept (large dot: chosen)", fontsize=10)
         figure.supylabel("return on the tuning seeds", fontsize=10)
         _write(figure, path)
