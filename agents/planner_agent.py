@@ -42,7 +42,7 @@ class AgentState:
 
     plan: each row's current plan. goals: [B, G] goals the plans were made for, None without.
     age: [B] environment steps since each row's plan was made, 0 right after a replan.
-    seeds: [B] random seed of each row's episode. count: [B] plans made in it.
+    seeds: [B] random seed of each row. count: [B] plans made since it was set.
     """
 
     plan: PlanView
@@ -138,7 +138,7 @@ class PlannerAgent:
         due = fresh | (state.count == 0) | (age >= self.settings.keep * self.stride)
         if goals is not None and state.goals is not None:
             due |= (goals != state.goals).any(-1)
-        count = np.where(fresh, 0, state.count)
+        count = state.count
         plan = state.plan
         if due.any():
             entropy = None if deterministic else np.random.default_rng()
@@ -190,7 +190,7 @@ class PlannerAgent:
         many = np.zeros((rows, k, length, dim), np.float32)
         values = np.zeros((rows, k), np.float32)
         plan = PlanView(many, many, values, zeros, many[:, 0])
-        return AgentState(plan, None, zeros, self.seed + zeros, zeros)
+        return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros)
 
     def _noise(
         self, seeds: np.ndarray, count: np.ndarray, entropy: np.random.Generator | None

@@ -121,10 +121,12 @@ def _spread_loss(log_std: Tensor, error: Tensor) -> Tensor:
 class AutoregressiveProposer(Proposer):
     """Unrolls a Gaussian step model; subclasses say what is carried between steps."""
 
-    def __init__(self, spec: ProposerSpec, features: int, hidden: int, free_running: bool) -> None:
+    def __init__(
+        self, spec: ProposerSpec, features: int, hidden: list[int], free_running: bool
+    ) -> None:
         super().__init__(spec)
         self.free_running = free_running
-        self.head = mlp(features, [hidden] if hidden else [], 2 * (spec.state_dim + 1))
+        self.head = mlp(features, hidden, 2 * (spec.state_dim + 1))
 
     def initial_carry(self, batch: int, like: Tensor) -> Any:
         """The carry before the first step, as a value."""
@@ -222,7 +224,7 @@ class MarkovProposer(AutoregressiveProposer):
 
     def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
         free = config.training == "free-running"
-        super().__init__(spec, config.width, 0, free)
+        super().__init__(spec, config.width, [], free)
         self.body = nn.Sequential(
             mlp(spec.token_dim, [config.width] * (config.depth - 1), config.width), nn.SiLU()
         )
@@ -236,11 +238,11 @@ class MarkovProposer(AutoregressiveProposer):
 
 
 class GRUProposer(AutoregressiveProposer):
-    """Carries a recurrent state; `depth` hidden layers read it."""
+    """Carries a recurrent state; `depth - 1` hidden layers read it."""
 
     def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
         free = config.training == "free-running"
-        super().__init__(spec, config.width, config.width if config.depth > 1 else 0, free)
+        super().__init__(spec, config.width, [config.width] * (config.depth - 1), free)
         self.width = config.width
         self.enter = nn.Linear(spec.token_dim, config.width)
         self.recurrent = nn.GRU(config.width, config.width, batch_first=True)
@@ -269,7 +271,7 @@ class TransformerProposer(AutoregressiveProposer):
                 f"proposer.training is {config.training!r}, expected 'teacher-forced' with "
                 "proposer.kind transformer; its proposals for the denoiser are free-running anyway"
             )
-        super().__init__(spec, config.width, 0, free_running=False)
+        super().__init__(spec, config.width, [], free_running=False)
         self.transformer = CausalTransformer(
             spec.token_dim,
             config.width,

@@ -1,6 +1,6 @@
 """`diffplan demo`: the main job once, on data made here: make, train, evaluate, draw.
 
-diffplan demo                        # PointMaze-Medium, about 6 minutes on two cores
+diffplan demo                        # PointMaze-Medium, about 5 minutes on two cores
 diffplan demo --maze large --steps 10000 --out runs/large
 """
 
@@ -81,7 +81,7 @@ Try next
   diffplan evaluate {out} --start noise --steps 10    diffusion without a proposal
   diffplan evaluate {out} --candidates 1 --video      one candidate, and a video
   diffplan compare {out}                              all ways of planning in one table
-  diffplan demo --maze large --out runs/large --steps 10000
+  diffplan demo --maze large --out runs/large --steps 8000
 (the command is .venv/bin/diffplan unless the environment is active)"""
 
 

@@ -48,7 +48,7 @@ def test_a_batch_and_a_single_observation(make_agent: Make, observe: Make, rewar
     agent = make_agent(rewards=rewards)
     goals = observe(3)
     batch: Any = goals["observation"][:, :3] if rewards else goals
-    single: Any = batch[1] if rewards else {key: value[1] for key, value in goals.items()}
+    single: Any = batch[0] if rewards else {key: value[0] for key, value in goals.items()}
     actions, state = agent.predict(batch)
     assert actions.shape == (3, 2)
     assert actions.dtype == np.float32
@@ -57,7 +57,7 @@ def test_a_batch_and_a_single_observation(make_agent: Make, observe: Make, rewar
     alone, one = agent.predict(single)
     assert alone.shape == (2,)
     assert one.age.shape == (1,)
-    np.testing.assert_allclose(alone, actions[1], atol=1e-5)
+    np.testing.assert_allclose(alone, actions[0], atol=1e-5)
     alone, one = agent.predict(single, one)
     assert one.age.tolist() == [1]
 

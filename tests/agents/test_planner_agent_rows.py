@@ -26,10 +26,16 @@ def test_rows_reset_on_their_own(make_agent: Make, observe: Make) -> None:
     first = state
     for _ in range(3):
         _, state = agent.predict(observe(3), state)
-    action, after = agent.predict(observe(3), state, np.array([False, True, False]))
+    restarted = np.array([False, True, False])
+    _, after = agent.predict(observe(3), state, restarted)
     assert after.age.tolist() == [4, 0, 4]
+    assert after.count.tolist() == [1, 2, 1]
+    # a new episode in the same place has noise of its own
+    assert not np.allclose(after.plan.states[1], first.plan.states[1], atol=1e-5)
+    # with the seed set again it plans as the first one did
+    again = agent.reset_rows(state, restarted, first.seeds)
+    action, after = agent.predict(observe(3), again, restarted)
     assert after.count.tolist() == [1, 1, 1]
-    # a new episode in the same place plans as the first one did, with the row's own seed
     np.testing.assert_allclose(after.plan.states[1], first.plan.states[1], atol=1e-5)
     np.testing.assert_allclose(action[1], first_action[1], atol=1e-5)
     for row in (0, 2):
