@@ -1,9 +1,9 @@
-"""Intervals for what an evaluation reports: means, rates, and scores over training seeds.
+"""Intervals for what an evaluation reports: means and rates.
 
 Only numpy. Every random routine takes a seed, so the same numbers give the same interval.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -23,7 +23,7 @@ class Estimate:
     """
 
     mean: float
-    """The point estimate (for `stratified_bootstrap` the statistic asked for)."""
+    """The point estimate."""
     low: float
     """Lower end of the interval."""
     high: float
@@ -94,57 +94,6 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     low = 0.0 if successes == 0 else float(centre - half)
     high = 1.0 if successes == n else float(centre + half)
     return Estimate(rate, low, high, n)
-
-
-def iqm(values: Sequence[float] | np.ndarray) -> float:
-    """Interquartile mean: the mean without the floor(n/4) smallest and largest of [n] values.
-
-    Less noisy than the median and less moved by one bad training seed than the mean
-    (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice").
-    """
-    data = np.sort(_checked(values))
-    cut = len(data) // 4
-    return float(data[cut : len(data) - cut].mean())
-
-
-def stratified_bootstrap(
-    strata: Sequence[Sequence[float] | np.ndarray],
-    *,
-    statistic: Callable[[np.ndarray], float] = iqm,
-    level: float = 0.95,
-    resamples: int = 2_000,
-    seed: int = 0,
-) -> Estimate:
-    """A statistic of all scores, resampling training seeds within each task (Agarwal et al. 2021).
-
-    Args:
-        strata: One array per task with one score per training seed, [R_1], [R_2], ...
-        statistic: Function of all scores together, shape [R_1 + R_2 + ...].
-        level: Coverage aimed at.
-        resamples: Bootstrap samples.
-        seed: Of the resampling.
-
-    Returns:
-        The statistic, its percentile interval, and the number of scores. NaN interval where no
-        task has more than one seed.
-
-    Raises:
-        DiffplanError: No task, a task without scores, or a score that is not finite.
-    """
-    if len(strata) == 0:
-        raise DiffplanError("a stratified bootstrap needs at least one task, got none")
-    tasks = [_checked(scores) for scores in strata]
-    everything = np.concatenate(tasks)
-    value = float(statistic(everything))
-    if max(len(scores) for scores in tasks) == 1:
-        return Estimate(value, float("nan"), float("nan"), len(everything))
-    rng = np.random.default_rng(seed)
-    drawn = [
-        statistic(np.concatenate([rng.choice(scores, len(scores)) for scores in tasks]))
-        for _ in range(resamples)
-    ]
-    low, high = np.quantile(drawn, _tails(level))
-    return Estimate(value, float(low), float(high), len(everything))
 
 
 def _tails(level: float) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffplan.errors import DiffplanError
-from diffplan.statistics import Estimate, bootstrap_mean, iqm, stratified_bootstrap, wilson
+from diffplan.statistics import Estimate, bootstrap_mean, wilson
 
 
 @pytest.mark.parametrize(
@@ -70,27 +70,6 @@ def test_wilson_equals_values_computed_by_hand(successes, n, low, high):
     assert estimate.high == pytest.approx(high, abs=2e-6)
 
 
-def test_iqm_drops_a_quarter_at_each_end():
-    assert iqm([1, 2, 3, 4, 5, 6, 7, 1000]) == pytest.approx((3 + 4 + 5 + 6) / 4)
-    assert iqm([5, 1, 3]) == pytest.approx(3)  # fewer than four: nothing to drop
-
-
-def test_stratified_bootstrap_resamples_within_tasks_only():
-    # Between the tasks lies a gap of 100, within a task the seeds hardly differ: mixing tasks
-    # in the resampling would give an interval tens of points wide.
-    tasks = [[0.0, 0.1, 0.2], [100.0, 100.1, 100.2]]
-    estimate = stratified_bootstrap(tasks, statistic=np.mean)
-    assert estimate.mean == pytest.approx(50.1)
-    assert estimate.n == 6
-    assert 0 < estimate.high - estimate.low < 0.2
-    assert estimate.low <= 50.1 <= estimate.high
-
-
-def test_stratified_bootstrap_of_single_seeds_has_no_interval():
-    estimate = stratified_bootstrap([[1.0], [2.0]])
-    assert estimate.mean == pytest.approx(1.5) and math.isnan(estimate.low)
-
-
 @pytest.mark.parametrize(
     "call, words",
     [
@@ -99,8 +78,6 @@ def test_stratified_bootstrap_of_single_seeds_has_no_interval():
         (lambda: bootstrap_mean([1.0, 2.0], level=1.5), "level"),
         (lambda: wilson(3, 2), "3 of 2"),
         (lambda: wilson(0, 0), "0 of 0"),
-        (lambda: stratified_bootstrap([]), "at least one task"),
-        (lambda: stratified_bootstrap([[1.0], []]), "at least one value"),
     ],
 )
 def test_wrong_input_is_named(call, words):
