@@ -137,7 +137,7 @@ def optimise(
     """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D]."""
     start = context.state
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
-    if settings.start == "none" or (settings.steps == 0 and x_hat is not None):
+    if settings.start == "none":
         assert x_hat is not None
         return x_hat
     denoiser = model.denoiser
@@ -146,6 +146,8 @@ def optimise(
             f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
             "trained without one (config proposer-only); expected 'none'"
         )
+    if settings.steps == 0 and x_hat is not None:
+        return x_hat
     process, grid = _chain(model, settings)
     # in training only samples of the main process show the network the proposal
     seen = x_hat if denoiser.use_proposal and process is model.main_process else None

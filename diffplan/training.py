@@ -93,7 +93,8 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     previous = _previous(run, config, options, episodes)
     torch.manual_seed(options.seed)
     accelerator = Accelerator(
-        cpu=options.device == "cpu",
+        # said outright: on "auto" without a GPU accelerate would leave torchrun's processes alone
+        cpu=options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available()),
         log_with="tensorboard",
         project_dir=str(run),
         # a condition that is never dropped leaves its null vector without a gradient

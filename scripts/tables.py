@@ -87,7 +87,8 @@ def compare_table(data: dict[str, Any]) -> str:
 
 def results_table(data: dict[str, Any]) -> str:
     """The table of `diffplan evaluate`."""
-    header = ["policy", "return [95 % CI]", "success [95 % CI]", "n", "ms per decision"]
+    header = ["policy", "return [95 % CI]", "success [95 % CI]", "n"]
+    header += ["ms per decision (median)", "ms per plan"]
     rows = [
         [
             name.replace("_", " "),
@@ -95,6 +96,7 @@ def results_table(data: dict[str, Any]) -> str:
             _percent(row),
             str(row["episodes"]),
             _milliseconds(row.get("decision_ms_median")),
+            _milliseconds(row.get("replan_ms_median")),
         ]
         for name, row in data["policies"].items()
     ]

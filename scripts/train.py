@@ -92,7 +92,8 @@ class Train:
             )
         last = train(episodes, self.config, RunOptions(self.out, **options))
         if main:
-            print(f"trained: {last}\nnext: diffplan evaluate {self.out}")
+            env = "" if episodes.info.env_id else " --env GYMNASIUM_ID"
+            print(f"trained: {last}\nnext: diffplan evaluate {self.out}{env}")
         return last
 
     def _check(self) -> None:

@@ -376,3 +376,9 @@ def test_actions_never_leave_their_bounds(
     model.action_high.copy_(kept[1])
     assert (action >= low_).all()
     assert (action <= high_).all()
+
+
+def test_a_start_that_refines_is_refused_without_a_denoiser(models: Make, plan_of: Make) -> None:
+    model = models("proposer-only")
+    with pytest.raises(DiffplanError, match="trained without one"):
+        plan_of(model, planning(model, start="rddm", steps=0))

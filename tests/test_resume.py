@@ -52,6 +52,7 @@ def refusal(call: Callable[[], object]) -> str:
 CHILD = """
 import json, os, signal, sys
 from pathlib import Path
+import torch
 from safetensors.torch import save_file
 from diffplan import training
 from diffplan.config import config_from_dict
@@ -76,7 +77,9 @@ def keeping(model, *rest):
 training.AveragedModel.update_parameters = counting
 training._training_state = keeping
 config = config_from_dict(json.loads((folder / "config.json").read_text()))
-options = training.RunOptions(out, steps, checkpoint_every=every, progress=False, device="cpu")
+# where there is no GPU the default must find the CPU, with several processes too
+device = "cpu" if torch.cuda.is_available() else "auto"
+options = training.RunOptions(out, steps, checkpoint_every=every, progress=False, device=device)
 training.train(Episodes.load(folder / "data"), config, options)
 """
 
