@@ -5,6 +5,7 @@ Only numpy. Every random routine takes a seed, so the same numbers give the same
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import atan, cos, pi, sin, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -94,6 +95,80 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     low = 0.0 if successes == 0 else float(centre - half)
     high = 1.0 if successes == n else float(centre + half)
     return Estimate(rate, low, high, n)
+
+
+def pooled_mean(groups: Sequence[Sequence[float] | np.ndarray], *, level: float = 0.95) -> Estimate:
+    """Mean over groups of observations, with the groups as the independent units.
+
+    Episodes of one trained model share that model, so their number says nothing about how
+    training seeds differ: the interval is Student's t over the group means, with as many degrees
+    of freedom as there are groups less one. It is wide for two or three groups, as it must be.
+
+    Args:
+        groups: For each group (training seed) its observations [n_i]; every group weighs the same.
+        level: Coverage aimed at; exact where group means are normal.
+
+    Returns:
+        The mean of the group means, the interval, and how many groups there are. With one group
+        the interval is NaN.
+
+    Raises:
+        DiffplanError: No groups, an empty one, or a value that is not finite.
+    """
+    means = _checked([_checked(group).mean() for group in groups])
+    k, mean = len(means), float(means.mean())
+    if k == 1:
+        return Estimate(mean, float("nan"), float("nan"), 1)
+    half = t_quantile(_tails(level)[1], k - 1) * float(means.std(ddof=1)) / sqrt(k)
+    return Estimate(mean, mean - half, mean + half, k)
+
+
+def pooled_rate(groups: Sequence[Sequence[bool] | np.ndarray], *, level: float = 0.95) -> Estimate:
+    """Mean rate over groups of successes, with an interval that covers both kinds of spread.
+
+    Between 0 and 1 group means are not normal, and several groups without a failure have no spread
+    at all: the interval is the hull of Student's t over the groups (see `pooled_mean`), kept
+    within [0, 1], and Wilson's over all observations together.
+    """
+    between = pooled_mean([np.asarray(group, np.float64) for group in groups], level=level)
+    together = np.concatenate([np.asarray(group, np.bool_) for group in groups])
+    within = wilson(int(together.sum()), len(together), level=level)
+    low, high = np.nanmin([between.low, within.low]), np.nanmax([between.high, within.high])
+    return Estimate(between.mean, max(float(low), 0.0), min(float(high), 1.0), between.n)
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t with `freedom` degrees, for a probability of at least 1/2.
+
+    By bisection of the distribution function, which is a finite sum for whole degrees
+    (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    """
+    if not 0.5 <= probability < 1 or freedom < 1:
+        raise DiffplanError(
+            f"a t quantile needs 1/2 <= probability < 1 and freedom >= 1, got {probability} "
+            f"and {freedom}"
+        )
+    low, high = 0.0, 1.0
+    while _t_within(high, freedom) < 2 * probability - 1:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        if _t_within(middle, freedom) < 2 * probability - 1:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _t_within(t: float, freedom: int) -> float:
+    """Probability that Student's t lies within -t and t."""
+    angle = atan(t / sqrt(freedom))
+    odd = freedom % 2
+    term, total = (cos(angle), 0.0) if odd else (1.0, 0.0)
+    for k in range(odd, freedom - 1, 2):  # terms in cos(angle) ** k
+        total += term
+        term *= (k + 1) / (k + 2) * cos(angle) ** 2
+    return 2 / pi * (angle + sin(angle) * total) if odd else sin(angle) * total
 
 
 def _tails(level: float) -> tuple[float, float]:

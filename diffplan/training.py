@@ -7,7 +7,6 @@ exactly.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import zlib
@@ -34,8 +33,10 @@ from diffplan.checkpoint import (
 )
 from diffplan.config import Config, TrainingConfig, config_to_dict
 from diffplan.data.episodes import Episodes
+from diffplan.data.placement import move
 from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
+from diffplan.metrics import MetricsFile
 from diffplan.model import Batch, ModelSpec, PlannerModel
 
 _RESIDUAL_EVERY = 100  # updates between measurements of the free-running error
@@ -87,10 +88,21 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
 
     Writes checkpoints, TensorBoard events and metrics.jsonl under `options.out`. With
     `options.resume` a run continues exactly where its last checkpoint stood; on the CPU the
-    result is bit-identical to a run that was never interrupted.
+    result is bit-identical to a run that was never interrupted. On a GPU the data lie there too
+    if they fit beside the training; the batches are the CPU's.
+
+    Raises DiffplanError for data that `Episodes.validate` refuses and for what does not fit what
+    `options.out` holds, see `find_previous`.
     """
     run = options.out
-    previous = _previous(run, config, options, episodes)
+    previous = find_previous(config, options)
+    episodes.validate()
+    identity = fingerprint(episodes)
+    if previous is not None and previous[1].fingerprint != identity:
+        raise DiffplanError(
+            f"{run} was trained on other data ({previous[1].info.id}, {previous[1].fingerprint}) "
+            f"than {episodes.info.id} ({identity}); resume with the same dataset"
+        )
     torch.manual_seed(options.seed)
     accelerator = Accelerator(
         # said outright: on "auto" without a GPU accelerate would leave torchrun's processes alone
@@ -110,6 +122,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     model = PlannerModel(spec, config)
     low, high = torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high)
     model.fit(sampler, low, high, options.seed)
+    sampler.to(accelerator.device)
     average = AveragedModel(model, multi_avg_fn=_Average(config.training.ema))
     optimiser = torch.optim.AdamW(
         model.parameters(),
@@ -132,8 +145,6 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     if main:
         run.mkdir(parents=True, exist_ok=True)
     accelerator.init_trackers("tensorboard")
-
-    identity = fingerprint(episodes)
 
     def save() -> Path:
         header = Header(
@@ -163,8 +174,9 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     )
     totals: dict[str, Tensor] = {}
     counted = 0
-    with bar, _MetricsFile(run / "metrics.jsonl", step, main) as metrics:
+    with bar, MetricsFile(run / "metrics.jsonl", step, main) as metrics:
         began = time.perf_counter() - seconds
+        logged = time.perf_counter()
         while step < options.steps:
             if model.proposer is not None and step % _RESIDUAL_EVERY == 0:
                 windows = _to(sampler.sample(_RESIDUAL_WINDOWS, generator, "held-out"), accelerator)
@@ -201,6 +213,8 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             due = step == options.steps or (every and step % every == 0)
             if step % _LOG_EVERY == 0 or due:
                 values = {f"loss/{k}": float(v) / counted for k, v in totals.items()}
+                windows_drawn = counted * config.training.batch_size * accelerator.num_processes
+                metrics.add("samples_per_second", windows_drawn / (time.perf_counter() - logged))
                 totals, counted = {}, 0
                 if not all(math.isfinite(v) for v in values.values()):
                     raise DiffplanError(
@@ -209,9 +223,12 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                     )
                 row = metrics.write(step, seconds, values)
                 accelerator.log(row, step=step)
-                bar.set_postfix({_SHORT.get(k, k): f"{v:.3f}" for k, v in values.items()})
+                shown = {_SHORT.get(k, k): f"{v:.3f}" for k, v in values.items()}
+                bar.set_postfix({**shown, "windows/s": f"{row['samples_per_second']:.0f}"})
             if due:
                 last = save()
+            if not counted:
+                logged = time.perf_counter()  # neither saving nor logging counts as training
     accelerator.end_training()
     return last
 
@@ -236,16 +253,19 @@ class _Average:
 def _to(batch: Any, accelerator: Accelerator) -> Any:
     """A frozen batch dataclass with its tensors on the device."""
     values = (getattr(batch, f.name) for f in fields(batch))
-    return type(batch)(*(None if v is None else v.to(accelerator.device) for v in values))
+    return type(batch)(*(None if v is None else move(v, accelerator.device) for v in values))
 
 
 # --- Resuming ------------------------------------------------------------------------------------
 
 
-def _previous(
-    run: Path, config: Config, options: RunOptions, episodes: Episodes
-) -> tuple[Path, Header] | None:
-    """The checkpoint to resume from; DiffplanError if what is there does not fit."""
+def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | None:
+    """The checkpoint that `train` would resume, None for a run that starts at the beginning.
+
+    Raises DiffplanError if the folder holds a run and `resume` is off, or one of another seed, of
+    other settings or with more updates. Looks at no data: can be asked before they are loaded.
+    """
+    run = options.out
     found = list_checkpoints(run)
     if not options.resume:
         if found:
@@ -257,11 +277,6 @@ def _previous(
     if not found:
         return None
     header = read_header(found[-1])
-    if header.fingerprint != fingerprint(episodes):
-        raise DiffplanError(
-            f"{run} was trained on other data ({header.info.id}, {header.fingerprint}) than "
-            f"{episodes.info.id} ({fingerprint(episodes)}); resume with the same dataset"
-        )
     if header.seed != options.seed:
         raise DiffplanError(
             f"{run} was started with --seed {header.seed}, got {options.seed}; resume with the same"
@@ -310,13 +325,22 @@ def _training_state(
 
 
 def _gather_generators(accelerator: Accelerator, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random states of all processes, its own and dropout's: {"generator/<rank>": [2, n]}."""
-    state = torch.stack([generator.get_state(), torch.get_rng_state()])
+    """Random states of all processes.
+
+    "generator/<rank>" [2, n]: its own and the CPU's, which dropout draws from there.
+    "cuda/<rank>" [n]: its GPU's, for dropout on a GPU.
+    """
+    own = {"generator": torch.stack([generator.get_state(), torch.get_rng_state()])}
+    if accelerator.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
     if accelerator.num_processes == 1:
-        return {"generator/0": state}
-    # NCCL gathers neither CPU nor uint8 tensors everywhere
-    every = accelerator.gather(state.to(accelerator.device, torch.int32)[None])
-    return {f"generator/{rank}": row.to("cpu", torch.uint8) for rank, row in enumerate(every)}
+        return {f"{name}/0": state for name, state in own.items()}
+    every: dict[str, Tensor] = {}
+    for name, state in own.items():
+        # NCCL gathers neither CPU nor uint8 tensors everywhere
+        rows = accelerator.gather(state.to(accelerator.device, torch.int32)[None])
+        every |= {f"{name}/{rank}": row.to("cpu", torch.uint8) for rank, row in enumerate(rows)}
+    return every
 
 
 def _restore(
@@ -352,44 +376,6 @@ def _restore(
     own, global_state = (row.clone() for row in states[str(accelerator.process_index)])
     generator.set_state(own)
     torch.set_rng_state(global_state)
-
-
-class _MetricsFile:
-    """metrics.jsonl: one JSON object a line. Lines after the resumed step are dropped."""
-
-    def __init__(self, path: Path, step: int, active: bool) -> None:
-        self.path, self.active = path, active
-        self.pending: dict[str, float] = {}
-        if active and path.exists():
-            kept = [row for row in path.read_text().splitlines() if _step_of(row) <= step]
-            path.write_text("".join(f"{row}\n" for row in kept))
-
-    def __enter__(self) -> _MetricsFile:
-        self.file = self.path.open("a") if self.active else None
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.file is not None:
-            self.file.close()
-
-    def add(self, name: str, value: float) -> None:
-        """Keep a value for the next line."""
-        self.pending[name] = value
-
-    def write(self, step: int, seconds: float, values: dict[str, float]) -> dict[str, float]:
-        """Write a line; returns the values in it."""
-        row = {**values, **self.pending}
-        self.pending = {}
-        if self.file is not None:
-            line = {"step": step, "seconds": round(seconds, 3), **row}
-            self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
-        return row
-
-
-def _step_of(row: str) -> float:
-    """The step of a metrics line; infinite where a killed process left half a line."""
-    try:
-        return float(json.loads(row)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf
+    on_gpu = tensors.get(f"cuda/{accelerator.process_index}")  # None: that run was on the CPU
+    if on_gpu is not None and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(on_gpu, accelerator.device)

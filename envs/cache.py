@@ -14,7 +14,7 @@ from diffplan.data.episodes import FORMAT, Episodes
 from diffplan.errors import DiffplanError
 
 # Raised whenever a loader would turn the same file into other arrays or other details.
-_LOADERS = 1
+_LOADERS = 2
 
 
 def cache_root() -> Path:
@@ -26,7 +26,7 @@ def cached(
     name: str,
     files: Iterable[Path],
     settings: str,
-    convert: Callable[[], Episodes],
+    convert: Callable[[Path], None],
 ) -> Episodes:
     """The flat copy of a dataset, made by `convert` unless a fresh one is on disk.
 
@@ -34,6 +34,7 @@ def cached(
     files: the files it is made from; their paths, sizes and modification times are the key, so
         that a dataset that was made again is converted again, and its old copy removed.
     settings: whatever else the result depends on.
+    convert: writes the copy, as `Episodes.save` does, into the folder it is given.
     """
     files = [path.resolve() for path in files]
     source = "\n".join([settings, *map(str, files)])
@@ -46,12 +47,11 @@ def cached(
             return Episodes.load(folder)
         except DiffplanError:
             shutil.rmtree(folder, ignore_errors=True)  # damaged: convert again
-    episodes = convert()
     try:
+        _write_once(convert, folder)
         for old in folder.parent.glob(f"{stem}-*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
-        _save_once(episodes, folder)
     except OSError as error:
         raise DiffplanError(
             f"cannot write the copy of {name} to {folder.parent}: {error}; "
@@ -60,16 +60,19 @@ def cached(
     return Episodes.load(folder)
 
 
-def _save_once(episodes: Episodes, folder: Path) -> None:
-    """Save unless another process, say another rank of a training run, was faster."""
+def _write_once(convert: Callable[[Path], None], folder: Path) -> None:
+    """Write unless another process, say another rank of a training run, was faster."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    episodes.save(building)
     try:
-        os.rename(building, folder)
+        convert(building)
+        if not folder.exists():
+            os.rename(building, folder)
     except OSError:
-        shutil.rmtree(building, ignore_errors=True)
         if not folder.exists():
             raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def _short_hash(text: str) -> str:

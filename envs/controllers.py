@@ -69,14 +69,14 @@ class WaypointController:
         velocity = np.asarray(observation["observation"], np.float64)[:, 2:4]
         goal = np.asarray(observation["desired_goal"], np.float64)
         rows = len(position)
-        start = _starts(state, episode_start, rows)
-        noise = _next_noise_state(
+        start = episode_starts(state, episode_start, rows)
+        noise = next_noise_state(
             self.seed, observation, None if state is None else state.noise, start
         )
         waypoints = list(state.waypoints) if state is not None else [goal[:0]] * rows
         index = state.index.copy() if state is not None else np.zeros(rows, np.int64)
         for row in np.flatnonzero(start):
-            rng = _generator(noise.keys[row], 0, stream=1)
+            rng = generator(noise.keys[row], 0, stream=1)
             waypoints[row] = lay_waypoints(self.maze, position[row], goal[row], self.path_rule, rng)
             index[row] = 0
         last = np.array([len(path) - 1 for path in waypoints])
@@ -87,7 +87,7 @@ class WaypointController:
         action = GAIN * (target - position) - velocity
         if self.noise_std:
             draws = [
-                _generator(key, step).standard_normal(2)
+                generator(key, step).standard_normal(2)
                 for key, step in zip(noise.keys, noise.steps.tolist(), strict=True)
             ]
             action += self.noise_std * np.stack(draws)
@@ -123,11 +123,11 @@ class RandomPolicy:
     ) -> tuple[np.ndarray, NoiseState]:
         """Actions [B, A] for any batched observation; `deterministic` changes nothing."""
         rows = len(_parts(observation)[0])
-        state = _next_noise_state(
-            self.seed, observation, state, _starts(state, episode_start, rows)
+        state = next_noise_state(
+            self.seed, observation, state, episode_starts(state, episode_start, rows)
         )
         actions = [
-            _generator(key, step).uniform(self.low, self.high)
+            generator(key, step).uniform(self.low, self.high)
             for key, step in zip(state.keys, state.steps.tolist(), strict=True)
         ]
         return np.stack(actions).astype(np.float32), state
@@ -149,7 +149,8 @@ def pointmaze_controllers(info: DatasetInfo, seed: int = 0) -> dict[str, Waypoin
     }
 
 
-def _starts(state: Any, episode_start: np.ndarray | None, rows: int) -> np.ndarray:
+def episode_starts(state: Any, episode_start: np.ndarray | None, rows: int) -> np.ndarray:
+    """Which rows start an episode, [B] bool, from what `predict` was given."""
     if state is None:
         return np.ones(rows, np.bool_)
     if episode_start is None:
@@ -157,9 +158,10 @@ def _starts(state: Any, episode_start: np.ndarray | None, rows: int) -> np.ndarr
     return np.asarray(episode_start, np.bool_)
 
 
-def _next_noise_state(
+def next_noise_state(
     seed: int, observation: Any, state: NoiseState | None, start: np.ndarray
 ) -> NoiseState:
+    """New keys for the rows that `start` [B], one step further for the others."""
     parts = _parts(observation)
     keys = list(state.keys) if state is not None else [0] * len(start)
     for row in np.flatnonzero(start):
@@ -175,6 +177,6 @@ def _parts(observation: Any) -> list[np.ndarray]:
     return [np.asarray(observation)]
 
 
-def _generator(key: int, step: int, stream: int = 0) -> np.random.Generator:
+def generator(key: int, step: int, stream: int = 0) -> np.random.Generator:
     """Counter-based, so that the noise of any step can be drawn without carrying a generator."""
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, stream, step]))

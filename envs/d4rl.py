@@ -3,171 +3,294 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import h5py
 import numpy as np
+from gymnasium import spaces
+from tqdm import tqdm
 
 from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 from diffplan.envs.cache import cached
+from diffplan.envs.d4rl_catalogue import (
+    CATALOGUE,
+    D4RL_FILE,
+    NOT_D4RL_FILE,
+    canonical_name,
+    is_official,
+    plain_stem,
+)
+from diffplan.envs.d4rl_files import D4RLFile, open_d4rl
 from diffplan.envs.environments import check_env_id, make_env
-from diffplan.envs.flat import action_bounds, episodes_from_flags, flags_with_time_limit
+from diffplan.envs.flat import action_bounds, flags_with_time_limit
+from diffplan.envs.matches import match_environment
+from diffplan.envs.store import StoreWriter
 from diffplan.errors import DiffplanError
 
-D4RL_SUFFIXES = (".hdf5", ".h5")
-_REQUIRED = ("observations", "actions", "rewards", "terminals")
-_OPTIONAL = ("timeouts", "next_observations", "infos/goal")
-
-# (beginning of the file's name, columns of its observations) -> evaluation environment.
-# Where D4RL's observations or coordinates differ from today's environment (kitchen, antmaze,
-# maze2d, Ant with contact forces) there is no entry, and the environment is left to the user.
-_ENVIRONMENTS: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {
-    ("hopper", 11): ("Hopper-v5", {}),
-    ("halfcheetah", 17): ("HalfCheetah-v5", {}),
-    ("walker2d", 17): ("Walker2d-v5", {}),
-    ("ant", 27): ("Ant-v4", {}),
-    ("ant", 105): ("Ant-v5", {}),
-    ("pen", 45): ("AdroitHandPen-v1", {"max_episode_steps": 100}),
-    ("door", 39): ("AdroitHandDoor-v1", {}),
-    ("hammer", 46): ("AdroitHandHammer-v1", {}),
-    ("relocate", 39): ("AdroitHandRelocate-v1", {}),
-}
-# Tasks without timeouts in their files, with D4RL's time limit.
-_TIME_LIMITS = {"kitchen": 280, "mini_kitchen": 280, "antmaze": 700, "ant_maze": 700}
+# What the loader finds out; a file cannot claim it by an attribute.
+_OWN_DETAILS = ("data_source", "d4rl_name", "environment_differences", "rewards_for")
 
 
-def load_d4rl(path: str | Path, env: str | None = None) -> Episodes:
+def load_d4rl(path: str | Path, env: str | None = None, *, progress: bool = True) -> Episodes:
     """Load an HDF5 file in the D4RL layout.
 
     Flat arrays over time: observations [N, D], actions [N, A], rewards [N] or [N, 1],
     terminals [N] (the task ended), optional timeouts [N] (the episode was cut), optional
-    next_observations [N, D]. Numbers become float32.
+    next_observations [N, D], optional infos/goal [N, 2]. Numbers become float32. Other keys
+    (infos/*, metadata/*) are left alone. The file is read in pieces of some MiB, once; later
+    calls memory-map the converted copy.
 
     Episodes end at terminals and timeouts. A file without timeouts is also cut at the time limit
-    of its environment. With next_observations an episode of T steps has T + 1 states, without
-    them T, because nothing was recorded after the last step. An unfinished last episode counts
-    as truncated. maze2d and antmaze files (infos/goal) get the changing goal as their goal;
-    their rewards are kept as stored, for one fixed goal and, in maze2d, one step late.
+    of its environment, or else of the D4RL dataset it is named after. With next_observations an
+    episode of T steps has T + 1 states, without them T, because nothing was recorded after the
+    last step. An unfinished last episode counts as truncated. What the domains do differently:
+
+    - maze2d is one continuous trajectory: `timeouts` mark legs, at whose ends only the navigation
+      goal changes. So the observation after a leg's last step is the first one of the next leg,
+      and legs have T + 1 states; where the file repeats the last observation there instead, the
+      leg has T states and the repeated row is left out. `rewards[t]` of the file belongs to
+      `observations[t]`: it becomes the reward of the step before, and the file's last row is a
+      state only. `terminals` count as timeouts. Goals are the navigation goals (infos/goal);
+      rewards are for D4RL's one fixed evaluation goal, which `details["rewards_for"]` says.
+    - antmaze goes on after `terminals` (the goal is reached) until a timeout: what follows is an
+      episode of its own, but for the steps that are still at the goal, which are left out.
+      The 29 columns begin with x and y, which are the achieved goal.
+    - kitchen has no timeouts and 60 columns, of which the last 30 are the goal's.
+    - Human demonstrations of the hand are longer than the time limit of the environment, and stay
+      whole, because their files mark the ends.
+
+    Goals are kept where the evaluation environment gives goal dicts, or is not known.
 
     env: evaluation environment; without it the attribute env_id of the file, or else its name
-    decides (hopper, halfcheetah, walker2d, ant, pen, door, hammer, relocate).
-    Raises DiffplanError for a file of another kind or layout.
+    decides (see `diffplan.envs.matches`). details: "d4rl_name", the dataset the file is named
+    after; "data_source", whether it can be D4RL's own; "environment_differences".
+    Raises DiffplanError for a file of another kind or layout, and for one in which no episode
+    ever ends.
     """
     path = Path(path)
     if not path.is_file():
         raise DiffplanError(f"no file {path}")
-    episodes = cached(path.stem, [path], f"d4rl {env}", lambda: _convert(path, env))
+    episodes = cached(
+        path.stem, [path], f"d4rl {env}", lambda folder: _convert(path, env, folder, progress)
+    )
     return dataclasses.replace(episodes, info=dataclasses.replace(episodes.info, id=str(path)))
 
 
-def _convert(path: Path, env: str | None) -> Episodes:
-    arrays, attributes = _read(path)
-    steps, width = arrays["actions"].shape[0], arrays["observations"].shape[1]
-    env_id, env_kwargs = _environment(path, attributes, width, env)
-    info = DatasetInfo(str(path), "d4rl", env_id, env_kwargs, (), (), {})
-    space = None
-    limit = _TIME_LIMITS.get(_task(path, attributes))
-    if env_id is not None:
-        simulation = make_env(info)
-        space = simulation.action_space
-        if simulation.spec is not None and simulation.spec.max_episode_steps is not None:
-            limit = simulation.spec.max_episode_steps
-        simulation.close()
-    details: dict[str, Any] = dict(attributes)
-    terminals = arrays["terminals"]
-    if "timeouts" in arrays:
-        timeouts = arrays["timeouts"] & ~terminals
-    else:
-        if limit is None and not terminals.any():
-            raise DiffplanError(
-                f"{path} has neither timeouts nor true terminals, so its episodes cannot be told "
-                f"apart; name the environment whose time limit applies with --env"
+def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
+    """Write the flat store of a file into `folder`."""
+    with open_d4rl(path) as file:
+        source = _source(file, env)
+        terminals = file.column("terminals")
+        timeouts = _timeouts(file, terminals, source.time_limit)
+        if source.name.startswith("maze2d"):  # the task never ends, whatever marks the legs
+            timeouts, terminals = timeouts | terminals, np.zeros_like(terminals)
+        continuous = source.name.startswith("maze2d") and "next_observations" not in file.arrays
+        cuts = _cuts(file, terminals, timeouts, source.name, continuous)
+        details = dict(source.info.details)
+        if continuous:
+            details["rewards_for"] = "the fixed evaluation goal, not the goal of each episode"
+        if "timeouts" not in file.arrays:
+            details["cut_at_time_limit"] = source.time_limit
+        last = _last(cuts.steps)
+        if not (terminals[last] or timeouts[last]):
+            details["unfinished_last_episode"] = True
+        layout = source.layout(file)
+        states = int(cuts.steps.sum() + cuts.after.sum())
+        shapes: dict[str, tuple[int, ...]] = {
+            "states": (states, layout.state_dim),
+            "actions": (int(cuts.steps.sum()), file.width("actions")),
+        }
+        if layout.goal_dim:
+            shapes["goals"] = (states, layout.goal_dim)
+        with StoreWriter(folder, shapes) as store:
+            extremes = _stream(file, cuts, continuous, store, progress)
+            low, high = action_bounds(source.action_space, extremes)
+            rewards = file.column("rewards")
+            if continuous:
+                rewards[:-1] = rewards[1:]  # the last row is no step
+            ends = cuts.ends[cuts.steps]
+            terminations = terminals[cuts.steps] & ends
+            starts = np.concatenate([[0], np.flatnonzero(ends) + 1]).astype(np.int64)
+            extra = np.concatenate([[0], np.cumsum(cuts.after[cuts.ends])]).astype(np.int64)
+            store.finish(
+                layout,
+                dataclasses.replace(source.info, action_low=low, action_high=high, details=details),
+                {
+                    "rewards": rewards[cuts.steps],
+                    "terminations": terminations,
+                    "truncations": ends & ~terminations,
+                    "step_starts": starts,
+                    "state_starts": starts + extra,
+                },
             )
-        timeouts = flags_with_time_limit(terminals, limit)
-        details["cut_at_time_limit"] = limit
-    if not (terminals[-1] or timeouts[-1]):
-        details["unfinished_last_episode"] = True
-    low, high = action_bounds(space, arrays["actions"])
-    goals = arrays.get("infos/goal")
-    layout = ObservationLayout(width)
-    if goals is not None and goals.shape == (steps, 2) and width >= 4:
-        # Both kinds keep x and y in the first two columns; maze2d's other two are velocities.
-        rest = (2, 3) if width == 4 else ()
-        layout = ObservationLayout(width, 2, (0, 1), rest, ("observation",))
-    else:
-        goals = None
-    return episodes_from_flags(
-        observations=arrays["observations"],
-        actions=arrays["actions"],
-        rewards=arrays["rewards"],
-        terminations=terminals,
-        truncations=timeouts,
-        next_observations=arrays.get("next_observations"),
-        goals=goals,
-        layout=layout,
-        info=DatasetInfo(str(path), "d4rl", env_id, env_kwargs, low, high, details),
-    )
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays of the file, float32 and bool, with checked shapes, and its plain attributes."""
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [key for key in _REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
-            if missing:
-                there = ", ".join(sorted(file)) or "nothing"
-                raise DiffplanError(
-                    f"{path} is not in the D4RL layout: {', '.join(missing)} missing; it holds "
-                    f"{there[:200]}"
-                )
-            keys = [*_REQUIRED, *(key for key in _OPTIONAL if key in file)]
-            raw = {key: np.asarray(file[key][()]) for key in keys}
-            attributes = {
-                key: value.item() if isinstance(value, np.generic) else value
-                for key, value in file.attrs.items()
-                if isinstance(value, (str, int, float, np.number, np.bool_))
-            }
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise DiffplanError(f"{path} is no readable HDF5 file: {reason}") from None
-    steps = len(raw["rewards"]) if raw["rewards"].ndim else 0
-    if not steps:
-        raise DiffplanError(f"{path} holds no steps")
-    arrays = {}
-    for key, array in raw.items():
-        vector = key in ("observations", "next_observations", "actions", "infos/goal")
-        if not vector and array.shape == (steps, 1):
-            array = array[:, 0]
-        if array.ndim != (2 if vector else 1) or len(array) != steps:
-            expected = f"({steps}, *)" if vector else f"({steps},)"
-            raise DiffplanError(f"{path}: {key} has shape {array.shape}, expected {expected}")
-        if array.dtype.kind not in "fiub":
-            raise DiffplanError(f"{path}: {key} holds {array.dtype}, expected numbers")
-        flag = key in ("terminals", "timeouts")
-        arrays[key] = array.astype(np.bool_ if flag else np.float32)
-    return arrays, attributes
+@dataclass(frozen=True)
+class _Source:
+    """What is known of a file beside its arrays.
+
+    name: the D4RL dataset it is named after, or its stem in that style. time_limit: steps, or
+    None. action_space, observation_space: of the evaluation environment, None where unknown.
+    """
+
+    name: str
+    info: DatasetInfo
+    time_limit: int | None
+    action_space: spaces.Space | None
+    observation_space: spaces.Space | None
+
+    def layout(self, file: D4RLFile) -> ObservationLayout:
+        """How the environment's observations become the rows of the file."""
+        width, space = file.width("observations"), self.observation_space
+        if space is not None and not isinstance(space, spaces.Dict):
+            return ObservationLayout(width)
+        keys: tuple[str, ...] = ("observation",)
+        if isinstance(space, spaces.Dict) and "achieved_goal" in space.spaces:
+            parts = [space[key].shape or (0,) for key in ("achieved_goal", "observation")]
+            if width == parts[0][0] + parts[1][0]:  # gymnasium-robotics' AntMaze
+                keys = ("achieved_goal", "observation")
+        if "infos/goal" in file.arrays and file.width("infos/goal") == 2 and width >= 4:
+            # Both mazes keep x and y in the first two columns; maze2d's other two are velocities.
+            return ObservationLayout(width, 2, (0, 1), (2, 3) if width == 4 else (), keys)
+        return ObservationLayout(width, dict_keys=() if space is None else keys)
 
 
-def _task(path: Path, attributes: dict[str, Any]) -> str:
-    """First word of the dataset's name, by which D4RL names its tasks."""
-    name = str(attributes.get("name") or path.stem).lower().replace("-", "_")
-    for task in ("mini_kitchen", "kitchen", "ant_maze", "antmaze"):
-        if name.startswith(task):
-            return task
-    return name.split("_")[0]
-
-
-def _environment(
-    path: Path, attributes: dict[str, Any], width: int, env: str | None
-) -> tuple[str | None, dict[str, Any]]:
-    task = _task(path, attributes)
-    guess, kwargs = _ENVIRONMENTS.get((task, width), (None, {}))
+def _source(file: D4RLFile, env: str | None) -> _Source:
+    path, attributes = file.path, file.attributes
+    width = file.width("observations")
+    known = canonical_name(str(attributes.get("name") or path.stem))
+    name = known or plain_stem(str(attributes.get("name") or path.stem))
+    official = is_official(path, file.steps, width, file.width("actions"), attributes)
+    details: dict[str, Any] = {k: v for k, v in attributes.items() if k not in _OWN_DETAILS}
+    details["data_source"] = D4RL_FILE if official else NOT_D4RL_FILE
+    if known is not None:
+        details["d4rl_name"] = known
+    match = match_environment(name, width)
+    env_id, env_kwargs = (match.env_id, dict(match.env_kwargs)) if match else (None, {})
     named = env or attributes.get("env_id")
-    if not named:
-        return guess, dict(kwargs)
-    if env is None and str(named) not in gym.registry:
-        return guess, dict(kwargs)  # an id of other software, such as D4RL's own
-    check_env_id(str(named))
-    return str(named), dict(kwargs) if named == guess else {}
+    # An id of other software, such as D4RL's own, says nothing here.
+    if named and named != env_id and (env is not None or str(named) in gym.registry):
+        check_env_id(str(named))
+        env_id, env_kwargs, match = str(named), {}, None
+    if match is not None and match.differences:
+        details["environment_differences"] = match.differences
+    info = DatasetInfo(str(path), "d4rl", env_id, env_kwargs, (), (), details)
+    limit = CATALOGUE[known].time_limit if known is not None else None
+    if env_id is None:
+        return _Source(name, info, limit, None, None)
+    simulation = make_env(info)
+    if simulation.spec is not None and simulation.spec.max_episode_steps is not None:
+        limit = simulation.spec.max_episode_steps
+    found = _Source(name, info, limit, simulation.action_space, simulation.observation_space)
+    simulation.close()
+    return found
+
+
+def _timeouts(file: D4RLFile, terminals: np.ndarray, limit: int | None) -> np.ndarray:
+    """Where episodes were cut [N]. Raises DiffplanError where no episode ever ends."""
+    if "timeouts" in file.arrays:
+        timeouts = file.column("timeouts")
+        if not (terminals | timeouts).any() and (limit is None or file.steps > limit):
+            raise DiffplanError(
+                f"{file.path}: no episode ends in {file.steps:,} steps, terminals and timeouts are "
+                f"false throughout; mark the last step of each episode in timeouts, or leave "
+                f"timeouts out to have it cut at the environment's time limit"
+            )
+        return timeouts
+    if limit is None and not terminals.any():
+        raise DiffplanError(
+            f"{file.path} has neither timeouts nor true terminals, so its episodes cannot be told "
+            f"apart; name the environment whose time limit applies with --env"
+        )
+    return flags_with_time_limit(terminals, limit)
+
+
+@dataclass(frozen=True)
+class _Cuts:
+    """Which rows of the file become steps, and where episodes end; each [N] bool.
+
+    steps: rows that are steps. ends: steps that end an episode. after: ends after which the next
+    observation is known.
+    """
+
+    steps: np.ndarray
+    ends: np.ndarray
+    after: np.ndarray
+
+
+def _cuts(
+    file: D4RLFile, terminals: np.ndarray, timeouts: np.ndarray, name: str, continuous: bool
+) -> _Cuts:
+    ends = terminals | timeouts
+    steps = np.ones(file.steps, np.bool_)
+    after = np.full(file.steps, "next_observations" in file.arrays)
+    if name.startswith("antmaze"):
+        steps[1:] = ~(terminals[1:] & terminals[:-1] & ~timeouts[:-1])
+    if continuous:
+        steps[-1] = False
+        for start, stop in file.pieces():
+            rows = file.piece("observations", start, min(stop + 1, file.steps))
+            repeated = (rows[1:] == rows[:-1]).all(axis=1) & ends[start : start + len(rows) - 1]
+            after[start : start + len(repeated)] = ~repeated
+            steps[start + 1 : start + 1 + len(repeated)] &= ~repeated
+    if not steps.any():
+        raise DiffplanError(f"{file.path} holds no step whose next observation is known")
+    ends &= steps
+    ends[_last(steps)] = True
+    return _Cuts(steps, ends, after & ends)
+
+
+def _last(flags: np.ndarray) -> int:
+    """Index of the last true flag."""
+    return len(flags) - 1 - int(flags[::-1].argmax())
+
+
+def _stream(
+    file: D4RLFile, cuts: _Cuts, continuous: bool, store: StoreWriter, progress: bool
+) -> np.ndarray:
+    """Copy states, goals and actions; returns the extremes of the actions, [2, A]."""
+    low, high = np.full((2, file.width("actions")), 0.0, np.float32)
+    has_goals = store.has("goals")
+    with tqdm(
+        total=file.steps,
+        desc=f"reading {file.path.name}",
+        unit="step",
+        unit_scale=True,
+        delay=1.0,
+        disable=not progress,
+    ) as bar:
+        for start, stop in file.pieces():
+            steps, after = cuts.steps[start:stop], cuts.after[start:stop]
+            if continuous:
+                rows = file.piece("observations", start, min(stop + 1, file.steps))
+                here, later = rows[: stop - start], rows[1:]
+            else:
+                here = file.piece("observations", start, stop)
+                later = here
+                if after.any():
+                    later = file.piece("next_observations", start, stop)
+            store.append("states", _interleave(here, later, steps, after))
+            if has_goals:  # the state after the last step is under the goal of that step
+                goals = file.piece("infos/goal", start, stop)
+                store.append("goals", _interleave(goals, goals, steps, after))
+            actions = file.piece("actions", start, stop)[steps]
+            store.append("actions", actions)
+            finite = np.where(np.isfinite(actions), actions, 0.0)
+            low = np.minimum(low, finite.min(axis=0, initial=0.0))
+            high = np.maximum(high, finite.max(axis=0, initial=0.0))
+            bar.update(stop - start)
+    return np.stack([low, high])
+
+
+def _interleave(
+    here: np.ndarray, later: np.ndarray, steps: np.ndarray, after: np.ndarray
+) -> np.ndarray:
+    """Rows of `here` where `steps`, each followed by that of `later` where `after`."""
+    picks = np.stack([steps, after], axis=1).reshape(-1)
+    rows = np.flatnonzero(picks) // 2
+    later_rows = np.flatnonzero(picks) % 2 == 1
+    merged = here[rows]
+    merged[later_rows] = later[rows[later_rows]]
+    return merged

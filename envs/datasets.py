@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffplan.data.episodes import Episodes
 from diffplan.envs.arrays import load_arrays
-from diffplan.envs.d4rl import D4RL_SUFFIXES, load_d4rl
+from diffplan.envs.d4rl import load_d4rl
+from diffplan.envs.d4rl_catalogue import CATALOGUE, d4rl_folder
+from diffplan.envs.d4rl_files import D4RL_SUFFIXES, fetch_d4rl
 from diffplan.envs.environments import check_env_id
 from diffplan.envs.mazes import POINTMAZES
-from diffplan.envs.minari_data import is_local, load_minari, local_datasets
+from diffplan.envs.minari_data import (
+    fetch_minari,
+    is_local,
+    is_minari_id,
+    load_minari,
+    local_datasets,
+)
 from diffplan.envs.pointmaze import pointmaze_id
 from diffplan.errors import DiffplanError
 
@@ -22,17 +30,14 @@ from diffplan.errors import DiffplanError
 class DatasetEntry:
     """One line of the list of datasets.
 
-    name: what to give to --dataset. kind: "can be made", "minari" or "d4rl". note: size or hint.
+    name: what to give to --dataset. domain: the heading it stands under. where: "local", "remote"
+    or "can be made". note: size, and how to get it.
     """
 
     name: str
-    kind: str
+    domain: str
+    where: str
     note: str
-
-
-def d4rl_folder() -> Path:
-    """`D4RL_DATASET_DIR`, by default ~/.d4rl/datasets."""
-    return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
 
 
 def load_dataset(
@@ -40,10 +45,14 @@ def load_dataset(
 ) -> Episodes:
     """Load a dataset by whatever it is called.
 
-    name_or_path: a NAME that `diffplan datasets make` made (pointmaze-medium), a Minari id, a
-        D4RL-layout .hdf5 or .h5 file, a .npz file, or a folder written by `Episodes.save`.
+    name_or_path: a D4RL name (hopper-medium-v2), a NAME that `diffplan datasets make` made
+        (pointmaze-medium), a Minari id, a D4RL-layout .hdf5 or .h5 file, a .npz file, or a folder
+        written by `Episodes.save`. D4RL names and Minari ids that are not on this machine are
+        downloaded, to `D4RL_DATASET_DIR` (from `DIFFPLAN_D4RL_URL`, a mirror, if set) and to
+        Minari's folder.
     env: Gymnasium id of the evaluation environment; replaces what the dataset says.
     validate: refuse data with NaN, empty episodes or actions out of bounds.
+    progress: bars on stderr for what takes longer than a moment.
     Raises DiffplanError with the nearest known names for anything else.
     """
     if env is not None:
@@ -55,6 +64,37 @@ def load_dataset(
     return episodes.validate() if validate else episodes
 
 
+def fetch_dataset(name: str, progress: bool = True) -> str:
+    """Download a D4RL dataset or a Minari dataset by its name, and say where it is.
+
+    What is there already is not fetched again. Raises DiffplanError for any other name, and for
+    what `load_dataset` raises it when a download fails.
+    """
+    if name in CATALOGUE:
+        return str(fetch_d4rl(CATALOGUE[name], progress))
+    if is_local(name) or is_minari_id(name):
+        fetch_minari(name)
+        return f"the Minari dataset {name}"
+    raise _unknown(name)
+
+
+def made_maze2d(name: str) -> Path | None:
+    """The file that `diffplan datasets make` writes for maze2d-umaze, maze2d-large-dense etc.
+
+    None for any other name. Apart from D4RL's own files, so that neither passes for the other.
+    """
+    if name not in _MAZE2D:
+        return None
+    return d4rl_folder() / "made" / f"{name}.hdf5"
+
+
+_MAZE2D = [
+    re.sub(r"-v\d+$", "", dataset.name)
+    for dataset in CATALOGUE.values()
+    if dataset.domain == "maze2d"
+]
+
+
 def _load(name: str, env: str | None, progress: bool) -> Episodes:
     path = Path(name).expanduser()
     if path.suffix in D4RL_SUFFIXES or path.suffix == ".npz":
@@ -63,44 +103,98 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
             path = in_d4rl_folder
         if not path.is_file():
             raise DiffplanError(f"no file {path}; give a path from {Path.cwd()} or an absolute one")
-        return load_arrays(path, env) if path.suffix == ".npz" else load_d4rl(path, env)
+        if path.suffix == ".npz":
+            return load_arrays(path, env)
+        return load_d4rl(path, env, progress=progress)
+    if name in CATALOGUE:
+        path = fetch_d4rl(CATALOGUE[name], progress)
+        return _called(name, load_d4rl(path, env, progress=progress))
+    made = made_maze2d(name)
+    if made is not None and made.is_file():
+        return _called(name, load_d4rl(made, env, progress=progress))
     if is_local(pointmaze_id(name)) and "/" not in name:
         return load_minari(pointmaze_id(name), progress)
     if is_local(name):
         return load_minari(name, progress)
     if name and path.is_dir():
-        episodes = Episodes.load(path)
-        info = dataclasses.replace(episodes.info, id=str(path))
-        return dataclasses.replace(episodes, info=info)
+        return _called(str(path), Episodes.load(path))
+    if is_minari_id(name):
+        fetch_minari(name)
+        return load_minari(name, progress)
     raise _unknown(name)
 
 
+def _called(name: str, episodes: Episodes) -> Episodes:
+    return dataclasses.replace(episodes, info=dataclasses.replace(episodes.info, id=name))
+
+
 def _unknown(name: str) -> DiffplanError:
-    if name in POINTMAZES:
+    if name in POINTMAZES or name in _MAZE2D:
         return DiffplanError(
             f"{name} is not made yet; make it with: diffplan datasets make {name} --steps 200000"
         )
     known = [entry.name for entry in list_datasets()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    if "/" in name:
-        hint += f"To download a Minari dataset: minari download {name}. "
     return DiffplanError(f"unknown dataset '{name}'. {hint}See: diffplan datasets list")
 
 
-def list_datasets() -> list[DatasetEntry]:
-    """Names that can be made here, local Minari datasets, files in the D4RL folder."""
+def list_datasets(pattern: str = "") -> list[DatasetEntry]:
+    """Every dataset that has a name here, in the order of their domains.
+
+    D4RL's, those that can be made, local Minari datasets, and other files in the D4RL folder.
+    pattern: only those with this text in their name or domain, whatever the case.
+    """
+    entries = [*_d4rl(), *_makeable(), *_minari(), *_other_files()]
+    text = pattern.lower()
+    return [e for e in entries if text in e.name.lower() or text in e.domain.lower()]
+
+
+def _d4rl() -> list[DatasetEntry]:
     entries = []
+    for name, dataset in CATALOGUE.items():
+        where = "local" if dataset.path.is_file() else "remote"
+        note = dataset.size
+        if where == "local":
+            note += f", {dataset.path.stat().st_size / 1e6:.1f} MB"
+        entries.append(DatasetEntry(name, dataset.domain, where, note))
+    return entries
+
+
+def _makeable() -> list[DatasetEntry]:
+    entries = []
+    for name in _MAZE2D:
+        path = made_maze2d(name)
+        made = path is not None and path.is_file()
+        note = f"made: {path}" if made else f"diffplan datasets make {name}"
+        entries.append(
+            DatasetEntry(name, "maze2d, made here", "local" if made else "can be made", note)
+        )
     for name in sorted(POINTMAZES):
         made = is_local(pointmaze_id(name))
         note = f"made: {pointmaze_id(name)}" if made else f"diffplan datasets make {name}"
-        entries.append(DatasetEntry(name, "can be made", note))
-    for dataset_id, metadata in sorted(local_datasets().items()):
-        note = f"{metadata.get('total_episodes')} episodes, {metadata.get('total_steps')} steps"
-        entries.append(DatasetEntry(dataset_id, "minari", note))
-    if d4rl_folder().is_dir():
-        for path in sorted(d4rl_folder().iterdir()):
-            if path.suffix in D4RL_SUFFIXES:
-                note = f"{path.stat().st_size / 1e6:.1f} MB"
-                entries.append(DatasetEntry(path.name, "d4rl", note))
+        entries.append(DatasetEntry(name, "pointmaze", "local" if made else "can be made", note))
     return entries
+
+
+def _minari() -> list[DatasetEntry]:
+    return [
+        DatasetEntry(
+            dataset_id,
+            "Minari",
+            "local",
+            f"{metadata.get('total_steps', 0):,} steps, {metadata.get('total_episodes')} episodes",
+        )
+        for dataset_id, metadata in sorted(local_datasets().items())
+    ]
+
+
+def _other_files() -> list[DatasetEntry]:
+    if not d4rl_folder().is_dir():
+        return []
+    official = {dataset.filename for dataset in CATALOGUE.values()}
+    return [
+        DatasetEntry(path.name, "other files", "local", f"{path.stat().st_size / 1e6:.1f} MB")
+        for path in sorted(d4rl_folder().iterdir())
+        if path.suffix in D4RL_SUFFIXES and path.name not in official
+    ]

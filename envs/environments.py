@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import importlib
 import io
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from diffplan.data.episodes import DatasetInfo
+from diffplan.envs.registration import register_environments
 from diffplan.errors import DiffplanError
 
 # Importing gymnasium_robotics prints a note about Adroit reward versions that misleads everyone
@@ -20,6 +24,7 @@ with contextlib.redirect_stderr(io.StringIO()):
     import gymnasium_robotics
 
 gym.register_envs(gymnasium_robotics)
+register_environments()
 
 
 def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
@@ -55,13 +60,38 @@ def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], 
 
 
 def check_env_id(env_id: str) -> None:
-    """Raise DiffplanError, with the nearest names, unless Gymnasium knows `env_id`."""
+    """Raise DiffplanError, with the nearest names, unless Gymnasium knows `env_id`.
+
+    "module:ID" imports the module first, which is to register the environment. A module that is
+    not installed may lie in the current folder.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        _import_module(module, env_id)
     try:
-        gym.spec(env_id)
+        gym.spec(name)
     except gym.error.Error:
+        if colon:
+            raise DiffplanError(
+                f"importing {module} registers no environment {name}; call gymnasium.register("
+                f'id="{name}", ...) at the top of the module, with the version in the id'
+            ) from None
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry()"
         raise DiffplanError(f"Gymnasium knows no environment {env_id}; {hint}") from None
+
+
+def _import_module(module: str, env_id: str) -> None:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # the command does not look there by itself
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever the user's module raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DiffplanError(
+            f"environment {env_id}: module {module!r} cannot be imported ({reason}); install it or "
+            "run from the folder it lies in"
+        ) from error
 
 
 def env_from_spec(spec: gym.envs.registration.EnvSpec) -> tuple[str, dict[str, Any]]:

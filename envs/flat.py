@@ -6,9 +6,10 @@ import numpy as np
 from gymnasium import spaces
 
 from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
+from diffplan.errors import DiffplanError
 
 # Some spaces write "no bound" as a huge number, up to the largest of float32.
-_LARGEST_BOUND = 1e6
+LARGEST_BOUND = 1e6
 
 
 def flags_with_time_limit(terminals: np.ndarray, limit: int | None) -> np.ndarray:
@@ -44,8 +45,14 @@ def episodes_from_flags(
     next_observations [N, D] the last one of each episode becomes its state T + 1 (under the goal
     of its last step); without them an episode has as many states as steps.
     Steps after the last flag are an unfinished episode, cut short, and count as truncated.
+    Raises DiffplanError where no flag is true: one long episode is nearly always a mistake.
     """
     steps = len(actions)
+    if not (terminations.any() or truncations.any()):
+        raise DiffplanError(
+            f"dataset {info.id}: no step of {steps} ends an episode, neither terminated nor "
+            "truncated; mark the last step of each episode (if it really is a single one, too)"
+        )
     truncations = truncations.copy()
     truncations[-1] |= not terminations[-1]
     ends = np.flatnonzero(terminations | truncations) + 1
@@ -92,7 +99,7 @@ def action_bounds(
     finite = np.where(np.isfinite(actions), actions, 0.0)
     seen_low, seen_high = finite.min(axis=0, initial=-1.0), finite.max(axis=0, initial=1.0)
     low, high = (
-        np.where(np.abs(low) <= _LARGEST_BOUND, low, seen_low),
-        np.where(np.abs(high) <= _LARGEST_BOUND, high, seen_high),
+        np.where(np.abs(low) <= LARGEST_BOUND, low, seen_low),
+        np.where(np.abs(high) <= LARGEST_BOUND, high, seen_high),
     )
     return tuple(map(float, low)), tuple(map(float, high))

@@ -1,4 +1,4 @@
-"""Grid mazes of gymnasium-robotics: geometry, grid paths and the waypoints laid along them."""
+"""Grid mazes: geometry, grid paths and the waypoints laid along them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
+from diffplan.envs import antmaze, maze2d
 from diffplan.envs.environments import env_from_spec
 from diffplan.errors import DiffplanError
 
@@ -33,7 +34,7 @@ _WAYPOINT_SPREAD = 0.2
 
 @dataclass(frozen=True)
 class Maze:
-    """A maze of square cells of side `scale`, centred on the origin, x to the right, y up.
+    """A maze of square cells of side `scale` around `middle` (x, y), x to the right, y up.
 
     rows: the map, row 0 at the top; 1 is a wall, everything else is free ("r" start, "g" goal,
     "c" both; without such letters every free cell is both).
@@ -41,9 +42,14 @@ class Maze:
 
     rows: tuple[tuple[int | str, ...], ...]
     scale: float = 1.0
+    middle: tuple[float, float] = (0.0, 0.0)
 
     @staticmethod
-    def from_map(maze_map: Sequence[Sequence[int | str]], scale: float = 1.0) -> Maze:
+    def from_map(
+        maze_map: Sequence[Sequence[int | str]],
+        scale: float = 1.0,
+        middle: tuple[float, float] = (0.0, 0.0),
+    ) -> Maze:
         """Check a map and wrap it.
 
         Raises DiffplanError unless it is a rectangle with a closed border whose free cells hang
@@ -60,7 +66,7 @@ class Maze:
         border = (*rows[0], *rows[-1], *(row[0] for row in rows), *(row[-1] for row in rows))
         if any(entry != _WALL for entry in border):
             raise DiffplanError("maze_map must have walls (1) all around its border")
-        maze = Maze(rows, scale)
+        maze = Maze(rows, scale, middle)
         free = maze.free_cells()
         lettered = {entry for row in rows for entry in row} - {0, 1}
         goals = [c for c in free if not lettered & {"g", "c"} or maze[c] in ("g", "c")]
@@ -100,13 +106,14 @@ class Maze:
     def centre(self, cell: Cell) -> tuple[float, float]:
         """Position (x, y) of the centre of a cell."""
         height, width = len(self.rows), len(self.rows[0])
-        return (cell[1] + 0.5 - width / 2) * self.scale, (height / 2 - cell[0] - 0.5) * self.scale
+        x, y = cell[1] + 0.5 - width / 2, height / 2 - cell[0] - 0.5
+        return self.middle[0] + x * self.scale, self.middle[1] + y * self.scale
 
     def cell(self, xy: Sequence[float] | np.ndarray) -> Cell:
         """The cell (row, column) that holds the position (x, y)."""
         height, width = len(self.rows), len(self.rows[0])
-        row = int(np.floor(height / 2 - xy[1] / self.scale))
-        return row, int(np.floor(xy[0] / self.scale + width / 2))
+        x, y = (xy[0] - self.middle[0]) / self.scale, (xy[1] - self.middle[1]) / self.scale
+        return int(np.floor(height / 2 - y)), int(np.floor(x + width / 2))
 
 
 def grid_path(maze: Maze, start: Cell, goal: Cell, rule: PathRule) -> list[Cell]:
@@ -152,8 +159,10 @@ def lay_waypoints(
 
 
 def maze_of(env_id: str | None, env_kwargs: dict[str, Any]) -> Maze | None:
-    """The maze of a PointMaze or AntMaze environment, None for any other environment."""
-    if env_id is None or not env_id.startswith(("PointMaze_", "AntMaze_")):
+    """The maze of a PointMaze, AntMaze or D4RL maze environment, None for any other."""
+    if env_id is None or env_id.startswith("diffplan/"):
+        return None if env_id is None else _d4rl_maze(env_id)
+    if not env_id.startswith(("PointMaze_", "AntMaze_")):
         return None
     maze_map = env_kwargs.get("maze_map")
     if maze_map is None:
@@ -161,3 +170,22 @@ def maze_of(env_id: str | None, env_kwargs: dict[str, Any]) -> Maze | None:
             return None
         maze_map = env_from_spec(gym.spec(env_id))[1]["maze_map"]
     return Maze.from_map(maze_map, scale=1.0 if env_id.startswith("PointMaze_") else 4.0)
+
+
+def _d4rl_maze(env_id: str) -> Maze | None:
+    """D4RL's layouts as they lie in the plane: its coordinates do not run along its lines."""
+    maze = gym.spec(env_id).kwargs.get("maze") if env_id in gym.registry else None
+    if maze is None:
+        return None
+    if env_id.startswith("diffplan/antmaze-"):
+        lines = antmaze.LAYOUTS[maze]
+        walls = [[int(tile == "#") for tile in line] for line in lines[::-1]]  # y runs down
+        corners = antmaze.corner_positions(maze)
+        middle = tuple(((corners[0] + corners[1]) / 2).tolist())
+        return Maze.from_map(walls, antmaze.SCALE, middle)
+    lines = maze2d.LAYOUTS[maze]
+    height, width = len(lines[0]), len(lines)  # x runs along the lines' number, y along a line
+    walls = [[int(line[j] == "#") for line in lines] for j in reversed(range(height))]
+    offset = maze2d.WALL_OFFSET
+    middle = ((width - 1) / 2 + offset, (height - 1) / 2 + offset)
+    return Maze.from_map(walls, 1.0, middle)

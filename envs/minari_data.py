@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,58 @@ def local_datasets() -> dict[str, dict[str, Any]]:
             if metadata["dataset_id"] != dataset_id:
                 raise ValueError(f"it calls itself {metadata['dataset_id']}")
         except Exception as error:  # minari and h5py raise many kinds for damaged folders
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = _first_line(error)
             print(f"left out, no Minari dataset: {folder} ({reason})", file=sys.stderr)
             continue
         found[dataset_id] = metadata
     return found
+
+
+def is_minari_id(name: str) -> bool:
+    """Whether a name has the form of a Minari id in a namespace, such as D4RL/door/human-v2."""
+    return re.fullmatch(r"(?:[A-Za-z0-9_-]+/)+[A-Za-z0-9_-]+-v\d+", name) is not None
+
+
+def fetch_minari(dataset_id: str) -> None:
+    """Download a Minari dataset from its remote (`MINARI_REMOTE`) unless it is on this machine.
+
+    Raises DiffplanError, in one line, for an id that the remote does not have, without a network,
+    and without the package that talks to the remote.
+    """
+    if is_local(dataset_id):
+        return
+    metadata = get_dataset_path(dataset_id) / "data" / "metadata.json"
+    by_hand = f"minari download {dataset_id}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on versions; what matters is raised
+            # Forced, because a download that was interrupted leaves a folder behind.
+            minari.download_dataset(dataset_id, force_download=True)
+        if not metadata.is_file():
+            raise ValueError("the remote sent no metadata.json")
+    except BaseException as error:
+        metadata.unlink(missing_ok=True)  # what is incomplete must not pass for a dataset
+        if isinstance(error, ImportError):
+            raise DiffplanError(
+                f"to download {dataset_id}, install what Minari needs for it: "
+                f"pip install 'minari[hf]'"
+            ) from None
+        if isinstance(error, ValueError | KeyError):
+            raise DiffplanError(
+                f"Minari dataset {dataset_id} cannot be downloaded: {_first_line(error)}; "
+                f"see: minari list remote"
+            ) from None
+        if isinstance(error, Exception):  # each remote and HTTP library raises its own
+            raise DiffplanError(
+                f"cannot download Minari dataset {dataset_id}: {_first_line(error)}; with a "
+                f"network: {by_hand}, or put its folder at {metadata.parent.parent}"
+            ) from None
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def load_minari(dataset_id: str, progress: bool = True) -> Episodes:
@@ -75,7 +124,10 @@ def load_minari(dataset_id: str, progress: bool = True) -> Episodes:
     folder = get_dataset_path(dataset_id) / "data"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return cached(
-        dataset_id, files, "minari", lambda: _convert(dataset_id, folder, progress=progress)
+        dataset_id,
+        files,
+        "minari",
+        lambda copy: _convert(dataset_id, folder, progress=progress).save(copy),
     )
 
 
@@ -85,8 +137,9 @@ def _convert(dataset_id: str, folder: Path, progress: bool) -> Episodes:
     except DiffplanError:
         raise
     except Exception as error:  # h5py, arrow and minari raise many kinds for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DiffplanError(f"Minari dataset {dataset_id} cannot be read: {reason}") from error
+        raise DiffplanError(
+            f"Minari dataset {dataset_id} cannot be read: {_first_line(error)}"
+        ) from error
 
 
 def _read(dataset_id: str, dataset: minari.MinariDataset, progress: bool) -> Episodes:
@@ -132,6 +185,7 @@ def _read(dataset_id: str, dataset: minari.MinariDataset, progress: bool) -> Epi
     if "author" in details:
         details["author"] = ", ".join(sorted(details["author"]))
     details.update(metadata.get("diffplan", {}))
+    details.setdefault("data_source", "a Minari dataset, not D4RL's file")
     return Episodes(
         states=states,
         goals=np.concatenate(goals) if has_goal else None,

@@ -30,7 +30,11 @@ class Policy(Protocol):
     A policy may also offer `reset_rows(state, rows, seeds) -> state` with rows bool [B] and seeds
     int64 [B]: called before `predict` whenever rows start an episode (with state None at first),
     with the seed of each row's episode, so that its noise belongs to the episode and not to the
-    batch. A state with `plan` and `age` is recorded and timed as a planner's.
+    batch. And it may offer `observe(state, rewards, rows) -> state` with rewards float64 [B] and
+    rows bool [B]: called after each environment step with the rewards that the marked rows have
+    just received (0 in the others), so that a planner conditioned on a return can lower its
+    target. What it takes counts as time of the decision before it.
+    A state with `plan` and `age` is recorded and timed as a planner's.
     """
 
     def predict(
@@ -57,7 +61,7 @@ class Rollout:
     terminated: np.ndarray
     """[E] bool, False where the episode ran into the environment's time limit."""
     call_ms: np.ndarray
-    """[C] wall milliseconds of each predict call, environment time excluded."""
+    """[C] wall milliseconds of each decision (predict, then observe), environment excluded."""
     live_rows: np.ndarray
     """[C] rows still running an episode in that call."""
     traces: tuple[Trace, ...]
@@ -73,9 +77,18 @@ class DecisionTimes:
     """Wall milliseconds of single decisions (batch of one)."""
 
     ms: np.ndarray
-    """[C] each predict call after the warm-up."""
+    """[C] each decision after the warm-up."""
     replanned: np.ndarray | None
     """[C] bool, whether the call made a new plan; None for policies that do not plan."""
+
+    @staticmethod
+    def joined(parts: "Sequence[DecisionTimes]") -> "DecisionTimes":
+        """The times of several policies of one kind, one after the other."""
+        replanned = [part.replanned for part in parts if part.replanned is not None]
+        return DecisionTimes(
+            np.concatenate([part.ms for part in parts]),
+            np.concatenate(replanned) if len(replanned) == len(parts) else None,
+        )
 
 
 @dataclass
@@ -165,6 +178,14 @@ class _Batch:
             )
         return actions, milliseconds
 
+    def observe(self, rewards: np.ndarray, rows: np.ndarray) -> float:
+        """Tell the policy the `rewards` [B] of the `rows` [B] stepped; milliseconds it took."""
+        if not hasattr(self.policy, "observe"):
+            return 0.0
+        begin = time.perf_counter()
+        self.state = self.policy.observe(self.state, rewards, rows)
+        return (time.perf_counter() - begin) * 1e3
+
 
 def rollout(
     policy: Policy,
@@ -223,11 +244,13 @@ def rollout(
             call_ms.append(milliseconds)
             live_rows.append(len(running))
             start = np.zeros(rows, dtype=bool)
+            rewards, stepped = np.zeros(rows), np.zeros(rows, dtype=bool)
             bar.update(len(running))
             for row, episode in list(running.items()):
                 episode.decided(batch.observations[row], actions[row], batch.state, row)
                 observation, reward, terminated, truncated, info = envs[row].step(actions[row])
                 episode.stepped(float(reward), bool(terminated), info)
+                rewards[row], stepped[row] = reward, True
                 batch.observations[row] = observation
                 if terminated or truncated:
                     if episode.keep:
@@ -236,6 +259,7 @@ def rollout(
                     _shorten(bar, envs[row], episode.length)
                     index[row] += rows
                     start[row] = index[row] < episodes
+            call_ms[-1] += batch.observe(rewards, stepped)
     return _assembled(finished, batch.space, np.asarray(call_ms), np.asarray(live_rows))
 
 
@@ -261,11 +285,13 @@ def time_decisions(
         for call in range(warmup + steps):
             batch.reset(start, seeds)
             actions, milliseconds = batch.decide(start)
+            if call >= warmup and getattr(batch.state, "age", None) is not None:
+                replanned.append(bool(batch.state.age[0] == 0))
+            observation, reward, terminated, truncated, _ = envs[0].step(actions[0])
+            batch.observations[0] = observation
+            milliseconds += batch.observe(np.full(1, reward, np.float64), np.ones(1, dtype=bool))
             if call >= warmup:
                 times.append(milliseconds)
-                if getattr(batch.state, "age", None) is not None:
-                    replanned.append(bool(batch.state.age[0] == 0))
-            batch.observations[0], _, terminated, truncated, _ = envs[0].step(actions[0])
             start = np.full(1, bool(terminated or truncated))
             seeds = seeds + start
     return DecisionTimes(np.asarray(times), np.asarray(replanned) if replanned else None)

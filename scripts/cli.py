@@ -17,7 +17,7 @@ from diffplan.errors import DiffplanError
 
 # words on the command line -> (module, class, one line for the overview)
 COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
-    ("datasets", "make"): ("datasets", "Make", "make a PointMaze dataset here, seeded"),
+    ("datasets", "make"): ("datasets", "Make", "make a maze dataset here, seeded"),
     ("datasets", "list"): ("datasets", "List", "datasets on this machine and those it can make"),
     ("datasets", "show"): ("datasets", "Show", "what a dataset holds, before training on it"),
     ("train",): ("train", "Train", "train a planner: diffplan train CONFIG --dataset ID"),
@@ -29,19 +29,28 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
         "PointmazeCounts",
         "check the PointMaze procedure against published episode counts",
     ),
+    ("maze2d-controllers",): (
+        "maze2d_controllers",
+        "Maze2dControllers",
+        "check maze2d in D4RL's frame against D4RL's reference scores",
+    ),
 }
 
+_GROUPS = {words[0] for words in COMMANDS if len(words) == 2}
 
-def _overview() -> str:
-    width = max(len(" ".join(words)) for words in COMMANDS)
-    rows = (f"  {' '.join(words):{width}}  {line}" for words, (_, _, line) in COMMANDS.items())
+
+def _overview(group: str | None = None) -> str:
+    """The commands, or those of a group: all that begin with the same word."""
+    shown = {words: line for words, (*_, line) in COMMANDS.items() if group in (None, words[0])}
+    width = max(len(" ".join(words)) for words in shown)
+    command = "COMMAND" if group is None else f"{group} COMMAND"
     return "\n".join(
         [
             f"diffplan {__version__}: planning from offline data",
             "",
-            "usage: diffplan COMMAND [OPTIONS]      (diffplan COMMAND --help tells more)",
+            f"usage: diffplan {command} [OPTIONS]      (diffplan {command} --help tells more)",
             "",
-            *rows,
+            *(f"  {' '.join(words):{width}}  {line}" for words, line in shown.items()),
         ]
     )
 
@@ -52,8 +61,8 @@ def _split(args: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
         words = tuple(args[:length])
         if words in COMMANDS:
             return words, list(args[length:])
-    group = [words[1] for words in COMMANDS if words[0] == args[0] and len(words) == 2]
-    if group:
+    if args[0] in _GROUPS:
+        group = [words[1] for words in COMMANDS if words[0] == args[0] and len(words) == 2]
         asked = args[1] if len(args) > 1 else "nothing"
         raise DiffplanError(
             f"diffplan {args[0]} was given {asked!r}, expected one of: {', '.join(group)}"
@@ -68,12 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for a user's mistake)."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        asks_help = not args or args[0] in ("-h", "--help", "help")
-        lone_group = args in (
-            [words[0], *rest] for words in COMMANDS for rest in (["--help"], ["-h"])
-        )
-        if asks_help or (lone_group and tuple(args[:1]) not in COMMANDS):
+        if not args or args[0] in ("-h", "--help", "help"):
             print(_overview())
+            return 0
+        if args[0] in _GROUPS and args[1:] in (["-h"], ["--help"]):
+            print(_overview(args[0]))
             return 0
         if args[0] == "--version":
             print(f"diffplan {__version__}")

@@ -15,6 +15,7 @@ from diffplan.errors import DiffplanError
 
 if TYPE_CHECKING:
     from diffplan.envs.rollout import Policy
+    from diffplan.scripts.baselines import Baseline
     from diffplan.scripts.results import Score
 
 # name -> planning settings; everything else as in PlanningConfig, one candidate unless said
@@ -107,6 +108,7 @@ class Compare:
 
 def _compare(options: Compare, target: Path) -> dict[str, Any]:
     from diffplan.agents import load_agent
+    from diffplan.scripts.baselines import baselines
     from diffplan.scripts.results import machine, write_json
 
     agent = load_agent(options.folder, device=options.device)
@@ -138,11 +140,11 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
             report["left_out"][name] = str(error)
             continue
         write_json(target, report)
-    baselines = _baselines(options, agent)
-    for name, policy in baselines.items():
+    others = {found.name: found for found in baselines(agent.info, options.seed)}
+    for name, found in others.items():
         if name not in rows:
-            rows[name] = _baseline(options, name, policy, agent)
-    rows = report["rows"] = {name: rows[name] for name in (*ROWS, *baselines) if name in rows}
+            rows[name] = _baseline(options, found, agent)
+    rows = report["rows"] = {name: rows[name] for name in (*ROWS, *others) if name in rows}
     _differences(rows)
     _time(options, rows)
     write_json(target, report)
@@ -256,27 +258,15 @@ def _time(options: Compare, rows: dict[str, Any]) -> None:
         row["decision_ms_mean"] = (plan + (interval - 1) * between) / interval
 
 
-def _baselines(options: Compare, agent: Any) -> dict[str, Policy]:
-    """The data's own controller, the shortest path (PointMaze) and chance."""
-    from diffplan.envs.controllers import RandomPolicy, pointmaze_controllers
-
-    found: dict[str, Policy] = {}
-    controllers = pointmaze_controllers(agent.info, seed=options.seed)
-    if controllers:
-        found["controller that made the data"] = controllers["controller"]
-        if controllers["controller"].path_rule != "shortest":
-            found["shortest-path controller"] = controllers["shortest_path"]
-    found["random actions"] = RandomPolicy.of(agent.info, seed=options.seed)
-    return found
-
-
-def _baseline(options: Compare, name: str, policy: Policy, agent: Any) -> dict[str, Any]:
+def _baseline(options: Compare, found: Baseline, agent: Any) -> dict[str, Any]:
     """A row for a policy that does not plan."""
-    score = _evaluate(options, name, policy, agent)
+    score = _evaluate(options, found.name, found.policy, agent, found.rows)
     return {**score.summary(None), "keep": None, "tuning": None, "planning": None}
 
 
-def _evaluate(options: Compare, name: str, policy: Policy, agent: Any) -> Score:
+def _evaluate(
+    options: Compare, name: str, policy: Policy, agent: Any, rows: int | None = None
+) -> Score:
     """The evaluation episodes."""
     from diffplan.envs.environments import evaluation_env_factory
     from diffplan.envs.rollout import rollout
@@ -286,7 +276,7 @@ def _evaluate(options: Compare, name: str, policy: Policy, agent: Any) -> Score:
         policy,
         evaluation_env_factory(agent.info),
         episodes=options.episodes,
-        num_envs=options.episodes,
+        num_envs=min(options.episodes, rows or options.episodes),
         seed=options.seed,
         description=name,
     )

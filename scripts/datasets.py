@@ -1,4 +1,4 @@
-"""`diffplan datasets`: make PointMaze data, list what is there, show what is inside."""
+"""`diffplan datasets`: make maze data, list what is there, show what is inside."""
 
 from __future__ import annotations
 
@@ -15,56 +15,101 @@ from diffplan.errors import DiffplanError
 
 @dataclass(frozen=True)
 class Make:
-    """Make a PointMaze dataset by the published procedure and save it as a local Minari dataset.
+    """Make PointMaze or maze2d data by the published procedures.
 
-    The same steps and seed give the same data. `minari list local` shows it too.
+    pointmaze-* become local Minari datasets (`minari list local` shows them too), maze2d-* files
+    in D4RL's layout and frame. The same steps and seed give the same data.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """pointmaze-open, pointmaze-umaze, pointmaze-medium or pointmaze-large."""
+    """pointmaze-{open,umaze,medium,large} or maze2d-{open,umaze,medium,large}[-dense]."""
     steps: int = 200_000
-    """Environment steps; the published sets have 1,000,000."""
+    """Environment steps; the published sets have 1,000,000 (maze2d: 1 to 4 millions)."""
     seed: int = 0
     """Seed of the environment and of the controller's noise."""
-    path_rule: Literal["depth-first", "shortest"] = "depth-first"
-    """How the controller finds its way: with detours as in the published data, or without."""
+    path_rule: Literal["depth-first", "shortest"] | None = None
+    """PointMaze: how the controller finds its way, with detours as in the published data (by
+    default) or without. maze2d's takes shortest paths."""
     overwrite: bool = False
     """Replace a dataset of this name that has other steps, another seed or another rule."""
 
     def run(self) -> None:
         """Make the dataset and say what to do next."""
+        from diffplan.envs.datasets import made_maze2d
+        from diffplan.envs.maze2d_data import make_maze2d
         from diffplan.envs.pointmaze import make_pointmaze
 
-        dataset_id = make_pointmaze(
-            self.name, self.steps, self.seed, path_rule=self.path_rule, overwrite=self.overwrite
-        )
-        print(f"{self.name} is the Minari dataset {dataset_id}")
+        file = made_maze2d(self.name)
+        if file is not None:
+            if self.path_rule == "depth-first":
+                raise DiffplanError(
+                    "--path-rule depth-first is PointMaze's; maze2d's controller takes shortest "
+                    "paths: leave the option out"
+                )
+            make_maze2d(self.name, self.steps, self.seed, file, overwrite=self.overwrite)
+            print(f"{self.name} is the file {file}")
+        else:
+            dataset_id = make_pointmaze(
+                self.name,
+                self.steps,
+                self.seed,
+                path_rule=self.path_rule or "depth-first",
+                overwrite=self.overwrite,
+            )
+            print(f"{self.name} is the Minari dataset {dataset_id}")
         print(f"look at it:  diffplan datasets show {self.name}")
 
 
 @dataclass(frozen=True)
-class List:
-    """List the datasets that can be made, and those on this machine."""
+class Download:
+    """Download datasets of D4RL or Minari by name; what is there already is kept.
+
+    An interrupted download is continued. D4RL's files go to the folder D4RL_DATASET_DIR, by
+    default ~/.d4rl/datasets; DIFFPLAN_D4RL_URL names a mirror of their server.
+    """
+
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME...")]
+    """D4RL names (hopper-medium-v2) or Minari ids (D4RL/door/human-v2)."""
 
     def run(self) -> None:
-        """Print one line per dataset."""
-        from diffplan.envs.datasets import d4rl_folder, list_datasets
+        """Download one after the other and say where each is."""
+        from diffplan.envs.datasets import fetch_dataset
 
-        entries = list_datasets()
+        if not self.names:
+            raise DiffplanError("no dataset named; see: diffplan datasets list")
+        for name in self.names:
+            print(f"{name}: {fetch_dataset(name)}")
+
+
+@dataclass(frozen=True)
+class List:
+    """List every dataset that has a name: on this machine, to download, or to make here."""
+
+    pattern: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TEXT")] = ""
+    """Only those with this text in their name or domain: maze2d, expert, minari."""
+
+    def run(self) -> None:
+        """Print one line per dataset, grouped by domain."""
+        from diffplan.envs.d4rl_catalogue import d4rl_folder
+        from diffplan.envs.datasets import list_datasets
+
+        entries = list_datasets(self.pattern)
+        if not entries:
+            raise DiffplanError(
+                f"no dataset with {self.pattern!r} in its name or domain; all: "
+                f"diffplan datasets list"
+            )
         width = max(len(entry.name) for entry in entries)
-        headings = {
-            "can be made": "Can be made here",
-            "minari": "Local Minari datasets (more: minari list remote, minari download ID)",
-            "d4rl": f"D4RL files in {d4rl_folder()}",
-        }
-        for kind, heading in headings.items():
-            chosen = [entry for entry in entries if entry.kind == kind]
-            print(heading)
-            for entry in chosen:
-                print(f"  {entry.name:<{width}}  {entry.note}")
-            if not chosen:
-                print("  none")
-        print("Any .hdf5 file in the D4RL layout and any .npz archive is accepted by its path.")
+        for domain in dict.fromkeys(entry.domain for entry in entries):
+            print(domain)
+            for entry in entries:
+                if entry.domain == domain:
+                    print(f"  {entry.name:<{width}}  {entry.where:<11}  {entry.note}")
+        print("\nTo get a remote one: diffplan datasets download NAME (train does it by itself).")
+        print("Any Minari id is accepted and downloaded: minari list remote.")
+        print(
+            f"D4RL files are in {d4rl_folder()}. Own files (.hdf5, .npz) are given by their path."
+        )
 
 
 @dataclass(frozen=True)
@@ -95,6 +140,19 @@ class Show:
             print(f"\npicture: {self.plot}")
 
 
+# What the loaders note about a dataset, and what it is called in the summary.
+_DETAILS = {
+    "environment_differences": "differs from D4RL",
+    "rewards_for": "rewards are for",
+    "cut_at_time_limit": "cut at (steps)",
+    "data_source": "origin",
+    "algorithm_name": "algorithm",
+    "seed": "seed",
+    "path_rule": "path rule",
+    "policy": "policy",
+}
+
+
 def summary(episodes: Episodes) -> list[tuple[str, str]]:
     """What a person wants to know before training, as lines of (key, text)."""
     from diffplan.envs.references import normalised_score, reference_key
@@ -119,7 +177,9 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
     ]
     key = reference_key(info)
     scores = normalised_score(key, returns)
-    if scores is None:
+    if "rewards_for" in info.details:
+        lines.append(("normalised score", "none: these episodes go to other goals than D4RL's"))
+    elif scores is None:
         lines.append(("normalised score", "none: D4RL has no reference for this task"))
     else:
         lines.append(("normalised score", f"mean {scores.mean():.1f} (reference {key})"))
@@ -137,11 +197,9 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
         ("constant columns", _constant(episodes)),
         ("evaluation", _evaluation(episodes)),
     ]
-    for detail in ("algorithm_name", "seed", "path_rule", "policy"):
+    for detail, label in _DETAILS.items():
         if detail in info.details:
-            lines.append(
-                (detail.replace("_", " ").removesuffix(" name"), f"{info.details[detail]}")
-            )
+            lines.append((label, f"{info.details[detail]}"))
     try:
         episodes.validate()
     except DiffplanError as error:

@@ -58,7 +58,7 @@ class Demo:
             config=get_config("trajectory-diffuser"),
         ).run()
         print(f"\n3/3  evaluation: {self.episodes} episodes, beside the data's own controller")
-        results = Evaluate(self.out, episodes=self.episodes).run()
+        results = Evaluate((self.out,), episodes=self.episodes).run()
         print(_closing(self.out, results))
         return results
 

@@ -56,11 +56,15 @@ class PlanningOptions:
 class Evaluate:
     """Roll a trained planner out on seeded episodes, beside what made its data and random actions.
 
-    Prints one table with 95 % intervals and writes results.json and pictures into RUN.
+    Prints one table with 95 % intervals and writes results.json and pictures into RUN. Several
+    RUNs, the training seeds of one configuration, get a row each and one row over all.
     """
 
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder that `diffplan train --out` wrote."""
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint=""),
+    ]
+    """Folders that `diffplan train --out` wrote."""
     episodes: int = 100
     """Episodes of each policy, on the same seeds."""
     num_envs: int = 50
@@ -71,23 +75,33 @@ class Evaluate:
         Path | None,
         tyro.conf.arg(
             metavar="FILE",
-            help_behavior_hint="(default: RUN/results.json, with the planning options in its name)",
+            help_behavior_hint="(default: RUN/results.json, with what was asked for in its name; "
+            "beside the RUNs where there are several)",
         ),
     ] = None
     """Where the results go."""
     video: bool = False
-    """Write a video of a few episodes into RUN/pictures."""
+    """Write a video of a few episodes of the (first) run beside the pictures."""
     device: str = "cpu"
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """PyTorch threads; networks of the default size gain nothing from more."""
-    checkpoint: str = "last"
-    """Which checkpoint of the run."""
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|best|UPDATES")] = "last"
+    """Which checkpoint of a run. best: the one that scores best on the selection seeds."""
+    select_episodes: int = 40
+    """Episodes that choose the best checkpoint (only with --checkpoint best)."""
+    select_seed: int = 100_000
+    """Of the first of them."""
     planning: Annotated[PlanningOptions, tyro.conf.arg(name="")] = PlanningOptions()
     env: Annotated[
         str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="(default: the dataset's own)")
     ] = None
-    """Gymnasium id of the environment to evaluate in."""
+    """Gymnasium id of the environment to evaluate in; module:ID imports the module first."""
+    time_limit: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="STEPS", help_behavior_hint="(default: the environment's own)"),
+    ] = None
+    """Steps after which an episode is cut."""
     baselines: bool = True
     """Also roll out the controllers of the data and random actions."""
     pictures: bool = True
@@ -106,30 +120,55 @@ class Evaluate:
         return evaluate(self)
 
     @property
+    def unusual(self) -> dict[str, Any]:
+        """What was asked for in place of the run's own: checkpoint, environment, planning."""
+        asked: dict[str, Any] = {
+            "checkpoint": self.checkpoint if self.checkpoint != "last" else None,
+            "env": self.env,
+            "time_limit": self.time_limit,
+        }
+        return {k: v for k, v in asked.items() if v is not None} | self.planning.given
+
+    @property
     def command(self) -> str:
         """The command line that does the same."""
-        words = ["diffplan", "evaluate", str(self.folder)]
+        words = ["diffplan", "evaluate", *map(str, self.runs)]
         settings: dict[str, Any] = {
             "episodes": self.episodes,
             "num_envs": self.num_envs,
             "seed": self.seed,
         }
-        if self.checkpoint != "last":
-            settings["checkpoint"] = self.checkpoint
-        if self.env is not None:
-            settings["env"] = self.env
-        for name, value in (settings | self.planning.given).items():
+        settings |= self.unusual
+        if self.checkpoint == "best":
+            settings |= {"select_episodes": self.select_episodes, "select_seed": self.select_seed}
+        for name, value in settings.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join(words)
 
     def _check(self) -> None:
-        for name in ("episodes", "num_envs", "threads"):
+        for name in ("episodes", "num_envs", "threads", "select_episodes", "time_limit"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise DiffplanError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise DiffplanError(f"--seed must not be negative, got {self.seed}")
-        if not self.folder.is_dir():
+        for name in ("seed", "select_seed"):
+            if (value := getattr(self, name)) < 0:
+                raise DiffplanError(f"--{name.replace('_', '-')} must not be negative, got {value}")
+        if self.checkpoint not in ("last", "best") and not self.checkpoint.isdigit():
             raise DiffplanError(
-                f"{self.folder} is no folder; give one that `diffplan train --out` wrote"
+                f"--checkpoint is {self.checkpoint!r}, expected last, best or a number of updates"
             )
+        if self.checkpoint == "best":
+            judged = range(self.seed, self.seed + self.episodes)
+            chosen = range(self.select_seed, self.select_seed + self.select_episodes)
+            if max(judged.start, chosen.start) < min(judged.stop, chosen.stop):
+                raise DiffplanError(
+                    f"selection seeds {chosen.start} to {chosen.stop - 1} overlap evaluation seeds "
+                    f"{judged.start} to {judged.stop - 1}; choose another --select-seed"
+                )
+        if not self.runs:
+            raise DiffplanError("give at least one RUN, a folder that `diffplan train --out` wrote")
+        for folder in self.runs:
+            if not folder.is_dir():
+                raise DiffplanError(
+                    f"{folder} is no folder; give one that `diffplan train --out` wrote"
+                )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,62 +13,72 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from diffplan.agents import PlannerAgent, load_agent
+from diffplan.agents import PlannerAgent
 from diffplan.data.episodes import DatasetInfo
-from diffplan.envs.controllers import RandomPolicy, pointmaze_controllers
+from diffplan.envs.compatibility import check_environment
+from diffplan.envs.d4rl_catalogue import CATALOGUE
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.environments import evaluation_env_factory
 from diffplan.envs.mazes import maze_of
-from diffplan.envs.references import reference_key
+from diffplan.envs.minari_data import is_local, is_minari_id
 from diffplan.envs.rollout import Policy, rollout, time_decisions
 from diffplan.envs.traces import Trace
 from diffplan.errors import DiffplanError
 from diffplan.scripts import pictures
+from diffplan.scripts.baselines import baselines
 from diffplan.scripts.evaluate import Evaluate
+from diffplan.scripts.labels import Labels
 from diffplan.scripts.results import (
-    PROTOCOL,
     Score,
     check_writable,
     machine,
+    protocol,
     speed_line,
     table,
     write_json,
 )
+from diffplan.scripts.runs import Run, load_runs, with_best_checkpoint
 from diffplan.scripts.video import check_rendering, maze_video, rendered_video
 
 _PANELS = 4
+_GO_ON_AT_GOAL = ("PointMaze_", "diffplan/maze2d-")
 _VIDEO_EPISODES = 3
+_RUN_FIELDS = (
+    "return_mean", "return_ci95", "normalised_score", "normalised_ci95", "success_rate",
+    "success_ci95", "episodes", "decision_ms_median", "replan_ms_median",
+)  # fmt: skip
 
 
 def evaluate(options: Evaluate) -> dict[str, Any]:
     """Do what `Evaluate.run` says."""
-    # other ways of planning do not overwrite what the run's own way left
-    ways = "".join(f"-{key}-{value}" for key, value in options.planning.given.items())
-    target = options.json or options.folder / f"results{ways}.json"
-    folder = options.folder / f"pictures{ways}"
+    target, folder = _places(options)
     with _torch_threads(options.threads):
-        agent = load_agent(
-            options.folder,
-            checkpoint=options.checkpoint,
-            device=options.device,
-            **options.planning.given,
-        )
+        runs = load_runs(options)
         check_writable(target, "results file")
         if options.pictures or options.video:
             check_writable(folder / "plans.png", "picture")
-        info = agent.info
-        if options.env is not None:
-            info = dataclasses.replace(info, env_id=options.env, env_kwargs={})
+        agent = runs[0].agent
+        info = _used(agent.info, options)
+        limit = check_environment(agent.layout, info)
+        if limit is None:
+            tqdm.write(
+                f"{info.env_id} has no time limit; if its episodes do not end, give --time-limit",
+                file=sys.stderr,
+            )
         maze = maze_of(info.env_id, info.env_kwargs)
         drawn = evaluation_env_factory(info, render_mode="rgb_array")
         if options.video and maze is None:
             check_rendering(drawn)
-        planner, traces = _score(options, "planner", agent, info, record=_PANELS)
-        scores = {"planner": planner}
+        if options.checkpoint == "best":
+            runs = [with_best_checkpoint(run, options, info) for run in runs]
+            agent = runs[0].agent
+        scores, traces = _planners(options, runs, info)
         if options.baselines:
-            scores |= _baselines(options, info)
-        results = _results(options, agent, info, scores)
-        _print(options, agent, info, scores)
+            scores |= _others(options, info)
+        labels = Labels.of(agent.info, info, agent.layout.state_dim, limit)
+        notes = _notes(runs, info, labels, scores, limit)
+        results = _results(options, runs, info, labels, scores) | {"notes": notes}
+        _print(options, agent, info, labels, scores, notes)
         write_json(target, results)
         written = [target]
         if options.pictures:
@@ -82,15 +94,64 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     return results
 
 
+def _places(options: Evaluate) -> tuple[Path, Path]:
+    """The results file and the folder of pictures; other ways do not overwrite the run's own."""
+    ways = "".join(f"-{key}-{value}" for key, value in options.unusual.items())
+    parent = options.runs[0]
+    if len(options.runs) > 1:
+        ways = "".join(f"-{run.name}" for run in options.runs) + ways
+        parent = parent.parent
+    ways = re.sub(r"[^\w.+-]", "_", ways)
+    return options.json or parent / f"results{ways}.json", parent / f"pictures{ways}"
+
+
+def _used(own: DatasetInfo, options: Evaluate) -> DatasetInfo:
+    """What the dataset says about itself, with the environment that was asked for."""
+    info = own
+    if options.env is not None and options.env != own.env_id:
+        info = dataclasses.replace(own, env_id=options.env, env_kwargs={})
+    if options.time_limit is not None:
+        limit = {"max_episode_steps": options.time_limit}
+        info = dataclasses.replace(info, env_kwargs={**info.env_kwargs, **limit})
+    return info
+
+
+def _planners(
+    options: Evaluate, runs: Sequence[Run], info: DatasetInfo
+) -> tuple[dict[str, Score], tuple[Trace, ...]]:
+    """Scores of every run, "planner" alone or over all; and the first run's first episodes."""
+    found, traces = [], []
+    for run in runs:
+        name = "planner"
+        if len(runs) > 1:
+            name += f", training seed {run.seed}"
+        if run.selection is not None:
+            name += f" (best of {len(run.selection.scores)} checkpoints)"
+        score, recorded = _score(options, name, run.agent, info, record=_PANELS)
+        found.append(score)
+        traces.append(recorded)
+    if len(runs) == 1:
+        return {"planner": found[0]}, traces[0]
+    scores = {f"planner_seed_{run.seed}": score for run, score in zip(runs, found, strict=True)}
+    best = " (best checkpoints)" if options.checkpoint == "best" else ""
+    pooled = Score.pooled(f"planner, over {len(runs)} training seeds{best}", found)
+    return {**scores, "planner": pooled}, traces[0]
+
+
 def _score(
-    options: Evaluate, name: str, policy: Policy, info: DatasetInfo, record: int = 0
+    options: Evaluate,
+    name: str,
+    policy: Policy,
+    info: DatasetInfo,
+    record: int = 0,
+    rows: int | None = None,
 ) -> tuple[Score, tuple[Trace, ...]]:
     factory = evaluation_env_factory(info)
     result = rollout(
         policy,
         factory,
         episodes=options.episodes,
-        num_envs=options.num_envs,
+        num_envs=min(options.num_envs, rows or options.num_envs),
         seed=options.seed,
         record=record,
         description=name,
@@ -99,25 +160,23 @@ def _score(
     return Score.of(name, result, times), result.traces
 
 
-def _baselines(options: Evaluate, info: DatasetInfo) -> dict[str, Score]:
-    """Scores of the controllers (PointMaze) or of the data's own episodes, and of chance."""
+def _others(options: Evaluate, info: DatasetInfo) -> dict[str, Score]:
+    """Scores of the controllers (mazes) or of the data's own episodes, and of chance."""
     scores = {}
-    controllers = pointmaze_controllers(info, seed=options.seed)
-    for key, controller in controllers.items():
-        if key != "controller" and controller.path_rule == controllers["controller"].path_rule:
-            continue
-        kind = {"shortest": "shortest-path"}.get(controller.path_rule, controller.path_rule)
-        made = " (made the data)" if key == "controller" else ""
-        scores[key], _ = _score(options, f"{kind} controller{made}", controller, info)
-    if not controllers and (data := _data_score(info)):
+    policies = baselines(info, options.seed)
+    if len(policies) == 1 and (data := _data_score(info)):
         scores["data"] = data
-    chance = RandomPolicy.of(info, seed=options.seed)
-    scores["random"], _ = _score(options, "random actions", chance, info)
+    for found in policies:
+        scores[found.key], _ = _score(options, found.name, found.policy, info, rows=found.rows)
     return scores
 
 
 def _data_score(info: DatasetInfo) -> Score | None:
     """The returns of the dataset's own episodes, None with a note where it is not at hand."""
+    known = CATALOGUE.get(info.id)
+    if not known.path.is_file() if known else is_minari_id(info.id) and not is_local(info.id):
+        tqdm.write(f"the returns in the data are left out: {info.id} is not on this machine")
+        return None
     try:
         episodes = load_dataset(info.id)
     except DiffplanError as error:
@@ -126,19 +185,52 @@ def _data_score(info: DatasetInfo) -> Score | None:
     return Score("episodes of the data", episodes.returns, episodes.lengths, success=None)
 
 
+def _notes(
+    runs: Sequence[Run],
+    info: DatasetInfo,
+    labels: Labels,
+    scores: Mapping[str, Score],
+    limit: int | None,
+) -> list[str]:
+    """What a reader of the table must know, a line each."""
+    notes = []
+    if len(runs) > 1:
+        notes.append(
+            f"over training seeds: the mean of {len(runs)} runs with a t interval over their "
+            "means (rates: or Wilson over all episodes, where that is wider)"
+        )
+    for run in runs:
+        if run.selection is not None:
+            notes.append(f"{run.folder}: {run.selection.line}")
+    notes += labels.lines
+    data = scores.get("data")
+    if data is not None and limit is not None and (longest := int(data.lengths.max())) > limit:
+        notes.append(f"time limit: {limit} steps, but the data have episodes of up to {longest}")
+    if str(info.env_id).startswith(_GO_ON_AT_GOAL) and info.env_kwargs.get("continuing_task", True):
+        notes.append(
+            "returns count every step at the goal up to the time limit; episodes of the data end "
+            "at their goals, so compare none with what `diffplan datasets show` prints"
+        )
+    return notes
+
+
 def _results(
-    options: Evaluate, agent: PlannerAgent, info: DatasetInfo, scores: Mapping[str, Score]
+    options: Evaluate,
+    runs: Sequence[Run],
+    info: DatasetInfo,
+    labels: Labels,
+    scores: Mapping[str, Score],
 ) -> dict[str, Any]:
-    reference = reference_key(info)
-    policies = {key: score.summary(reference) for key, score in scores.items()}
-    planner = policies["planner"]
+    policies = {key: score.summary(labels.reference) for key, score in scores.items()}
+    planner, agent = policies["planner"], runs[0].agent
     none: dict[str, Any] = {}
     controller = policies.get("controller", none)
     # Data made on shortest paths: their controller is both.
     shortest = policies.get("shortest_path", controller)
+    seconds = [s for run in runs if (s := run.agent.train_seconds) is not None]
     return {
         **{key: planner[key] for key in planner if key not in ("returns", "lengths", "success")},
-        "train_seconds": agent.train_seconds,
+        "train_seconds": sum(seconds) / len(seconds) if seconds else None,
         "controller_return_mean": controller.get("return_mean"),
         "controller_success_rate": controller.get("success_rate"),
         "shortest_path_return_mean": shortest.get("return_mean"),
@@ -147,29 +239,52 @@ def _results(
         "command": options.command,
         "config": agent.config_name,
         "checkpoint": options.checkpoint,
+        "runs": [_run_summary(run, policies) for run in runs],
         "planning": agent.planning,
         "overrides": options.planning.given,
         "dataset": info.id,
         "env_id": info.env_id,
+        "env_kwargs": info.env_kwargs,
+        **labels.fields,
         "seed": options.seed,
         "num_envs": options.num_envs,
-        "reference": reference and f"D4RL {reference}",
-        "protocol": PROTOCOL,
+        "protocol": protocol(len(runs)),
         "machine": machine(options.device, options.threads),
         "policies": policies,
     }
 
 
+def _run_summary(run: Run, policies: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    own = policies.get(f"planner_seed_{run.seed}", policies["planner"])
+    return {
+        "folder": str(run.folder),
+        "training_seed": run.seed,
+        "updates": run.header.step,
+        "train_seconds": run.agent.train_seconds,
+        "selection": run.selection.summary() if run.selection else None,
+        **{key: own[key] for key in _RUN_FIELDS if key in own},
+    }
+
+
 def _print(
-    options: Evaluate, agent: PlannerAgent, info: DatasetInfo, scores: Mapping[str, Score]
+    options: Evaluate,
+    agent: PlannerAgent,
+    info: DatasetInfo,
+    labels: Labels,
+    scores: Mapping[str, Score],
+    notes: Sequence[str],
 ) -> None:
     last = options.seed + options.episodes - 1
+    settings = (f"{k} {v}" for k, v in agent.planning.items() if v is not None)
     print(
         f"{agent.config_name} trained on {info.id}, evaluated in {info.env_id}: "
         f"{options.episodes} episodes each, seeds {options.seed} to {last}\n"
+        f"planning: {', '.join(settings)}\n"
     )
-    print(table(list(scores.values()), reference_key(info)))
-    print(f"\n{speed_line(scores['planner'], min(options.num_envs, options.episodes))}")
+    print(table(list(scores.values()), labels.reference, labels.score), end="\n\n")
+    for note in notes:
+        print(note)
+    print(speed_line(scores["planner"], min(options.num_envs, options.episodes)))
 
 
 def _draw(

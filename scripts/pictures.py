@@ -65,7 +65,9 @@ def draw_maze(axes: Axes, maze: Maze) -> None:
                     )
                 )
     width, height = (len(maze.rows[0]) - 1) * half, (len(maze.rows) - 1) * half
-    axes.set(xlim=(-width, width), ylim=(-height, height), aspect="equal", xticks=[], yticks=[])
+    x, y = maze.middle
+    axes.set(xlim=(x - width, x + width), ylim=(y - height, y + height))
+    axes.set(aspect="equal", xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
 

@@ -19,15 +19,21 @@ import diffplan
 from diffplan.envs.references import normalised_score
 from diffplan.envs.rollout import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
-from diffplan.statistics import Estimate, bootstrap_mean, wilson
+from diffplan.statistics import Estimate, bootstrap_mean, pooled_mean, pooled_rate, wilson
 
-PROTOCOL = (
+_PROTOCOL = (
     "Episode e of E starts with reset(seed=seed + e); row i of M environments runs episodes i, "
     "i + M, ..., a fixed number each. Returns are undiscounted sums up to the environment's own "
     "end or time limit; success means reported at any step. Intervals are 95 %: percentile "
-    "bootstrap over episodes for returns, Wilson for rates; they leave out the spread over "
-    "training seeds. decision_ms is the wall time of predict for one environment on the stated "
-    "number of threads, environment time excluded; batched_ms is call time over running rows."
+    "bootstrap over episodes for returns and scores, Wilson for rates; they leave out the spread "
+    "over training seeds. decision_ms is the wall time of a decision for one environment on the "
+    "stated number of threads, environment time excluded; batched_ms is call time over running "
+    "rows."
+)
+_POOLED_PROTOCOL = (
+    " The row over training seeds is the mean of the runs' means, and the runs are its units: "
+    "Student's t over their means, on common episode seeds; for rates the hull of that and Wilson "
+    "over all episodes."
 )
 _PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco")
 
@@ -38,7 +44,7 @@ class Score:
 
     name: str
     returns: np.ndarray
-    """[E] return of each episode."""
+    """[E] return of each episode; for several runs those of one after the other, [R E]."""
     lengths: np.ndarray
     """[E] steps."""
     success: np.ndarray | None
@@ -47,6 +53,8 @@ class Score:
     """Timed at a batch of one; None for the episodes of a dataset."""
     batched_ms: np.ndarray | None = None
     """[C] milliseconds per decision during the batched rollout."""
+    runs: int = 1
+    """R, the trained models (training seeds) behind the episodes; they are the units if several."""
 
     @staticmethod
     def of(name: str, result: Rollout, times: DecisionTimes) -> "Score":
@@ -55,15 +63,43 @@ class Score:
             name, result.returns, result.lengths, result.success, times, result.decision_ms
         )
 
+    @staticmethod
+    def pooled(name: str, scores: Sequence["Score"]) -> "Score":
+        """The score over the runs of several training seeds, the same number of episodes each."""
+        times = [score.times for score in scores if score.times is not None]
+        batched = [score.batched_ms for score in scores if score.batched_ms is not None]
+        success = [score.success for score in scores if score.success is not None]
+        return Score(
+            name,
+            np.concatenate([score.returns for score in scores]),
+            np.concatenate([score.lengths for score in scores]),
+            np.concatenate(success) if success else None,
+            DecisionTimes.joined(times) if times else None,
+            np.concatenate(batched) if batched else None,
+            len(scores),
+        )
+
     @property
     def return_estimate(self) -> Estimate:
-        return bootstrap_mean(self.returns)
+        return self._mean(self.returns)
 
     @property
     def success_estimate(self) -> Estimate | None:
         if self.success is None:
             return None
+        if self.runs > 1:
+            return pooled_rate(np.split(self.success, self.runs))
         return wilson(int(self.success.sum()), len(self.success))
+
+    def normalised_estimate(self, reference: str | None) -> Estimate | None:
+        """The mean of the episodes' scores on D4RL's scale 0..100; None without a reference."""
+        scores = normalised_score(reference, self.returns)
+        return None if scores is None else self._mean(scores)
+
+    def _mean(self, values: np.ndarray) -> Estimate:
+        if self.runs > 1:
+            return pooled_mean(np.split(values, self.runs))
+        return bootstrap_mean(values)
 
     def summary(self, reference: str | None) -> dict[str, Any]:
         """Everything about the policy, for results.json."""
@@ -75,9 +111,10 @@ class Score:
             "success_rate": rate.mean if rate else None,
             "success_ci95": [rate.low, rate.high] if rate else None,
             "episodes": len(self.returns),
+            "training_seeds": self.runs if self.times is not None else None,
             "length_mean": float(self.lengths.mean()),
         }
-        if score := normalised(estimate, reference):
+        if score := self.normalised_estimate(reference):
             found["normalised_score"] = score.mean
             found["normalised_ci95"] = [score.low, score.high]
         if self.times is not None:
@@ -91,13 +128,9 @@ class Score:
         return found
 
 
-def normalised(estimate: Estimate, reference: str | None) -> Estimate | None:
-    """An estimate of returns on D4RL's scale 0..100 of a reference; None without one."""
-    scaled = normalised_score(reference, np.array([estimate.mean, estimate.low, estimate.high]))
-    if scaled is None:
-        return None
-    mean, low, high = scaled.tolist()
-    return Estimate(mean, low, high, estimate.n)
+def protocol(runs: int) -> str:
+    """How the figures of an evaluation of so many runs come about."""
+    return _PROTOCOL + (_POOLED_PROTOCOL if runs > 1 else "")
 
 
 def decision_times(times: DecisionTimes) -> dict[str, float | None]:
@@ -125,13 +158,15 @@ def speed_line(score: Score, rows: int) -> str:
     return line + f"with {rows} environments at once a decision takes {batched:.2f} ms on average"
 
 
-def table(scores: Sequence[Score], reference: str | None) -> str:
-    """One aligned line per policy under a header."""
+def table(
+    scores: Sequence[Score], reference: str | None = None, score_label: str | None = None
+) -> str:
+    """One aligned line per policy under a header; `score_label` heads the normalised scores."""
     header = ["policy", "return [95 % CI]"]
     if any(score.success is not None for score in scores):
         header.append("success [95 % CI]")
     if reference:
-        header.append(f"D4RL {reference} score [95 % CI]")
+        header.append(f"{score_label or f'D4RL {reference} score'} [95 % CI]")
     header += ["n", "ms per decision, median / p95"]
     lines = [header]
     for score in scores:
@@ -139,9 +174,10 @@ def table(scores: Sequence[Score], reference: str | None) -> str:
         line = [score.name, _interval(estimate)]
         if "success [95 % CI]" in header:
             line.append(_interval(rate, 100, " %") if rate else "-")
-        if scaled := normalised(estimate, reference):
+        if scaled := score.normalised_estimate(reference):
             line.append(_interval(scaled))
-        line.append(str(estimate.n))
+        each = len(score.returns) // score.runs
+        line.append(str(each) if score.runs == 1 else f"{score.runs} x {each}")
         if score.times is None:
             line.append("-")
         else:

@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import diffplan
+from diffplan import training
 from diffplan.checkpoint import list_checkpoints, load_model, read_header
 from diffplan.config import Config, config_to_dict
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
-from diffplan.training import RunOptions, fingerprint, train
+from diffplan.training import RunOptions, find_previous, fingerprint, train
 
 Make = Callable[..., Any]
 
@@ -120,7 +121,8 @@ def test_a_killed_run_continues_bit_for_bit(
     assert resumed.name == straight.name == "checkpoint-00000200"
     assert_identical(straight, resumed)
     # the log has every line once, with the same numbers
-    rows = [[{**row, "seconds": 0} for row in lines(run)] for run in (cut, tmp_path / "straight")]
+    timing = {"seconds": 0, "samples_per_second": 0}
+    rows = [[{**row, **timing} for row in lines(run)] for run in (cut, tmp_path / "straight")]
     assert [row["step"] for row in rows[0]] == [50, 100, 150, 200]
     assert rows[0] == rows[1]
 
@@ -206,6 +208,31 @@ def test_resuming_on_other_data_is_refused(
         assert "other data" in message
 
 
+def test_what_is_refused_can_be_known_before_the_data(run: Path, tiny_config: Make) -> None:
+    message = refusal(lambda: find_previous(tiny_config(), options(run, 30)))
+    assert "already holds checkpoint-00000020" in message
+    asked = options(run, 30, resume=True, seed=5)
+    assert "--seed 0, got 5" in refusal(lambda: find_previous(tiny_config(), asked))
+    found = find_previous(tiny_config(), options(run, 30, resume=True))
+    assert found is not None and found[0] == list_checkpoints(run)[-1] and found[1].step == 20
+    for resume in (False, True):
+        assert find_previous(tiny_config(), options(run / "none", 30, resume=resume)) is None
+
+
+def test_the_data_are_read_for_their_identity_once(
+    run: Path,
+    tmp_path: Path,
+    tiny_episodes: Episodes,
+    tiny_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy, calls = tmp_path / "copy", []
+    shutil.copytree(run, copy)
+    monkeypatch.setattr(training, "fingerprint", lambda e: calls.append(e) or fingerprint(e))
+    train(tiny_episodes, tiny_config(), options(copy, 22, resume=True))
+    assert len(calls) == 1
+
+
 def test_resuming_with_other_settings_is_refused(
     run: Path, tiny_episodes: Episodes, tiny_config: Make
 ) -> None:
@@ -280,6 +307,39 @@ def test_another_number_of_processes_is_refused(
     asked = options(copy, 25, resume=True)
     message = refusal(lambda: train(tiny_episodes, tiny_config(), asked))
     assert "written by 2 processes, this run has 1" in message
+
+
+def test_a_run_from_a_gpu_resumes_on_the_cpu(
+    run: Path, tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    file = list_checkpoints(copy)[-1] / "training.safetensors"
+    save_file({**load_file(file), "cuda/0": torch.zeros(16, dtype=torch.uint8)}, file)
+    resumed = train(tiny_episodes, tiny_config(), options(copy, 25, resume=True))
+    assert_identical(
+        train(tiny_episodes, tiny_config(), options(tmp_path / "straight", 25)), resumed
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_resume_on_a_gpu_goes_on_with_its_random_numbers(
+    tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
+) -> None:
+    changes = {"proposer.kind": "transformer", "proposer.training": "teacher-forced"}
+    config = tiny_config(changes={**changes, "proposer.dropout": 0.3})
+    straight = train(tiny_episodes, config, options(tmp_path / "straight", 40, device="cuda"))
+    train(tiny_episodes, config, options(tmp_path / "cut", 15, device="cuda"))
+    torch.rand(11, device="cuda")
+    asked = options(tmp_path / "cut", 40, device="cuda", resume=True)
+    states = [
+        load_file(path / "training.safetensors")
+        for path in (straight, train(tiny_episodes, config, asked))
+    ]
+    for name in ("generator/0", "cuda/0"):
+        assert torch.equal(states[0][name], states[1][name])
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_resuming_nothing_starts_at_the_beginning(

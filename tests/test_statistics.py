@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from diffplan.errors import DiffplanError
-from diffplan.statistics import Estimate, bootstrap_mean, wilson
+from diffplan.statistics import (
+    Estimate,
+    bootstrap_mean,
+    pooled_mean,
+    pooled_rate,
+    t_quantile,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +89,56 @@ def test_wilson_equals_values_computed_by_hand(successes, n, low, high):
 )
 def test_wrong_input_is_named(call, words):
     with pytest.raises(DiffplanError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    "freedom, expected", [(1, 12.7062), (2, 4.30265), (3, 3.18245), (9, 2.26216), (30, 2.04227)]
+)
+def test_t_quantiles_are_those_of_the_tables(freedom, expected):
+    assert t_quantile(0.975, freedom) == pytest.approx(expected, abs=5e-5)
+    assert t_quantile(0.5, freedom) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_runs_are_the_units_of_a_pooled_mean():
+    groups = [np.array([1.0, 3.0]), np.array([4.0, 4.0, 4.0]), np.array([6.0])]
+    estimate = pooled_mean(groups)
+    assert estimate.mean == 4.0 and estimate.n == 3  # of the means 2, 4 and 6
+    assert estimate.high - estimate.mean == pytest.approx(4.30265 * 2 / math.sqrt(3), rel=1e-5)
+    assert estimate.low == pytest.approx(8 - estimate.high)
+    assert math.isnan(pooled_mean(groups[:1]).low)
+
+
+def test_a_pooled_interval_covers_the_mean_over_seeds_where_one_over_episodes_does_not():
+    rng = np.random.default_rng(3)
+    trials, pooled, naive = 400, 0, 0
+    for trial in range(trials):
+        runs = rng.normal(0.0, 10.0, size=(3, 1)) + rng.normal(0.0, 3.0, size=(3, 50))
+        estimate = pooled_mean(list(runs))
+        pooled += estimate.low <= 0.0 <= estimate.high
+        flat = bootstrap_mean(runs.reshape(-1), resamples=200, seed=trial)
+        naive += flat.low <= 0.0 <= flat.high
+    assert 0.915 <= pooled / trials <= 0.985  # three standard errors around 0.95
+    assert naive / trials < 0.4
+
+
+def test_pooled_rates_keep_an_interval_where_no_run_fails():
+    rate = pooled_rate([np.ones(20, bool)] * 3)
+    assert rate.mean == rate.high == 1.0 and rate.n == 3
+    assert rate.low == pytest.approx(wilson(60, 60).low)
+    spread = pooled_rate([np.ones(20, bool), np.zeros(20, bool)])
+    assert (spread.mean, spread.low, spread.high) == (0.5, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: pooled_mean([]),
+        lambda: pooled_mean([[1.0], []]),
+        lambda: t_quantile(0.3, 4),
+        lambda: t_quantile(0.9, 0),
+    ],
+)
+def test_pooling_refuses_what_has_no_answer(call):
+    with pytest.raises(DiffplanError):
         call()

@@ -1,15 +1,18 @@
 """Training: what one update does, what the log says, when a run stops."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -91,6 +94,49 @@ def test_metrics_are_means_since_the_line_before(
     assert [row["step"] for row in lines(tmp_path)] == ends
     for row, start, end in zip(lines(tmp_path), [0, *ends[:-1]], ends, strict=True):
         assert row["loss/value"] == pytest.approx(np.mean(seen[start:end]), rel=1e-5)
+
+
+def test_samples_per_second_count_the_training_alone(
+    tmp_path: Path,
+    tiny_episodes: Episodes,
+    tiny_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forward, save = training.PlannerModel.forward, training.save_checkpoint
+    clock, pace = [0.0], [0.5]
+
+    def slow(self: Any, *args: Any) -> Any:
+        clock[0] += pace[0]
+        return forward(self, *args)
+
+    def slower(*args: Any) -> Path:
+        clock[0] += 100
+        pace[0] = 0.25
+        return save(*args)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(training.PlannerModel, "forward", slow)
+    monkeypatch.setattr(training, "save_checkpoint", slower)
+    train(tiny_episodes, tiny_config(), options(tmp_path, 70, checkpoint_every=60))
+    rows = lines(tmp_path)
+    assert [row["step"] for row in rows] == [50, 60, 70]
+    # 16 windows an update: 0.5 s each until the first checkpoint, then 0.25 s
+    assert [row["samples_per_second"] for row in rows] == pytest.approx([32, 32, 64])
+    (folder,) = {path.parent for path in tmp_path.rglob("events.out.tfevents*")}
+    events = EventAccumulator(str(folder)).Reload()
+    shown = [(e.step, e.value) for e in events.Scalars("samples_per_second")]
+    assert shown == [(50, 32.0), (60, 32.0), (70, 64.0)]
+
+
+def test_data_given_from_python_are_validated(
+    tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
+) -> None:
+    states = tiny_episodes.states.copy()
+    states[17, 1] = np.nan
+    broken = dataclasses.replace(tiny_episodes, states=states)
+    message = refusal(lambda: train(broken, tiny_config(), options(tmp_path / "run", 3)))
+    assert "states hold nan" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_learning_rate_knows_no_end() -> None:
@@ -219,6 +265,7 @@ def test_progress_goes_to_stderr(
     train(tiny_episodes, tiny_config(), options(tmp_path / "loud", 3, progress=True))
     shown = capsys.readouterr()
     assert "training" in shown.err and "3/3" in shown.err and "value=" in shown.err
+    assert "windows/s=" in shown.err
     assert shown.out == ""
     train(tiny_episodes, tiny_config(), options(tmp_path / "quiet", 3))
     assert "training" not in capsys.readouterr().err

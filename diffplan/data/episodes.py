@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ _ARRAYS = {
     "step_starts": np.int64,
 }
 _ACTION_TOLERANCE = 1e-3
+_PIECE = 1 << 16  # rows that are checked at a time
 
 
 @dataclass(frozen=True)
@@ -191,13 +192,13 @@ class Episodes:
         self._check_episodes()
         for name in ("states", "goals", "actions", "rewards"):
             array = getattr(self, name)
-            if array is None or np.isfinite(array).all():
+            bad = None if array is None else _first(array, lambda part: ~np.isfinite(part))
+            if bad is None:
                 continue
-            bad = np.argwhere(~np.isfinite(array))[0]
             column = f", column {bad[1]}" if array.ndim > 1 else ""
             offsets = self.state_starts if name in ("states", "goals") else self.step_starts
             raise DiffplanError(
-                f"dataset {self.info.id}: {name} hold {array[tuple(bad)]} in "
+                f"dataset {self.info.id}: {name} hold {array[bad]} in "
                 f"{_place(offsets, bad[0])}{column}; repair the data or leave that episode out"
             )
         with np.errstate(over="ignore"):
@@ -209,15 +210,15 @@ class Episodes:
                 f"dataset {self.info.id}: the bounds of action column {wrong[0]} are "
                 f"[{low[wrong[0]]:g}, {high[wrong[0]]:g}], expected finite ones, low below high"
             )
-        outside = (self.actions < low - _ACTION_TOLERANCE) | (
-            self.actions > high + _ACTION_TOLERANCE
-        )
-        if outside.any():
-            row, column = np.argwhere(outside)[0]
+        least, most = low - _ACTION_TOLERANCE, high + _ACTION_TOLERANCE
+        outside = _first(self.actions, lambda part: (part < least) | (part > most))
+        if outside is not None:
+            row, at = outside
             raise DiffplanError(
-                f"dataset {self.info.id}: action {self.actions[row, column]:g} in "
-                f"{_place(self.step_starts, row)}, column {column}, is outside "
-                f"[{self.info.action_low[column]:g}, {self.info.action_high[column]:g}]"
+                f"dataset {self.info.id}: action {self.actions[row, at]:g} in "
+                f"{_place(self.step_starts, row)}, column {at}, is outside "
+                f"[{self.info.action_low[at]:g}, {self.info.action_high[at]:g}]; store the "
+                "actions that were executed, as the environment takes them"
             )
         return self
 
@@ -339,6 +340,16 @@ class Episodes:
         episodes = Episodes(**{"goals": None, **arrays}, layout=layout, info=info)
         episodes._check_shapes()
         return episodes
+
+
+def _first(array: np.ndarray, bad: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
+    """Index of the first entry that is `bad`; in pieces, as the array may be larger than memory."""
+    for start in range(0, len(array), _PIECE):
+        marks = bad(array[start : start + _PIECE])
+        if marks.any():
+            row, *column = (int(index) for index in np.argwhere(marks)[0])
+            return (start + row, *column)
+    return None
 
 
 def _place(offsets: np.ndarray, row: int) -> str:

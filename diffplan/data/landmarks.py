@@ -18,12 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffplan.data.rows import Rows
 from diffplan.errors import DiffplanError
 
 _LAGS = (4, 8, 16, 32)  # steps spanned by an edge
 _NEIGHBOURS = 3  # landmarks considered around a point
 _SPEED_LAG = 16
 _SUBSAMPLE = 20_000  # points among which landmarks are chosen
+_CHUNK = 200_000  # states whose edges are taken at once
 _UNREACHABLE = 1e9
 
 
@@ -40,39 +42,43 @@ class LandmarkGraph:
     speed: float
 
     def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest landmarks of points [N, G]: indices [N, k] and gaps in steps [N, k]."""
-        indices, gaps = [], []
-        for chunk in points.split(_SUBSAMPLE):
-            near = torch.cdist(chunk, self.centres).topk(
-                min(_NEIGHBOURS, len(self.centres)), largest=False
-            )
-            indices.append(near.indices)
-            gaps.append(near.values / self.speed)
-        return torch.cat(indices), torch.cat(gaps)
+        """Nearest landmarks of points [N, G]: indices [N, k] int32 and gaps in steps [N, k]."""
+        k = min(_NEIGHBOURS, len(self.centres))
+        indices = torch.empty(len(points), k, dtype=torch.int32)
+        gaps = torch.empty(len(points), k)
+        for first in range(0, len(points), _SUBSAMPLE):
+            part = slice(first, first + _SUBSAMPLE)
+            near = torch.cdist(points[part], self.centres).topk(k, largest=False)
+            indices[part] = near.indices
+            gaps[part] = near.values / self.speed
+        return indices, gaps
 
     def steps_between(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
         """Environment steps from located points a to b, broadcasting: [..., k] each -> [...]."""
-        path = self.distances[a[0][..., :, None], b[0][..., None, :]]
+        path = self.distances[a[0].long()[..., :, None], b[0].long()[..., None, :]]
         return (a[1][..., :, None] + path + b[1][..., None, :]).flatten(-2).amin(-1)
 
 
-def fit_landmarks(points: Tensor, last: Tensor, count: int, seed: int) -> LandmarkGraph:
+def fit_landmarks(points: Tensor, starts: Tensor, count: int, seed: int) -> LandmarkGraph:
     """Fit the graph.
 
-    points: [M, G] achieved goals of all states in time order. last: [M] index of the last state
-    of each state's episode. count: landmarks; fewer if the data have fewer distinct points.
+    points: [M, G] achieved goals of all states in time order. starts: [E+1] offsets of the
+    episodes. count: landmarks; fewer if the data have fewer distinct points.
     Raises DiffplanError if nothing in the data moves.
     """
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(points), generator=generator)[:_SUBSAMPLE]
+    if len(points) > _SUBSAMPLE:
+        order = torch.randint(len(points), (_SUBSAMPLE,), generator=generator)
+    else:
+        order = torch.randperm(len(points), generator=generator)
     centres = _spread(points[order], count)
-    index = torch.arange(len(points))
+    lengths = starts[1:] - starts[:-1]
 
-    lag = min(_SPEED_LAG, int((last - index).max()))
-    start = index[index + lag <= last] if lag else index[:0]
-    moved = (points[start + lag] - points[start]).norm(dim=-1) / max(lag, 1)
+    lag = min(_SPEED_LAG, int(lengths.max()) - 1)
     # torch.quantile takes at most 2**24 entries
-    speed = float(moved[:1_000_000].quantile(0.9)) if len(moved) else 0.0
+    start = next(Rows(starts[:-1], lengths - lag).split(1_000_000)) if lag else starts[:0]
+    moved = (points[start + lag] - points[start]).norm(dim=-1) / max(lag, 1)
+    speed = float(moved.quantile(0.9)) if len(moved) else 0.0
     if speed <= 0:
         raise DiffplanError(
             "the achieved goals never move, so no steps-to-goal can be found; "
@@ -83,12 +89,13 @@ def fit_landmarks(points: Tensor, last: Tensor, count: int, seed: int) -> Landma
     m, k = len(centres), near.shape[1]
     flat = torch.full((m * m,), _UNREACHABLE)
     for lag in _LAGS:
-        start = index[index + lag <= last]
-        for i in range(k):
-            for j in range(k):
-                edge = near[start, i] * m + near[start + lag, j]
-                cost = lag + gap[start, i] + gap[start + lag, j]
-                flat.scatter_reduce_(0, edge, cost, "amin")
+        for start in Rows(starts[:-1], lengths - lag).split(_CHUNK):
+            here, there = near[start].long() * m, near[start + lag].long()
+            gaps = gap[start], gap[start + lag]
+            for i in range(k):
+                for j in range(k):
+                    cost = lag + gaps[0][:, i] + gaps[1][:, j]
+                    flat.scatter_reduce_(0, here[:, i] + there[:, j], cost, "amin")
     distances = flat.view(m, m).fill_diagonal_(0)
     for via in range(m):  # Floyd-Warshall
         distances = torch.minimum(distances, distances[:, via : via + 1] + distances[via])

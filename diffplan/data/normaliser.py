@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
+from diffplan.data.rows import Rows
+
 # A column that never moves is left alone instead of being blown up.
 _SMALLEST_STD = 1e-4
-_CHUNK = 1_000_000  # rows widened at once
+_CHUNK = 1_000_000  # numbers widened at once
 
 
 class Normaliser(nn.Module):
@@ -24,17 +28,22 @@ class Normaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
-    def fit(self, data: Tensor, rows: Tensor | None = None) -> None:
+    def fit(self, data: Tensor, rows: Rows | None = None) -> None:
         """Fit to data [N, D], or to some rows of it, in chunks with float64 sums."""
-        index = torch.arange(len(data)) if rows is None else rows
+
+        def chunks() -> Iterable[Tensor]:
+            size = max(1, _CHUNK // data.shape[1])
+            return data.split(size) if rows is None else (data[i] for i in rows.split(size))
+
+        count = len(data) if rows is None else len(rows)
         total = torch.zeros(data.shape[1], dtype=torch.float64)
-        for chunk in index.split(_CHUNK):
-            total += data[chunk].double().sum(0)
-        mean = total / len(index)
+        for chunk in chunks():
+            total += chunk.double().sum(0)
+        mean = total / count
         squares = torch.zeros_like(total)
-        for chunk in index.split(_CHUNK):
-            squares += (data[chunk].double() - mean).square().sum(0)
-        std = (squares / len(index)).sqrt()
+        for chunk in chunks():
+            squares += (chunk.double() - mean).square().sum(0)
+        std = (squares / count).sqrt()
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std < _SMALLEST_STD, torch.ones_like(std), std))
 

@@ -6,20 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffplan.config import Config
 from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import fit_landmarks
+from diffplan.data.placement import fits, move, take
+from diffplan.data.rows import PerEpisode, Rows, StepOf
 from diffplan.errors import DiffplanError
 
 _CALIBRATION = 8192  # draws that place the zero of the advantage and the target return
 _NO_PATH = 1e8  # steps, see LandmarkGraph
+_CHUNK = 200_000  # states gathered at once
 
 
 @dataclass(frozen=True)
 class Windows:
     """A batch of windows in environment units, plan states `stride` steps apart.
+
+    What is gathered from data on a GPU lies there, the rest on the host.
 
     states: [B, H+1, D], the first is the current one. mask: [B, H] float, 0 where the episode
     (and any padding at the goal) has ended. goals: [B, G] or None. returns: [B, H+1]
@@ -62,7 +67,8 @@ class WindowSampler:
     it is -1 a step: R_t = -(steps to goal).
 
     Goals (`relabel`). hindsight: a state reached later in the episode. stitched: with probability
-    1 - hindsight_share a state of any episode, the steps to it taken from the landmark graph;
+    1 - hindsight_share a state of any training episode, the steps to it taken from the landmark
+    graph, which is fitted to the training episodes alone;
     among `goal_candidates` one is drawn by softmax of the advantage
 
         A = steps(s_t, g) - n - steps(s_{t+n}, g) - A0,    n the steps in the window,
@@ -70,8 +76,13 @@ class WindowSampler:
     and the window weighs exp(min(A, 0) / temperature): detours teach little. A0 places the zero
     at the upper quartile of the data's own advantages.
 
-    After the goal is reached the window stays at (goal, zero velocity): data that move on at
-    once never show how to stay.
+    After the goal is reached the window stays at the goal's state with zero velocity: data that
+    move on at once never show how to stay.
+
+    Memory. Memory-mapped episodes stay on disk but for the pages that are drawn from; tables take
+    a few numbers per episode, and per state one return or, with landmarks, 24 bytes. Random
+    numbers and indices are made on the host wherever the data are, so that one seed draws the same
+    batches on every device; `to` moves the data alone.
     """
 
     def __init__(self, episodes: Episodes, config: Config, *, seed: int) -> None:
@@ -90,46 +101,62 @@ class WindowSampler:
             )
         self.states = torch.from_numpy(episodes.states)
         self.actions = torch.from_numpy(episodes.actions)
-        self.last = torch.repeat_interleave(starts[1:] - 1, counts)
-        # states and steps have their own offsets: an episode may lack its last state
-        step_starts = torch.from_numpy(np.asarray(episodes.step_starts))
-        self.step_of = torch.arange(len(self.states)) + torch.repeat_interleave(
-            step_starts[:-1] - starts[:-1], counts
-        )
-        self.step_of.clamp_(max=torch.repeat_interleave(step_starts[1:] - 1, counts))
+        self.last = PerEpisode(starts, starts[1:] - 1)
+        self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
         self.goal_columns = list(self.layout.goal_columns)
         self.has_goals = bool(self.goal_columns)
         self.returns = None if self.has_goals else self._returns_to_go(episodes)
-        self.parts = self._split(counts, config.training.held_out, seed)
+        held = self._held_out(counts, config.training.held_out, seed)
+        self.parts = self._split(starts, counts, held)
         self.offset = 0.0
         self.graph = None
         if self.has_goals and config.data.relabel == "stitched":
-            points = self.states[:, self.goal_columns]
-            self.graph = fit_landmarks(points, self.last, config.data.landmarks, seed)
-            self.near, self.gap = self.graph.locate(points)
+            chunks = (self.states[i] for i in self.parts["valued"].split(_CHUNK))
+            points = torch.cat([chunk[:, self.goal_columns] for chunk in chunks])
+            offsets = nn.functional.pad(counts[~held].cumsum(0), (1, 0))
+            self.graph = fit_landmarks(points, offsets, config.data.landmarks, seed)
+            self.near, self.gap = self.graph.locate(self.states[:, self.goal_columns])
             generator = torch.Generator().manual_seed(seed)
             start = self._starts(_CALIBRATION, generator, "train")
             advantage = self._pick_goal(start, generator)[1]
             known = advantage[advantage > -_NO_PATH]
             self.offset = float(known.quantile(0.75)) if len(known) else 0.0
 
-    def _split(self, counts: Tensor, share: float, seed: int) -> dict[str, Tensor]:
-        """State indices from which at least one plan state follows, by held-out episodes."""
+    def _held_out(self, counts: Tensor, share: float, seed: int) -> Tensor:
+        """Which episodes [E] are held out; none if the others are all too short to train on."""
         episodes = len(counts)
         held = torch.zeros(episodes, dtype=torch.bool)
         if episodes > 1:
             order = torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))
             held[order[: min(max(1, round(share * episodes)), episodes - 1)]] = True
-        index = torch.arange(len(self.last))
-        usable = index + self.config.plan.stride <= self.last
-        of_held = torch.repeat_interleave(held, counts)
-        parts = {"train": index[usable & ~of_held], "held-out": index[usable & of_held]}
-        parts["valued"] = index[~of_held]
-        if not len(parts["train"]):  # only short episodes outside the held-out ones
-            parts["train"] = index[usable]
+        usable = counts > self.config.plan.stride
+        return held if (usable & ~held).any() else torch.zeros_like(held)
+
+    def _split(self, starts: Tensor, counts: Tensor, held: Tensor) -> dict[str, Rows]:
+        """States from which at least one plan state follows, by held-out episodes.
+
+        "valued" holds all states of the training episodes.
+        """
+        first, usable = starts[:-1], counts - self.config.plan.stride
+        parts = {
+            "train": Rows(first, usable * ~held),
+            "held-out": Rows(first, usable * held),
+            "valued": Rows(first, counts * ~held),
+        }
         if not len(parts["held-out"]):
             parts["held-out"] = parts["train"]
         return parts
+
+    def to(self, device: torch.device) -> WindowSampler:
+        """Keep the data on the device if they fit there beside the training; returns self.
+
+        Else they stay on the host, and so do the batches.
+        """
+        tables = [t for t in (self.states, self.actions, self.returns) if t is not None]
+        if fits(sum(t.nbytes for t in tables), device):
+            self.states, self.actions = self.states.to(device), self.actions.to(device)
+            self.returns = None if self.returns is None else self.returns.to(device)
+        return self
 
     def _returns_to_go(self, episodes: Episodes) -> Tensor:
         """Discounted return-to-go at every state [M]; 0 at a state after the last step."""
@@ -162,13 +189,14 @@ class WindowSampler:
         return self.graph.steps_between(self._at(a), self._at(b))
 
     def _pick_goal(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One goal state of any episode per start [B], by advantage: index [B], advantage [B]."""
+        """A goal state of any training episode per start [B]: index [B], its advantage [B]."""
         data = self.config.data
         shape = (len(start), data.goal_candidates)
-        candidates = torch.randint(len(self.states), shape, generator=generator)
-        steps = torch.minimum(self.last[start] - start, torch.tensor(self.span))
-        here = self._steps(start[:, None].expand(shape), candidates)
-        there = self._steps((start + steps)[:, None].expand(shape), candidates)
+        known = self.parts["valued"]
+        candidates = known[torch.randint(len(known), shape, generator=generator)]
+        steps = (self.last[start] - start).clamp(max=self.span)
+        here = self._steps(start[:, None], candidates)
+        there = self._steps((start + steps)[:, None], candidates)
         advantage = here - steps[:, None] - there - self.offset
         # a window teaches nothing about a goal out of reach
         advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
@@ -183,11 +211,13 @@ class WindowSampler:
         start = self._starts(batch, generator, part)
         last = self.last[start]
         ahead = start[:, None] + plan.stride * torch.arange(plan.horizon + 1)
-        states = self.states[torch.minimum(ahead, last[:, None])]
         inside = ahead <= last[:, None]
+        ahead = torch.minimum(ahead, last[:, None])
         if not self.has_goals:
             assert self.returns is not None
-            returns = self.returns[torch.minimum(ahead, last[:, None])] * inside
+            returns = take(self.returns, ahead)
+            returns = returns * move(inside, returns.device)
+            states = take(self.states, ahead)
             return Windows(states, inside[:, 1:].float(), None, returns, torch.ones(batch))
 
         later = start + 1 + (torch.rand(batch, generator=generator) * (last - start)).long()
@@ -196,7 +226,7 @@ class WindowSampler:
         weight = torch.ones(batch)
         own = torch.ones(batch, dtype=torch.bool)
         if self.graph is not None:
-            steps = torch.minimum(goal - start, torch.tensor(self.span))
+            steps = (goal - start).clamp(max=self.span)
             rest = self._steps(start + steps, goal) * (goal - start > steps)
             advantage = self._steps(start, goal) - steps - rest - self.offset
             other, other_advantage = self._pick_goal(start, generator)
@@ -204,33 +234,29 @@ class WindowSampler:
             goal = torch.where(own, goal, other)
             advantage = torch.where(own, advantage, other_advantage)
             weight = (advantage.clamp(max=0) / data.advantage_temperature).exp()
-            span = torch.minimum(last - start, torch.tensor(self.span))
+            span = (last - start).clamp(max=self.span)
             far = span + self._steps(start + span, goal)
             to_goal = torch.where(own, to_goal, far)
-        goals = self.states[goal][:, self.goal_columns]
-        reached = own[:, None] & (ahead >= goal[:, None])
-        states = torch.where(reached[..., None], self._resting(states, goals), states)
         elapsed = plan.stride * torch.arange(plan.horizon + 1)
+        reached = own[:, None] & (start[:, None] + elapsed >= goal[:, None])
+        states = take(self.states, torch.where(reached, goal[:, None], ahead))
+        resting = move(reached, states.device)[..., None]
+        rest_columns = list(self.layout.rest_columns)
+        states[..., rest_columns] = states[..., rest_columns].masked_fill(resting, 0)
         returns = self._goal_return((to_goal[:, None] - elapsed).clamp(min=0))
         mask = (inside | reached)[:, 1:].float()
+        goals = take(self.states, goal)[:, self.goal_columns]
         return Windows(states, mask, goals, returns, weight)
-
-    def _resting(self, states: Tensor, goals: Tensor) -> Tensor:
-        """The window's states moved to the goal, at rest."""
-        rest = states.clone()
-        rest[..., self.goal_columns] = goals[:, None]
-        rest[..., list(self.layout.rest_columns)] = 0
-        return rest
 
     def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
         """Draw state pairs one to `stride` steps apart with the action taken at the first."""
         start = self._starts(batch, generator, "train")
         lag = torch.randint(1, self.config.plan.stride + 1, (batch,), generator=generator)
         return Transitions(
-            self.states[start],
-            self.states[start + lag],
+            take(self.states, start),
+            take(self.states, start + lag),
             lag.float(),
-            self.actions[self.step_of[start]],
+            take(self.actions, self.step_of[start]),
         )
 
     def valued(self, batch: int, generator: torch.Generator) -> Valued:
@@ -268,5 +294,5 @@ class WindowSampler:
         if self.returns is None:
             values = self.valued(_CALIBRATION, torch.Generator().manual_seed(seed)).returns
         else:
-            values = self.returns[self.parts["train"]]
+            values = self.returns[self.parts["train"].tensor()]
         return float(np.quantile(values.double().numpy(), self.config.data.target_quantile))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffplan.data import landmarks
 from diffplan.data.landmarks import LandmarkGraph, fit_landmarks
 from diffplan.errors import DiffplanError
 
@@ -11,8 +12,8 @@ SPEED = 0.1
 
 
 def walks(*paths: list[tuple[float, float]]) -> tuple[Tensor, Tensor]:
-    """Points [M, 2] of episodes that walk along corner points at SPEED, and `last` [M]."""
-    points, last, count = [], [], 0
+    """Points [M, 2] of episodes that walk along corner points at SPEED, and their starts."""
+    points, starts = [], [0]
     for corners in paths:
         episode = [torch.tensor(corners[0], dtype=torch.float32)]
         for corner in corners[1:]:
@@ -20,9 +21,8 @@ def walks(*paths: list[tuple[float, float]]) -> tuple[Tensor, Tensor]:
             steps = round(float(way.norm()) / SPEED)
             episode += [episode[-1] + way * (i + 1) / steps for i in range(steps)]
         points.append(torch.stack(episode))
-        count += len(episode)
-        last.append(torch.full((len(episode),), count - 1))
-    return torch.cat(points), torch.cat(last)
+        starts.append(starts[-1] + len(episode))
+    return torch.cat(points), torch.tensor(starts)
 
 
 def between(graph: LandmarkGraph, a: tuple[float, float], b: tuple[float, float]) -> float:
@@ -66,12 +66,12 @@ def test_no_edge_crosses_from_one_episode_to_the_next() -> None:
 
 
 def test_landmarks_cover_the_points_and_stop_at_distinct_ones() -> None:
-    points, last = walks([(0, 0), (10, 0)])
-    graph = fit_landmarks(points, last, count=20, seed=0)
+    points, starts = walks([(0, 0), (10, 0)])
+    graph = fit_landmarks(points, starts, count=20, seed=0)
     gaps = torch.cdist(points, graph.centres).amin(1)
     assert len(graph.centres) == 20
     assert float(gaps.max()) <= 10 / 20
-    few = fit_landmarks(points.round(), last, count=400, seed=0)
+    few = fit_landmarks(points.round(), starts, count=400, seed=0)
     assert len(few.centres) == 11
 
 
@@ -83,10 +83,21 @@ def test_the_graph_is_deterministic_in_its_seed() -> None:
     assert not torch.equal(one.centres, fit_landmarks(*data, count=30, seed=5).centres)
 
 
+def test_many_points_are_taken_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = walks([(0, 0), (3, 0), (3, 3)], [(1, 1), (3, 1)])
+    at_once = fit_landmarks(*data, count=30, seed=4)
+    monkeypatch.setattr(landmarks, "_CHUNK", 7)
+    assert torch.equal(fit_landmarks(*data, count=30, seed=4).distances, at_once.distances)
+    monkeypatch.setattr(landmarks, "_SUBSAMPLE", 50)  # fewer than there are points
+    graph = fit_landmarks(*data, count=30, seed=4)
+    assert between(graph, (0, 0), (3, 2)) == pytest.approx(50, rel=0.15)
+    same = fit_landmarks(*data, count=30, seed=4)
+    assert torch.equal(graph.centres, same.centres)
+
+
 @pytest.mark.parametrize("steps", [1, 30])
 def test_goals_that_never_move_are_an_error(steps: int) -> None:
     points = torch.ones(steps, 2)
-    last = torch.full((steps,), steps - 1)
     with pytest.raises(DiffplanError, match=r"never move.*--data.relabel hindsight") as error:
-        fit_landmarks(points, last, count=5, seed=0)
+        fit_landmarks(points, torch.tensor([0, steps]), count=5, seed=0)
     assert "\n" not in str(error.value)

@@ -1,8 +1,11 @@
 """Normalisers: the scale of every column, and the way back."""
 
+import pytest
 import torch
 
+from diffplan.data import normaliser as module
 from diffplan.data.normaliser import Normaliser
+from diffplan.data.rows import Rows
 
 
 def test_fitted_columns_have_mean_zero_and_unit_size() -> None:
@@ -31,3 +34,16 @@ def test_the_scales_travel_with_the_weights() -> None:
     x = torch.tensor([[2.0, 3.0]])
     assert torch.equal(fresh(x), fitted(x))
     assert not list(fitted.parameters())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+def test_chosen_rows_are_fitted_in_chunks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    data = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)) * 3 + 1000
+    rows = Rows(torch.tensor([0, 20, 40]), torch.tensor([5, 0, 13]))
+    some, every = Normaliser(2), Normaliser(2)
+    some.fit(data, rows)
+    every.fit(data)
+    for fitted, chosen in ((some, data[rows.tensor()]), (every, data)):
+        torch.testing.assert_close(fitted.mean, chosen.double().mean(0).float())
+        torch.testing.assert_close(fitted.std, chosen.double().std(0, unbiased=False).float())

@@ -176,6 +176,41 @@ def test_hindsight_goals_lie_ahead_and_the_plan_rests_there(
     assert sampler.target_return(0) == 1.0
 
 
+def test_other_columns_rest_as_they_were_at_the_goal(
+    join_episodes: Make, tiny_config: Make
+) -> None:
+    # place, velocity and, in the last two columns, a posture that goes on changing
+    layout = ObservationLayout(6, 2, (1, 0), (2, 3), ("observation",))
+    states = [
+        np.array([(10 * e, t, 1, 2, t + 0.25, -t) for t in range(n + 1)], float)
+        for e, n in enumerate([9, 14, 30])
+    ]
+    episodes = join_episodes(states, [np.zeros((len(s) - 1, 2)) for s in states], layout=layout)
+    for relabel in ("hindsight", "stitched"):
+        config = steps_config(tiny_config, data__relabel=relabel, data__hindsight_share=1.0)
+        windows = WindowSampler(episodes, config, seed=0).sample(500, generator())
+        assert windows.goals is not None
+        place, goal = windows.states[..., 1], windows.goals[:, :1]
+        start = place[:, :1]
+        assert torch.equal(place, torch.minimum(start + 2 * torch.arange(4), goal))
+        assert torch.equal(windows.states[..., 4], place + 0.25)
+        assert torch.equal(windows.states[..., 5], -place)
+        moving = (place < goal).float()
+        assert 0 < moving.mean() < 1
+        assert torch.equal(windows.states[..., 2:4], torch.stack([moving, 2 * moving], -1))
+
+
+def test_a_layout_without_velocities_rests_too(join_episodes: Make, tiny_config: Make) -> None:
+    layout = ObservationLayout(2, 2, (0, 1), (), ("observation",))
+    states = [np.array([(t, e) for t in range(12)], float) for e in range(3)]
+    episodes = join_episodes(states, [np.zeros((11, 2))] * 3, layout=layout)
+    config = steps_config(tiny_config, data__relabel="hindsight")
+    windows = WindowSampler(episodes, config, seed=0).sample(200, generator())
+    assert windows.goals is not None
+    ahead = windows.states[:, :1, 0] + 2 * torch.arange(4)
+    assert torch.equal(windows.states[..., 0], torch.minimum(ahead, windows.goals[:, :1]))
+
+
 def test_undiscounted_goals_cost_a_step_each(join_episodes: Make, tiny_config: Make) -> None:
     options = {"data__relabel": "hindsight", "data__discount": 1.0}
     episodes = walking(join_episodes, [9, 30])
@@ -201,120 +236,6 @@ def test_valued_goals_include_the_state_itself(join_episodes: Make, tiny_config:
     torch.testing.assert_close(valued.returns, 0.9**steps)
 
 
-# --- Stitching -----------------------------------------------------------------------------------
-
-
-def maze_walks(join: Make, *paths: list[tuple[float, float]], repeat: int = 3) -> Episodes:
-    """Episodes that walk along corner points, 0.1 units a step, each `repeat` times."""
-    states = []
-    for corners in paths * repeat:
-        places = [np.array(corners[0], float)]
-        for corner in corners[1:]:
-            way = np.array(corner) - places[-1]
-            steps = round(float(np.linalg.norm(way)) / 0.1)
-            places += [places[-1] + way * (i + 1) / steps for i in range(steps)]
-        velocity = np.diff(np.array(places), axis=0, append=[places[-1]])
-        states.append(np.concatenate([places, velocity], axis=1))
-    return join(states, [np.zeros((len(s) - 1, 2)) for s in states], layout=MAZE)
-
-
-def test_stitched_goals_come_from_other_episodes_with_the_right_steps(
-    join_episodes: Make, tiny_config: Make
-) -> None:
-    # two walks that cross at (4, 0): from the first's start to the second's end only by stitching
-    episodes = maze_walks(join_episodes, [(0, 0), (4, 0), (4, -4)], [(4, 4), (4, 0), (8, 0)])
-    options = {
-        "data__hindsight_share": 0.0,
-        "data__advantage_temperature": float("inf"),
-        "data__discount": 0.98,
-        "data__landmarks": 120,
-    }
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
-    windows = sampler.sample(20_000, generator())
-    assert windows.goals is not None
-    start, goal = windows.states[:, 0, :2], windows.goals
-    first_walk = (start[:, 1].abs() < 1e-3) & (start[:, 0] < 3)
-    crossing = first_walk & (goal[:, 0] > 5)
-    assert crossing.sum() > 100
-    steps = (goal[crossing, 0] - start[crossing, 0]) / 0.1
-    estimate = windows.returns[crossing, 0].log() / np.log(0.98)
-    assert ((estimate - steps).abs() / steps).max() < 0.2
-    # the return-to-go rises as the window comes nearer
-    assert (windows.returns[crossing].diff(dim=1) > 0).all()
-    back = first_walk & (goal[:, 1] > 1)  # nobody ever went up
-    assert back.sum() > 100
-    assert windows.returns[back].max() < 1e-6
-
-
-def test_other_goals_leave_the_window_as_it_was(join_episodes: Make, tiny_config: Make) -> None:
-    episodes = walking(join_episodes, [30, 40, 35])
-    options = {"data__hindsight_share": 0.0, "data__goal_candidates": 2}
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
-    windows = sampler.sample(500, generator())
-    first = windows.states[:, :1, 0]
-    last = torch.tensor([30.0, 40.0, 35.0])[(windows.states[:, :1, 1] / 10).long()]
-    expected = torch.minimum(first + 2 * torch.arange(4), last)
-    assert torch.equal(windows.states[..., 0], expected)
-    assert windows.states[..., 2].eq(1).all()
-    assert torch.equal(windows.mask, (first + 2 * torch.arange(1, 4) <= last).float())
-
-
-def test_detours_weigh_less_than_the_direct_way(join_episodes: Make, tiny_config: Make) -> None:
-    detour = [(0.0, 0.0), (0.0, 4.0), (4.0, 4.0), (4.0, 0.0)]
-    direct, back = [(0.0, 0.0), (4.0, 0.0)], [(0.0, 4.0), (0.0, 0.0)]
-    episodes = maze_walks(join_episodes, detour, direct, back)
-    options = {
-        "plan__stride": 4,
-        "data__hindsight_share": 1.0,
-        "data__landmarks": 120,
-        "training__held_out": 0.2,
-    }
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
-    windows = sampler.sample(20_000, generator())
-    assert windows.goals is not None
-    assert windows.weight.min() >= 0
-    assert windows.weight.max() <= 1
-    x, y = windows.states[:, 0, :2].unbind(1)
-    end = (windows.goals - torch.tensor([4.0, 0.0])).norm(dim=1) < 0.1
-    away = end & (x < 0.01) & (y > 0.3) & (y < 2)  # going up, on the detour
-    along = end & (y < 0.01) & (x > 0.1) & (x < 2)
-    assert away.sum() > 10 and along.sum() > 10
-    assert windows.weight[along].mean() > 0.7
-    assert windows.weight[away].mean() < 0.2 * windows.weight[along].mean()
-    # without weighting they count the same
-    options["data__advantage_temperature"] = float("inf")
-    flat = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
-    assert flat.sample(500, generator()).weight.eq(1).all()
-
-
-def test_goals_out_of_reach_teach_nothing(join_episodes: Make, tiny_config: Make) -> None:
-    ways = [[(0.0, y), (4.0, y), (0.0, y)] for y in (0.0, 100.0)]
-    episodes = maze_walks(join_episodes, *ways)
-    options = {"data__hindsight_share": 0.0, "data__goal_candidates": 1}
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
-    assert abs(sampler.offset) < 20  # its zero is that of goals within reach
-    windows = sampler.sample(2000, generator())
-    assert windows.goals is not None
-    apart = (windows.states[:, 0, 1] - windows.goals[:, 1]).abs() > 50
-    assert apart.sum() > 500
-    assert windows.weight[apart].eq(0).all()
-    assert windows.weight[~apart].mean() > 0.1
-    several = steps_config(tiny_config, data__hindsight_share=0.0, data__goal_candidates=8)
-    picked = WindowSampler(episodes, several, seed=0).sample(2000, generator())
-    assert picked.goals is not None
-    apart = (picked.states[:, 0, 1] - picked.goals[:, 1]).abs() > 50
-    assert apart.float().mean() < 0.03  # only where all eight candidates are
-
-
-def test_the_share_of_hindsight_goals(join_episodes: Make, tiny_config: Make) -> None:
-    episodes = walking(join_episodes, [30] * 40)
-    config = steps_config(tiny_config, data__hindsight_share=0.3, data__goal_candidates=1)
-    windows = WindowSampler(episodes, config, seed=0).sample(4000, generator())
-    assert windows.goals is not None
-    own = (windows.goals[:, 1] == windows.states[:, 0, 1]).float().mean()
-    assert float(own) == pytest.approx(0.3 + 0.7 / 40, abs=0.03)
-
-
 # --- Splits, seeds, mistakes ---------------------------------------------------------------------
 
 
@@ -338,6 +259,17 @@ def test_held_out_episodes_never_appear_in_training(
         sampler.valued(3000, generator()).states,
     )
     assert train == set(range(6)) - held
+
+
+def test_nothing_is_held_out_where_the_rest_is_too_short(
+    join_episodes: Make, tiny_config: Make
+) -> None:
+    episodes = walking(join_episodes, [1, 1, 30, 1])
+    config = steps_config(tiny_config, training__held_out=0.25)
+    for seed in range(12):  # some of them would hold out the only long one
+        sampler = WindowSampler(episodes, config, seed=seed)
+        for part in ("train", "held-out"):
+            assert sampler.sample(50, generator(), part).states[:, 0, 1].eq(20).all()
 
 
 def test_the_split_depends_on_the_seed_alone(join_episodes: Make, tiny_config: Make) -> None:
@@ -388,11 +320,3 @@ def test_a_plan_longer_than_every_episode_is_an_error(
     for part in (f"horizon {10 + extra} x stride 2", "tiny", str(19 + extra), "--plan.horizon"):
         assert part in message
     assert "\n" not in message
-
-
-def test_goals_that_never_move_are_an_error(join_episodes: Make, tiny_config: Make) -> None:
-    still = join_episodes([np.ones((20, 4))] * 3, [np.zeros((19, 2))] * 3, layout=MAZE)
-    with pytest.raises(DiffplanError, match="never move"):
-        WindowSampler(still, steps_config(tiny_config), seed=0)
-    config = steps_config(tiny_config, data__relabel="hindsight")
-    assert len(WindowSampler(still, config, seed=0).sample(4, generator()).states) == 4

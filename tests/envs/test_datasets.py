@@ -1,12 +1,23 @@
 """The one door to data, and reference scores."""
 
+import functools
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
+import minari
 import numpy as np
 import pytest
 
 from diffplan.data.episodes import DatasetInfo
-from diffplan.envs.datasets import list_datasets, load_dataset
+from diffplan.envs.d4rl_catalogue import CATALOGUE
+from diffplan.envs.d4rl_files import check_d4rl_file
+from diffplan.envs.datasets import fetch_dataset, list_datasets, load_dataset, made_maze2d
 from diffplan.envs.mazes import maze_of
 from diffplan.envs.pointmaze import make_pointmaze
 from diffplan.envs.references import normalised_score, reference_key
@@ -52,33 +63,189 @@ def test_another_environment_replaces_that_of_the_data(minari_root: Path) -> Non
         load_dataset("pointmaze-umaze", "PointMaze_Medum-v3")
 
 
-def test_files_in_the_d4rl_folder_are_found_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+@pytest.fixture
+def d4rl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty D4RL folder."""
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "d4rl"))
+    (tmp_path / "d4rl").mkdir()
+    return tmp_path / "d4rl"
+
+
+def write_hopper(path: Path, width: int = 11) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.zeros((6, width), np.float32)
+        file["actions"] = np.zeros((6, 3), np.float32)
+        file["rewards"] = np.ones(6, np.float32)
+        file["terminals"] = np.arange(6) == 5
+    return path
+
+
+def test_files_in_the_d4rl_folder_are_found_by_name(d4rl: Path) -> None:
     with pytest.raises(DiffplanError, match="no file hopper"):
-        load_dataset("hopper_medium-v2.hdf5")
-    (tmp_path / "hopper_medium-v2.hdf5").write_text("found")
+        load_dataset("hopper_medium-v0.hdf5")
+    for name in ("hopper_medium-v0.hdf5", "hopper_medium-v2.hdf5"):
+        (d4rl / name).write_text("found")
+        with pytest.raises(DiffplanError, match="no readable HDF5 file"):
+            load_dataset(name)
+    listed = {e.name: e for e in list_datasets()}
+    assert listed["hopper_medium-v0.hdf5"].domain == "other files"
+    assert "hopper_medium-v2.hdf5" not in listed
+    assert listed["hopper-medium-v2"].where == "local"
+    assert listed["hopper-expert-v2"].where == "remote"
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that a server on this machine shows instead of D4RL's."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        monkeypatch.setenv("DIFFPLAN_D4RL_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield folder
+        server.shutdown()
+        thread.join()
+
+
+def test_d4rl_names_are_downloaded_once(d4rl: Path, mirror: Path) -> None:
+    there = write_hopper(mirror / "gym_mujoco_v2" / "hopper_medium-v2.hdf5")
+    episodes = load_dataset("hopper-medium-v2", progress=False)
+    assert episodes.info.id == episodes.info.details["d4rl_name"] == "hopper-medium-v2"
+    assert episodes.num_steps == 6
+    there.unlink()
+    assert load_dataset("hopper-medium-v2", progress=False).num_steps == 6
+    assert fetch_dataset("hopper-medium-v2") == str(d4rl / "hopper_medium-v2.hdf5")
+
+
+@pytest.mark.parametrize("damage", ["columns", "cut", "missing"])
+def test_wrong_downloads_are_refused(d4rl: Path, mirror: Path, damage: str) -> None:
+    there = mirror / "gym_mujoco_v2" / "hopper_medium-v2.hdf5"
+    message = "the server answers 404"
+    if damage != "missing":
+        write_hopper(there, width=12)
+        message = "observations has 12 columns, expected 11"
+    if damage == "cut":
+        there.write_bytes(there.read_bytes()[:1500])
+        message = "is no readable HDF5 file"
+    with pytest.raises(DiffplanError, match=message) as caught:
+        load_dataset("hopper-medium-v2", progress=False)
+    assert str(caught.value).endswith(f"put it at {d4rl / 'hopper_medium-v2.hdf5'}")
+    assert "\n" not in str(caught.value)
+    assert not (d4rl / "hopper_medium-v2.hdf5").exists()
+
+
+def test_damage_inside_an_array_is_found(tmp_path: Path) -> None:
+    """The compressed pieces carry a checksum; the file itself opens."""
+    path = tmp_path / "file.hdf5"
+    with h5py.File(write_hopper(path), "a") as file:
+        noise = np.random.default_rng(0).normal(size=(50_000, 9))
+        array = file.create_dataset("infos/qpos", data=noise, compression="gzip")
+        place = array.id.get_chunk_info(0).byte_offset + 5_000
+    check_d4rl_file(path, CATALOGUE["hopper-medium-v2"])
+    content = bytearray(path.read_bytes())
+    content[place : place + 50] = bytes(50)
+    path.write_bytes(content)
     with pytest.raises(DiffplanError, match="no readable HDF5 file"):
-        load_dataset("hopper_medium-v2.hdf5")
-    assert [e.name for e in list_datasets() if e.kind == "d4rl"] == ["hopper_medium-v2.hdf5"]
+        check_d4rl_file(path, CATALOGUE["hopper-medium-v2"])
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("pointmaze-mediun", "did you mean pointmaze-medium"),
+        ("hopper-medum-v2", "did you mean hopper-medium-v2"),
+        ("hopper-medium", "did you mean hopper-medium-v2"),
         ("pointmaze-large", "diffplan datasets make pointmaze-large"),
-        ("D4RL/door/human-v2", "minari download D4RL/door/human-v2"),
+        ("maze2d-large", "diffplan datasets make maze2d-large"),
         ("nothing", "unknown dataset 'nothing'"),
         ("", "unknown dataset ''"),
         ("nowhere/data.h5", "no file nowhere/data.h5"),
     ],
 )
-def test_unknown_names_get_one_helpful_line(minari_root: Path, name: str, message: str) -> None:
+def test_unknown_names_get_one_helpful_line(
+    minari_root: Path, d4rl: Path, name: str, message: str
+) -> None:
     with pytest.raises(DiffplanError, match=message) as caught:
         load_dataset(name)
     assert "\n" not in str(caught.value)
+
+
+def download_of(minari_root: Path, error: Exception | None) -> Callable[..., None]:
+    """Stands in for Minari's download, which stops halfway with an error, or copies a dataset."""
+
+    def run(dataset_id: str, force_download: bool) -> None:
+        assert force_download
+        data = minari_root / dataset_id / "data"
+        shutil.copytree(minari_root / "pointmaze/umaze-v0/data", data, dirs_exist_ok=True)
+        metadata = json.loads((data / "metadata.json").read_text())
+        metadata["dataset_id"] = dataset_id
+        (data / "metadata.json").write_text(json.dumps(metadata))
+        if error is not None:
+            raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ImportError("huggingface_hub is not installed"), r"pip install 'minari\[hf\]'"),
+        (ValueError("Couldn't find any version.\nMore"), "Couldn't find any version; see: minari "),
+        (OSError("Name or service not known"), "minari download D4RL/door/human-v2, or put its"),
+    ],
+)
+def test_minari_ids_are_downloaded(
+    minari_root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    make_pointmaze("pointmaze-umaze", 300, 0, progress=False)
+    name = "D4RL/door/human-v2"
+    monkeypatch.setattr(minari, "download_dataset", download_of(minari_root, error))
+    for _ in range(2):  # what an error left behind is no dataset
+        with pytest.raises(DiffplanError, match=message) as caught:
+            load_dataset(name, progress=False)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(minari, "download_dataset", download_of(minari_root, None))
+    assert load_dataset(name, progress=False).num_steps == 300
+    monkeypatch.delattr(minari, "download_dataset")
+    assert fetch_dataset(name) == f"the Minari dataset {name}"
+
+
+def test_minari_without_a_network(minari_root: Path) -> None:
+    """The hub's client is offline in tests."""
+    with pytest.raises(DiffplanError, match="cannot download Minari dataset D4RL/door/human-v2: "):
+        load_dataset("D4RL/door/human-v2")
+
+
+def test_made_mazes_are_no_official_files(d4rl: Path) -> None:
+    path = made_maze2d("maze2d-umaze")
+    assert path is not None
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.arange(24, dtype=np.float32).reshape(6, 4)
+        file["actions"] = np.zeros((6, 2), np.float32)
+        file["rewards"] = np.ones(6, np.float32)
+        file["terminals"] = np.zeros(6, np.bool_)
+        file["timeouts"] = np.arange(6) == 2
+        file.attrs.update(name="maze2d-umaze-v1", made_by="diffplan", seed=0)
+    info = load_dataset("maze2d-umaze", progress=False).info
+    assert info.id == "maze2d-umaze"
+    assert info.details["data_source"] == "not D4RL's file"
+    assert {e.name: e.where for e in list_datasets("maze2d-u")} == {
+        "maze2d-umaze-v1": "remote",
+        "maze2d-umaze-dense-v1": "remote",
+        "maze2d-umaze": "local",
+        "maze2d-umaze-dense": "can be made",
+    }
+    assert made_maze2d("maze2d-umaze-v1") is None
 
 
 def test_bad_data_are_refused_and_can_still_be_looked_at(tmp_path: Path) -> None:
@@ -89,13 +256,16 @@ def test_bad_data_are_refused_and_can_still_be_looked_at(tmp_path: Path) -> None
 
 
 def test_the_list_says_what_is_made(minari_root: Path) -> None:
-    before = {entry.name: entry for entry in list_datasets()}
+    before = {entry.name: entry for entry in list_datasets("pointmaze")}
     assert before["pointmaze-umaze"].note == "diffplan datasets make pointmaze-umaze"
+    assert before["pointmaze-umaze"].where == "can be made"
     make_pointmaze("pointmaze-umaze", 300, 0, progress=False)
-    after = {entry.name: entry for entry in list_datasets()}
+    after = {entry.name: entry for entry in list_datasets("POINTMAZE")}
     assert after["pointmaze-umaze"].note == "made: pointmaze/umaze-v0"
-    assert after["pointmaze/umaze-v0"].kind == "minari"
+    assert after["pointmaze/umaze-v0"].domain == "Minari"
     assert "300 steps" in after["pointmaze/umaze-v0"].note
+    assert list_datasets("minari") == [after["pointmaze/umaze-v0"]]
+    assert not list_datasets("nothing of the kind")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +280,7 @@ def test_a_malformed_minari_folder_is_left_out_in_one_line(
     if metadata is not None:
         (minari_root / folder / "data" / "metadata.json").write_text(metadata)
     capsys.readouterr()
-    assert [e.name for e in list_datasets() if e.kind == "minari"] == ["pointmaze/umaze-v0"]
+    assert [e.name for e in list_datasets("minari")] == ["pointmaze/umaze-v0"]
     (line,) = capsys.readouterr().err.splitlines()
     assert str(minari_root / folder) in line
     with pytest.raises(DiffplanError, match="unknown dataset"):

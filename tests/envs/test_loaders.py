@@ -1,12 +1,10 @@
-"""Loaders: Minari of any kind, HDF5 in the D4RL layout, .npz archives; traps and bad files."""
+"""Loaders of Minari datasets of any kind and of .npz archives; traps and bad files."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import h5py
 import minari
 import numpy as np
 import pytest
@@ -15,9 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 
 from diffplan.data.episodes import DatasetInfo, Episodes
-from diffplan.envs import cache
 from diffplan.envs.arrays import load_arrays
-from diffplan.envs.d4rl import load_d4rl
 from diffplan.envs.environments import make_env
 from diffplan.envs.flat import action_bounds
 from diffplan.envs.minari_data import load_minari
@@ -159,165 +155,21 @@ def test_minari_damaged_files_are_named(minari_root: Path) -> None:
         load_minari("hopper/random-v0", progress=False)
 
 
-# --- D4RL layout ----------------------------------------------------------------------------
-
-
-def d4rl_arrays(steps: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
-    """Hopper-shaped arrays in D4RL's types, ends at steps 3 (terminal) and 8 (timeout)."""
-    rng = np.random.default_rng(seed)
-    observations = rng.normal(size=(steps + 1, 11))
-    terminals, timeouts = np.zeros(steps, np.bool_), np.zeros(steps, np.bool_)
-    terminals[3] = timeouts[8] = True
-    return {
-        "observations": observations[:-1],
-        "next_observations": observations[1:] + np.isin(np.arange(steps), (3, 8))[:, None],
-        "actions": rng.uniform(-1, 1, size=(steps, 3)).astype(np.float32),
-        "rewards": np.arange(steps, dtype=np.float32),
-        "terminals": terminals,
-        "timeouts": timeouts,
-    }
-
-
-def write_hdf5(path: Path, arrays: dict[str, np.ndarray], **attributes: Any) -> Path:
-    with h5py.File(path, "w") as file:
-        for key, array in arrays.items():
-            file.create_dataset(key, data=array, compression="gzip" if array.ndim else None)
-        file.attrs.update(attributes)
-    return path
-
-
-def test_d4rl_with_next_observations(tmp_path: Path) -> None:
-    arrays = d4rl_arrays()
-    path = write_hdf5(tmp_path / "hopper_medium-v2.hdf5", arrays)
-    episodes = load_d4rl(path).validate()
-    assert episodes.lengths.tolist() == [4, 5, 3]
-    assert np.diff(episodes.state_starts).tolist() == [5, 6, 4]
-    for e in range(3):
-        first, last = episodes.step_starts[e], episodes.step_starts[e + 1]
-        start = episodes.state_starts[e]
-        expected = np.concatenate(
-            [arrays["observations"][first:last], arrays["next_observations"][last - 1 : last]]
-        )
-        states = episodes.states[start : start + len(expected)]
-        np.testing.assert_array_equal(states, expected.astype(np.float32))
-    assert np.flatnonzero(episodes.terminations).tolist() == [3]
-    assert np.flatnonzero(episodes.truncations).tolist() == [8, 11]
-    assert episodes.info.details["unfinished_last_episode"] is True
-    assert episodes.info.env_id == "Hopper-v5"
-    assert episodes.returns.tolist() == [6.0, 30.0, 30.0]
-
-
-def test_d4rl_without_next_observations_and_with_odd_shapes(tmp_path: Path) -> None:
-    arrays = d4rl_arrays()
-    del arrays["next_observations"]
-    arrays["rewards"] = arrays["rewards"][:, None].astype(np.float64)
-    arrays["terminals"] = arrays["terminals"].astype(np.float32)
-    arrays["timeouts"][3] = True  # a terminal step at the time limit is a termination
-    episodes = load_d4rl(write_hdf5(tmp_path / "x.hdf5", arrays, env_id="Hopper-v5")).validate()
-    assert np.diff(episodes.state_starts).tolist() == [4, 5, 3]
-    assert np.flatnonzero(episodes.terminations).tolist() == [3]
-    assert np.flatnonzero(episodes.truncations).tolist() == [8, 11]
-    assert episodes.rewards.shape == (12,)
-    assert episodes.info.env_id == "Hopper-v5"
-
-
-def test_d4rl_without_timeouts_is_cut_at_the_time_limit(tmp_path: Path) -> None:
-    arrays = d4rl_arrays(2_310)
-    del arrays["timeouts"]
-    arrays["terminals"][:] = False
-    arrays["terminals"][[299, 1_299]] = True
-    path = write_hdf5(tmp_path / "hopper_medium-v0.hdf5", arrays)
-    episodes = load_d4rl(path).validate()
-    assert episodes.lengths.tolist() == [300, 1_000, 1_000, 10]
-    assert np.flatnonzero(episodes.terminations).tolist() == [299, 1_299]
-    assert np.flatnonzero(episodes.truncations).tolist() == [2_299, 2_309]
-    nameless = write_hdf5(tmp_path / "mystery.hdf5", arrays | {"terminals": np.zeros(2_310)})
-    with pytest.raises(DiffplanError, match="name the environment whose time limit applies"):
-        load_d4rl(nameless)
-    assert load_d4rl(nameless, "Hopper-v5").lengths.tolist() == [1_000, 1_000, 310]
-
-
-def test_d4rl_maze_goals(tmp_path: Path) -> None:
-    arrays = d4rl_arrays()
-    arrays["observations"] = arrays["observations"][:, :4]
-    del arrays["next_observations"]
-    arrays["infos/goal"] = np.repeat([[1.0, 2.0], [3.0, 4.0]], 6, axis=0)
-    episodes = load_d4rl(write_hdf5(tmp_path / "maze2d-umaze-sparse-v1.hdf5", arrays)).validate()
-    assert episodes.layout.goal_columns == (0, 1)
-    assert episodes.layout.rest_columns == (2, 3)
-    assert episodes.goals is not None
-    assert episodes.goals[0].tolist() == [1.0, 2.0]
-    assert episodes.info.env_id is None
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "env_id"),
-    [
-        ("halfcheetah_medium-v2", 17, "HalfCheetah-v5"),
-        ("walker2d_expert-v2", 17, "Walker2d-v5"),
-        ("ant_medium-v2", 27, "Ant-v4"),
-        ("ant_medium-v2", 111, None),
-        ("door-human-v1", 39, "AdroitHandDoor-v1"),
-        ("kitchen_microwave_kettle_light_slider-v0", 60, None),
-        ("Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse_fixed", 29, None),
-    ],
-)
-def test_d4rl_environments_are_guessed_where_observations_agree(
-    tmp_path: Path, name: str, width: int, env_id: str | None
-) -> None:
-    arrays = d4rl_arrays()
-    arrays["observations"] = np.zeros((12, width))
-    del arrays["next_observations"]
-    episodes = load_d4rl(write_hdf5(tmp_path / f"{name}.hdf5", arrays))
-    assert episodes.info.env_id == env_id
-    if env_id is not None:
-        env = make_env(episodes.info)
-        assert env.observation_space.shape == (width,)
-        env.close()
-
-
-def test_d4rl_pen_stops_where_d4rl_stops(tmp_path: Path) -> None:
-    arrays = d4rl_arrays()
-    arrays["observations"] = np.zeros((12, 45))
-    del arrays["next_observations"]
-    path = write_hdf5(tmp_path / "mine.hdf5", arrays, env_id="AdroitHandPen-v1", name="pen-expert")
-    assert load_d4rl(path).info.env_kwargs == {"max_episode_steps": 100}
-
-
-def damaged_files(folder: Path) -> Iterator[tuple[str, Path, str]]:
-    text = folder / "text.hdf5"
-    text.write_text("hello")
-    yield "text", text, "is no readable HDF5 file"
-    whole = write_hdf5(folder / "whole.hdf5", d4rl_arrays(2_000))
-    cut = folder / "cut.hdf5"
-    cut.write_bytes(whole.read_bytes()[:20_000])
-    yield "truncated", cut, "is no readable HDF5 file"
-    arrays = d4rl_arrays()
-    other = write_hdf5(folder / "other.hdf5", {"episode_0": arrays["actions"]})
-    yield "layout", other, "observations, actions, rewards, terminals missing; it holds episode_0"
-    short = arrays | {"actions": arrays["actions"][:5]}
-    yield "shape", write_hdf5(folder / "short.hdf5", short), r"actions has shape \(5, 3\)"
-    empty = {key: array[:0] for key, array in arrays.items()}
-    yield "empty", write_hdf5(folder / "empty.hdf5", empty), "holds no steps"
-    scalar = arrays | {"rewards": np.array(1.0)}
-    yield "scalar", write_hdf5(folder / "scalar.hdf5", scalar), "holds no steps"
-
-
-def test_d4rl_bad_files_are_named(tmp_path: Path) -> None:
-    for kind, path, message in damaged_files(tmp_path):
-        with pytest.raises(DiffplanError, match=message) as caught:
-            load_d4rl(path)
-        assert "\n" not in str(caught.value), kind
-        assert str(path) in str(caught.value), kind
-
-
 # --- Archives -------------------------------------------------------------------------------
 
 
 def npz_arrays() -> dict[str, np.ndarray]:
-    arrays = d4rl_arrays()
-    arrays["terminations"], arrays["truncations"] = arrays.pop("terminals"), arrays.pop("timeouts")
-    return arrays
+    """Hopper-shaped arrays: terminated at step 3, truncated at step 8, unfinished at step 11."""
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(13, 11))
+    return {
+        "observations": observations[:-1],
+        "next_observations": observations[1:],
+        "actions": rng.uniform(-1, 1, size=(12, 3)).astype(np.float32),
+        "rewards": np.arange(12, dtype=np.float32),
+        "terminations": np.arange(12) == 3,
+        "truncations": np.arange(12) == 8,
+    }
 
 
 def test_archives(tmp_path: Path) -> None:
@@ -380,47 +232,6 @@ def test_huge_bounds_are_none() -> None:
     largest = float(np.finfo(np.float32).max)
     space = gym.spaces.Box(np.float32([-largest, -2]), np.float32([largest, np.inf]))
     assert action_bounds(space, np.array([[3.0, 0.0]])) == ((-1.0, -2.0), (3.0, 1.0))
-
-
-# --- The flat copies ------------------------------------------------------------------------
-
-
-def test_copies_are_used_until_the_data_change(
-    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_hdf5(tmp_path / "hopper_x.hdf5", d4rl_arrays())
-    first = load_d4rl(path)
-    with monkeypatch.context() as patch:
-        patch.setattr(h5py, "File", None)  # reading the file again would fail
-        again = load_d4rl(path)
-    np.testing.assert_array_equal(first.states, again.states)
-    assert not again.states.flags.owndata
-    write_hdf5(path, d4rl_arrays(20, seed=1))
-    assert load_d4rl(path).num_steps == 20
-    assert len(list(cache_folder.iterdir())) == 1
-
-
-def test_damaged_copies_are_made_again(tmp_path: Path, cache_folder: Path) -> None:
-    path = write_hdf5(tmp_path / "hopper_x.hdf5", d4rl_arrays())
-    load_d4rl(path)
-    (next(cache_folder.iterdir()) / "actions.npy").write_bytes(b"x")
-    assert load_d4rl(path).validate().num_steps == 12
-
-
-def test_a_copy_that_another_process_made_first_is_used(tmp_path: Path, cache_folder: Path) -> None:
-    path = write_hdf5(tmp_path / "hopper_x.hdf5", d4rl_arrays())
-    reference = load_d4rl(path)
-    folder = next(cache_folder.iterdir())
-    cache._save_once(reference, folder)
-    assert [path.name for path in cache_folder.iterdir()] == [folder.name]
-
-
-def test_unwritable_caches_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "file"))
-    path = write_hdf5(tmp_path / "hopper_x.hdf5", d4rl_arrays())
-    with pytest.raises(DiffplanError, match="DIFFPLAN_CACHE"):
-        load_d4rl(path)
 
 
 def test_environments_that_cannot_be_made_are_named() -> None:

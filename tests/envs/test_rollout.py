@@ -1,5 +1,6 @@
 """Rollouts: fair counting, seeds, independence of the batch size, traces and timing."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -247,3 +248,50 @@ def test_wrong_requests_are_named():
         rollout(Wide(), Countdown, episodes=3, num_envs=2, seed=0, progress=False)
     with pytest.raises(DiffplanError, match="at least one episode"):
         rollout(Still(), Countdown, episodes=0, num_envs=2, seed=0, progress=False)
+
+
+class Listener(Still):
+    """Keeps, per row, the sum of the rewards it was told of since the row's episode began."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def reset_rows(self, state, rows, seeds):
+        sums = np.zeros(len(rows)) if state is None else state
+        return np.where(rows, 0.0, sums)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=True):
+        self.observations.append((observation, state.copy()))
+        return np.zeros((len(observation), 1), np.float32), state
+
+    def observe(self, state, rewards, rows):
+        assert rewards.dtype == np.float64 and rows.dtype == bool
+        assert not rewards[~rows].any()
+        self.told.append((rewards.copy(), rows.copy()))
+        return state + rewards
+
+
+def test_policies_are_told_the_rewards_of_the_rows_that_were_stepped():
+    policy = Listener()
+    result = rollout(policy, Countdown, episodes=7, num_envs=3, seed=50, progress=False)
+    assert sum(rewards.sum() for rewards, _ in policy.told) == result.returns.sum()
+    assert [int(rows.sum()) for _, rows in policy.told] == result.live_rows.tolist()
+    # What a decision is made on are the rewards of its own episode so far.
+    for observation, sums in policy.observations[:3]:
+        drawn = result.lengths[(observation[:, 0] - 50).astype(int)]
+        np.testing.assert_array_equal(sums, drawn - observation[:, 1])
+
+
+def test_time_spent_on_observing_counts_as_the_decision():
+    class Slow(Listener):
+        def observe(self, state, rewards, rows):
+            time.sleep(0.02)
+            return super().observe(state, rewards, rows)
+
+    policy = Slow()
+    result = rollout(policy, Countdown, episodes=2, num_envs=2, seed=0, progress=False)
+    assert result.call_ms.min() >= 20
+    times = time_decisions(policy, Countdown, seed=3, steps=4, warmup=1)
+    assert times.ms.shape == (4,) and times.ms.min() >= 20
+    assert policy.told[-1][1].tolist() == [True]

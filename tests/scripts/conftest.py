@@ -75,6 +75,22 @@ class StubPlanner:
         return StubPlan(candidates + spread, candidates, values, np.zeros(len(here), int), states)
 
 
+@pytest.fixture(scope="session")
+def tiny_options() -> list[str]:
+    """Options of `diffplan train` for networks that train in no time."""
+    return [
+        "--plan.horizon=4",
+        "--planning.keep=2",
+        "--proposer.width=16",
+        "--denoiser.width=16",
+        "--denoiser.features=16",
+        "--heads.width=16",
+        "--data.landmarks=20",
+        "--training.batch-size=8",
+        "--training.head-batch-size=8",
+    ]
+
+
 @pytest.fixture
 def maze_agent() -> StubPlanner:
     """A planner for short episodes of PointMaze UMaze."""

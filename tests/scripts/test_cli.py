@@ -10,16 +10,6 @@ from diffplan.scripts import compare
 from diffplan.scripts.cli import COMMANDS, main
 
 TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
-TINY = [
-    "--plan.horizon=4",
-    "--planning.keep=2",
-    "--proposer.width=16",
-    "--denoiser.width=16",
-    "--denoiser.features=16",
-    "--heads.width=16",
-    "--data.landmarks=20",
-    "--training.batch-size=8",
-]
 
 
 def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,6 +17,15 @@ def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     for words in COMMANDS:
         assert f"  {' '.join(words)} " in out
+
+
+@pytest.mark.parametrize("ask", ["-h", "--help"])
+def test_a_group_lists_its_own_commands(ask: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", ask]) == 0
+    out = capsys.readouterr().out
+    assert "usage: diffplan datasets COMMAND" in out
+    listed = [line.split()[:2] for line in out.splitlines() if line.startswith("  ")]
+    assert [tuple(words) for words in listed] == [w for w in COMMANDS if w[0] == "datasets"]
 
 
 @pytest.mark.parametrize("words", list(COMMANDS), ids=" ".join)
@@ -43,6 +42,8 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
         (["trian"], "did you mean 'train'"),
         (["datasets"], "given 'nothing', expected one of: make, list, show"),
         (["datasets", "mak"], "given 'mak'"),
+        (["train"], "needs a config and --dataset, e.g. diffplan train trajectory-diffuser"),
+        (["evaluate"], "RUN"),
         (["train", "trajectory-difuser"], "unknown config 'trajectory-difuser'"),
         (["train", "--dataset", "x"], "expected a config"),
         (
@@ -88,20 +89,21 @@ def test_a_mistake_is_one_line(
 def test_make_train_resume_evaluate_compare(
     minari_root: Path,
     tmp_path: Path,
+    tiny_options: list[str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert main(["datasets", "make", "pointmaze-umaze", "--steps", "3000", "--seed", "1"]) == 0
     run = tmp_path / "run"
     train = ["train", "trajectory-diffuser", "--dataset", "pointmaze-umaze", "--out", str(run)]
-    assert main([*train, "--steps", "6", "--checkpoint-every", "3", *TINY]) == 0
+    assert main([*train, "--steps", "6", "--checkpoint-every", "3", *tiny_options]) == 0
     assert [p.name for p in sorted(run.glob("checkpoint-*"))] == [
         "checkpoint-00000003",
         "checkpoint-00000006",
     ]
-    assert main([*train, "--steps", "8", *TINY]) == 2  # occupied
+    assert main([*train, "--steps", "8", *tiny_options]) == 2  # occupied
     assert "--resume" in capsys.readouterr().err
-    assert main([*train, "--steps", "8", "--resume", *TINY]) == 0
+    assert main([*train, "--steps", "8", "--resume", *tiny_options]) == 0
     assert (run / "checkpoint-00000008" / "training.safetensors").is_file()
 
     results = tmp_path / "results.json"
@@ -111,6 +113,20 @@ def test_make_train_resume_evaluate_compare(
     assert data["episodes"] == 2
     assert data["overrides"] == {"candidates": 2, "start": "sdedit"}
     assert re.search(r"controller", capsys.readouterr().out)
+
+    best = ["--checkpoint", "best", "--select-episodes", "1", "--select-seed", "7"]
+    small = ["--episodes", "2", "--time-limit", "9", "--no-baselines", "--no-pictures"]
+    assert main(["evaluate", str(run), *small, *best]) == 0
+    data = json.loads((run / "results-checkpoint-best-time_limit-9.json").read_text())
+    assert set(data["runs"][0]["selection"]["scores"]) == {"3", "6", "8"}
+    second = [word if word != str(run) else str(tmp_path / "second") for word in train]
+    assert main([*second, "--steps", "8", "--seed", "5", *tiny_options]) == 0
+    assert main(["evaluate", str(run), str(tmp_path / "second"), *small]) == 0
+    data = json.loads((tmp_path / "results-run-second-time_limit-9.json").read_text())
+    assert [row["training_seed"] for row in data["runs"]] == [0, 5]
+    assert data["return_ci95"][0] <= data["return_mean"] <= data["return_ci95"][1]
+    assert main(["evaluate", str(run), str(run), *small]) == 2
+    assert "both have the training seed 0" in capsys.readouterr().err
 
     rows = {name: compare.ROWS[name] for name in ("proposer only", "from noise, 10 steps")}
     monkeypatch.setattr(compare, "ROWS", rows)

@@ -129,7 +129,7 @@ def test_the_tuning_seeds_choose_and_the_evaluation_seeds_judge(world: World) ->
     assert list(rows) == [
         "proposer only",
         "refined",
-        "controller that made the data",
+        "depth-first controller (made the data)",
         "shortest-path controller",
         "random actions",
     ]

@@ -1,15 +1,17 @@
-"""`diffplan datasets make`, `list`, `show`, and the script that compares episode counts."""
+"""`diffplan datasets make`, `list`, `download` and `show`; comparing counts of episodes."""
 
 import json
 import shlex
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tyro
 
+from diffplan.envs.datasets import load_dataset
 from diffplan.errors import DiffplanError
-from diffplan.scripts.datasets import List, Make, Show
+from diffplan.scripts.datasets import Download, List, Make, Show, summary
 from diffplan.scripts.pointmaze_counts import PointmazeCounts
 
 
@@ -20,8 +22,15 @@ def test_make_list_and_show(
     assert "pointmaze/umaze-v0" in capsys.readouterr().out
     tyro.cli(List, args=[]).run()
     listed = capsys.readouterr().out
-    assert "1500 steps" in listed
-    assert "pointmaze-large" in listed
+    assert "1,500 steps" in listed
+    assert "\nadroit\n" in listed
+    assert "  pen-human-v1 " in listed
+    tyro.cli(List, args=["large"]).run()
+    listed = capsys.readouterr().out
+    assert "  antmaze-large-play-v2 " in listed
+    assert "pointmaze-umaze" not in listed
+    with pytest.raises(DiffplanError, match="no dataset with 'hoper' in its name"):
+        List("hoper").run()
     picture = tmp_path / "pictures" / "umaze.png"
     tyro.cli(Show, args=["pointmaze-umaze", "--plot", str(picture)]).run()
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line)
@@ -30,6 +39,36 @@ def test_make_list_and_show(
     assert shown["evaluation"].startswith("PointMaze_UMaze-v3, at most 300 steps")
     assert "PROBLEM" not in shown
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_download_says_where_things_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    for name in ("hopper_medium-v2.hdf5", "pen-human-v1.hdf5"):
+        (tmp_path / name).write_text("there already")
+    tyro.cli(Download, args=["hopper-medium-v2", "pen-human-v1"]).run()
+    assert capsys.readouterr().out.splitlines() == [
+        f"hopper-medium-v2: {tmp_path}/hopper_medium-v2.hdf5",
+        f"pen-human-v1: {tmp_path}/pen-human-v1.hdf5",
+    ]
+    with pytest.raises(DiffplanError, match="no dataset named"):
+        tyro.cli(Download, args=[]).run()
+    with pytest.raises(DiffplanError, match="did you mean hopper-medium-v2"):
+        Download(("hopper-medium",)).run()
+
+
+def test_show_tells_where_rewards_and_data_come_from(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "maze2d-umaze-dense-v1.hdf5", "w") as file:
+        file["observations"] = np.arange(24, dtype=np.float32).reshape(6, 4)
+        file["actions"] = np.zeros((6, 2), np.float32)
+        file["rewards"] = np.ones(6, np.float32)
+        file["terminals"] = np.zeros(6, np.bool_)
+        file["timeouts"] = np.arange(6) == 2
+    lines = dict(summary(load_dataset(str(tmp_path / "maze2d-umaze-dense-v1.hdf5"))))
+    assert lines["origin"] == "not D4RL's file"  # six steps of a million
+    assert lines["rewards are for"].startswith("the fixed evaluation goal")
+    assert lines["normalised score"].startswith("none")
 
 
 def test_show_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from diffplan.envs.controllers import pointmaze_controllers
 from diffplan.envs.environments import evaluation_env_factory
 from diffplan.envs.rollout import rollout
 from diffplan.errors import DiffplanError
-from diffplan.scripts import evaluation
+from diffplan.scripts import evaluation, runs
 from diffplan.scripts.evaluate import Evaluate, PlanningOptions
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -31,7 +32,9 @@ def loads(monkeypatch):
             given.update(kwargs, folder=folder)
             return agent
 
-        monkeypatch.setattr(evaluation, "load_agent", load_agent)
+        monkeypatch.setattr(runs, "load_agent", load_agent)
+        header = SimpleNamespace(seed=4, step=60)
+        monkeypatch.setattr(runs, "read_header", lambda folder, checkpoint: header)
         return given
 
     return install
@@ -97,20 +100,20 @@ def test_overrides_reach_the_agent_and_baselines_and_pictures_can_be_left_out(
     given = loads(maze_agent)
     target = tmp_path / "elsewhere" / "x.json"
     Evaluate(
-        run_folder, episodes=2, num_envs=2, json=target,
+        (run_folder,), episodes=2, num_envs=2, json=target,
         planning=PlanningOptions(keep=3, candidates=4, steps=0),
-        checkpoint="best", baselines=False, pictures=False,
+        checkpoint="60", baselines=False, pictures=False,
     ).run()  # fmt: skip
     assert given["keep"] == 3 and given["candidates"] == 4 and given["steps"] == 0
-    assert given["checkpoint"] == "best"
+    assert given["checkpoint"] == "60"
     results = json.loads(target.read_text())
     assert results["overrides"] == {"keep": 3, "candidates": 4, "steps": 0}
     words = shlex.split(results["command"])
     assert words[:2] == ["diffplan", "evaluate"]
     again = tyro.cli(Evaluate, args=words[2:])
     assert again.planning == PlanningOptions(keep=3, candidates=4, steps=0)
-    assert (again.folder, again.episodes, again.num_envs) == (run_folder, 2, 2)
-    assert again.checkpoint == "best"
+    assert (again.runs, again.episodes, again.num_envs) == ((run_folder,), 2, 2)
+    assert again.checkpoint == "60"
     assert results["controller_return_mean"] is None and list(results["policies"]) == ["planner"]
     assert sorted(path.name for path in run_folder.iterdir()) == ["metrics.jsonl"]
 
@@ -133,7 +136,7 @@ def test_without_a_maze_the_returns_of_the_data_stand_beside_the_planner(
         info=info,
     ).save(store)
     loads(hopper_agent(str(store)))
-    results = Evaluate(run_folder, episodes=3, num_envs=3).run()
+    results = Evaluate((run_folder,), episodes=3, num_envs=3).run()
     assert results["policies"]["data"]["returns"] == [6.0, 30.0]
     assert results["data_return_mean"] == 18.0
     assert results["success_rate"] is None and results["reference"] == "D4RL hopper"
@@ -141,20 +144,35 @@ def test_without_a_maze_the_returns_of_the_data_stand_beside_the_planner(
     assert results["normalised_score"] == pytest.approx(expected)
     assert (run_folder / "pictures" / "plans.png").is_file()
     out = capsys.readouterr().out
-    assert "D4RL hopper score" in out and "success" not in out
+    assert "D4RL hopper scale" in out and "success" not in out
 
 
 def test_data_that_are_gone_are_left_out_with_a_note(hopper_agent, loads, run_folder, capsys):
     loads(hopper_agent("no-such-data"))
-    results = Evaluate(run_folder, episodes=2, num_envs=2, pictures=False).run()
+    results = Evaluate((run_folder,), episodes=2, num_envs=2, pictures=False).run()
     assert results["data_return_mean"] is None and "random" in results["policies"]
     captured = capsys.readouterr()
     assert "left out: unknown dataset 'no-such-data'" in captured.out + captured.err
 
 
+@pytest.mark.parametrize("name", ["hopper-medium-v2", "mujoco/hopper/medium-v0"])
+def test_data_that_would_be_downloaded_are_left_out(
+    name, hopper_agent, loads, run_folder, monkeypatch, capsys
+):
+    def load_dataset(*_, **__):
+        raise AssertionError("an evaluation downloads no data")
+
+    monkeypatch.setattr(evaluation, "load_dataset", load_dataset)
+    loads(hopper_agent(name))
+    results = Evaluate((run_folder,), episodes=2, num_envs=2, pictures=False).run()
+    assert "data" not in results["policies"]
+    captured = capsys.readouterr()
+    assert f"left out: {name} is not on this machine" in captured.out + captured.err
+
+
 def test_one_episode_has_no_interval_and_json_stays_valid(maze_agent, loads, run_folder):
     loads(maze_agent)
-    Evaluate(run_folder, episodes=1, num_envs=9, baselines=False).run()
+    Evaluate((run_folder,), episodes=1, num_envs=9, baselines=False).run()
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -169,27 +187,34 @@ def test_one_episode_has_no_interval_and_json_stays_valid(maze_agent, loads, run
         ({"episodes": 0}, "--episodes must be at least 1, got 0"),
         ({"num_envs": -2}, "--num-envs must be at least 1, got -2"),
         ({"seed": -1}, "--seed must not be negative"),
+        ({"time_limit": 0}, "--time-limit must be at least 1, got 0"),
+        ({"runs": ()}, "give at least one RUN"),
+        ({"checkpoint": "first"}, "--checkpoint is 'first', expected last, best or a number"),
+        (
+            {"checkpoint": "best", "select_seed": 1090},
+            "selection seeds 1090 to 1129 overlap evaluation seeds 1000 to 1099",
+        ),
         ({"env": "Hoper-v5"}, "Gymnasium knows no environment Hoper-v5"),
     ],
 )
 def test_bad_options_are_named_in_one_line(options, message, maze_agent, loads, run_folder):
     loads(maze_agent)
     with pytest.raises(DiffplanError, match=message) as caught:
-        Evaluate(run_folder, **options).run()
+        Evaluate(**{"runs": (run_folder,), **options}).run()
     assert "\n" not in str(caught.value)
 
 
 def test_bad_folders_are_named_and_left_alone(maze_agent, loads, run_folder, tmp_path):
     with pytest.raises(DiffplanError, match="nowhere is no folder"):
-        Evaluate(tmp_path / "nowhere").run()
+        Evaluate((tmp_path / "nowhere",)).run()
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     with pytest.raises(DiffplanError):
-        Evaluate(foreign).run()
+        Evaluate((foreign,)).run()
     assert not list(foreign.iterdir())
     loads(maze_agent)
     with pytest.raises(DiffplanError, match="is a folder; give the name of a file"):
-        Evaluate(run_folder, json=tmp_path).run()
+        Evaluate((run_folder,), json=tmp_path).run()
     below_a_file = run_folder / "metrics.jsonl" / "x.json"
     with pytest.raises(DiffplanError, match=r"metrics.jsonl/x.json cannot be written"):
-        Evaluate(run_folder, json=below_a_file).run()
+        Evaluate((run_folder,), json=below_a_file).run()

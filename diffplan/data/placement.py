@@ -1,0 +1,34 @@
+"""Where the data lie: on the training device where they fit, else on the host."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SHARE = 0.5  # of the GPU's free memory that data may take; the rest is for training
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether `size` bytes of data should be kept on the device.
+
+    On a GPU: if they take at most half of the memory that is free now. No other device but the
+    host's memory holds data.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return size <= _SHARE * free
+    return device.type == "cpu"
+
+
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. From host to GPU through pinned memory: nobody waits for it."""
+    if tensor.device == device:
+        return tensor
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def take(table: Tensor, index: Tensor) -> Tensor:
+    """table[index], on the table's device; the index may lie on the host."""
+    return table[move(index, table.device)]

@@ -1,0 +1,249 @@
+"""The D4RL datasets by name: where their files are, what is in them, which file is official."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BASE_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+
+# Labels of the data, as stored in DatasetInfo.details["data_source"].
+D4RL_FILE = "D4RL file"
+NOT_D4RL_FILE = "not D4RL's file"
+
+# A file that some other software wrote after D4RL's layout tells so by these attributes; the
+# official files carry none.
+_FOREIGN_ATTRIBUTES = ("made_by", "env_id", "policy", "policies", "seed")
+_ROUNDING = 0.01  # of nominal sizes: a set of "10^6 steps" may lack its unfinished last episodes
+
+
+@dataclass(frozen=True)
+class D4RLDataset:
+    """One dataset of D4RL.
+
+    name: as in D4RL, "hopper-medium-v2". domain: its heading, "hopper", "maze2d", "antmaze",
+    "kitchen" or "adroit". folder: below the base of the URLs. filename: last part of the URL,
+    also the name in the local folder. observation_dim, action_dim: columns. time_limit: steps of
+    an episode at evaluation; human demonstrations and maze2d's legs do not keep to it.
+    has_timeouts: whether the file marks where episodes were cut.
+    steps: rows of the file where they are known exactly, else None. nominal_steps: the size given
+    in the D4RL paper (arXiv 2004.07219, appendix), which may be rounded; None without one.
+    """
+
+    name: str
+    domain: str
+    folder: str
+    filename: str
+    observation_dim: int
+    action_dim: int
+    time_limit: int
+    has_timeouts: bool
+    steps: int | None
+    nominal_steps: int | None
+
+    @property
+    def url(self) -> str:
+        """Where the file is: below `DIFFPLAN_D4RL_URL` (a mirror), by default at Berkeley."""
+        base = os.environ.get("DIFFPLAN_D4RL_URL") or BASE_URL
+        return f"{base.rstrip('/')}/{self.folder}/{self.filename}"
+
+    @property
+    def path(self) -> Path:
+        """Where the file belongs on this machine, whether or not it is there."""
+        return d4rl_folder() / self.filename
+
+    @property
+    def size(self) -> str:
+        """Steps as text: "1,000,000 steps", "about 1,000,000 steps" or "size not known"."""
+        if self.steps is not None:
+            return f"{self.steps:,} steps"
+        return f"about {self.nominal_steps:,} steps" if self.nominal_steps else "size not known"
+
+
+def d4rl_folder() -> Path:
+    """`D4RL_DATASET_DIR`, by default ~/.d4rl/datasets: the folder that D4RL itself uses."""
+    folder = os.environ.get("D4RL_DATASET_DIR")
+    return Path(folder).expanduser() if folder else Path.home() / ".d4rl" / "datasets"
+
+
+def _gym() -> list[D4RLDataset]:
+    widths = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "ant": (111, 8)}
+    nominal = {"random": 1, "medium": 1, "expert": 1, "medium-expert": 2, "full-replay": 1}
+    # Replay buffers of known length; HalfCheetah and the full buffers hold whole rounds of 1000.
+    replay = {"hopper": 402_000, "halfcheetah": 202_000, "walker2d": 302_000, "ant": 302_000}
+    found = []
+    for task, dims in widths.items():
+        for kind in ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert"):
+            millions = nominal.get(kind)
+            about = replay[task] if millions is None else millions * 1_000_000
+            exact = task == "halfcheetah" or kind.endswith("replay")
+            filename = f"{task}_{kind.replace('-', '_')}-v2.hdf5"
+            found.append(
+                D4RLDataset(
+                    f"{task}-{kind}-v2",
+                    task,
+                    "gym_mujoco_v2",
+                    filename,
+                    *dims,
+                    time_limit=1000,
+                    has_timeouts=True,
+                    steps=about if exact else None,
+                    nominal_steps=about,
+                )
+            )
+    return found
+
+
+def _maze2d() -> list[D4RLDataset]:
+    limits = {"open": 150, "umaze": 300, "medium": 600, "large": 800}
+    millions = {"umaze": 1, "medium": 2, "large": 4}
+    found = []
+    for maze, limit in limits.items():
+        for reward in ("sparse", "dense"):
+            version, suffix = ("v0", "") if maze == "open" else ("v1", "-v1")
+            steps = millions[maze] * 1_000_000 if maze in millions else None
+            found.append(
+                D4RLDataset(
+                    f"maze2d-{maze}{'-dense' if reward == 'dense' else ''}-{version}",
+                    "maze2d",
+                    "maze2d",
+                    f"maze2d-{maze}-{reward}{suffix}.hdf5",
+                    4,
+                    2,
+                    time_limit=limit,
+                    has_timeouts=True,
+                    steps=steps,
+                    nominal_steps=steps,
+                )
+            )
+    return found
+
+
+def _antmaze() -> list[D4RLDataset]:
+    files = {
+        "umaze": ("u-maze", False, False),
+        "umaze-diverse": ("u-maze", True, True),
+        "medium-play": ("big-maze", True, False),
+        "medium-diverse": ("big-maze", True, True),
+        "large-play": ("hardest-maze", True, False),
+        "large-diverse": ("hardest-maze", True, True),
+    }
+    return [
+        D4RLDataset(
+            f"antmaze-{name}-v2",
+            "antmaze",
+            "ant_maze_v2",
+            f"Ant_maze_{maze}_noisy_multistart_{starts}_multigoal_{goals}_sparse_fixed.hdf5",
+            29,
+            8,
+            time_limit=700 if name.startswith("umaze") else 1000,
+            has_timeouts=True,
+            steps=None,
+            nominal_steps=1_000_000,
+        )
+        for name, (maze, starts, goals) in files.items()
+    ]
+
+
+def _kitchen() -> list[D4RLDataset]:
+    files = {
+        "complete": ("mini_kitchen_microwave_kettle_light_slider-v0.hdf5", 3_680),
+        "partial": ("kitchen_microwave_kettle_light_slider-v0.hdf5", 136_950),
+        "mixed": ("kitchen_microwave_kettle_bottomburner_light-v0.hdf5", 136_950),
+    }
+    return [
+        D4RLDataset(
+            f"kitchen-{kind}-v0",
+            "kitchen",
+            "kitchen",
+            filename,
+            60,
+            9,
+            time_limit=280,
+            has_timeouts=False,
+            steps=steps,
+            nominal_steps=steps,
+        )
+        for kind, (filename, steps) in files.items()
+    ]
+
+
+def _adroit() -> list[D4RLDataset]:
+    widths = {"pen": (45, 24), "hammer": (46, 26), "door": (39, 28), "relocate": (39, 30)}
+    human = {"pen": 5_000, "hammer": 11_310, "door": 6_729, "relocate": 9_942}
+    found = []
+    for task, dims in widths.items():
+        for kind in ("human", "cloned", "expert"):
+            rounded = 500_000 if task == "pen" else 1_000_000
+            found.append(
+                D4RLDataset(
+                    f"{task}-{kind}-v1",
+                    "adroit",
+                    "hand_dapg_v1",
+                    f"{task}-{kind}-v1.hdf5",
+                    *dims,
+                    time_limit=100 if task == "pen" else 200,
+                    has_timeouts=True,
+                    steps=human[task] if kind == "human" else None,
+                    nominal_steps=human[task] if kind == "human" else rounded,
+                )
+            )
+    return found
+
+
+CATALOGUE: dict[str, D4RLDataset] = {
+    dataset.name: dataset for dataset in [*_gym(), *_maze2d(), *_antmaze(), *_kitchen(), *_adroit()]
+}
+
+_BY_STEM = {Path(dataset.filename).stem.lower(): name for name, dataset in CATALOGUE.items()}
+_WITHOUT_VERSION = {re.sub(r"-v\d+$", "", name): name for name in CATALOGUE}
+
+
+def canonical_name(stem: str) -> str | None:
+    """The dataset that a name or the stem of a file means, None where it is none of D4RL's.
+
+    Knows D4RL's names (hopper-medium-v2), the stems of its files (hopper_medium-v2,
+    Ant_maze_u-maze_..., mini_kitchen_...) and either without the version (hopper-medium). Another
+    version than the catalogue's is another dataset: None.
+    """
+    lowered = stem.lower()
+    if lowered in _BY_STEM:
+        return _BY_STEM[lowered]
+    name = plain_stem(stem)
+    return name if name in CATALOGUE else _WITHOUT_VERSION.get(name)
+
+
+def plain_stem(stem: str) -> str:
+    """A file's stem in the style of D4RL's names: lower case, hyphens, "sparse" left out.
+
+    For files of other versions and of one's own, whose name still tells the task:
+    hopper_medium-v0 is hopper-medium-v0, Ant_maze_x is antmaze-x, mini_kitchen_x is kitchen-x.
+    """
+    name = re.sub(r"[_\s]+", "-", stem.lower())
+    name = name.removeprefix("mini-") if name.startswith("mini-kitchen") else name
+    name = re.sub(r"^ant-maze(?=-|$)", "antmaze", name)
+    return re.sub(r"^(maze2d-\w+)-sparse(?=-|$)", r"\1", name)
+
+
+def is_official(
+    path: Path, steps: int, observation_dim: int, action_dim: int, attributes: Mapping[str, Any]
+) -> bool:
+    """Whether a file can be D4RL's own: its name, its columns, its number of steps.
+
+    Steps must be those of the catalogue, or within 1 % where only the paper's rounded number is
+    known. attributes: of the HDF5 file; one that says who made it rules the file out.
+    """
+    name = _BY_STEM.get(path.stem.lower())
+    if name is None or any(key in attributes for key in _FOREIGN_ATTRIBUTES):
+        return False
+    dataset = CATALOGUE[name]
+    if (observation_dim, action_dim) != (dataset.observation_dim, dataset.action_dim):
+        return False
+    if dataset.steps is not None:
+        return steps == dataset.steps
+    nominal = dataset.nominal_steps
+    return nominal is None or abs(steps - nominal) <= _ROUNDING * nominal

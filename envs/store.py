@@ -1,0 +1,71 @@
+"""Writes the flat episode store piece by piece, for datasets that do not fit into memory."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+
+from diffplan.data.episodes import FORMAT, DatasetInfo, ObservationLayout
+from diffplan.errors import DiffplanError
+
+
+class StoreWriter:
+    """A folder that `Episodes.load` reads, filled row by row.
+
+    `shapes` are those of the whole arrays, so that the files need no second pass; the rows of
+    each array arrive in order, by `append`, and `finish` writes the header. Only the pieces are
+    in memory. Use it in a with statement.
+    """
+
+    def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._folder, self._shapes = folder, shapes
+        self._rows = dict.fromkeys(shapes, 0)
+        self._files: dict[str, BinaryIO] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> StoreWriter:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for key, shape in self._shapes.items():
+            file = self._open.enter_context(open(self._folder / f"{key}.npy", "wb"))
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            self._files[key] = file
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def has(self, key: str) -> bool:
+        """Whether an array of this name is part of the store."""
+        return key in self._shapes
+
+    def append(self, key: str, rows: np.ndarray) -> None:
+        """Add rows [n, ...] to a float32 array; raises DiffplanError for another shape."""
+        if rows.shape[1:] != self._shapes[key][1:]:
+            raise DiffplanError(f"rows of {key} have shape {rows.shape}, not {self._shapes[key]}")
+        self._rows[key] += len(rows)
+        self._files[key].write(np.ascontiguousarray(rows, "<f4").data)
+
+    def finish(
+        self, layout: ObservationLayout, info: DatasetInfo, whole: dict[str, np.ndarray]
+    ) -> None:
+        """Write the arrays that were at hand as a whole, then the header."""
+        for key, shape in self._shapes.items():
+            if self._rows[key] != shape[0]:
+                raise DiffplanError(f"{key} got {self._rows[key]} rows, expected {shape[0]}")
+        self._open.close()
+        for key, array in whole.items():
+            np.save(self._folder / f"{key}.npy", array)
+        header = {"format": FORMAT, "layout": asdict(layout), "info": asdict(info)}
+        (self._folder / "episodes.json").write_text(json.dumps(header, indent=1))
