@@ -50,6 +50,8 @@ class AgentState:
     age: np.ndarray
     seeds: np.ndarray
     count: np.ndarray
+    step: np.ndarray
+    target: np.ndarray
 
 
 class PlannerAgent:
@@ -135,14 +137,20 @@ class PlannerAgent:
                 f"episode_start has {len(fresh)} entries, the observation {rows} rows"
             )
         age = state.age + 1
-        due = fresh | (state.count == 0) | (age >= self.settings.keep * self.stride)
+        begins = fresh | (state.count == 0)
+        step = np.where(begins, 0, state.step + 1)
+        target = np.where(begins, np.nan, state.target)
+        due = begins | (age >= self.settings.keep * self.stride)
         if goals is not None and state.goals is not None:
             due |= (goals != state.goals).any(-1)
         count = state.count
         plan = state.plan
         if due.any():
             entropy = None if deterministic else np.random.default_rng()
-            made = self._plan(states[due], _take(goals, due), state.seeds[due], count[due], entropy)
+            target[due] = self._target(step[due], target[due])
+            made = self._plan(
+                states[due], _take(goals, due), target[due], state.seeds[due], count[due], entropy
+            )
             plan = made if due.all() else _merge(plan, made, due)
             age = np.where(due, 0, age)
             count = count + due
@@ -150,8 +158,18 @@ class PlannerAgent:
         ahead = plan.states[row, age // self.stride + 1]
         lag = (self.stride - age % self.stride) / self.stride
         actions = self._decode(states, ahead, lag)
-        following = AgentState(plan, goals, age, state.seeds, count)
+        following = AgentState(plan, goals, age, state.seeds, count, step, target)
         return (actions[0] if single else actions), following
+
+    def observe(self, state: AgentState, rewards: np.ndarray, rows: np.ndarray) -> AgentState:
+        """Tell the agent what its last actions earned: rewards [B] in the marked rows [B].
+
+        Only `planning.target` received needs it: R_{t+1} = (R_t - r_t) / discount.
+        """
+        if self.settings.target != "received":
+            return state
+        left = (state.target - rewards) / self.model.config.data.discount
+        return dataclasses.replace(state, target=np.where(rows, left, state.target))
 
     def reset_rows(
         self, state: AgentState | None, rows: np.ndarray, seeds: np.ndarray
@@ -168,7 +186,30 @@ class PlannerAgent:
         """Plans for a batch of observations, without acting; see `PlanView` for shapes."""
         states, goals, _ = self._split(observation)
         blank = self._blank(len(states))
-        return self._plan(states, goals, blank.seeds, blank.count, None)
+        target = self._target(blank.step, blank.target)
+        return self._plan(states, goals, target, blank.seeds, blank.count, None)
+
+    def _target(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Return-to-go [B] to ask for in rows that make a plan at these steps of their episodes.
+
+        target: [B] what is left of the one asked for before, NaN in a new episode.
+        """
+        settings, table = self.settings, self.model.targets
+        if settings.target == "by-step":
+            steps = torch.from_numpy(step).to(self.device)
+            asked = table(settings.target_quantile, steps).cpu().numpy()
+            result: np.ndarray = asked.astype(np.float64)
+            return result
+        if settings.target_return is not None:
+            first = settings.target_return
+        else:
+            start = torch.zeros(1, device=self.device) if settings.target == "received" else None
+            first = float(table(settings.target_quantile, start))
+        if settings.target == "kept":
+            return np.full(len(step), first)
+        # a negative target is no share of itself: there is nothing to hold on to
+        least = settings.target_floor * first if first > 0 else -np.inf
+        return np.where(np.isnan(target), first, np.maximum(target, least))
 
     # --- Inside ----------------------------------------------------------------------------------
 
@@ -190,7 +231,8 @@ class PlannerAgent:
         many = np.zeros((rows, k, length, dim), np.float32)
         values = np.zeros((rows, k), np.float32)
         plan = PlanView(many, many, values, zeros, many[:, 0])
-        return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros)
+        unknown = np.full(rows, np.nan)
+        return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros, zeros, unknown)
 
     def _noise(
         self, seeds: np.ndarray, count: np.ndarray, entropy: np.random.Generator | None
@@ -238,6 +280,7 @@ class PlannerAgent:
         self,
         states: np.ndarray,
         goals: np.ndarray | None,
+        target: np.ndarray,
         seeds: np.ndarray,
         count: np.ndarray,
         entropy: np.random.Generator | None,
@@ -247,7 +290,8 @@ class PlannerAgent:
         goal = None if goals is None else model.goal(torch.from_numpy(goals).to(self.device))
         returns = None
         if model.use_returns:
-            returns = model.normalised_returns(model.target_return).expand(len(states))
+            asked = torch.from_numpy(target.astype(np.float32)).to(self.device)
+            returns = model.normalised_returns(asked)
         noise = self._noise(seeds, count, entropy)
         plan = make_plan(model, Context(start, goal, returns), noise, self.settings)
         values = model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1)

@@ -54,8 +54,6 @@ class DataConfig:
     """Lost steps that cut a window's weight by a factor e (stitched only); inf: no weighting."""
     use_returns: bool | None = None
     """Condition on the return-to-go. None: yes where there is no goal."""
-    target_quantile: float = 0.99
-    """Target return at planning time: this quantile of the data's returns-to-go."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +128,8 @@ class HeadsConfig:
     """Hidden layers of both."""
     expectile: float = 0.7
     """Expectile of the value regression; 0.5 is the mean."""
+    value_members: int = 1
+    """Value networks that are averaged."""
     value_input: Literal["state", "state-action"] = "state"
     """V of the plan's last state, or Q of the current state and first action (as published)."""
 
@@ -162,6 +162,16 @@ class PlanningConfig:
     """Classifier-free guidance in the convention eps_u + w (eps_c - eps_u); 1 is conditional."""
     keep: int = 8
     """Strides a plan is followed before the next one is made."""
+    target: Literal["kept", "by-step", "received"] = "kept"
+    """Target return-to-go. kept: one for the whole episode. by-step: what the data reach from the
+    episode's present step on. received: the first step's, lowered by each reward (as published)."""
+    target_quantile: float = 0.9
+    """Asked for is this quantile of the data's returns-to-go: over all states (kept), or over
+    those at the same step of their episodes (by-step, received)."""
+    target_return: float | None = None
+    """Asked for instead of the quantile, in the discounted returns of the data (kept, received)."""
+    target_floor: float = 1 / 3
+    """received: least share of the first target that is still asked for."""
 
     @property
     def k(self) -> int:

@@ -17,15 +17,15 @@ _COUNTS = {
     "data": ("landmarks", "goal_candidates"),
     "proposer": ("width", "depth", "heads"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
-    "heads": ("width", "depth"),
+    "heads": ("width", "depth", "value_members"),
     "planning": ("candidates", "keep"),
     "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
 }
 _SHARES = {
-    "data": ("hindsight_share", "target_quantile"),
+    "data": ("hindsight_share",),
     "proposer": ("dropout",),
     "denoiser": ("drop_state", "drop_goal", "drop_returns"),
-    "planning": ("eta",),
+    "planning": ("eta", "target_quantile", "target_floor"),
     "training": ("ema",),
 }
 _POSITIVE = {"data": ("advantage_temperature",), "training": ("learning_rate", "grad_clip")}
@@ -109,6 +109,13 @@ def check(config: Config) -> None:
             "planning.start_level",
             f"between planning.steps and denoiser.schedule_levels ({denoiser.schedule_levels})",
         )
+    if planning.target_return is not None:
+        require(
+            planning.target != "by-step",
+            "planning.target",
+            "kept or received with planning.target_return: by-step reads every target off the data",
+        )
+        require(math.isfinite(planning.target_return), "planning.target_return", "a finite number")
     require(planning.clip is None or planning.clip > 0, "planning.clip", "above 0, or None")
     weight = planning.guidance_weight
     require(math.isfinite(weight), "planning.guidance_weight", "a finite number")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffplan.config import Config, replace_planning
 from diffplan.data.normaliser import Normaliser
+from diffplan.data.targets import TargetTable
 from diffplan.data.windows import Transitions, Valued, Windows, WindowSampler
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.inverse_dynamics import InverseDynamics
@@ -72,7 +73,6 @@ class PlannerModel(nn.Module):
     plan_scale: Tensor
     residual_rms: Tensor
     residual_known: Tensor
-    target_return: Tensor
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
         super().__init__()
@@ -86,12 +86,12 @@ class PlannerModel(nn.Module):
         self.use_returns = asked if asked is not None else not spec.goal_dim
         self.states = Normaliser(spec.state_dim)
         self.returns = Normaliser(1)
+        self.targets = TargetTable()
         self.register_buffer("action_low", -torch.ones(spec.action_dim))
         self.register_buffer("action_high", torch.ones(spec.action_dim))
         self.register_buffer("plan_scale", torch.ones(plan.horizon, spec.state_dim))
         self.register_buffer("residual_rms", torch.ones(self.rows, spec.state_dim))
         self.register_buffer("residual_known", torch.zeros(()))
-        self.register_buffer("target_return", torch.zeros(()))
 
         self.plain_process: Process = ddpm(_SCHEDULES[options.schedule](options.schedule_levels))
         self.main_process = (
@@ -111,6 +111,7 @@ class PlannerModel(nn.Module):
             heads.width,
             heads.depth,
             heads.expectile,
+            heads.value_members,
         )
 
     @staticmethod
@@ -169,7 +170,7 @@ class PlannerModel(nn.Module):
         self.states.fit(sampler.states, sampler.parts["train"])
         self.action_low.copy_(low)
         self.action_high.copy_(high)
-        self.target_return.fill_(sampler.target_return(seed))
+        self.targets.fit(sampler.returns_by_step(seed))
         windows = sampler.sample(_FIT_WINDOWS, generator)
         self.returns.fit(sampler.valued(_FIT_WINDOWS, generator).returns.unsqueeze(-1))
         z = self.states(windows.states)

@@ -232,8 +232,9 @@ def matching_level(model: PlannerModel, steps: int) -> int:
 def evaluate(model: PlannerModel, context: Context, candidates: Tensor) -> Tensor:
     """Value of each candidate [B*K, H+1, D] -> [B*K], in normalised returns-to-go.
 
-    V of the last state; with the published critic, Q of the current state and first action; with
-    a goal, see `_goal_value`.
+    Without a goal, V averaged over the plan's future states; with the published critic, Q of the
+    current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
+    state).
     """
     if model.value.uses_action:
         lag = torch.ones(len(candidates), device=candidates.device)
@@ -242,8 +243,12 @@ def evaluate(model: PlannerModel, context: Context, candidates: Tensor) -> Tenso
         return result
     if context.goal is not None and model.config.data.discount < 1:
         return _goal_value(model, context.goal, candidates)
-    result = model.value(candidates[:, -1], context.goal)
-    return result
+    if context.goal is not None:
+        result = model.value(candidates[:, -1], context.goal)
+        return result
+    # one state's error would decide which of many similar plans looks best
+    average: Tensor = model.value(candidates[:, 1:], None).mean(1)
+    return average
 
 
 def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor:

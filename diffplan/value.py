@@ -13,7 +13,8 @@ class Value(nn.Module):
 
     With returns R and residual u = R - V the loss is |tau - 1(u < 0)| u^2 (Kostrikov et al. 2022,
     arXiv 2110.06169, eq. 5, on returns instead of one-step targets); tau = 0.5 is the mean, a
-    larger tau leans towards the better returns seen from a state.
+    larger tau leans towards the better returns seen from a state. Several members, each with
+    weights of its own, are averaged: a maximum over candidates picks what is overrated.
     """
 
     def __init__(
@@ -25,31 +26,36 @@ class Value(nn.Module):
         width: int,
         depth: int,
         expectile: float,
+        members: int,
     ) -> None:
-        """action_dim: 0 for a function of the state alone."""
+        """action_dim: 0 for a function of the state alone. members: networks to average."""
         super().__init__()
         self.uses_action = action_dim > 0
         self.goal_columns = goal_columns
         self.expectile = expectile
         inputs = state_dim + goal_feature_size(goal_dim) + action_dim
-        self.network = mlp(inputs, [width] * depth, 1)
+        self.members = nn.ModuleList([mlp(inputs, [width] * depth, 1) for _ in range(members)])
 
     def forward(self, state: Tensor, goal: Tensor | None, action: Tensor | None = None) -> Tensor:
         """Normalised state [..., D], goal [..., G], scaled action [..., A] -> value [...]."""
+        return self.each(state, goal, action).mean(0)
+
+    def each(self, state: Tensor, goal: Tensor | None, action: Tensor | None = None) -> Tensor:
+        """The members' own values [members, ...], for arguments as in `forward`."""
         inputs = [state]
         if goal is not None:
             inputs.append(goal_features(state, goal, self.goal_columns))
         if self.uses_action:
             assert action is not None
             inputs.append(action)
-        result: Tensor = self.network(torch.cat(inputs, dim=-1))
-        return result.squeeze(-1)
+        joined = torch.cat(inputs, dim=-1)
+        return torch.stack([member(joined).squeeze(-1) for member in self.members])
 
     def loss(
         self, state: Tensor, goal: Tensor | None, action: Tensor | None, returns: Tensor
     ) -> Tensor:
-        """Expectile loss against normalised returns [B]: a scalar."""
-        error = returns - self(state, goal, action)
+        """Expectile loss against normalised returns [B], summed over the members: a scalar."""
+        error = returns - self.each(state, goal, action)
         weight = torch.where(error < 0, 1 - self.expectile, self.expectile)
         # twice the weight, so that tau = 0.5 is the mean squared error
-        return (2 * weight * error.square()).mean()
+        return (2 * weight * error.square()).mean(-1).sum()

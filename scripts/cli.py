@@ -19,10 +19,12 @@ from diffplan.errors import DiffplanError
 COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("datasets", "make"): ("datasets", "Make", "make a maze dataset here, seeded"),
     ("datasets", "list"): ("datasets", "List", "datasets on this machine and those it can make"),
+    ("datasets", "download"): ("datasets", "Download", "fetch D4RL or Minari data by name"),
     ("datasets", "show"): ("datasets", "Show", "what a dataset holds, before training on it"),
     ("train",): ("train", "Train", "train a planner: diffplan train CONFIG --dataset ID"),
     ("evaluate",): ("evaluate", "Evaluate", "seeded episodes of a trained planner, with pictures"),
     ("compare",): ("compare", "Compare", "one trained model, every way of planning with it"),
+    ("study",): ("study", "Study", "several datasets and training seeds, one table"),
     ("demo",): ("demo", "Demo", "all of it once: data, training, evaluation, pictures"),
     ("pointmaze-counts",): (
         "pointmaze_counts",

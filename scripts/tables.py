@@ -1,9 +1,10 @@
-"""Tables in docs/*.md from the JSON files beside them.
+"""Tables in docs/*.md from the JSON files beside them, and of the presets.
 
     python -m diffplan.scripts.tables            # rewrite the tables
     python -m diffplan.scripts.tables --check    # exit with 1 if one is out of date
 
-A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`.
+A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` instead of a
+file are those of `diffplan.presets`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from diffplan.config import get_config
 from diffplan.errors import DiffplanError
+from diffplan.presets import NOT_RELEASED, RELEASED, REWARD_REASON, SOURCE, preset_for
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -108,6 +112,46 @@ def results_table(data: dict[str, Any]) -> str:
     )
 
 
+_MADE_DATA = ("data", "controller")  # episodes of the data, or their controller
+
+
+def study_table(data: dict[str, Any]) -> str:
+    """The table of `diffplan study`."""
+    header = ["data", "what made it", "planning", "score [95 % CI]", "return", "runs x n"]
+    header += ["training", "ms per plan", "ms per decision (mean)"]
+    rows = []
+    labels: dict[str, list[str]] = {}
+    for name, study in data["datasets"].items():
+        others = study["others"]
+        made = next((others[key] for key in _MADE_DATA if key in others), None)
+        for label, row in study["rows"].items():
+            first = label == next(iter(study["rows"]))
+            runs = row["runs"]
+            each = f"{len(runs)} x {row['episodes'] // len(runs)}"
+            rows.append(
+                [
+                    name if first else "",
+                    (f"{made['normalised_score']:.1f}" if made else "–") if first else "",
+                    label,
+                    _interval(row["normalised_score"], row["normalised_ci95"]),
+                    f"{row['return_mean']:.0f}",
+                    each,
+                    f"{row['train_seconds']:.0f} s" if first else "",
+                    _milliseconds(row.get("replan_ms_median")),
+                    _milliseconds(row.get("decision_ms_mean")),
+                ]
+            )
+        for key in ("data_label", "environment_differences"):
+            if study[key]:
+                labels.setdefault(f"{study[key]}", []).append(name)
+    last = next(iter(data["datasets"].values()))
+    notes = "\n".join(f"- {', '.join(names)}: {label}" for label, names in labels.items())
+    return (
+        f"{_markdown(header, rows)}\n\nScores on D4RL's scale. {notes and 'What sets them apart:'}"
+        f"\n\n{notes}\n\n{last['protocol']}\n\nMachine: {_machine(last)}."
+    )
+
+
 def counts_table(data: dict[str, Any]) -> str:
     """The table of `diffplan pointmaze-counts`."""
     rows = [
@@ -125,9 +169,49 @@ def counts_table(data: dict[str, Any]) -> str:
     return f"{table}\n\nCommand: `{data['command']}`."
 
 
+def presets_table() -> str:
+    """The published settings by dataset, and ours beside them for data without a goal."""
+    header = ["D4RL data", "H", "steps", "guidance", "target return", "learning rate", "note"]
+    published = [
+        [
+            row.label,
+            str(row.horizon),
+            str(row.steps),
+            f"{row.guidance_weight:g}",
+            "–" if row.target_return is None else f"{row.target_return:,.0f}",
+            f"{row.learning_rate:g}",
+            row.note,
+        ]
+        for row in RELEASED
+    ]
+    reward = preset_for("trajectory-diffuser", "", has_goal=False)
+    assert reward is not None
+    keys = [f"`{key}`" for key in reward.settings]
+    columns = [
+        [str(attrgetter(key)(get_config(name))) for key in reward.settings]
+        for name in ("trajectory-diffuser-published", "trajectory-diffuser")
+    ]
+    ours = zip(keys, *columns, [str(value) for value in reward.settings.values()], strict=True)
+    without = "; ".join(f"`{pattern}`: {reason}" for pattern, reason in NOT_RELEASED.items())
+    return (
+        f"`trajectory-diffuser-published`, from {SOURCE}. H counts the current state, "
+        "`--plan.horizon` is H − 1.\n\n"
+        f"{_markdown(header, published)}\n\nNo preset: {without}.\n\n"
+        "Ours beside the published configuration (its rows above change the horizon and the "
+        "steps):\n\n"
+        + _markdown(
+            ["setting", "published", "ours, with a goal", "ours, without a goal"],
+            [list(row) for row in ours],
+        )
+        + f"\n\n{REWARD_REASON}"
+    )
+
+
 def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
     if "rows" in data:
         return compare_table
+    if "datasets" in data:
+        return study_table
     return results_table if "policies" in data else counts_table
 
 
@@ -137,6 +221,8 @@ def update(folder: Path, *, check: bool = False) -> list[Path]:
     for page in sorted(folder.glob("*.md")):
 
         def fill(match: re.Match[str], page: Path = page) -> str:
+            if match[2] == "presets":
+                return f"{match[1]}\n{presets_table()}\n\n{match[3]}"
             source = page.parent / match[2]
             if not source.is_file():
                 raise DiffplanError(f"{page} takes a table from {source}, which does not exist")

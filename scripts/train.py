@@ -1,12 +1,17 @@
 """`diffplan train CONFIG --dataset ID`: train a planner, with any setting of the config overridden.
 
 diffplan train trajectory-diffuser --dataset pointmaze-medium --steps 6000 --out runs/medium
+diffplan train trajectory-diffuser-published --dataset hopper-medium-v2 --out runs/hopper
 torchrun --nproc-per-node 2 -m diffplan.scripts.cli train trajectory-diffuser --dataset ...
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +21,18 @@ import tyro
 
 from diffplan.config import CONFIGS, Config, get_config
 from diffplan.errors import DiffplanError
+from diffplan.presets import Preset, apply, preset_for, presets_of, why_none
 
 if TYPE_CHECKING:
-    from diffplan.data.episodes import Episodes
+    from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a planner. CONFIG is the starting point; every setting below can be overridden."""
+    """Train a planner. CONFIG is the starting point; every setting below can be overridden.
+
+    From Python `config` is taken as it is; see `diffplan.presets.config_for`.
+    """
 
     dataset: Annotated[str, tyro.conf.arg(metavar="ID")]
     """A NAME of `diffplan datasets list`, a Minari id, or a .hdf5 or .npz file of your own."""
@@ -43,37 +52,42 @@ class Train:
     """Updates between checkpoints; 0: only at the end."""
     env: Annotated[str | None, tyro.conf.arg(metavar="ENV_ID")] = None
     """Gymnasium id to evaluate in, if not the dataset's own; module:ID imports module first."""
+    preset: Literal["auto", "none"] = "auto"
+    """Defaults for this dataset (auto), or those of CONFIG whatever the dataset (none)."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    given: Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()
+    """CONFIG and the options as given, to read them again over the defaults of a preset."""
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> Train:
-        """Read `CONFIG [OPTIONS]`: the config names the defaults of everything that follows."""
-        listing = "\n".join(f"  {name:30} {line}" for name, (line, _) in CONFIGS.items())
+        """Read `CONFIG [OPTIONS]`: the config names the defaults of everything that follows.
+
+        The preset depends on the data, which are not loaded yet: options are refused only where
+        neither the config itself nor any preset of it goes with them.
+        """
         if not args:
             raise DiffplanError(
                 "diffplan train needs a config and --dataset, e.g. diffplan train "
                 f"{next(iter(CONFIGS))} --dataset ID --out DIR; see diffplan train --help"
             )
-        if args[0] in ("-h", "--help"):
-            name, rest = "trajectory-diffuser", ["--help"]
-        else:
-            name, rest = args[0], list(args[1:])
-        if name.startswith("-"):
+        if args[0].startswith("-") and args[0] not in ("-h", "--help"):
             raise DiffplanError(
-                f"the first word after `diffplan train` is {name!r}, expected a config: "
+                f"the first word after `diffplan train` is {args[0]!r}, expected a config: "
                 f"{', '.join(CONFIGS)}"
             )
-        config = get_config(name)
-        shown = name if args[0] == name else "CONFIG"
-        parsed: Train = tyro.cli(
-            cls,
-            args=rest,
-            prog=f"diffplan train {shown}",
-            description=f"{cls.__doc__}\n\nCONFIG is one of\n{listing}\n\n"
-            f"The defaults shown are those of {name}.",
-            default=cls(tyro.MISSING, tyro.MISSING, config=config),
-        )
-        return parsed
+        config = get_config(_named(args))
+        try:
+            parsed = _parse(args, config)
+        except DiffplanError:
+            options = [
+                other
+                for preset in presets_of(_named(args))
+                if (other := _try(args, config, preset))
+            ]
+            if not options or options[0].preset == "none":
+                raise
+            parsed = options[0]
+        return dataclasses.replace(parsed, given=tuple(args) if parsed.preset == "auto" else ())
 
     def run(self) -> Path:
         """Train; returns the last checkpoint."""
@@ -91,21 +105,51 @@ class Train:
             device=self.device,
             checkpoint_every=self.checkpoint_every,
         )
-        find_previous(self.config, options)  # refuses before the data are loaded
-        torch.set_num_threads(self.threads)
         main = int(os.environ.get("RANK", "0")) == 0
+        config, known = self.config, self._resumed()
+        if known is not None:
+            config = self._settled(*known, main)
+        find_previous(config, options)  # refuses before the data are loaded
+        torch.set_num_threads(self.threads)
         episodes = load_dataset(self.dataset, self.env, progress=main)
         self._check_environment(episodes, main)
+        if known is None:
+            config = self._settled(episodes.info, episodes.layout, main)
         if main:
             print(
-                f"training {self.config.name} on {episodes.info.id}: {episodes.num_episodes} "
+                f"training {config.name} on {episodes.info.id}: {episodes.num_episodes} "
                 f"episodes, {episodes.num_steps} steps; {self.steps} updates into {self.out}"
             )
-        last = train(episodes, self.config, options)
+        last = train(episodes, config, options)
         if main:
             env = "" if episodes.info.env_id else " --env GYMNASIUM_ID"
-            print(f"trained: {last}\nnext: diffplan evaluate {self.out}{env}")
+            print(
+                f"trained: {last}{_speed(self.out / 'metrics.jsonl')}\n"
+                f"next: diffplan evaluate {self.out}{env}"
+            )
         return last
+
+    def _resumed(self) -> tuple[DatasetInfo, ObservationLayout] | None:
+        """The data of the run that would be resumed, so that its preset is known at once."""
+        from diffplan.checkpoint import list_checkpoints, read_header
+
+        found = list_checkpoints(self.out) if self.resume else []
+        if not found:
+            return None
+        header = read_header(found[-1])
+        return header.info, header.layout
+
+    def _settled(self, info: DatasetInfo, layout: ObservationLayout, main: bool) -> Config:
+        """The config with the preset of these data and, over it, the options as given."""
+        if not self.given:
+            return self.config
+        name, dataset = _named(self.given), _d4rl_name(info)
+        preset = preset_for(name, dataset, layout.goal_dim > 0)
+        if main and preset is None:
+            print(f"no preset of {name} for {dataset}: {why_none(name, dataset)}")
+        elif main and preset is not None:
+            print(f"{preset} ({preset.source}); options that are given win")
+        return _parse(self.given, apply(get_config(name), preset)).config
 
     def _check_environment(self, episodes: Episodes, main: bool) -> None:
         """Refuse data that the evaluation environment could not be planned in with."""
@@ -142,3 +186,59 @@ class Train:
         if self.out.is_file():
             raise DiffplanError(f"--out {self.out} is a file; give the name of a folder")
         check_writable(self.out / "metrics.jsonl" if self.out.is_dir() else self.out, "--out")
+
+
+def _named(args: Sequence[str]) -> str:
+    """The config that is asked for; help without one shows the first."""
+    return next(iter(CONFIGS)) if args[0] in ("-h", "--help") else args[0]
+
+
+def _parse(args: Sequence[str], config: Config) -> Train:
+    """Read `CONFIG [OPTIONS]` with the settings of `config` as defaults."""
+    name = _named(args)
+    asked = args[0] == name
+    listing = "\n".join(f"  {key:30} {line}" for key, (line, _) in CONFIGS.items())
+    known = presets_of(name)
+    presets = f"The {known[0]}." if len(known) == 1 else "It has one for most D4RL datasets."
+    parsed: Train = tyro.cli(
+        Train,
+        args=args[1:] if asked else ["--help"],
+        prog=f"diffplan train {name if asked else 'CONFIG'}",
+        description="Train a planner. CONFIG is the starting point; every setting below can be "
+        f"overridden.\n\nCONFIG is one of\n{listing}\n\nThe defaults shown are those of {name}. "
+        "The preset of the data changes some of them, but none that is given.\n\n"
+        f"{presets} All are in docs/method.md.",
+        default=Train(tyro.MISSING, tyro.MISSING, config=config),
+    )
+    return parsed
+
+
+def _try(args: Sequence[str], config: Config, preset: Preset) -> Train | None:
+    """What `_parse` reads with a preset; None where the options do not go with it."""
+    try:
+        return _parse(args, apply(config, preset))
+    except DiffplanError:
+        return None
+
+
+def _d4rl_name(info: DatasetInfo) -> str:
+    """The name that presets go by: D4RL's, in whatever way a file of one's own spells it."""
+    from diffplan.envs.d4rl_catalogue import canonical_name, plain_stem
+
+    known = info.details.get("d4rl_name")
+    if known is not None:
+        return str(known)
+    if info.source == "minari":
+        return info.id
+    stem = re.sub(r"\.(hdf5|h5|npz)$", "", Path(info.id).name)
+    return canonical_name(stem) or plain_stem(stem)
+
+
+def _speed(metrics: Path) -> str:
+    """Training windows a second over the whole run, as ", 4,000 windows/s"; "" if not known."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    updates = [b["step"] - a for a, b in zip([0, *(r["step"] for r in rows)], rows, strict=False)]
+    rates = [row.get("samples_per_second", 0) for row in rows]
+    if not rates or min(rates) <= 0:
+        return ""
+    return f", {statistics.harmonic_mean(rates, updates):,.0f} windows/s"

@@ -369,5 +369,5 @@ def test_two_processes_train_one_model(
     alone = train(tiny_goal_episodes, config, options(tmp_path / "alone", 60))
     weights = load_file(alone / "training.safetensors")
     assert not torch.equal(
-        weights["model/value.network.0.weight"], saved["model/value.network.0.weight"]
+        weights["model/value.members.0.0.weight"], saved["model/value.network.0.weight"]
     )

@@ -57,7 +57,7 @@ def test_the_seed_decides(tmp_path: Path, tiny_episodes: Episodes, tiny_config: 
         asked = options(tmp_path / str(number), 8, seed=seed)
         runs.append(train(tiny_episodes, tiny_config(), asked))
     assert_identical(runs[0], runs[1])
-    weights = [load_file(path / "model.safetensors")["value.network.0.weight"] for path in runs]
+    weights = [load_file(path / "model.safetensors")["value.members.0.0.weight"] for path in runs]
     assert not torch.equal(weights[0], weights[2])
 
 
@@ -186,7 +186,7 @@ def test_plans_use_the_averaged_weights(
     def weights(ema: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         config = tiny_config(changes={"training.ema": ema})
         path = train(tiny_episodes, config, options(tmp_path / str(ema), 30))
-        name = "value.network.0.weight"
+        name = "value.members.0.0.weight"
         live = load_file(path / "training.safetensors")[f"model/{name}"]
         loaded = load_model(path)[0].state_dict()[name]
         return live, load_file(path / "model.safetensors")[name], loaded
@@ -230,7 +230,7 @@ def test_bf16_trains_float32_weights(
         tensors = load_file(path / "model.safetensors")
         assert all(t.dtype == torch.float32 and t.isfinite().all() for t in tensors.values())
     plain = train(tiny_goal_episodes, tiny_config(), options(tmp_path / "plain", 4))
-    name = "value.network.0.weight"  # and the switch does something
+    name = "value.members.0.0.weight"  # and the switch does something
     assert not torch.equal(
         load_file(plain / "model.safetensors")[name],
         load_file(tmp_path / "markov" / plain.name / "model.safetensors")[name],

@@ -6,9 +6,10 @@ import torch
 from diffplan.value import Value
 
 
-def small(goal: bool = False, actions: int = 0, expectile: float = 0.5) -> Value:
+def small(goal: bool = False, actions: int = 0, expectile: float = 0.5, members: int = 1) -> Value:
     torch.manual_seed(0)
-    return Value(3, 2 if goal else 0, actions, (0, 1) if goal else (), 16, 1, expectile)
+    columns = (0, 1) if goal else ()
+    return Value(3, 2 if goal else 0, actions, columns, 16, 1, expectile, members)
 
 
 @pytest.mark.parametrize("goal", [True, False])
@@ -52,3 +53,26 @@ def test_the_loss_by_hand() -> None:
     value.expectile = 0.5
     loss = value.loss(torch.zeros(2, 3), None, None, torch.tensor([2.0, -1.0]))
     assert float(loss.detach()) == pytest.approx(2.5)  # the mean squared error
+
+
+def test_members_are_averaged_and_learn_apart() -> None:
+    value = small(members=3)
+    state = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    each = value.each(state, None)
+    assert each.shape == (3, 5)
+    assert not torch.allclose(each[0], each[1])
+    torch.testing.assert_close(value(state, None), each.mean(0))
+    # each is fitted to the returns itself: an error of the average would leave the third at rest
+    value.loss(state, None, None, each[2].detach()).backward()
+    gradients = [
+        sum(float(p.grad.abs().sum()) for p in member.parameters()) for member in value.members
+    ]
+    assert gradients[0] > 0 and gradients[1] > 0 and gradients[2] == 0
+
+
+def test_the_loss_of_members_is_the_sum_of_theirs() -> None:
+    value = small(members=2)
+    state, returns = torch.zeros(1, 3), torch.ones(1)
+    alone = [(1 - float(v)) ** 2 for v in value.each(state, None).detach()[:, 0]]
+    loss = value.loss(state, None, None, returns)
+    assert float(loss.detach()) == pytest.approx(sum(alone), rel=1e-5)

@@ -12,12 +12,15 @@ from diffplan.config import Config
 from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import fit_landmarks
 from diffplan.data.placement import fits, move, take
+from diffplan.data.returns import discounted_returns
 from diffplan.data.rows import PerEpisode, Rows, StepOf
+from diffplan.data.targets import Sample
 from diffplan.errors import DiffplanError
 
-_CALIBRATION = 8192  # draws that place the zero of the advantage and the target return
+_CALIBRATION = 8192  # draws that place the zero of the advantage
 _NO_PATH = 1e8  # steps, see LandmarkGraph
 _CHUNK = 200_000  # states gathered at once
+_SAMPLE = 1_000_000  # states behind the target returns
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class WindowSampler:
             )
         self.states = torch.from_numpy(episodes.states)
         self.actions = torch.from_numpy(episodes.actions)
+        self.first = PerEpisode(starts, starts[:-1])
         self.last = PerEpisode(starts, starts[1:] - 1)
         self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
         self.goal_columns = list(self.layout.goal_columns)
@@ -159,22 +163,24 @@ class WindowSampler:
         return self
 
     def _returns_to_go(self, episodes: Episodes) -> Tensor:
-        """Discounted return-to-go at every state [M]; 0 at a state after the last step."""
-        result = np.zeros(len(episodes.states), np.float32)
+        """Discounted return-to-go at every state [M]; at a state after the last step what follows.
+
+        A time limit is no end: what would have followed is taken as more of the same.
+        """
         discount = self.config.data.discount
-        rewards = episodes.rewards.astype(np.float64)
-        for e in range(len(episodes.step_starts) - 1):
-            first, stop = episodes.step_starts[e], episodes.step_starts[e + 1]
-            base = episodes.state_starts[e]
-            # a time limit is no end: what would have followed is taken as more of the same
-            total = 0.0
-            if discount < 1 and stop > first and episodes.truncations[stop - 1]:
-                if not episodes.terminations[stop - 1]:
-                    total = rewards[first:stop].mean() / (1 - discount)
-                result[base + stop - first : episodes.state_starts[e + 1]] = total
-            for t in range(stop - 1, first - 1, -1):
-                total = rewards[t] + discount * total
-                result[base + t - first] = total
+        state_starts, starts = np.asarray(episodes.state_starts), np.asarray(episodes.step_starts)
+        last = starts[1:] - 1
+        tail = np.zeros(len(last))
+        if discount < 1:
+            cut = episodes.truncations[last] & ~episodes.terminations[last]
+            sums = np.add.reduceat(episodes.rewards, starts[:-1], dtype=np.float64)
+            tail = np.where(cut, sums / np.diff(starts) / (1 - discount), 0.0)
+        extra = np.diff(state_starts) > np.diff(starts)
+        acted = np.ones(len(episodes.states), np.bool_)
+        acted[state_starts[1:][extra] - 1] = False
+        result = np.empty(len(acted), np.float32)
+        result[acted] = discounted_returns(episodes.rewards, starts, discount, tail)
+        result[~acted] = tail[extra]
         return torch.from_numpy(result)
 
     def _starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
@@ -267,32 +273,39 @@ class WindowSampler:
         """
         part = "train" if self.config.heads.value_input == "state-action" else "valued"
         start = self._starts(batch, generator, part)
-        actions = self.actions[self.step_of[start]]
+        actions = take(self.actions, self.step_of[start])
         if not self.has_goals:
             assert self.returns is not None
-            return Valued(self.states[start], None, actions, self.returns[start])
+            return Valued(take(self.states, start), None, actions, take(self.returns, start))
         later = (torch.rand(batch, generator=generator) * (self.last[start] - start + 1)).long()
         goal = torch.minimum(start + later, self.last[start])
         steps = (goal - start).float()
         if self.graph is not None:
-            other = torch.randint(len(self.states), (batch,), generator=generator)
+            known = self.parts["valued"]
+            other = known[torch.randint(len(known), (batch,), generator=generator)]
             own = torch.rand(batch, generator=generator) < 0.5
             goal = torch.where(own, goal, other)
             steps = torch.where(
                 own, torch.minimum(steps, self._steps(start, goal)), self._steps(start, goal)
             )
-        goals = self.states[goal][:, self.goal_columns]
-        return Valued(self.states[start], goals, actions, self._goal_return(steps))
+        goals = take(self.states, goal)[:, self.goal_columns]
+        return Valued(take(self.states, start), goals, actions, self._goal_return(steps))
 
     def _goal_return(self, steps: Tensor) -> Tensor:
         """Return-to-go of a goal that is `steps` away."""
         discount = self.config.data.discount
         return discount**steps if discount < 1 else -steps
 
-    def target_return(self, seed: int) -> float:
-        """The configured quantile of the training data's returns-to-go."""
+    def returns_by_step(self, seed: int) -> Sample:
+        """Returns-to-go of training states with their steps: all, or a seeded draw of a million.
+
+        With goals, of states and goals as the value is trained on.
+        """
+        generator = torch.Generator().manual_seed(seed)
         if self.returns is None:
-            values = self.valued(_CALIBRATION, torch.Generator().manual_seed(seed)).returns
-        else:
-            values = self.returns[self.parts["train"].tensor()]
-        return float(np.quantile(values.double().numpy(), self.config.data.target_quantile))
+            returns = self.valued(_CALIBRATION, generator).returns
+            return Sample(returns, torch.zeros(len(returns), dtype=torch.long))
+        part = self.parts["train"]
+        many = len(part) > _SAMPLE
+        index = self._starts(_SAMPLE, generator, "train") if many else part.tensor()
+        return Sample(take(self.returns, index), index - self.first[index])

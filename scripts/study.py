@@ -1,0 +1,138 @@
+"""`diffplan study DATA...`: the same planners on several datasets, over training seeds.
+
+diffplan study hopper-medium.hdf5 halfcheetah-medium.hdf5 --seeds 3 --steps 6000 --out runs/study
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from diffplan.errors import DiffplanError
+from diffplan.scripts.evaluate import Evaluate, PlanningOptions
+from diffplan.scripts.train import Train
+
+# label -> (file name, how the trained network plans); the first is the configuration's own way
+_ROWS: dict[str, tuple[str, PlanningOptions]] = {
+    "ours": ("ours", PlanningOptions()),
+    "proposer only": ("proposer-only", PlanningOptions(start="none", steps=0)),
+    "from noise": ("from-noise", PlanningOptions(start="noise", steps=10)),
+}
+_KEPT = (
+    *("return_mean", "return_ci95", "normalised_score", "normalised_ci95"),
+    *("success_rate", "success_ci95", "episodes", "train_seconds", "runs", "planning", "command"),
+    *("decision_ms_mean", "decision_ms_median", "replan_ms_median", "between_ms_median"),
+)
+_COMMON = (
+    *("dataset", "env_id", "reference", "score_label", "data_label", "environment_differences"),
+    *("config", "seed", "protocol", "machine"),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Train one configuration per dataset and seed, and score its ways of planning.
+
+    Every dataset gets its preset, as in `diffplan train`. One network per run is trained; ours,
+    the proposal alone and planning from noise are three ways of using it, on the same seeds.
+    What is already in OUT is not done again, so that a stopped study goes on where it was.
+    """
+
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA...")]
+    """Names, Minari ids or files, as for `diffplan train --dataset`."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder for the runs (DIR/DATASET/seed-S) and results."""
+    config: str = "trajectory-diffuser"
+    """Configuration to train."""
+    seeds: int = 1
+    """Training seeds 0 to SEEDS - 1 of each dataset."""
+    steps: int = 6000
+    """Updates of each run."""
+    episodes: int = 50
+    """Evaluation episodes of each run and way of planning."""
+    seed: int = 1000
+    """Of the first evaluation episode."""
+    ways: bool = True
+    """Also score the proposal alone and planning from noise."""
+    json: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: DIR/study.json)")
+    ] = None
+    """Where the summary goes; datasets it already holds from elsewhere are kept."""
+
+    def run(self) -> dict[str, Any]:
+        """Train, evaluate, write the summary; returns it."""
+        from diffplan.scripts.results import check_writable, write_json
+
+        target = self.json or self.out / "study.json"
+        if not self.data:
+            raise DiffplanError("name at least one dataset; see: diffplan datasets list")
+        for name, value in (("seeds", self.seeds), ("episodes", self.episodes)):
+            if value < 1:
+                raise DiffplanError(f"--{name} must be at least 1, got {value}")
+        check_writable(target, "results file")
+        summary: dict[str, Any] = {}
+        for dataset in self.data:
+            name = Path(dataset).stem.replace("/", "-")
+            summary = _earlier(target)  # another study may write to the same file meanwhile
+            summary.setdefault("datasets", {})[name] = self._study(dataset, self.out / name)
+            write_json(target, summary)
+            print(f"wrote {target}")
+        return summary
+
+    def _study(self, dataset: str, folder: Path) -> dict[str, Any]:
+        """Train the seeds on one dataset and score them; what goes into the summary."""
+        from diffplan.checkpoint import list_checkpoints, read_header
+
+        runs = [folder / f"seed-{seed}" for seed in range(self.seeds)]
+        for seed, run in enumerate(runs):
+            found = list_checkpoints(run)
+            if found and read_header(found[-1]).step >= self.steps:
+                continue
+            options = ["--dataset", dataset, "--out", str(run), "--steps", str(self.steps)]
+            Train.parse([self.config, *options, "--seed", str(seed), "--resume"]).run()
+        rows: dict[str, Any] = {}
+        common: dict[str, Any] = {}
+        ways = _ROWS if self.ways else {"ours": _ROWS["ours"]}
+        for label, (stem, planning) in ways.items():
+            found_row = self._row(runs, folder / f"{stem}.json", planning, label == "ours")
+            rows[label] = {key: found_row[key] for key in _KEPT if key in found_row}
+            if label == "ours":
+                common = {key: found_row.get(key) for key in _COMMON}
+                common["others"] = {
+                    name: {key: policy[key] for key in _KEPT if key in policy}
+                    for name, policy in found_row["policies"].items()
+                    if not name.startswith("planner")
+                }
+        return {**common, "rows": rows}
+
+    def _row(
+        self, runs: list[Path], file: Path, planning: PlanningOptions, baselines: bool
+    ) -> dict[str, Any]:
+        options = Evaluate(
+            runs=tuple(runs),
+            episodes=self.episodes,
+            num_envs=self.episodes,
+            seed=self.seed,
+            json=file,
+            planning=planning,
+            baselines=baselines,
+            pictures=baselines,
+        )
+        if file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text())
+            done = [[run["folder"], run["updates"]] for run in found["runs"]]
+            if found["command"] == options.command and done == [[str(r), self.steps] for r in runs]:
+                return found
+        return options.run()
+
+
+def _earlier(target: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(target.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {"datasets": {}}
+    return found if "datasets" in found else {"datasets": {}}

@@ -1,0 +1,147 @@
+"""`diffplan train` takes its defaults from the preset of the data; given options win."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffplan.checkpoint import list_checkpoints, read_header
+from diffplan.config import Config, get_config
+from diffplan.data.episodes import DatasetInfo, Episodes
+from diffplan.scripts.cli import main
+from diffplan.scripts.train import Train, _d4rl_name, _speed
+
+TINY = [
+    *("--proposer.width=16", "--denoiser.width=16", "--denoiser.features=16", "--heads.width=16"),
+    *("--training.batch-size=8", "--training.head-batch-size=8"),
+]
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture
+def rewards(tmp_path: Path, tiny_episodes: Episodes) -> Path:
+    """A folder of data with rewards and no goal, named as D4RL's."""
+    tiny_episodes.save(tmp_path / "hopper-medium-v2")
+    return tmp_path / "hopper-medium-v2"
+
+
+@pytest.fixture
+def command(tmp_path: Path, rewards: Path) -> Command:
+    """Makes the words of `diffplan train` on these data, for a small network and few updates."""
+
+    def make(*options: str, config: str = "trajectory-diffuser", steps: int = 2) -> list[str]:
+        words = ["train", config, "--dataset", str(rewards), "--out", str(tmp_path / "run")]
+        return [*words, "--device", "cpu", "--steps", str(steps), *TINY, *options]
+
+    return make
+
+
+def _called(info: DatasetInfo, name: str) -> DatasetInfo:
+    return dataclasses.replace(info, id=name)
+
+
+def trained(tmp_path: Path) -> Config:
+    return read_header(list_checkpoints(tmp_path / "run")[-1]).config
+
+
+def test_the_preset_is_used_named_and_kept(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command()) == 0
+    out = capsys.readouterr().out
+    assert "preset for data without a goal: plan.horizon=8" in out
+    assert out.count("windows/s") == 1
+    config = trained(tmp_path)
+    assert (config.plan.horizon, config.data.discount, config.heads.width) == (8, 0.999, 16)
+    assert config.planning.start == "sdedit"
+
+    assert main(command("--resume", steps=4)) == 0
+    assert trained(tmp_path) == config
+    assert main(command("--resume", "--preset=none", steps=5)) == 2
+    assert "resume with the same settings" in capsys.readouterr().err
+
+
+def test_given_options_win_also_where_they_equal_the_bare_default(
+    command: Command, tmp_path: Path
+) -> None:
+    base = get_config("trajectory-diffuser")
+    given = ["--data.discount", str(base.data.discount), "--planning.start", base.planning.start]
+    assert main(command(*given)) == 0
+    config = trained(tmp_path)
+    assert config.data.discount == base.data.discount
+    assert config.planning.start == base.planning.start
+    assert config.planning.keep == 4  # what was not given
+
+
+def test_without_the_preset(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = ["--preset", "none", "--plan.stride=1"]
+    assert main(command(*bare)) == 0
+    assert "preset for" not in capsys.readouterr().out
+    config = trained(tmp_path)
+    assert config.plan.horizon == get_config("trajectory-diffuser").plan.horizon
+    assert config.planning.keep == get_config("trajectory-diffuser").planning.keep
+    assert main(command(*bare, "--resume", steps=3)) == 0
+
+
+def test_options_that_only_go_with_the_preset_are_taken(command: Command, tmp_path: Path) -> None:
+    # the bare configuration keeps a plan for 8 strides
+    assert main(command("--plan.horizon=6")) == 0
+    config = trained(tmp_path)
+    assert (config.plan.horizon, config.planning.keep) == (6, 4)
+
+
+def test_the_published_preset_goes_by_the_name_of_the_data(
+    command: Command, rewards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = Train.parse(command(config="trajectory-diffuser-published")[1:])
+    info, layout = Episodes.load(rewards).info, Episodes.load(rewards).layout
+    config = train._settled(_called(info, str(rewards)), layout, main=True)
+    assert (config.plan.horizon, config.planning.target_return) == (15, 3100)
+    assert "main.py @6bd98fa" in capsys.readouterr().out
+    config = train._settled(_called(info, "mine.npz"), layout, main=True)
+    assert config.planning.target_return is None
+    assert "nothing is published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("/data/hopper_medium-v2.hdf5", "hopper-medium-v2"),
+        ("walker2d-expert", "walker2d-expert-v2"),
+        ("hopper_medium-v0.hdf5", "hopper-medium-v0"),
+    ],
+)
+def test_spellings_of_a_name(tiny_episodes: Episodes, given: str, meant: str) -> None:
+    assert _d4rl_name(_called(tiny_episodes.info, given)) == meant
+
+
+def test_goal_data_keep_the_settings_of_the_config(
+    tmp_path: Path, tiny_goal_episodes: Episodes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_goal_episodes.save(tmp_path / "goals")
+    words = ["train", "trajectory-diffuser", "--dataset", str(tmp_path / "goals"), "--steps=1"]
+    words += ["--out", str(tmp_path / "run"), "--device=cpu", "--data.landmarks=20", *TINY]
+    assert main(words) == 0
+    assert "no preset of trajectory-diffuser" in capsys.readouterr().out
+    assert trained(tmp_path).plan == get_config("trajectory-diffuser").plan
+
+
+def test_help_tells_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert "preset for data without a goal: plan.horizon=8" in out
+    assert "--plan.horizon" in out and "(default: 16)" in out
+
+
+def test_speed_weighs_lines_by_their_updates(tmp_path: Path) -> None:
+    # 10 updates at 100 windows/s and 30 at 300: equally long
+    rows = [{"step": 10, "samples_per_second": 100}, {"step": 40, "samples_per_second": 300}]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert np.isclose(float(_speed(path).split()[1]), 200)
