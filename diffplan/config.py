@@ -52,6 +52,10 @@ class DataConfig:
     """Goals from other episodes proposed per window; one is kept by its advantage."""
     advantage_temperature: float = 6.0
     """Lost steps that cut a window's weight by a factor e (stitched only); inf: no weighting."""
+    return_candidates: int = 1
+    """Starts proposed per window and action (without a goal); one is kept by its return."""
+    return_temperature: float = 0.2
+    """Shortfall of the return, in standard deviations, that cuts its chance by a factor e."""
     use_returns: bool | None = None
     """Condition on the return-to-go. None: yes where there is no goal."""
 

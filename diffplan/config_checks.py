@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _COUNTS = {
     "plan": ("horizon", "stride"),
-    "data": ("landmarks", "goal_candidates"),
+    "data": ("landmarks", "goal_candidates", "return_candidates"),
     "proposer": ("width", "depth", "heads"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
     "heads": ("width", "depth", "value_members"),
@@ -28,7 +28,10 @@ _SHARES = {
     "planning": ("eta", "target_quantile", "target_floor"),
     "training": ("ema",),
 }
-_POSITIVE = {"data": ("advantage_temperature",), "training": ("learning_rate", "grad_clip")}
+_POSITIVE: dict[str, tuple[str, ...]] = {
+    "data": ("advantage_temperature", "return_temperature"),
+    "training": ("learning_rate", "grad_clip"),
+}
 _NOT_NEGATIVE = {
     "denoiser": ("kappa",),
     "planning": ("steps", "temperature"),

@@ -21,7 +21,9 @@ REWARD_SETTINGS: dict[str, Any] = {
     "plan.horizon": 8,
     "plan.stride": 2,
     "data.discount": 0.999,
-    "heads.expectile": 0.9,
+    "data.return_candidates": 16,
+    "heads.expectile": 0.7,
+    "heads.value_members": 4,
     "planning.keep": 4,
 }
 """For every configuration of ours. "section.key" -> value."""

@@ -14,12 +14,13 @@ from diffplan.data.landmarks import fit_landmarks
 from diffplan.data.placement import fits, move, take
 from diffplan.data.returns import discounted_returns
 from diffplan.data.rows import PerEpisode, Rows, StepOf
-from diffplan.data.targets import Sample
+from diffplan.data.targets import Sample, TargetTable
 from diffplan.errors import DiffplanError
 
 _CALIBRATION = 8192  # draws that place the zero of the advantage
 _NO_PATH = 1e8  # steps, see LandmarkGraph
 _CHUNK = 200_000  # states gathered at once
+_GOOD = 0.9  # quantile of the returns at a step from which on they all count as good
 _SAMPLE = 1_000_000  # states behind the target returns
 
 
@@ -79,6 +80,14 @@ class WindowSampler:
     and the window weighs exp(min(A, 0) / temperature): detours teach little. A0 places the zero
     at the upper quartile of the data's own advantages.
 
+    Without goals, `return_candidates` starts are drawn for each window and for each action of the
+    inverse dynamics, and one is kept by softmax of min(A, 0) / return_temperature with
+
+        A = (R_t - q(t)) / std(R),    q(t) the 90 % quantile of the returns at step t,
+
+    so that what the better episodes did is learned best, at every step of an episode (as by
+    cloning the best episodes alone, Chen et al. 2021, arXiv 2106.01345, section 5.1, but softly).
+
     After the goal is reached the window stays at the goal's state with zero velocity: data that
     move on at once never show how to stay.
 
@@ -112,6 +121,12 @@ class WindowSampler:
         self.returns = None if self.has_goals else self._returns_to_go(episodes)
         held = self._held_out(counts, config.training.held_out, seed)
         self.parts = self._split(starts, counts, held)
+        self.good: TargetTable | None = None
+        if self.returns is not None and config.data.return_candidates > 1:
+            sample = self.returns_by_step(seed)
+            self.good = TargetTable()
+            self.good.fit(sample)
+            self.return_std = sample.returns.std().clamp(min=1e-6)
         self.offset = 0.0
         self.graph = None
         if self.has_goals and config.data.relabel == "stitched":
@@ -187,6 +202,21 @@ class WindowSampler:
         table = self.parts[part]
         return table[torch.randint(len(table), (batch,), generator=generator)]
 
+    def _good_starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
+        """Starts in training of good returns rather than bad ones, see the class; else as any."""
+        if self.good is None or part != "train":
+            return self._starts(batch, generator, part)
+        data, table = self.config.data, self.parts["train"]
+        shape = (batch, data.return_candidates)
+        candidates = table[torch.randint(len(table), shape, generator=generator)]
+        assert self.returns is not None
+        returns = take(self.returns, candidates).cpu()
+        wanted = self.good(_GOOD, candidates - self.first[candidates])
+        shortfall = ((returns - wanted) / self.return_std).clamp(max=0)
+        gumbel = -torch.empty(shape).exponential_(generator=generator).log()
+        pick = (shortfall / data.return_temperature + gumbel).argmax(1)
+        return candidates[torch.arange(batch), pick]
+
     def _at(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self.near[index], self.gap[index]
 
@@ -214,7 +244,7 @@ class WindowSampler:
     def sample(self, batch: int, generator: torch.Generator, part: str = "train") -> Windows:
         """Draw a batch of windows from the training or the held-out episodes."""
         plan, data = self.config.plan, self.config.data
-        start = self._starts(batch, generator, part)
+        start = self._good_starts(batch, generator, part)
         last = self.last[start]
         ahead = start[:, None] + plan.stride * torch.arange(plan.horizon + 1)
         inside = ahead <= last[:, None]
@@ -256,7 +286,7 @@ class WindowSampler:
 
     def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
         """Draw state pairs one to `stride` steps apart with the action taken at the first."""
-        start = self._starts(batch, generator, "train")
+        start = self._good_starts(batch, generator, "train")
         lag = torch.randint(1, self.config.plan.stride + 1, (batch,), generator=generator)
         return Transitions(
             take(self.states, start),
