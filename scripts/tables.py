@@ -112,12 +112,19 @@ def results_table(data: dict[str, Any]) -> str:
     )
 
 
+def _own(made: dict[str, Any] | None) -> str:
+    """Score, or else return, of what made the data."""
+    if made is None:
+        return "–"
+    return f"{made.get('normalised_score', made['return_mean']):.1f}"
+
+
 _MADE_DATA = ("data", "controller")  # episodes of the data, or their controller
 
 
 def study_table(data: dict[str, Any]) -> str:
     """The table of `diffplan study`."""
-    header = ["data", "what made it", "planning", "score [95 % CI]", "return", "runs x n"]
+    header = ["data", "what made it", "planning", "score [95 % CI]", "return", "runs × n"]
     header += ["training", "ms per plan", "ms per decision (mean)"]
     rows = []
     labels: dict[str, list[str]] = {}
@@ -127,14 +134,16 @@ def study_table(data: dict[str, Any]) -> str:
         for label, row in study["rows"].items():
             first = label == next(iter(study["rows"]))
             runs = row["runs"]
-            each = f"{len(runs)} x {row['episodes'] // len(runs)}"
+            each = f"{len(runs)} × {row['episodes'] // len(runs)}"
             rows.append(
                 [
                     name if first else "",
-                    (f"{made['normalised_score']:.1f}" if made else "–") if first else "",
+                    _own(made) if first else "",
                     label,
-                    _interval(row["normalised_score"], row["normalised_ci95"]),
-                    f"{row['return_mean']:.0f}",
+                    _interval(row["normalised_score"], row["normalised_ci95"])
+                    if "normalised_score" in row
+                    else "–",
+                    _interval(row["return_mean"], row["return_ci95"], 0),
                     each,
                     f"{row['train_seconds']:.0f} s" if first else "",
                     _milliseconds(row.get("replan_ms_median")),

@@ -297,6 +297,17 @@ def test_a_plan_is_worth_the_value_of_its_last_state(models: Make, plan_inputs: 
     torch.testing.assert_close(plan.values, expected)
 
 
+def test_without_a_goal_a_plan_is_worth_the_mean_value_of_its_states(
+    models: Make, plan_inputs: Make
+) -> None:
+    model = models(rewards=True)
+    options = planning(model, candidates=3)
+    context, noise = plan_inputs(model, options)
+    plan = make_plan(model, context, noise, options)
+    each = model.value(plan.candidates[:, :, 1:], None)
+    torch.testing.assert_close(plan.values, each.mean(-1))
+
+
 def test_the_published_critic_judges_the_first_action(models: Make, plan_inputs: Make) -> None:
     model = models("trajectory-diffuser-published", rewards=True)
     options = planning(model, candidates=3)
