@@ -90,7 +90,7 @@ def plans_in_maze(
             _draw_closest(whole, near, trace, layout, maze)
         several = any(len(plan.candidates) > 1 for trace in traces for plan in trace.plans)
         _legend(figure, _maze_entries(several))
-        _write(figure, path)
+        save(figure, path)
 
 
 def _draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout, maze: Maze) -> None:
@@ -204,7 +204,7 @@ def plans_over_time(
                 Line2D([], [], color=PLAN, marker="o", markersize=3, label="plans, from their dot"),
             ],
         )
-        _write(figure, path)
+        save(figure, path)
 
 
 def _limit_to(axes: Axes, values: np.ndarray) -> None:
@@ -236,7 +236,7 @@ def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
             Line2D([], [], color=START, linewidth=3.5, label="its 95 % interval"),
         ]
         _legend(figure, entries)
-        _write(figure, path)
+        save(figure, path)
 
 
 def keep_sweep(
@@ -269,7 +269,7 @@ def keep_sweep(
             axes.tick_params(labelbottom=True)  # also above an empty place
         figure.supxlabel("environment steps a plan is kept (large dot: chosen)", fontsize=10)
         figure.supylabel("return on the tuning seeds", fontsize=10)
-        _write(figure, path)
+        save(figure, path)
 
 
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -318,7 +318,7 @@ def training_curves(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
             axes.set_title(name)
             axes.set_xlabel("update")
             axes.grid(alpha=0.3)
-        _write(figure, path)
+        save(figure, path)
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
@@ -362,7 +362,7 @@ def _legend(figure: Figure, entries: Sequence[Line2D]) -> None:
     figure.legend(handles=list(entries), loc="outside lower center", ncols=min(4, len(entries)))
 
 
-def _write(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Save as PNG; written beside `path` and renamed, so no half picture is ever seen."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

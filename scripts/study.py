@@ -61,7 +61,7 @@ class Study:
     json: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: DIR/study.json)")
     ] = None
-    """Where the summary goes; datasets it already holds from elsewhere are kept."""
+    """Where the summary goes, with a picture beside it; datasets it already holds are kept."""
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate, write the summary; returns it."""
@@ -80,7 +80,8 @@ class Study:
             summary = _earlier(target)  # another study may write to the same file meanwhile
             summary.setdefault("datasets", {})[name] = self._study(dataset, self.out / name)
             write_json(target, summary)
-            print(f"wrote {target}")
+            draw(summary, target.with_suffix(".png"))
+            print(f"wrote {target} and {target.with_suffix('.png')}")
         return summary
 
     def _study(self, dataset: str, folder: Path) -> dict[str, Any]:
@@ -128,6 +129,42 @@ class Study:
             if found["command"] == options.command and done == [[str(r), self.steps] for r in runs]:
                 return found
         return options.run()
+
+
+def draw(summary: dict[str, Any], path: Path) -> None:
+    """Draw each dataset's scores with intervals, and what made the data, as a PNG file."""
+    from matplotlib.figure import Figure
+
+    from diffplan.scripts.pictures import CANDIDATE, EXECUTED, PLAN, PROPOSAL, save, style
+
+    colours = dict(zip(_ROWS, (PLAN, PROPOSAL, EXECUTED), strict=True))
+    found = summary["datasets"]
+    with style():
+        figure = Figure(figsize=(8, 0.5 + 1.1 * len(found)), layout="constrained")
+        panels = figure.subplots(len(found), 1, squeeze=False)[:, 0]
+        for axes, (name, study) in zip(panels, found.items(), strict=True):
+            scaled = all("normalised_score" in row for row in study["rows"].values())
+            mean, ends = (
+                ("normalised_score", "normalised_ci95")
+                if scaled
+                else ("return_mean", "return_ci95")
+            )
+            labels = list(study["rows"])
+            for place, label in enumerate(labels):
+                row = study["rows"][label]
+                axes.plot(row[ends], [place, place], color=colours[label], linewidth=4, alpha=0.4)
+                axes.plot(row[mean], place, "o", color=colours[label])
+            made = study["others"].get("data") or study["others"].get("controller")
+            if made is not None:
+                axes.axvline(made[mean], color=CANDIDATE, linestyle="--", linewidth=1.2)
+            axes.set_xlim(left=min(0.0, *(row[ends][0] for row in study["rows"].values())))
+            axes.set_yticks(range(len(labels)), labels)
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.set_title(f"{name}, {'score' if scaled else 'return'}", loc="left", fontsize=10)
+        figure.supxlabel(
+            "dots: means; bars: 95 % intervals; dashed: what made the data", fontsize=9
+        )
+        save(figure, path)
 
 
 def _earlier(target: Path) -> dict[str, Any]:

@@ -216,12 +216,37 @@ def presets_table() -> str:
     )
 
 
+def reference_table(data: dict[str, Any]) -> str:
+    """The table of `diffplan maze2d-controllers`."""
+    header = ["maze", "plans at every start", "plans once", "D4RL's maximum", "difference"]
+    rows = [
+        [
+            maze,
+            *(
+                f"{found[key]['return']:.1f} ± {found[key]['standard_error']:.1f}"
+                for key in ("plans at every start", "plans once")
+            ),
+            f"{found['d4rl_reference_maximum']:.2f}",
+            f"{found['standard_errors']:+.2f} standard errors",
+        ]
+        for maze, found in data["mazes"].items()
+    ]
+    return (
+        f"{_markdown(header, rows)}\n\nReturns ± standard errors, {data['episodes']} episodes; the "
+        f"difference is of planning once, in standard errors of both means (D4RL's taken over 100 "
+        f"episodes).\n\nCommand: `{data['command']}`."
+    )
+
+
 def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
     if "rows" in data:
         return compare_table
     if "datasets" in data:
         return study_table
-    return results_table if "policies" in data else counts_table
+    if "policies" in data:
+        return results_table
+    reference = any("d4rl_reference_maximum" in maze for maze in data["mazes"].values())
+    return reference_table if reference else counts_table
 
 
 def update(folder: Path, *, check: bool = False) -> list[Path]:

@@ -180,7 +180,7 @@ def test_a_run_leaves_what_others_read(run: Path, tiny_episodes: Episodes) -> No
     assert list(run.rglob("events.out.tfevents*"))
     model, _, _ = load_model(run)
     assert model.residual_known == 1
-    assert float(model.target_return) > 0
+    assert float(model.targets(0.5)) > 0
     losses = {"proposer", "denoiser", "denoiser_plain", "inverse_dynamics", "value"}
     for row in lines(run):
         assert {key.removeprefix("loss/") for key in row if "loss/" in key} == losses
@@ -369,5 +369,5 @@ def test_two_processes_train_one_model(
     alone = train(tiny_goal_episodes, config, options(tmp_path / "alone", 60))
     weights = load_file(alone / "training.safetensors")
     assert not torch.equal(
-        weights["model/value.members.0.0.weight"], saved["model/value.network.0.weight"]
+        weights["model/value.members.0.0.weight"], saved["model/value.members.0.0.weight"]
     )

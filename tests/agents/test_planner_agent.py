@@ -85,21 +85,6 @@ def test_plans_are_in_environment_units(make_agent: Make, observe: Make) -> None
     np.testing.assert_allclose(view.values[:, 0], in_units.detach(), atol=1e-4)
 
 
-def test_the_target_return_is_asked_for(make_agent: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent, asked = make_agent(rewards=True), []
-    make_plan = planner_agent.make_plan
-
-    def spy(model: Any, context: Any, *args: Any) -> Any:
-        asked.append(context.returns)
-        return make_plan(model, context, *args)
-
-    monkeypatch.setattr(planner_agent, "make_plan", spy)
-    agent.plan(np.zeros((2, 3)))
-    expected = agent.model.normalised_returns(agent.model.target_return)
-    torch.testing.assert_close(asked[0], expected.expand(2))
-    assert not torch.allclose(expected, torch.zeros(()))
-
-
 def test_a_goal_the_model_cannot_use_is_ignored(make_agent: Make, observe: Make) -> None:
     agent = make_agent(rewards=True)
     layout = ObservationLayout(3, 2, dict_keys=("observation",))

@@ -133,25 +133,25 @@ def test_returns_to_go_match_a_hand_computation(
     assert last > 0  # also states in which no action was taken
 
 
-def test_the_target_return_is_a_quantile_of_the_training_data(
+def test_returns_by_step_are_those_of_the_training_states(
     join_episodes: Make, tiny_config: Make
 ) -> None:
     rewards = [np.full(n, float(e)) for e, n in enumerate(LENGTHS)]
-    episodes = coded(join_episodes, [1] * 6, rewards)
-    config = steps_config(tiny_config, data__target_quantile=1.0)
-    sampler = WindowSampler(episodes, config, seed=0)
-    train = sampler.sample(4000, generator())
-    assert sampler.target_return(0) == pytest.approx(float(train.returns.max()), rel=1e-6)
-    lowest = steps_config(tiny_config, data__target_quantile=0.0)
-    low = WindowSampler(episodes, lowest, seed=0)
-    assert low.target_return(0) == pytest.approx(float(train.returns[:, 0].min()), rel=1e-6)
+    sampler = WindowSampler(
+        coded(join_episodes, [1] * 6, rewards), steps_config(tiny_config), seed=0
+    )
+    found = sampler.returns_by_step(0)
+    index = sampler.parts["train"].tensor()
+    assert sampler.returns is not None
+    assert torch.equal(found.returns, sampler.returns[index])
+    assert torch.equal(found.steps, sampler.states[index][:, 1].long())  # states hold their steps
 
 
 def test_hindsight_goals_lie_ahead_and_the_plan_rests_there(
     join_episodes: Make, tiny_config: Make
 ) -> None:
     lengths = [9, 14, 6, 30]
-    options = {"data__relabel": "hindsight", "data__discount": 0.9, "data__target_quantile": 1.0}
+    options = {"data__relabel": "hindsight", "data__discount": 0.9}
     episodes = walking(join_episodes, lengths)
     sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
     windows = sampler.sample(3000, generator())
@@ -173,7 +173,7 @@ def test_hindsight_goals_lie_ahead_and_the_plan_rests_there(
         assert windows.returns[row].tolist() == pytest.approx([0.9**n for n in left], rel=1e-5)
         passed.add(goal - first)
     assert passed == set(range(1, 31))
-    assert sampler.target_return(0) == 1.0
+    assert sampler.returns_by_step(0).returns.max() == 1
 
 
 def test_other_columns_rest_as_they_were_at_the_goal(
@@ -220,7 +220,7 @@ def test_undiscounted_goals_cost_a_step_each(join_episodes: Make, tiny_config: M
     left = windows.goals[:, 0] - windows.states[:, 0, 0]
     assert torch.equal(windows.returns[:, 0], -left)
     assert sampler.valued(100, generator()).returns.max() <= 0
-    assert sampler.target_return(0) > -30
+    assert sampler.returns_by_step(0).returns.min() > -31
 
 
 def test_valued_goals_include_the_state_itself(join_episodes: Make, tiny_config: Make) -> None:

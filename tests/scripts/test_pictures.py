@@ -22,7 +22,7 @@ LAYOUT = ObservationLayout(3, 2, (2, 1), (), ("observation",))
 def drawn(monkeypatch):
     """Catches figures instead of writing them."""
     figures = []
-    monkeypatch.setattr(pictures, "_write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
     return figures
 
 

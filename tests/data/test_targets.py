@@ -1,0 +1,60 @@
+"""Target returns: quantiles of the data's returns-to-go, overall and along the episode."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffplan.data.targets import BINS, QUANTILES, Sample, TargetTable
+
+
+def fitted(returns: np.ndarray, steps: np.ndarray) -> TargetTable:
+    table = TargetTable()
+    table.fit(Sample(torch.from_numpy(returns).float(), torch.from_numpy(steps)))
+    return table
+
+
+def test_quantiles_over_all_states_are_those_of_the_sample() -> None:
+    returns = np.random.default_rng(0).normal(size=5000)
+    table = fitted(returns, np.zeros(5000, np.int64))
+    for quantile in QUANTILES:
+        expected = np.quantile(returns, quantile)
+        assert float(table(quantile)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_between_the_table_s_quantiles_it_is_linear() -> None:
+    table = fitted(np.linspace(0, 1, 10_001), np.zeros(10_001, np.int64))
+    for quantile in (0.03, 0.3, 0.6, 0.87, 0.93, 0.999):
+        assert float(table(quantile)) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_the_target_follows_the_step_of_the_episode() -> None:
+    # 50 episodes of 1280 steps: bins of 10; the return at step t is 1280 - t, or half of it
+    steps = np.tile(np.arange(1280), 50)
+    returns = (1280.0 - steps) * np.repeat(np.arange(50) % 2 + 1, 1280) / 2
+    table = fitted(returns, steps)
+    at = torch.tensor([5, 300, 640, 1270])
+    assert table(1.0, at).tolist() == pytest.approx((1280.0 - at).tolist(), abs=6)
+    assert table(0.0, at).tolist() == pytest.approx((640 - at / 2).tolist(), abs=6)
+    # beyond the longest episode the last bin stands
+    late = table(1.0, torch.tensor([1279, 5000]))
+    assert late[0] == pytest.approx(float(late[1]), abs=6)
+    assert float(table(1.0)) == 1280
+
+
+def test_short_episodes_have_a_bin_for_every_step() -> None:
+    steps = np.tile(np.arange(20), 30)
+    table = fitted(steps.astype(float), steps)
+    assert table.width == 1
+    # linear between bin centres, half a step off
+    assert table(0.5, torch.arange(1, 20)).tolist() == pytest.approx(
+        (np.arange(1, 20) - 0.5).tolist()
+    )
+
+
+def test_a_bin_of_few_states_takes_over_the_one_before() -> None:
+    # one of thirty episodes goes on after step 63
+    steps = np.concatenate([np.tile(np.arange(64), 30), np.arange(64, BINS)])
+    returns = np.where(steps < 64, 1.0, 100.0)
+    table = fitted(returns, steps)
+    assert table(1.0, torch.tensor([10, 63, 100])).tolist() == [1, 1, 1]
+    assert float(table(1.0)) == 100
