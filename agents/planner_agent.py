@@ -43,6 +43,8 @@ class AgentState:
     plan: each row's current plan. goals: [B, G] goals the plans were made for, None without.
     age: [B] environment steps since each row's plan was made, 0 right after a replan.
     seeds: [B] random seed of each row. count: [B] plans made since it was set.
+    step: [B] environment steps since the episode began. target: [B] return-to-go that was asked
+    for, less what `observe` was told since (`planning.target` received).
     """
 
     plan: PlanView
@@ -76,9 +78,15 @@ class PlannerAgent:
         """Set up the agent; nothing changes afterwards.
 
         train_seconds, updates: what the training took, for reports. planning: settings of
-        `PlanningConfig` that replace the model's own, e.g. steps=3.
+        `PlanningConfig` that replace the model's own, e.g. steps=3; a quantile or a target by step
+        also in place of the model's own target_return.
+        Raises DiffplanError for a wrong setting, or one of a target return that has no effect.
         """
+        read_off = "target_quantile" in planning or planning.get("target") == "by-step"
+        if read_off and "target_return" not in planning:
+            planning["target_return"] = None
         settings = replace_planning(model.config, **planning).planning
+        _check_target(settings, model, goals=layout.goal_dim > 0)
         if settings.candidates is None:
             settings = dataclasses.replace(settings, candidates=model.config.planning.k)
         if settings.start == "sdedit" and settings.start_level is None:
@@ -315,6 +323,23 @@ class PlannerAgent:
         actions = decode(self.model, now, target, torch.from_numpy(lag.astype(np.float32)).to(to))
         result: np.ndarray = actions.cpu().numpy()
         return result
+
+
+def _check_target(settings: PlanningConfig, model: PlannerModel, goals: bool) -> None:
+    own = model.config.planning
+    names = ("target", "target_quantile", "target_return", "target_floor")
+    if not model.use_returns:
+        for name in names:
+            if getattr(settings, name) != getattr(own, name):
+                raise DiffplanError(
+                    f"planning.{name} is given, but this model plans for a goal and not for a "
+                    "return; leave it out"
+                )
+    elif goals and settings.target == "received":
+        raise DiffplanError(
+            "planning.target is received, but with a goal the returns count steps and not the "
+            "rewards received; give kept"
+        )
 
 
 def _take(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

@@ -169,7 +169,7 @@ class PlanningConfig:
     target: Literal["kept", "by-step", "received"] = "kept"
     """Target return-to-go. kept: one for the whole episode. by-step: what the data reach from the
     episode's present step on. received: the first step's, lowered by each reward (as published)."""
-    target_quantile: float = 0.9
+    target_quantile: float = 0.75
     """Asked for is this quantile of the data's returns-to-go: over all states (kept), or over
     those at the same step of their episodes (by-step, received)."""
     target_return: float | None = None

@@ -39,10 +39,14 @@ REWARD_REFINING: dict[str, Any] = {
 
 REWARD_SOURCE = 'ours; reasons in docs/method.md, "Settings per dataset"'
 REWARD_REASON = (
-    "Without a goal no plan has to reach far: short plans that are soon made anew keep the errors "
-    "of the proposal small. Rewards count over the whole episode, hence the discount. "
-    "Noise at a middle level makes distinct candidates out of one mean proposal, and the value, "
-    "fitted to the better returns, chooses among them."
+    'Why, measured on Hopper (docs/results.md, "What was tried on the way"): short plans that are '
+    "soon made anew beat longer and coarser ones (horizon 16: 2181, stride 4: 1218, others about "
+    "2700). A discount of 0.99 does not see the fall that a fast gait ends in (1850; with 0.999 "
+    "and the value's choice 2700). Noise at a middle level makes distinct, plausible candidates "
+    "out of one mean proposal, and the value chooses among them (one candidate 1950, sixteen "
+    "2800); four networks averaged over a plan's states rank better than one on its last state "
+    "(2650 to 2960). Drawing windows and actions of good returns gave the largest step (2415 and "
+    "2757 to 2977 and 3349, by training seed)."
 )
 
 # --- As published --------------------------------------------------------------------------------

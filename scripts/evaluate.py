@@ -45,6 +45,14 @@ class PlanningOptions:
     """How one candidate is chosen."""
     keep: Annotated[int | None, _own("INT")] = None
     """Strides a plan is followed before the next one is made."""
+    target: Annotated[
+        Literal["kept", "by-step", "received"] | None, _own("{kept,by-step,received}")
+    ] = None
+    """Return asked for: one; the data's at the step; the first, lowered by each reward."""
+    target_quantile: Annotated[float | None, _own("FLOAT")] = None
+    """Quantile of the data's returns-to-go that is asked for, instead of a target return."""
+    target_return: Annotated[float | None, _own("FLOAT")] = None
+    """Return-to-go asked for, discounted as in training, instead of a quantile."""
 
     @property
     def given(self) -> dict[str, Any]:
@@ -165,6 +173,12 @@ class Evaluate:
                     f"selection seeds {chosen.start} to {chosen.stop - 1} overlap evaluation seeds "
                     f"{judged.start} to {judged.stop - 1}; choose another --select-seed"
                 )
+        planning = self.planning
+        if planning.target_return is not None and planning.target_quantile is not None:
+            raise DiffplanError(
+                f"--target-return {planning.target_return:g} and --target-quantile "
+                f"{planning.target_quantile:g} are both given; one of them says what to ask for"
+            )
         if not self.runs:
             raise DiffplanError("give at least one RUN, a folder that `diffplan train --out` wrote")
         for folder in self.runs:

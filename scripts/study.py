@@ -77,8 +77,9 @@ class Study:
         summary: dict[str, Any] = {}
         for dataset in self.data:
             name = Path(dataset).stem.replace("/", "-")
-            summary = _earlier(target)  # another study may write to the same file meanwhile
-            summary.setdefault("datasets", {})[name] = self._study(dataset, self.out / name)
+            found = self._study(dataset, self.out / name)
+            summary = _earlier(target)  # another study may have written to the file meanwhile
+            summary["datasets"][name] = found
             write_json(target, summary)
             draw(summary, target.with_suffix(".png"))
             print(f"wrote {target} and {target.with_suffix('.png')}")

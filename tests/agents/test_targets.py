@@ -44,6 +44,11 @@ def run(
     return state
 
 
+def sinking() -> torch.Tensor:
+    """A table of targets that go to 0 at a time limit."""
+    return torch.linspace(90, 0, BINS).expand(len(QUANTILES), -1)
+
+
 def test_one_target_is_kept_whatever_is_received(make_agent: Make, asked: Asked) -> None:
     agent = make_agent(rewards=True, keep=1, target="kept", target_quantile=0.75)
     run(agent, 2 * agent.stride + 1, [1.0, 5.0])
@@ -56,8 +61,7 @@ def test_by_step_asks_for_what_the_data_still_reach(
     make_agent: Make, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = make_agent(rewards=True, keep=1, target="by-step", target_quantile=0.9)
-    ramp = torch.linspace(90, 0, BINS).expand(len(QUANTILES), -1)  # towards a time limit
-    monkeypatch.setitem(agent.model.targets._buffers, "by_step", ramp)
+    monkeypatch.setitem(agent.model.targets._buffers, "by_step", sinking())
     run(agent, 2 * agent.stride + 1)
     steps = torch.arange(3) * agent.stride
     expected = agent.model.targets(0.9, steps).tolist()
@@ -90,10 +94,13 @@ def test_a_negative_target_has_no_floor(make_agent: Make, asked: Asked) -> None:
     assert asked[1][0] < -20
 
 
-def test_received_starts_from_the_first_step_s_quantile(make_agent: Make, asked: Asked) -> None:
+def test_received_starts_from_the_first_step_s_quantile(
+    make_agent: Make, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent = make_agent(rewards=True, target="received", target_quantile=0.9)
+    monkeypatch.setitem(agent.model.targets._buffers, "by_step", sinking())
     run(agent, 1)
-    assert asked[0][0] == pytest.approx(float(agent.model.targets(0.9, torch.zeros(1))), rel=1e-4)
+    assert asked[0] == pytest.approx([90, 90], rel=1e-4)
 
 
 def test_a_new_episode_starts_anew(make_agent: Make, asked: Asked) -> None:
@@ -147,3 +154,69 @@ def test_rollouts_tell_the_agent_what_it_received(make_agent: Make, asked: Asked
             expected.append(left)
         left = (left - 2) / agent.model.config.data.discount
     assert [row[0] for row in asked] == pytest.approx(expected, rel=1e-4)
+
+
+def test_rows_are_asked_alike_alone_and_together(make_agent: Make, asked: Asked) -> None:
+    options = {"target": "received", "target_quantile": 0.9, "keep": 1}
+    agent = make_agent(rewards=True, **options)
+    steps = 2 * agent.stride + 1
+    run(agent, steps, [0.5, 3.0, -1.0], rows=3)
+    together = np.array(asked).T
+    for row, reward in enumerate([0.5, 3.0, -1.0]):
+        asked.clear()
+        run(agent, steps, [reward], rows=1)
+        assert together[row] == pytest.approx(np.array(asked)[:, 0], rel=1e-5)
+    assert len(np.unique(together[:, -1])) == 3
+
+
+def test_a_plan_alone_asks_for_an_episode_s_first_target(make_agent: Make, asked: Asked) -> None:
+    agent = make_agent(rewards=True, target="received", target_return=50.0)
+    agent.plan(np.zeros((2, 3)))
+    assert asked == [pytest.approx([50, 50], rel=1e-5)]
+
+
+def test_the_target_decides_the_plan(make_agent: Make) -> None:
+    plans = [
+        make_agent(rewards=True, target_return=target).plan(np.zeros((1, 3))).states
+        for target in (1.0, 1.0, 50.0)
+    ]
+    assert np.array_equal(plans[0], plans[1])
+    assert not np.allclose(plans[0][:, 1:], plans[2][:, 1:], atol=1e-3)
+
+
+def test_published_settings_of_a_dataset_lower_their_target(make_agent: Make, asked: Asked) -> None:
+    preset = {
+        "planning.target": "received",
+        "planning.target_return": 60.0,
+        "planning.target_floor": 1 / 3,
+    }
+    agent = make_agent("trajectory-diffuser-published", rewards=True, config=preset)
+    assert agent.model.config.data.discount == 1
+    run(agent, 4, [15.0, 1.0])
+    # a plan a step; undiscounted; not below a third
+    lowered = zip([60, 45, 30, 20], [60, 59, 58, 57], strict=True)
+    assert asked == [pytest.approx(list(row), rel=1e-4) for row in lowered]
+
+
+@pytest.mark.parametrize("options", [{"target_quantile": 0.5}, {"target": "by-step"}])
+def test_a_quantile_takes_the_place_of_the_model_s_own_return(
+    make_agent: Make, asked: Asked, options: dict[str, Any]
+) -> None:
+    config = {"planning.target_return": 1000.0}
+    run(make_agent(rewards=True, config=config), 1)
+    agent = make_agent(rewards=True, config=config, **options)
+    assert agent.planning["target_return"] is None
+    run(agent, 1)
+    assert asked[0][0] == pytest.approx(1000, rel=1e-4)
+    assert asked[1][0] < 100
+
+
+def test_targets_without_effect_are_refused(make_agent: Make) -> None:
+    for options in ({"target_return": 3.0}, {"target_quantile": 0.5}, {"target": "by-step"}):
+        message = f"planning.{next(iter(options))} is given, but this model plans for a goal"
+        with pytest.raises(DiffplanError, match=message):
+            make_agent(**options)
+    # the model's own settings, named again, are no change
+    make_agent(**make_agent().planning)
+    with pytest.raises(DiffplanError, match="with a goal the returns count steps"):
+        make_agent("trajectory-diffuser-published", target="received")

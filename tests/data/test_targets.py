@@ -1,10 +1,17 @@
 """Target returns: quantiles of the data's returns-to-go, overall and along the episode."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from diffplan.data.targets import BINS, QUANTILES, Sample, TargetTable
+from diffplan.data.windows import WindowSampler
+
+Make = Callable[..., Any]
 
 
 def fitted(returns: np.ndarray, steps: np.ndarray) -> TargetTable:
@@ -58,3 +65,31 @@ def test_a_bin_of_few_states_takes_over_the_one_before() -> None:
     table = fitted(returns, steps)
     assert table(1.0, torch.tensor([10, 63, 100])).tolist() == [1, 1, 1]
     assert float(table(1.0)) == 100
+
+
+@pytest.mark.parametrize(
+    "discount, limit, first, late",
+    [
+        (1.0, True, 40, 5),  # the horizon's end: nothing is paid after it
+        (1.0, False, 40, 5),
+        (0.9, True, 10, 10),  # one a step for ever
+        (0.9, False, 10 * (1 - 0.9**40), 10 * (1 - 0.9**5)),
+    ],
+)
+def test_targets_sink_to_an_end_but_not_to_a_time_limit_that_is_bridged(
+    join_episodes: Make, tiny_config: Make, discount: float, limit: bool, first: float, late: float
+) -> None:
+    # 30 episodes of 40 steps that pay 1 a step, cut by a time limit or ended
+    states = [np.random.default_rng(e).normal(size=(41, 3)) for e in range(30)]
+    actions, rewards = [np.zeros((40, 2))] * 30, [np.ones(40)] * 30
+    episodes = join_episodes(states, actions, rewards)
+    if not limit:
+        ends, none = episodes.truncations, np.zeros(1200, bool)
+        episodes = dataclasses.replace(episodes, truncations=none, terminations=ends)
+    config = tiny_config(changes={"data.discount": discount, "data.relabel": "hindsight"})
+    table = TargetTable()
+    table.fit(WindowSampler(episodes, config, seed=0).returns_by_step(0))
+    assert table.width == 1
+    # a bin's quantile stands at its centre, half a step on
+    asked = table(0.5, torch.tensor([0.5, 35.5]))
+    assert asked.tolist() == pytest.approx([first, late], rel=1e-4)

@@ -40,7 +40,7 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
     ("args", "expected"),
     [
         (["trian"], "did you mean 'train'"),
-        (["datasets"], "given 'nothing', expected one of: make, list, show"),
+        (["datasets"], "given 'nothing', expected one of: make, list, download, show"),
         (["datasets", "mak"], "given 'mak'"),
         (["train"], "needs a config and --dataset, e.g. diffplan train trajectory-diffuser"),
         (["evaluate"], "RUN"),

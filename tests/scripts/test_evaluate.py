@@ -118,6 +118,33 @@ def test_overrides_reach_the_agent_and_baselines_and_pictures_can_be_left_out(
     assert sorted(path.name for path in run_folder.iterdir()) == ["metrics.jsonl"]
 
 
+@pytest.mark.parametrize(
+    "words, planning, stem",
+    [
+        ("--target by-step", {"target": "by-step"}, "target-by-step"),
+        ("--target-quantile 0.5", {"target_quantile": 0.5}, "target_quantile-0.5"),
+        (
+            "--target received --target-return -300",
+            {"target": "received", "target_return": -300.0},
+            "target-received-target_return--300.0",
+        ),
+    ],
+)
+def test_the_return_that_is_asked_for_can_be_changed(
+    words, planning, stem, hopper_agent, loads, run_folder
+):
+    given = loads(hopper_agent("hopper-medium-v2"))
+    few = "--episodes 1 --num-envs 1 --no-baselines --no-pictures"
+    options = tyro.cli(Evaluate, args=[str(run_folder), *words.split(), *few.split()])
+    options.run()
+    assert planning.items() <= given.items()
+    assert not {"target", "target_quantile", "target_return"} & given.keys() - planning.keys()
+    results = json.loads((run_folder / f"results-{stem}.json").read_text())
+    assert results["overrides"] == planning
+    again = tyro.cli(Evaluate, args=shlex.split(results["command"])[2:])
+    assert again.planning == PlanningOptions(**planning)
+
+
 def test_without_a_maze_the_returns_of_the_data_stand_beside_the_planner(
     hopper_agent, loads, run_folder, tmp_path, capsys
 ):
@@ -195,6 +222,10 @@ def test_one_episode_has_no_interval_and_json_stays_valid(maze_agent, loads, run
             "selection seeds 1090 to 1129 overlap evaluation seeds 1000 to 1099",
         ),
         ({"env": "Hoper-v5"}, "Gymnasium knows no environment Hoper-v5"),
+        (
+            {"planning": PlanningOptions(target_return=3000.0, target_quantile=0.5)},
+            "--target-return 3000 and --target-quantile 0.5 are both given",
+        ),
     ],
 )
 def test_bad_options_are_named_in_one_line(options, message, maze_agent, loads, run_folder):
