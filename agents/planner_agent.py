@@ -111,6 +111,11 @@ class PlannerAgent:
         result: dict[str, Any] = config_to_dict(config)["planning"]
         return result
 
+    @property
+    def uses_returns(self) -> bool:
+        """Whether plans are made for a target return."""
+        return self.model.use_returns
+
     # --- Stable-Baselines3's interface -----------------------------------------------------------
 
     def predict(

@@ -135,7 +135,7 @@ class HeadsConfig:
     value_members: int = 1
     """Value networks that are averaged."""
     value_input: Literal["state", "state-action"] = "state"
-    """V of the plan's last state, or Q of the current state and first action (as published)."""
+    """V of the plan's states, or Q of the current state and first action (as published)."""
 
 
 @dataclass(frozen=True)

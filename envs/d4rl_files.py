@@ -61,6 +61,10 @@ class D4RLFile:
             yield start, min(start + size, self.steps)
 
 
+# what h5py raises for damaged files, depending on where the damage is
+_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+
+
 @contextlib.contextmanager
 def open_d4rl(path: Path) -> Iterator[D4RLFile]:
     """Open a file in the D4RL layout.
@@ -70,21 +74,26 @@ def open_d4rl(path: Path) -> Iterator[D4RLFile]:
     """
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except _DAMAGE as error:
         raise _unreadable(path, error) from None
     with file:
-        yield _checked(path, file)
+        try:
+            checked = _checked(path, file)
+        except _DAMAGE as error:
+            raise _unreadable(path, error) from None
+        yield checked
 
 
 def _read(path: Path, array: h5py.Dataset, rows: slice) -> np.ndarray:
     try:
         return np.asarray(array[rows] if array.shape else array[()])
-    except OSError as error:
+    except _DAMAGE as error:
         raise _unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: OSError) -> DiffplanError:
-    return DiffplanError(f"{path} is no readable HDF5 file: {str(error).splitlines()[0]}")
+def _unreadable(path: Path, error: Exception) -> DiffplanError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DiffplanError(f"{path} is no readable HDF5 file: {reason}")
 
 
 def _checked(path: Path, file: h5py.File) -> D4RLFile:

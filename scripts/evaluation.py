@@ -275,7 +275,11 @@ def _print(
     notes: Sequence[str],
 ) -> None:
     last = options.seed + options.episodes - 1
-    settings = (f"{k} {v}" for k, v in agent.planning.items() if v is not None)
+    settings = (
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in agent.planning.items()
+        if value is not None and (agent.uses_returns or not key.startswith("target"))
+    )
     print(
         f"{agent.config_name} trained on {info.id}, evaluated in {info.env_id}: "
         f"{options.episodes} episodes each, seeds {options.seed} to {last}\n"

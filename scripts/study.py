@@ -16,6 +16,7 @@ from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate import Evaluate, PlanningOptions
 from diffplan.scripts.train import Train
 
+_OURS = "trajectory-diffuser"
 # label -> (file name, how the trained network plans); the first is the configuration's own way
 _ROWS: dict[str, tuple[str, PlanningOptions]] = {
     "ours": ("ours", PlanningOptions()),
@@ -46,7 +47,7 @@ class Study:
     """Names, Minari ids or files, as for `diffplan train --dataset`."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the runs (DIR/DATASET/seed-S) and results."""
-    config: str = "trajectory-diffuser"
+    config: str = _OURS
     """Configuration to train."""
     seeds: int = 1
     """Training seeds 0 to SEEDS - 1 of each dataset."""
@@ -75,8 +76,10 @@ class Study:
                 raise DiffplanError(f"--{name} must be at least 1, got {value}")
         check_writable(target, "results file")
         summary: dict[str, Any] = {}
-        for dataset in self.data:
-            name = Path(dataset).stem.replace("/", "-")
+        names = [self._name(dataset) for dataset in self.data]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DiffplanError(f"two of the datasets are called {twice}; rename one of the files")
+        for dataset, name in zip(self.data, names, strict=True):
             found = self._study(dataset, self.out / name)
             summary = _earlier(target)  # another study may have written to the file meanwhile
             summary["datasets"][name] = found
@@ -85,6 +88,12 @@ class Study:
             print(f"wrote {target} and {target.with_suffix('.png')}")
         return summary
 
+    def _name(self, dataset: str) -> str:
+        """Of a dataset's folder and of its place in the summary, with a config that is not ours."""
+        path = Path(dataset)
+        name = path.stem if path.exists() else dataset.replace("/", "-")
+        return name if self.config == _OURS else f"{name}-{self.config}"
+
     def _study(self, dataset: str, folder: Path) -> dict[str, Any]:
         """Train the seeds on one dataset and score them; what goes into the summary."""
         from diffplan.checkpoint import list_checkpoints, read_header
@@ -92,17 +101,27 @@ class Study:
         runs = [folder / f"seed-{seed}" for seed in range(self.seeds)]
         for seed, run in enumerate(runs):
             found = list_checkpoints(run)
-            if found and read_header(found[-1]).step >= self.steps:
-                continue
+            if found:
+                header = read_header(found[-1])
+                was = (header.config.name, header.info.id)
+                if was != (self.config, dataset):
+                    raise DiffplanError(
+                        f"{run} holds {was[0]} trained on {was[1]}, not {self.config} on "
+                        f"{dataset}; choose another --out"
+                    )
+                if header.step >= self.steps:
+                    continue
             options = ["--dataset", dataset, "--out", str(run), "--steps", str(self.steps)]
             Train.parse([self.config, *options, "--seed", str(seed), "--resume"]).run()
         rows: dict[str, Any] = {}
         common: dict[str, Any] = {}
         ways = _ROWS if self.ways else {"ours": _ROWS["ours"]}
         for label, (stem, planning) in ways.items():
-            found_row = self._row(runs, folder / f"{stem}.json", planning, label == "ours")
-            rows[label] = {key: found_row[key] for key in _KEPT if key in found_row}
-            if label == "ours":
+            own = label == "ours"
+            found_row = self._row(runs, folder / f"{stem}.json", planning, own)
+            kept = {key: found_row[key] for key in _KEPT if key in found_row}
+            rows[self.config if own and self.config != _OURS else label] = kept
+            if own:
                 common = {key: found_row.get(key) for key in _COMMON}
                 common["others"] = {
                     name: {key: policy[key] for key in _KEPT if key in policy}
@@ -153,8 +172,14 @@ def draw(summary: dict[str, Any], path: Path) -> None:
             labels = list(study["rows"])
             for place, label in enumerate(labels):
                 row = study["rows"][label]
-                axes.plot(row[ends], [place, place], color=colours[label], linewidth=4, alpha=0.4)
-                axes.plot(row[mean], place, "o", color=colours[label])
+                axes.plot(
+                    row[ends],
+                    [place, place],
+                    color=colours.get(label, PLAN),
+                    linewidth=4,
+                    alpha=0.4,
+                )
+                axes.plot(row[mean], place, "o", color=colours.get(label, PLAN))
             made = study["others"].get("data") or study["others"].get("controller")
             if made is not None:
                 axes.axvline(made[mean], color=CANDIDATE, linestyle="--", linewidth=1.2)

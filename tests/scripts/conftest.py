@@ -34,6 +34,7 @@ class StubPlanner:
     config_name = "stub"
     train_seconds = 12.5
     planning: ClassVar[dict[str, Any]] = {"keep": KEEP}
+    uses_returns = False
 
     def __init__(self, info: DatasetInfo, layout: ObservationLayout) -> None:
         self.info, self.layout = info, layout

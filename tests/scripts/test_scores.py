@@ -47,6 +47,7 @@ class Agent:
     config_name = "stub"
     stride = 2
     planning: ClassVar[dict[str, Any]] = {"start": "rddm", "steps": 3, "start_level": None}
+    uses_returns = False
 
     @property
     def train_seconds(self) -> float:
