@@ -227,3 +227,20 @@ def test_unwritable_caches_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = write_hdf5(tmp_path / "hopper_x.hdf5", d4rl_arrays())
     with pytest.raises(DiffplanError, match="DIFFPLAN_CACHE"):
         load_d4rl(path)
+
+
+def test_whatever_byte_is_damaged_the_error_is_one_line(tmp_path: Path) -> None:
+    whole = write_hdf5(tmp_path / "hopper.hdf5", d4rl_arrays()).read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(0, len(whole), 150):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path = tmp_path / "damaged.hdf5"
+        path.write_bytes(damaged)
+        try:
+            load_d4rl(path)
+        except DiffplanError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 10

@@ -77,6 +77,13 @@ def test_a_study_scores_every_way_and_is_not_done_twice(
     assert [p.name for p in list_checkpoints(tmp_path / "runs/hopper-other/seed-0")] == [
         "checkpoint-00000003"
     ]
+    elsewhere = tmp_path / "elsewhere" / data.name
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(data.read_bytes())
+    with pytest.raises(
+        DiffplanError, match=r"holds trajectory-diffuser trained on .*choose another"
+    ):
+        Study((str(elsewhere),), tmp_path / "runs", seeds=2, steps=2).run()
     page = tmp_path / "runs" / "page.md"
     page.write_text("<!-- table: study.json -->\n<!-- end -->\n")
     update(tmp_path / "runs")
@@ -94,3 +101,12 @@ def test_nothing_to_study_is_refused(tmp_path: Path) -> None:
         Study((), tmp_path).run()
     with pytest.raises(DiffplanError, match="--seeds must be at least 1, got 0"):
         Study(("x",), tmp_path, seeds=0).run()
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "x.hdf5" for folder in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.touch()
+    with pytest.raises(DiffplanError, match="two of the datasets are called x"):
+        Study(tuple(map(str, files)), tmp_path / "out").run()
