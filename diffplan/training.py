@@ -229,6 +229,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 last = save()
             if not counted:
                 logged = time.perf_counter()  # neither saving nor logging counts as training
+    accelerator.wait_for_everyone()  # nobody leaves while another still talks to it
     accelerator.end_training()
     return last
 
