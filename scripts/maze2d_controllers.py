@@ -13,9 +13,6 @@ import tyro
 
 from diffplan.errors import DiffplanError
 
-# Means that a prototype of this environment gave.
-PROTOTYPE = {"umaze": {"plans at every start": 208.9, "plans once": 160.5}}
-
 
 @dataclass(frozen=True)
 class Maze2dControllers:
@@ -100,8 +97,6 @@ class Maze2dControllers:
                 "return_from_other_cells": round(float(result.returns[elsewhere].mean()), 2),
                 "reached": round(float(np.mean(result.returns > 0)), 3),
             }
-            if name in PROTOTYPE.get(maze, {}):
-                row[name]["prototype"] = PROTOTYPE[maze][name]
             print(f"{maze}, {name}: {row[name]}", flush=True)
         if maze != "open":
             # D4RL's own mean is over 100 episodes of the same spread.
