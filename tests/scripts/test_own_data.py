@@ -18,12 +18,15 @@ from minari.data_collector import EpisodeBuffer
 from diffplan.agents import load_agent
 from diffplan.scripts.cli import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text()
+_FILE = Path(__file__).parents[2] / "docs" / "own_data.md"
+PAGE = _FILE.read_text() if _FILE.is_file() else ""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the files of the page; what they register is forgotten again."""
+    if not PAGE:
+        pytest.skip("only a checkout has docs/")
     for name, code in re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL):
         (tmp_path / name).write_text(code)
     monkeypatch.chdir(tmp_path)
