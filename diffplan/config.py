@@ -78,6 +78,8 @@ class ProposerConfig:
     """Attention heads (transformer)."""
     dropout: float = 0.0
     """Dropout in training (transformer)."""
+    block: int = 1
+    """States that an autoregressive step gives at once; divides the horizon."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class HeadsConfig:
     """Hidden width of both."""
     depth: int = 2
     """Hidden layers of both."""
+    follow_proposals: bool = False
+    """Train the inverse dynamics also on the way to proposed states, not to true ones alone."""
     expectile: float = 0.7
     """Expectile of the value regression; 0.5 is the mean."""
     value_members: int = 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _COUNTS = {
     "plan": ("horizon", "stride"),
     "data": ("landmarks", "goal_candidates", "return_candidates"),
-    "proposer": ("width", "depth", "heads"),
+    "proposer": ("width", "depth", "heads", "block"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
     "heads": ("width", "depth", "value_members"),
     "planning": ("candidates", "keep"),
@@ -70,6 +70,11 @@ def check(config: Config) -> None:
     )
     require(
         planning.keep <= plan.horizon, "planning.keep", f"at most plan.horizon ({plan.horizon})"
+    )
+    require(
+        plan.horizon % config.proposer.block == 0,
+        "proposer.block",
+        f"a divisor of plan.horizon ({plan.horizon})",
     )
     if planning.start == "rddm":
         require(

@@ -51,12 +51,14 @@ class Batch:
     """What one joint update draws from the data, in environment units.
 
     plain: windows that teach the denoiser to plan without a proposal, None if it need not.
+    followed: windows with an action that teach to act on a proposal, None if nothing does.
     """
 
     windows: Windows
     transitions: Transitions
     valued: Valued
     plain: Windows | None = None
+    followed: Windows | None = None
 
 
 class PlannerModel(nn.Module):
@@ -179,7 +181,6 @@ class PlannerModel(nn.Module):
         self.plan_scale.copy_(rms.clamp(min=_SMALLEST_SCALE))
         self.inverse_dynamics.step_scale.copy_(self.plan_scale[0])
         if self.proposer is not None:
-            self.proposer.step_scale.copy_(self.plan_scale[0])
             self.proposer.plan_scale.copy_(self.plan_scale)
 
     def goal(self, goals: Tensor | None) -> Tensor | None:
@@ -259,6 +260,8 @@ class PlannerModel(nn.Module):
             step.lag / self.config.plan.stride,
             self.scaled_actions(step.actions),
         )
+        if batch.followed is not None:
+            losses["inverse_dynamics_proposed"] = self._following_loss(batch.followed)
         valued = batch.valued
         losses["value"] = self.value.loss(
             self.states(valued.states),
@@ -267,6 +270,28 @@ class PlannerModel(nn.Module):
             self.normalised_returns(valued.returns),
         )
         return losses
+
+    @property
+    def follows_proposals(self) -> bool:
+        """Whether the inverse dynamics also learns what to do where a proposal leads."""
+        return self.config.heads.follow_proposals and self.proposer is not None
+
+    def _following_loss(self, windows: Windows) -> Tensor:
+        """Squared error of the data's action given the first proposed state, not the true one.
+
+        A plan is off by the model's error. Trained on true pairs alone the network takes that for
+        intention, and a fast gait falls over the wrong actions that follow.
+        """
+        acted = windows.acted
+        assert acted is not None and self.proposer is not None
+        target = self.normalised_returns(windows.returns[:, 0]) if self.use_returns else None
+        start = self.states(windows.states[:, 0])
+        with torch.no_grad():
+            ahead = self.proposer.propose(start, self.goal(windows.goals), target, horizon=1)
+        lag = acted.lag / self.config.plan.stride
+        actions = self.inverse_dynamics(self.states(acted.states), ahead.states[:, 0], lag)
+        error = (actions - self.scaled_actions(acted.actions)).square().mean(-1)
+        return _weighted(error, acted.mask * windows.weight)
 
     def _denoiser_losses(
         self,

@@ -22,6 +22,7 @@ REWARD_SETTINGS: dict[str, Any] = {
     "plan.stride": 2,
     "data.discount": 0.999,
     "data.return_candidates": 16,
+    "heads.follow_proposals": True,
     "heads.expectile": 0.7,
     "heads.value_members": 4,
     "planning.keep": 4,
@@ -31,22 +32,33 @@ REWARD_SETTINGS: dict[str, Any] = {
 REWARD_REFINING: dict[str, Any] = {
     "planning.start": "sdedit",
     "planning.steps": 5,
-    "planning.start_level": 12,
+    "planning.start_level": 6,
     "planning.temperature": 0.0,
-    "planning.candidates": 16,
+    "planning.candidates": 4,
 }
 """Beside them for trajectory-diffuser, which refines proposals."""
 
+REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "*halfcheetah*": (
+        {"plan.stride": 1, "planning.keep": 1},
+        {"planning.start_level": 12, "planning.candidates": 1},
+    ),
+}
+"""Pattern of a dataset's name -> what differs there, in both of the above."""
+
 REWARD_SOURCE = 'ours; reasons in docs/method.md, "Settings per dataset"'
 REWARD_REASON = (
-    'Why, measured on Hopper (docs/results.md, "What was tried on the way"): short plans that are '
+    'Why, measured (docs/results.md, "What was tried on the way"). Hopper: short plans that are '
     "soon made anew beat longer and coarser ones (horizon 16: 2181, stride 4: 1218, others about "
     "2700). A discount of 0.99 does not see the fall that a fast gait ends in (1850; with 0.999 "
     "and the value's choice 2700). Noise at a middle level makes distinct, plausible candidates "
-    "out of one mean proposal, and the value chooses among them (one candidate 1950, sixteen "
-    "2800); four networks averaged over a plan's states rank better than one on its last state "
-    "(2650 to 2960). Drawing windows and actions of good returns gave the largest step (2415 and "
-    "2757 to 2977 and 3349, by training seed)."
+    "out of one mean proposal, and the value chooses among them; four networks averaged over a "
+    "plan's states rank better than one on its last state (2650 to 2960). Drawing windows and "
+    "actions of good returns gave the largest step (2415 and 2757 to 2977 and 3349, by training "
+    "seed). With inverse dynamics that have seen proposals a few candidates near the proposal do "
+    "as well as many far from it (3034 and 3375 against 2640 and 3318). HalfCheetah: its gait "
+    "changes at every step, so a stride of two is too coarse, a plan that is kept goes out of step "
+    "(kept one, two, four steps: 10431, 4207, 1444), and the value's choice hurts."
 )
 
 # --- As published --------------------------------------------------------------------------------
@@ -175,9 +187,15 @@ def _published(row: Released, has_goal: bool) -> Preset:
     return Preset(row.label, row.settings(has_goal), f"{SOURCE}{note}")
 
 
-def _rewards(config_name: str) -> Preset:
-    refining = REWARD_REFINING if config_name == "trajectory-diffuser" else {}
-    return Preset("data without a goal", REWARD_SETTINGS | refining, REWARD_SOURCE)
+def _rewards(config_name: str, task: str | None = None) -> Preset:
+    """Ours; task: a pattern of REWARD_BY_TASK."""
+    refines = config_name == "trajectory-diffuser"
+    settings = REWARD_SETTINGS | (REWARD_REFINING if refines else {})
+    if task is None:
+        return Preset("data without a goal", settings, REWARD_SOURCE)
+    shared, refining = REWARD_BY_TASK[task]
+    settings = settings | shared | (refining if refines else {})
+    return Preset(task.strip("*"), settings, REWARD_SOURCE)
 
 
 def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
@@ -187,7 +205,10 @@ def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
     has_goal: whether the data hold goals (`layout.goal_dim > 0`).
     """
     if config_name != "trajectory-diffuser-published":
-        return None if has_goal else _rewards(config_name)
+        if has_goal:
+            return None
+        tasks = (task for task in REWARD_BY_TASK if _matches(dataset.lower(), (task,)))
+        return _rewards(config_name, next(tasks, None))
     for row in RELEASED:
         if _matches(dataset, row.datasets):
             return _published(row, has_goal)
@@ -197,7 +218,7 @@ def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
 def presets_of(config_name: str) -> list[Preset]:
     """Every preset that a named configuration can get, one for each kind of data."""
     if config_name != "trajectory-diffuser-published":
-        return [_rewards(config_name)]
+        return [_rewards(config_name, task) for task in (None, *REWARD_BY_TASK)]
     return [_published(row, has_goal) for row in RELEASED for has_goal in (False, True)]
 
 

@@ -50,20 +50,17 @@ class ProposerSpec:
 
 
 class Proposer(nn.Module):
-    """Common parts: the step scale and the Gaussian head.
+    """Common parts: the scale of the plan and its tokens.
 
-    step_scale: buffer [D], size of one plan step in normalised units.
     plan_scale: buffer [H, D], size of the displacement after k steps in normalised units.
     """
 
     autoregressive = True
-    step_scale: Tensor
     plan_scale: Tensor
 
     def __init__(self, spec: ProposerSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.register_buffer("step_scale", torch.ones(spec.state_dim))
         self.register_buffer("plan_scale", torch.ones(spec.horizon, spec.state_dim))
 
     def token(self, state: Tensor, goal: Tensor | None, returns: Tensor | None) -> Tensor:
@@ -83,8 +80,9 @@ class Proposer(nn.Module):
         goal: Tensor | None,
         returns: Tensor | None,
         noise: Tensor | None = None,
+        horizon: int | None = None,
     ) -> Proposal:
-        """Propose H states.
+        """Propose H states, or the first `horizon` of them.
 
         start: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
         or None. noise: [B, H, D+1], standard normal times the temperature; None gives the mean.
@@ -119,14 +117,24 @@ def _spread_loss(log_std: Tensor, error: Tensor) -> Tensor:
 
 
 class AutoregressiveProposer(Proposer):
-    """Unrolls a Gaussian step model; subclasses say what is carried between steps."""
+    """Unrolls a Gaussian step model; subclasses say what is carried between steps.
+
+    A step gives a block of consecutive states (usually one), each as a displacement from the last
+    state of the block before. Fewer, larger blocks are fewer network calls one after the other.
+    """
 
     def __init__(
-        self, spec: ProposerSpec, features: int, hidden: list[int], free_running: bool
+        self,
+        spec: ProposerSpec,
+        features: int,
+        hidden: list[int],
+        free_running: bool,
+        block: int,
     ) -> None:
         super().__init__(spec)
         self.free_running = free_running
-        self.head = mlp(features, hidden, 2 * (spec.state_dim + 1))
+        self.block = block
+        self.head = mlp(features, hidden, 2 * block * (spec.state_dim + 1))
 
     def initial_carry(self, batch: int, like: Tensor) -> Any:
         """The carry before the first step, as a value."""
@@ -137,35 +145,47 @@ class AutoregressiveProposer(Proposer):
         raise NotImplementedError
 
     def sequence_features(self, tokens: Tensor) -> Tensor:
-        """Features [B, H, F] of all steps from the true past, tokens [B, H, T]; causal."""
+        """Features [B, N, F] of all N steps from the true past, tokens [B, N, T]; causal."""
         raise NotImplementedError
 
     def _gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log-stds [..., block, D+1] from features [..., F]."""
         mean, log_std = self.head(features).chunk(2, dim=-1)
+        shape = (self.block, self.spec.state_dim + 1)
         low, high = _LOG_STD
-        return mean, low + (high - low) * torch.sigmoid(log_std)
+        log_std = low + (high - low) * torch.sigmoid(log_std)
+        return mean.unflatten(-1, shape), log_std.unflatten(-1, shape)
 
     def _unroll(
-        self, start: Tensor, goal: Tensor | None, returns: Tensor | None, noise: Tensor | None
+        self,
+        start: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        noise: Tensor | None,
+        horizon: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """States [B, H, D], returns [B, H] and log-stds [B, H, D+1] of the free-running model."""
+        horizon = self.spec.horizon if horizon is None else horizon
         carry = self.initial_carry(len(start), start)
+        scale = self.plan_scale[: self.block]
         state, current = start, returns
         states, later, spreads = [], [], []
-        for k in range(self.spec.horizon):
+        for k, first in enumerate(range(0, horizon, self.block)):
             features, carry = self.step_features(self.token(state, goal, current), carry, k)
             change, log_std = self._gaussian(features)
             if noise is not None:
-                change = change + noise[:, k] * log_std.exp()
-            state = state + self.step_scale * change[..., :-1]
+                change = change + noise[:, first : first + self.block] * log_std.exp()
+            block = state[:, None] + scale * change[..., :-1]
             # without a target the head tells the return-to-go itself, else its change
             following = change[..., -1]
             if self.spec.use_returns:
-                following = current = current + following if current is not None else following
-            states.append(state)
+                following = following if current is None else current[:, None] + following
+                current = following[:, -1]
+            state = block[:, -1]
+            states.append(block)
             later.append(following)
             spreads.append(log_std)
-        return torch.stack(states, 1), torch.stack(later, 1), torch.stack(spreads, 1)
+        return tuple(torch.cat(parts, 1)[:, :horizon] for parts in (states, later, spreads))
 
     def propose(
         self,
@@ -173,32 +193,40 @@ class AutoregressiveProposer(Proposer):
         goal: Tensor | None,
         returns: Tensor | None,
         noise: Tensor | None = None,
+        horizon: int | None = None,
     ) -> Proposal:
-        states, later, _ = self._unroll(start, goal, returns, noise)
+        states, later, _ = self._unroll(start, goal, returns, noise, horizon)
         return Proposal(states, later)
 
     def loss(
         self, states: Tensor, goal: Tensor | None, returns: Tensor, mask: Tensor
     ) -> tuple[Tensor, Proposal]:
+        blocks = self.spec.horizon // self.block
+        scale = self.plan_scale[: self.block].repeat(blocks, 1)
+        # the state that each plan state's change is counted from
+        origin = torch.arange(blocks, device=states.device).repeat_interleave(self.block)
+        origin = origin * self.block
+        true_change = (states[:, 1:] - states[:, origin]) / scale
         if self.free_running:
             target = returns[:, 0] if self.spec.use_returns else None
             ours, later, log_std = self._unroll(states[:, 0], goal, target, None)
             error = (ours - states[:, 1:]) / self.plan_scale
             # how far one step is off from where the model itself stood
-            before = torch.cat([states[:, :1], ours[:, :-1]], 1).detach()
-            true_before = states[:, :-1]
-            drift = (ours - before) - (states[:, 1:] - true_before)
-            step_error = torch.cat(
-                [drift / self.step_scale, (later - returns[:, 1:]).unsqueeze(-1)], -1
-            )
+            before = torch.cat([states[:, :1], ours], 1).detach()[:, origin]
+            drift = (ours - before) / scale - true_change
+            step_error = torch.cat([drift, (later - returns[:, 1:]).unsqueeze(-1)], -1)
             proposal = Proposal(ours.detach(), later.detach())
         else:
-            every = None if goal is None else goal[:, None].expand(-1, self.spec.horizon, -1)
-            past = returns[:, :-1] if self.spec.use_returns else None
-            tokens = self.token(states[:, :-1], every, past)
-            change, log_std = self._gaussian(self.sequence_features(tokens))
-            error = change[..., :-1] - (states[:, 1:] - states[:, :-1]) / self.step_scale
-            later = change[..., -1] + (past if past is not None else 0)
+            every = None if goal is None else goal[:, None].expand(-1, blocks, -1)
+            past = returns[:, : -1 : self.block] if self.spec.use_returns else None
+            tokens = self.token(states[:, : -1 : self.block], every, past)
+            change, log_std = (
+                part.flatten(1, 2) for part in self._gaussian(self.sequence_features(tokens))
+            )
+            error = change[..., :-1] - true_change
+            later = change[..., -1]
+            if past is not None:
+                later = later + past.repeat_interleave(self.block, 1)
             step_error = torch.cat([error, (later - returns[:, 1:]).unsqueeze(-1)], -1)
             with torch.no_grad():
                 target = returns[:, 0] if self.spec.use_returns else None
@@ -224,7 +252,7 @@ class MarkovProposer(AutoregressiveProposer):
 
     def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
         free = config.training == "free-running"
-        super().__init__(spec, config.width, [], free)
+        super().__init__(spec, config.width, [], free, config.block)
         self.body = nn.Sequential(
             mlp(spec.token_dim, [config.width] * (config.depth - 1), config.width), nn.SiLU()
         )
@@ -242,7 +270,8 @@ class GRUProposer(AutoregressiveProposer):
 
     def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
         free = config.training == "free-running"
-        super().__init__(spec, config.width, [config.width] * (config.depth - 1), free)
+        hidden = [config.width] * (config.depth - 1)
+        super().__init__(spec, config.width, hidden, free, config.block)
         self.width = config.width
         self.enter = nn.Linear(spec.token_dim, config.width)
         self.recurrent = nn.GRU(config.width, config.width, batch_first=True)
@@ -271,7 +300,7 @@ class TransformerProposer(AutoregressiveProposer):
                 f"proposer.training is {config.training!r}, expected 'teacher-forced' with "
                 "proposer.kind transformer; its proposals for the denoiser are free-running anyway"
             )
-        super().__init__(spec, config.width, [], free_running=False)
+        super().__init__(spec, config.width, [], free_running=False, block=config.block)
         self.transformer = CausalTransformer(
             spec.token_dim,
             config.width,
@@ -319,12 +348,13 @@ class OneShotProposer(Proposer):
         goal: Tensor | None,
         returns: Tensor | None,
         noise: Tensor | None = None,
+        horizon: int | None = None,
     ) -> Proposal:
         mean, log_std = self._gaussian(self.token(start, goal, returns))
         if noise is not None:
             mean = mean + noise * log_std.exp()
         states = start[:, None] + self.plan_scale * mean[..., :-1]
-        return Proposal(states, mean[..., -1])
+        return Proposal(states[:, :horizon], mean[:, :horizon, -1])
 
     def loss(
         self, states: Tensor, goal: Tensor | None, returns: Tensor, mask: Tensor

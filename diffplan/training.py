@@ -189,6 +189,12 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 _to(sampler.sample(model.plain_rows, generator), accelerator)
                 if model.plain_rows
                 else None,
+                _to(
+                    sampler.sample(config.training.head_batch_size, generator, acted=True),
+                    accelerator,
+                )
+                if model.follows_proposals
+                else None,
             )
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(config.training, step)
@@ -252,9 +258,12 @@ class _Average:
 
 
 def _to(batch: Any, accelerator: Accelerator) -> Any:
-    """A frozen batch dataclass with its tensors on the device."""
-    values = (getattr(batch, f.name) for f in fields(batch))
-    return type(batch)(*(None if v is None else move(v, accelerator.device) for v in values))
+    """A frozen batch dataclass, perhaps of such, with its tensors on the device."""
+    if batch is None:
+        return None
+    if isinstance(batch, Tensor):
+        return move(batch, accelerator.device)
+    return type(batch)(*(_to(getattr(batch, f.name), accelerator) for f in fields(batch)))
 
 
 # --- Resuming ------------------------------------------------------------------------------------

@@ -24,7 +24,13 @@ from diffplan.envs.d4rl_catalogue import (
 )
 from diffplan.envs.d4rl_files import D4RLFile, open_d4rl
 from diffplan.envs.environments import check_env_id, make_env
-from diffplan.envs.flat import action_bounds, flags_with_time_limit
+from diffplan.envs.flat import (
+    action_bounds,
+    flags_with_time_limit,
+    interleave,
+    offsets,
+    widened,
+)
 from diffplan.envs.matches import match_environment
 from diffplan.envs.store import StoreWriter
 from diffplan.errors import DiffplanError
@@ -97,14 +103,10 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
         if not (terminals[last] or timeouts[last]):
             details["unfinished_last_episode"] = True
         layout = source.layout(file)
-        states = int(cuts.steps.sum() + cuts.after.sum())
-        shapes: dict[str, tuple[int, ...]] = {
-            "states": (states, layout.state_dim),
-            "actions": (int(cuts.steps.sum()), file.width("actions")),
-        }
+        widths = {"states": layout.state_dim, "actions": file.width("actions")}
         if layout.goal_dim:
-            shapes["goals"] = (states, layout.goal_dim)
-        with StoreWriter(folder, shapes) as store:
+            widths["goals"] = layout.goal_dim
+        with StoreWriter(folder, widths) as store:
             extremes = _stream(file, cuts, continuous, store, progress)
             low, high = action_bounds(source.action_space, extremes)
             rewards = file.column("rewards")
@@ -112,8 +114,7 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
                 rewards[:-1] = rewards[1:]  # the last row is no step
             ends = cuts.ends[cuts.steps]
             terminations = terminals[cuts.steps] & ends
-            starts = np.concatenate([[0], np.flatnonzero(ends) + 1]).astype(np.int64)
-            extra = np.concatenate([[0], np.cumsum(cuts.after[cuts.ends])]).astype(np.int64)
+            step_starts, state_starts = offsets(ends, cuts.after[cuts.ends])
             store.finish(
                 layout,
                 dataclasses.replace(source.info, action_low=low, action_high=high, details=details),
@@ -121,8 +122,8 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
                     "rewards": rewards[cuts.steps],
                     "terminations": terminations,
                     "truncations": ends & ~terminations,
-                    "step_starts": starts,
-                    "state_starts": starts + extra,
+                    "step_starts": step_starts,
+                    "state_starts": state_starts,
                 },
             )
 
@@ -251,7 +252,7 @@ def _stream(
     file: D4RLFile, cuts: _Cuts, continuous: bool, store: StoreWriter, progress: bool
 ) -> np.ndarray:
     """Copy states, goals and actions; returns the extremes of the actions, [2, A]."""
-    low, high = np.full((2, file.width("actions")), 0.0, np.float32)
+    extremes = np.zeros((2, file.width("actions")), np.float32)
     has_goals = store.has("goals")
     with tqdm(
         total=file.steps,
@@ -271,26 +272,12 @@ def _stream(
                 later = here
                 if after.any():
                     later = file.piece("next_observations", start, stop)
-            store.append("states", _interleave(here, later, steps, after))
+            store.append("states", interleave(here, later, steps, after))
             if has_goals:  # the state after the last step is under the goal of that step
                 goals = file.piece("infos/goal", start, stop)
-                store.append("goals", _interleave(goals, goals, steps, after))
+                store.append("goals", interleave(goals, goals, steps, after))
             actions = file.piece("actions", start, stop)[steps]
             store.append("actions", actions)
-            finite = np.where(np.isfinite(actions), actions, 0.0)
-            low = np.minimum(low, finite.min(axis=0, initial=0.0))
-            high = np.maximum(high, finite.max(axis=0, initial=0.0))
+            extremes = widened(extremes, actions)
             bar.update(stop - start)
-    return np.stack([low, high])
-
-
-def _interleave(
-    here: np.ndarray, later: np.ndarray, steps: np.ndarray, after: np.ndarray
-) -> np.ndarray:
-    """Rows of `here` where `steps`, each followed by that of `later` where `after`."""
-    picks = np.stack([steps, after], axis=1).reshape(-1)
-    rows = np.flatnonzero(picks) // 2
-    later_rows = np.flatnonzero(picks) % 2 == 1
-    merged = here[rows]
-    merged[later_rows] = later[rows[later_rows]]
-    return merged
+    return extremes

@@ -1,12 +1,9 @@
-"""Shared by the loaders of flat files: arrays over time with end flags become Episodes."""
+"""Shared by the loaders: rows and end flags over time become states, episodes and bounds."""
 
 from __future__ import annotations
 
 import numpy as np
 from gymnasium import spaces
-
-from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
-from diffplan.errors import DiffplanError
 
 # Some spaces write "no bound" as a huge number, up to the largest of float32.
 LARGEST_BOUND = 1e6
@@ -27,61 +24,40 @@ def flags_with_time_limit(terminals: np.ndarray, limit: int | None) -> np.ndarra
     return timeouts & ~terminals
 
 
-def episodes_from_flags(
-    *,
-    observations: np.ndarray,
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    terminations: np.ndarray,
-    truncations: np.ndarray,
-    next_observations: np.ndarray | None,
-    goals: np.ndarray | None,
-    layout: ObservationLayout,
-    info: DatasetInfo,
-) -> Episodes:
-    """Cut flat arrays over N steps into episodes at every true flag.
+def interleave(
+    here: np.ndarray, later: np.ndarray, steps: np.ndarray, after: np.ndarray
+) -> np.ndarray:
+    """Rows of `here` where `steps`, each followed by that of `later` where `after`.
 
-    observations [N, D], actions [N, A], rewards [N], flags [N], goals [N, G] or None. With
-    next_observations [N, D] the last one of each episode becomes its state T + 1 (under the goal
-    of its last step); without them an episode has as many states as steps.
-    Steps after the last flag are an unfinished episode, cut short, and count as truncated.
-    Raises DiffplanError where no flag is true: one long episode is nearly always a mistake.
+    here, later: [N, D]. steps, after: [N] bool. This is how observations and next observations
+    become the states of episodes, in pieces of any size.
     """
-    steps = len(actions)
-    if not (terminations.any() or truncations.any()):
-        raise DiffplanError(
-            f"dataset {info.id}: no step of {steps} ends an episode, neither terminated nor "
-            "truncated; mark the last step of each episode (if it really is a single one, too)"
-        )
-    truncations = truncations.copy()
-    truncations[-1] |= not terminations[-1]
-    ends = np.flatnonzero(terminations | truncations) + 1
-    step_starts = np.concatenate([[0], ends]).astype(np.int64)
-    state_starts, states = step_starts, observations
-    if next_observations is not None:
-        state_starts = step_starts + np.arange(len(step_starts))
-        # Row t of the steps moves on by one for every episode that ended before it.
-        rows = np.arange(steps) + np.repeat(np.arange(len(ends)), np.diff(step_starts))
-        states = np.empty((steps + len(ends), observations.shape[1]), np.float32)
-        states[rows] = observations
-        states[state_starts[1:] - 1] = next_observations[ends - 1]
-        if goals is not None:
-            wide = np.empty((len(states), goals.shape[1]), np.float32)
-            wide[rows] = goals
-            wide[state_starts[1:] - 1] = goals[ends - 1]
-            goals = wide
-    return Episodes(
-        states=states,
-        goals=goals,
-        actions=actions,
-        rewards=rewards,
-        terminations=terminations,
-        truncations=truncations,
-        state_starts=state_starts,
-        step_starts=step_starts,
-        layout=layout,
-        info=info,
-    )
+    picks = np.stack([steps, after], axis=1).reshape(-1)
+    rows = np.flatnonzero(picks) // 2
+    later_rows = np.flatnonzero(picks) % 2 == 1
+    merged = here[rows]
+    merged[later_rows] = later[rows[later_rows]]
+    return merged
+
+
+def offsets(ends: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets of the episodes into their steps and into their states, each [E + 1] int64.
+
+    ends: [N] bool over the steps, the last of each episode; ends[-1] must be true. after: [E]
+    bool, whether the episode has a state after its last step.
+    """
+    starts = np.concatenate([[0], np.flatnonzero(ends) + 1]).astype(np.int64)
+    return starts, starts + np.concatenate([[0], np.cumsum(after)]).astype(np.int64)
+
+
+def widened(extremes: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """The least and the greatest of each action dimension so far, [2, A], with more actions.
+
+    actions: [n, A]; entries that are not finite do not count.
+    """
+    finite = np.where(np.isfinite(actions), actions, extremes[:1])
+    low, high = finite.min(axis=0, initial=np.inf), finite.max(axis=0, initial=-np.inf)
+    return np.stack([np.minimum(extremes[0], low), np.maximum(extremes[1], high)])
 
 
 def action_bounds(

@@ -18,25 +18,29 @@ from diffplan.errors import DiffplanError
 class StoreWriter:
     """A folder that `Episodes.load` reads, filled row by row.
 
-    `shapes` are those of the whole arrays, so that the files need no second pass; the rows of
-    each array arrive in order, by `append`, and `finish` writes the header. Only the pieces are
-    in memory. Use it in a with statement.
+    `widths` are the columns of the arrays; their rows arrive in order, by `append`, and `finish`
+    writes how many there were and the header. Only the pieces are in memory. Use it in a with
+    statement.
     """
 
-    def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-        self._folder, self._shapes = folder, shapes
-        self._rows = dict.fromkeys(shapes, 0)
+    def __init__(self, folder: Path, widths: dict[str, int]) -> None:
+        self._folder, self._widths = folder, widths
+        self._rows = dict.fromkeys(widths, 0)
         self._files: dict[str, BinaryIO] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> StoreWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for key, shape in self._shapes.items():
-            file = self._open.enter_context(open(self._folder / f"{key}.npy", "wb"))
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            self._files[key] = file
+        for key in self._widths:
+            self._files[key] = self._open.enter_context(open(self._folder / f"{key}.npy", "wb"))
+            self._write_header(key)
         return self
+
+    def _write_header(self, key: str) -> None:
+        """NumPy's header; it leaves room for any number of rows, so a second one fits."""
+        shape = (self._rows[key], self._widths[key])
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._files[key], header)
 
     def __exit__(
         self,
@@ -48,12 +52,14 @@ class StoreWriter:
 
     def has(self, key: str) -> bool:
         """Whether an array of this name is part of the store."""
-        return key in self._shapes
+        return key in self._widths
 
     def append(self, key: str, rows: np.ndarray) -> None:
-        """Add rows [n, ...] to a float32 array; raises DiffplanError for another shape."""
-        if rows.shape[1:] != self._shapes[key][1:]:
-            raise DiffplanError(f"rows of {key} have shape {rows.shape}, not {self._shapes[key]}")
+        """Add rows [n, width] to a float32 array; raises DiffplanError for another shape."""
+        if rows.ndim != 2 or rows.shape[1] != self._widths[key]:
+            raise DiffplanError(
+                f"rows of {key} have shape {rows.shape}, expected (*, {self._widths[key]})"
+            )
         self._rows[key] += len(rows)
         self._files[key].write(np.ascontiguousarray(rows, "<f4").data)
 
@@ -61,9 +67,9 @@ class StoreWriter:
         self, layout: ObservationLayout, info: DatasetInfo, whole: dict[str, np.ndarray]
     ) -> None:
         """Write the arrays that were at hand as a whole, then the header."""
-        for key, shape in self._shapes.items():
-            if self._rows[key] != shape[0]:
-                raise DiffplanError(f"{key} got {self._rows[key]} rows, expected {shape[0]}")
+        for key, file in self._files.items():
+            file.seek(0)
+            self._write_header(key)
         self._open.close()
         for key, array in whole.items():
             np.save(self._folder / f"{key}.npy", array)

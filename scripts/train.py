@@ -199,7 +199,8 @@ def _parse(args: Sequence[str], config: Config) -> Train:
     asked = args[0] == name
     listing = "\n".join(f"  {key:30} {line}" for key, (line, _) in CONFIGS.items())
     known = presets_of(name)
-    presets = f"The {known[0]}." if len(known) == 1 else "It has one for most D4RL datasets."
+    ours = name != "trajectory-diffuser-published"
+    presets = f"The {known[0]}." if ours else "It has one for most D4RL datasets."
     parsed: Train = tyro.cli(
         Train,
         args=args[1:] if asked else ["--help"],

@@ -36,6 +36,7 @@ def batch_of(model: PlannerModel, data: Episodes, rows: int = 32) -> Batch:
         sampler.transitions(rows, source),
         sampler.valued(rows, source),
         sampler.sample(model.plain_rows, source) if model.plain_rows else None,
+        sampler.sample(rows, source, acted=True) if model.follows_proposals else None,
     )
 
 
@@ -53,9 +54,8 @@ def test_fitted_plans_have_unit_size(data: Episodes, tiny_config: Make, tiny_mod
     rms = ((x.square() * mask).sum(0) / mask.sum(0)).sqrt()
     torch.testing.assert_close(rms, torch.ones_like(rms), atol=0.1, rtol=0)
     one_step = ((z[:, 1] - z[:, 0]).square() * mask[:, 0]).sum(0) / mask[:, 0].sum()
-    assert model.proposer is not None
-    for part in (model.proposer, model.inverse_dynamics):
-        torch.testing.assert_close(part.step_scale, one_step.sqrt(), atol=0, rtol=0.1)
+    found = model.inverse_dynamics.step_scale
+    torch.testing.assert_close(found, one_step.sqrt(), atol=0, rtol=0.1)
     every = model.states(sampler.states[sampler.parts["train"]])
     torch.testing.assert_close(every.std(0, unbiased=False), torch.ones(z.shape[-1]))
     torch.testing.assert_close(
@@ -128,6 +128,7 @@ def test_actions_are_scaled_between_their_bounds(
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("trajectory-diffuser", {}),
+    ("trajectory-diffuser", {"heads.follow_proposals": True}),
     ("trajectory-diffuser", {"proposer.kind": "gru"}),
     ("trajectory-diffuser", {"proposer.kind": "one-shot"}),
     ("trajectory-diffuser", {"denoiser.use_proposal": False, "denoiser.plain_share": 0.0}),
@@ -157,7 +158,8 @@ def test_every_loss_teaches_its_own_part_alone(
     expected = {"inverse_dynamics", "value", "proposer", "denoiser"}
     expected -= {"proposer-only": {"denoiser"}, "from-noise": {"proposer"}}.get(name, set())
     assert parts.keys() == expected
-    assert losses.keys() - {"denoiser_plain"} == expected
+    assert losses.keys() - {"denoiser_plain", "inverse_dynamics_proposed"} == expected
+    assert ("inverse_dynamics_proposed" in losses) == config.heads.follow_proposals
     plain = name == "trajectory-diffuser" and config.denoiser.plain_share > 0
     assert ("denoiser_plain" in losses) == plain
     for loss_name, loss in losses.items():
@@ -171,6 +173,25 @@ def test_every_loss_teaches_its_own_part_alone(
                 assert sum(moved) >= 0.8 * len(moved)
             else:
                 assert not any(moved)
+
+
+def test_following_looks_at_the_first_proposed_state(
+    tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    model = tiny_model(tiny_config(changes={"heads.follow_proposals": True}), tiny_episodes)
+    batch = batch_of(model, tiny_episodes)
+    assert batch.followed is not None and model.proposer is not None
+    acted = batch.followed.acted
+    assert acted is not None
+    z = model.states(batch.followed.states[:, 0])
+    target = model.normalised_returns(batch.followed.returns[:, 0])
+    first = model.proposer.propose(z, None, target).states[:, 0]
+    lag = acted.lag / model.config.plan.stride
+    guess = model.inverse_dynamics(model.states(acted.states), first, lag)
+    error = (guess - model.scaled_actions(acted.actions)).square().mean(-1)
+    expected = (error * acted.mask).sum() / acted.mask.sum()
+    found = model(batch, generator())["inverse_dynamics_proposed"]
+    torch.testing.assert_close(found, expected)
 
 
 def test_window_weights_scale_what_a_window_teaches(

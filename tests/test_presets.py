@@ -87,6 +87,17 @@ def test_ours_go_by_the_kind_of_data() -> None:
         assert (changed.planning.candidates != base.planning.candidates) == refines
 
 
+@pytest.mark.parametrize("dataset", ["halfcheetah-medium-v2", "mujoco/HalfCheetah/medium-v0"])
+def test_ours_differ_for_a_task_with_reasons_of_its_own(dataset: str) -> None:
+    every = config_for("trajectory-diffuser", "hopper-medium-v2", has_goal=False)
+    own = config_for("trajectory-diffuser", dataset, has_goal=False)
+    assert (own.plan.stride, own.planning.keep, own.planning.candidates) == (1, 1, 1)
+    assert (every.plan.stride, every.planning.keep, every.planning.candidates) == (2, 4, 4)
+    assert own.data == every.data
+    alone = config_for("proposer-only", dataset, has_goal=False)
+    assert (alone.plan.stride, alone.planning.start) == (1, "none")
+
+
 @pytest.mark.parametrize("dataset", ["human-v2", "D4RL/pen/human-v2", "hopper", "my-own", ""])
 def test_other_names_have_nothing_published(dataset: str) -> None:
     assert preset_for(PUBLISHED, dataset, has_goal=False) is None

@@ -16,7 +16,7 @@ from diffplan.proposer import (
     build_proposer,
 )
 
-H, D = 5, 3
+H, D = 6, 3
 WAYS = [
     ("markov", "free-running"),
     ("markov", "teacher-forced"),
@@ -29,16 +29,18 @@ AUTOREGRESSIVE = WAYS[:-1]
 SEQUENTIAL = ["markov", "gru", "transformer"]
 
 
-def make(kind: str, training: str, *, goal: bool = True, returns: bool = True) -> Proposer:
+def make(
+    kind: str, training: str, *, goal: bool = True, returns: bool = True, block: int = 1
+) -> Proposer:
     """A small proposer with uneven scales and random weights."""
     torch.manual_seed(0)
     config: dict[str, Any] = {"kind": kind, "training": training, "width": 16, "heads": 2}
+    config["block"] = block
     columns = (0, 1) if goal else ()
     spec = ProposerSpec(H, D, len(columns), columns, returns)
     proposer = build_proposer(spec, ProposerConfig(**config))
-    proposer.step_scale.copy_(torch.tensor([0.3, 0.5, 0.1]))
     steps = torch.arange(1, H + 1).unsqueeze(-1)
-    proposer.plan_scale.copy_(steps.sqrt() * proposer.step_scale)
+    proposer.plan_scale.copy_(steps.sqrt() * torch.tensor([0.3, 0.5, 0.1]))
     for parameter in proposer.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return proposer
@@ -91,8 +93,11 @@ def test_only_the_one_shot_head_is_not_autoregressive() -> None:
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
 @pytest.mark.parametrize("returns", [True, False])
-def test_a_cached_proposal_equals_recomputing_everything(kind: str, returns: bool) -> None:
-    proposer = make(kind, "teacher-forced", returns=returns)
+@pytest.mark.parametrize("block", [1, 2, 6])
+def test_a_cached_proposal_equals_recomputing_everything(
+    kind: str, returns: bool, block: int
+) -> None:
+    proposer = make(kind, "teacher-forced", returns=returns, block=block)
     assert isinstance(proposer, AutoregressiveProposer)
     start, goal, target = inputs(3, proposer)
     noise = torch.randn(3, H, D + 1, generator=torch.Generator().manual_seed(5))
@@ -100,17 +105,18 @@ def test_a_cached_proposal_equals_recomputing_everything(kind: str, returns: boo
     states = start[:, None]
     later = None if target is None else target[:, None]
     told = []
-    for k in range(H):  # the whole past again at every step
-        features = proposer.sequence_features(tokens_of(proposer, states, goal, later))
+    for first in range(0, H, block):  # the whole past again at every step
+        past = None if later is None else later[:, ::block]
+        features = proposer.sequence_features(tokens_of(proposer, states[:, ::block], goal, past))
         mean, log_std = proposer._gaussian(features[:, -1])
-        change = mean + noise[:, k] * log_std.exp()
-        following = states[:, -1] + proposer.step_scale * change[:, :-1]
-        states = torch.cat([states, following[:, None]], 1)
-        told.append(change[:, -1] if later is None else later[:, -1] + change[:, -1])
+        change = mean + noise[:, first : first + block] * log_std.exp()
+        following = states[:, -1:] + proposer.plan_scale[:block] * change[..., :-1]
+        states = torch.cat([states, following], 1)
+        told.append(change[..., -1] if later is None else later[:, -1:] + change[..., -1])
         if later is not None:
-            later = torch.cat([later, told[-1][:, None]], 1)
+            later = torch.cat([later, told[-1]], 1)
     torch.testing.assert_close(proposal.states, states[:, 1:], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(proposal.returns, torch.stack(told, 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(proposal.returns, torch.cat(told, 1), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
@@ -224,12 +230,12 @@ def test_masked_steps_teach_nothing(kind: str, training: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "training"), WAYS)
-def test_training_lowers_the_free_running_error(kind: str, training: str) -> None:
+@pytest.mark.parametrize("block", [1, 3])
+def test_training_lowers_the_free_running_error(kind: str, training: str, block: int) -> None:
     torch.manual_seed(0)
     spec = ProposerSpec(H, D, 2, (0, 1), True)
-    config = ProposerConfig(kind, training, width=32, heads=2)
+    config = ProposerConfig(kind, training, width=32, heads=2, block=block)
     proposer = build_proposer(spec, config)
-    proposer.step_scale.fill_(0.3)
     proposer.plan_scale.fill_(0.6)
     start, goal, target = inputs(256, proposer)
     states, later = [start], [target]

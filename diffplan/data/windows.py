@@ -25,6 +25,20 @@ _SAMPLE = 1_000_000  # states behind the target returns
 
 
 @dataclass(frozen=True)
+class Acted:
+    """An action on the way to each window's first plan state.
+
+    states: [B, D] where it was taken. lag: [B] steps from there to that plan state. actions:
+    [B, A]. mask: [B] float, 0 where the episode has ended or rests at its goal.
+    """
+
+    states: Tensor
+    lag: Tensor
+    actions: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
 class Windows:
     """A batch of windows in environment units, plan states `stride` steps apart.
 
@@ -32,7 +46,8 @@ class Windows:
 
     states: [B, H+1, D], the first is the current one. mask: [B, H] float, 0 where the episode
     (and any padding at the goal) has ended. goals: [B, G] or None. returns: [B, H+1]
-    return-to-go at each plan state. weight: [B] in [0, 1].
+    return-to-go at each plan state. weight: [B] in [0, 1]. acted: an action of its first stride,
+    None unless asked for.
     """
 
     states: Tensor
@@ -40,6 +55,7 @@ class Windows:
     goals: Tensor | None
     returns: Tensor
     weight: Tensor
+    acted: Acted | None = None
 
 
 @dataclass(frozen=True)
@@ -241,8 +257,13 @@ class WindowSampler:
         row = torch.arange(len(start))
         return candidates[row, pick], advantage[row, pick]
 
-    def sample(self, batch: int, generator: torch.Generator, part: str = "train") -> Windows:
-        """Draw a batch of windows from the training or the held-out episodes."""
+    def sample(
+        self, batch: int, generator: torch.Generator, part: str = "train", acted: bool = False
+    ) -> Windows:
+        """Draw a batch of windows from the training or the held-out episodes.
+
+        acted: with an action of each.
+        """
         plan, data = self.config.plan, self.config.data
         start = self._good_starts(batch, generator, part)
         last = self.last[start]
@@ -254,7 +275,8 @@ class WindowSampler:
             returns = take(self.returns, ahead)
             returns = returns * move(inside, returns.device)
             states = take(self.states, ahead)
-            return Windows(states, inside[:, 1:].float(), None, returns, torch.ones(batch))
+            step = self._acted(start, last, generator) if acted else None
+            return Windows(states, inside[:, 1:].float(), None, returns, torch.ones(batch), step)
 
         later = start + 1 + (torch.rand(batch, generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
@@ -282,7 +304,22 @@ class WindowSampler:
         returns = self._goal_return((to_goal[:, None] - elapsed).clamp(min=0))
         mask = (inside | reached)[:, 1:].float()
         goals = take(self.states, goal)[:, self.goal_columns]
-        return Windows(states, mask, goals, returns, weight)
+        # past its own goal a window rests, which no action of the data shows
+        until = torch.where(own, goal, last)
+        step = self._acted(start, until, generator) if acted else None
+        return Windows(states, mask, goals, returns, weight, step)
+
+    def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
+        """An action in the first stride of windows from `start` [B], if before `until` [B]."""
+        stride = self.config.plan.stride
+        offset = torch.randint(0, stride, (len(start),), generator=generator)
+        at = torch.minimum(start + offset, until)
+        return Acted(
+            take(self.states, at),
+            (stride - offset).float(),
+            take(self.actions, self.step_of[at]),
+            (at < until).float(),
+        )
 
     def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
         """Draw state pairs one to `stride` steps apart with the action taken at the first."""

@@ -4,6 +4,7 @@ Most datasets here encode each state's own place, so that a window can be read b
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -236,6 +237,34 @@ def test_valued_goals_include_the_state_itself(join_episodes: Make, tiny_config:
     torch.testing.assert_close(valued.returns, 0.9**steps)
 
 
+@pytest.mark.parametrize("extra", [[0] * 6, [1] * 6])
+def test_acted_is_an_action_of_the_first_stride(
+    join_episodes: Make, tiny_config: Make, extra: list[int]
+) -> None:
+    sampler = WindowSampler(coded(join_episodes, extra), steps_config(tiny_config), seed=0)
+    assert sampler.sample(5, generator()).acted is None
+    windows = sampler.sample(2000, generator(), acted=True)
+    acted = windows.acted
+    assert acted is not None
+    assert set(acted.lag.tolist()) == {1.0, 2.0}
+    wanted = windows.states[:, 0, 1] + 2 - acted.lag
+    last = (torch.tensor(LENGTHS) + torch.tensor(extra) - 1)[windows.states[:, 0, 0].long()]
+    assert torch.equal(acted.mask, (wanted < last).float())
+    inside = acted.mask.bool()
+    assert torch.equal(acted.states[inside, 1], wanted[inside])
+    torch.testing.assert_close(acted.actions[inside], acted.states[inside] / 100)
+
+
+def test_acted_does_not_count_once_a_window_rests(join_episodes: Make, tiny_config: Make) -> None:
+    config = steps_config(tiny_config, data__relabel="hindsight")
+    sampler = WindowSampler(walking(join_episodes, [9, 30]), config, seed=0)
+    windows = sampler.sample(500, generator(), acted=True)
+    assert windows.acted is not None and windows.goals is not None
+    begun = windows.states[:, 0, 0] + 2 - windows.acted.lag
+    assert torch.equal(windows.acted.mask, (begun < windows.goals[:, 0]).float())
+    assert 0 < windows.acted.mask.mean() < 1
+
+
 # --- Splits, seeds, mistakes ---------------------------------------------------------------------
 
 
@@ -299,7 +328,10 @@ def test_draws_depend_on_the_generator_alone(
         torch.manual_seed(other)
         np.random.seed(other)  # noqa: NPY002
         sampler = WindowSampler(tiny_goal_episodes, tiny_config(), seed=3)
-        return dataclasses.astuple(getattr(sampler, kind)(64, generator(seed)))
+        options = {"acted": True} if kind == "sample" else {}
+        drawn = dataclasses.astuple(getattr(sampler, kind)(64, generator(seed), **options))
+        nested = (value if isinstance(value, tuple) else (value,) for value in drawn)
+        return tuple(itertools.chain.from_iterable(nested))
 
     one, same, other = draw(0, 1), draw(0, 2), draw(1, 1)
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
