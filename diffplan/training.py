@@ -48,6 +48,7 @@ _SHORT = {  # names in the progress bar
     "loss/denoiser": "denoise",
     "loss/denoiser_plain": "plain",
     "loss/inverse_dynamics": "act",
+    "loss/inverse_dynamics_proposed": "follow",
     "loss/value": "value",
 }
 

@@ -94,6 +94,8 @@ class Evaluate:
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """PyTorch threads; networks of the default size gain nothing from more."""
+    workers: int = 1
+    """Processes that share the planner's episodes: environments run beside planning."""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="last|best|UPDATES")] = "last"
     """Which checkpoint of a run. best: the one that scores best on the selection seeds."""
     select_episodes: int = 40
@@ -154,7 +156,8 @@ class Evaluate:
         return shlex.join(words)
 
     def _check(self) -> None:
-        for name in ("episodes", "num_envs", "threads", "select_episodes", "time_limit"):
+        counts = ("episodes", "num_envs", "threads", "workers", "select_episodes", "time_limit")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DiffplanError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

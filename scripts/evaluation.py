@@ -16,16 +16,14 @@ from tqdm import tqdm
 from diffplan.agents import PlannerAgent
 from diffplan.data.episodes import DatasetInfo
 from diffplan.envs.compatibility import check_environment
-from diffplan.envs.d4rl_catalogue import CATALOGUE
-from diffplan.envs.datasets import load_dataset
 from diffplan.envs.environments import evaluation_env_factory
 from diffplan.envs.mazes import maze_of
-from diffplan.envs.minari_data import is_local, is_minari_id
-from diffplan.envs.rollout import Policy, rollout, time_decisions
+from diffplan.envs.parallel import rollout_in_processes
+from diffplan.envs.rollout import Policy, time_decisions
 from diffplan.envs.traces import Trace
 from diffplan.errors import DiffplanError
 from diffplan.scripts import pictures
-from diffplan.scripts.baselines import baselines
+from diffplan.scripts.baselines import baselines, data_score
 from diffplan.scripts.evaluate import Evaluate
 from diffplan.scripts.labels import Labels
 from diffplan.scripts.results import (
@@ -74,7 +72,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
             agent = runs[0].agent
         scores, traces = _planners(options, runs, info)
         if options.baselines:
-            scores |= _others(options, info)
+            scores |= _others(options, runs[0], info)
         labels = Labels.of(agent.info, info, agent.layout.state_dim, limit)
         notes = _notes(runs, info, labels, scores, limit)
         results = _results(options, runs, info, labels, scores) | {"notes": notes}
@@ -127,7 +125,9 @@ def _planners(
             name += f", training seed {run.seed}"
         if run.selection is not None:
             name += f" (best of {len(run.selection.scores)} checkpoints)"
-        score, recorded = _score(options, name, run.agent, info, record=_PANELS)
+        score, recorded = _score(
+            options, name, run.agent, info, record=_PANELS, workers=options.workers
+        )
         found.append(score)
         traces.append(recorded)
     if len(runs) == 1:
@@ -145,14 +145,16 @@ def _score(
     info: DatasetInfo,
     record: int = 0,
     rows: int | None = None,
+    workers: int = 1,
 ) -> tuple[Score, tuple[Trace, ...]]:
     factory = evaluation_env_factory(info)
-    result = rollout(
+    result = rollout_in_processes(
         policy,
         factory,
         episodes=options.episodes,
         num_envs=min(options.num_envs, rows or options.num_envs),
         seed=options.seed,
+        workers=workers,
         record=record,
         description=name,
     )
@@ -160,29 +162,15 @@ def _score(
     return Score.of(name, result, times), result.traces
 
 
-def _others(options: Evaluate, info: DatasetInfo) -> dict[str, Score]:
+def _others(options: Evaluate, run: Run, info: DatasetInfo) -> dict[str, Score]:
     """Scores of the controllers (mazes) or of the data's own episodes, and of chance."""
     scores = {}
     policies = baselines(info, options.seed)
-    if len(policies) == 1 and (data := _data_score(info)):
+    if len(policies) == 1 and (data := data_score(run.agent.info, run.header.fingerprint)):
         scores["data"] = data
     for found in policies:
         scores[found.key], _ = _score(options, found.name, found.policy, info, rows=found.rows)
     return scores
-
-
-def _data_score(info: DatasetInfo) -> Score | None:
-    """The returns of the dataset's own episodes, None with a note where it is not at hand."""
-    known = CATALOGUE.get(info.id)
-    if not known.path.is_file() if known else is_minari_id(info.id) and not is_local(info.id):
-        tqdm.write(f"the returns in the data are left out: {info.id} is not on this machine")
-        return None
-    try:
-        episodes = load_dataset(info.id)
-    except DiffplanError as error:
-        tqdm.write(f"the returns in the data are left out: {error}")
-        return None
-    return Score("episodes of the data", episodes.returns, episodes.lengths, success=None)
 
 
 def _notes(
