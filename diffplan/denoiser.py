@@ -255,15 +255,18 @@ class Denoiser(nn.Module):
         *,
         proposal: Tensor | None = None,
         scale: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> Denoise:
         """The denoiser of one plan: everything that does not depend on x_t computed here, once.
 
         grid: the table indices it will be called at. encoded: `encode(condition)` [B, F].
-        proposal: x̂ [B, H, D] or None, for all rows. scale: noise scale [H, D].
+        proposal: x̂ [B, H, D] or None, for all rows. scale: noise scale [H, D]. time: the
+        `time_table` of the grid, which no plan changes, where it is at hand.
         """
-        self.check_process(process, grid[:-1])
-        table = self.time_table(tuple(t / process.T for t in grid[:-1]))
-        time_at = dict(zip(grid[:-1], table.unbind(0), strict=True))
+        if time is None:
+            self.check_process(process, grid[:-1])
+            time = self.time_table(tuple(t / process.T for t in grid[:-1]))
+        time_at = dict(zip(grid[:-1], time.unbind(0), strict=True))
         # x0 is read off an x0 prediction without coefficients
         spread = 1.0 if self.prediction == "x0" else noise_scale(process, scale)
 
@@ -290,6 +293,7 @@ class Denoiser(nn.Module):
         *,
         proposal: Tensor | None = None,
         scale: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> DenoisePair:
         """As `bind`, for two encodings [B, F] at once, in one forward of 2B rows.
 
@@ -299,7 +303,7 @@ class Denoiser(nn.Module):
             raise DiffplanError("classifier-free guidance needs a model that has conditions")
         twice = None if proposal is None else torch.cat([proposal, proposal])
         encoded = torch.cat([conditional, unconditional])
-        denoise = self.bind(process, grid, encoded, proposal=twice, scale=scale)
+        denoise = self.bind(process, grid, encoded, proposal=twice, scale=scale, time=time)
 
         def both(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
             first, second = denoise(torch.cat([x, x]), t).chunk(2)

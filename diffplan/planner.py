@@ -72,25 +72,69 @@ class Plan:
     returns: Tensor | None
 
 
+@dataclass(frozen=True)
+class Chain:
+    """What the reverse steps of every plan have in common: `chain_of` makes it once.
+
+    grid: table indices to visit. time: [len(grid) - 1, F] features of their levels.
+    """
+
+    process: Process
+    grid: tuple[int, ...]
+    time: Tensor
+
+
+@torch.no_grad()
+def chain_of(model: PlannerModel, settings: PlanningConfig) -> Chain | None:
+    """The reverse chain of these settings; None where proposals are not refined.
+
+    Raises DiffplanError for settings that the model was not trained for.
+    """
+    if settings.start == "none":
+        return None
+    if model.denoiser is None:
+        raise DiffplanError(
+            f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
+            "trained without one (config proposer-only); expected 'none'"
+        )
+    if settings.steps == 0 and settings.start != "noise":
+        return None
+    process, grid = _levels(model, settings)
+    model.denoiser.check_process(process, grid[:-1])
+    time = model.denoiser.time_table(tuple(t / process.T for t in grid[:-1]))
+    return Chain(process, grid, time)
+
+
 def make_plan(
-    model: PlannerModel, context: Context, noise: Noise, settings: PlanningConfig
+    model: PlannerModel,
+    context: Context,
+    noise: Noise,
+    settings: PlanningConfig,
+    chain: Chain | None = None,
+    *,
+    valued: bool = True,
 ) -> Plan:
     """Propose K trajectories per row, optimise them, select one. See `Plan` for shapes.
 
-    Decoding, the fourth stage, happens at every environment step: `decode`.
+    chain: `chain_of` the same model and settings, where it is at hand. valued: False leaves the
+    values NaN where they choose nothing. Decoding, the fourth stage, happens at every environment
+    step: `decode`.
     """
     rows, k = context.state.shape[0], settings.k
     proposal = propose(model, context, noise.propose, settings)
     context = _repeat(context, k)
     start = context.state
-    x = optimise(model, context, proposal, noise, settings)
+    x = optimise(model, context, proposal, noise, settings, chain)
     candidates = model.from_plan(start, x)
     if proposal is None:
         proposed, later = candidates, None
     else:
         proposed = torch.cat([start[:, None], proposal.states], 1)
         later = proposal.returns.unflatten(0, (rows, k))
-    values = evaluate(model, context, candidates).unflatten(0, (rows, k))
+    if valued or (k > 1 and settings.select != "first"):
+        values = evaluate(model, context, candidates).unflatten(0, (rows, k))
+    else:
+        values = candidates.new_full((rows, k), math.nan)
     chosen = select(values, noise.select, settings)
     candidates = candidates.unflatten(0, (rows, k))
     states = candidates[torch.arange(rows, device=chosen.device), chosen]
@@ -133,29 +177,27 @@ def optimise(
     proposal: Proposal | None,
     noise: Noise,
     settings: PlanningConfig,
+    chain: Chain | None = None,
 ) -> Tensor:
     """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D]."""
     start = context.state
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
-    if settings.start == "none":
+    chain = chain or chain_of(model, settings)
+    if chain is None:
         assert x_hat is not None
         return x_hat
     denoiser = model.denoiser
-    if denoiser is None:
-        raise DiffplanError(
-            f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
-            "trained without one (config proposer-only); expected 'none'"
-        )
-    if settings.steps == 0 and x_hat is not None:
-        return x_hat
-    process, grid = _chain(model, settings)
+    assert denoiser is not None
+    process, grid = chain.process, chain.grid
     # in training only samples of the main process show the network the proposal
     seen = x_hat if denoiser.use_proposal and process is model.main_process else None
     scale = model.noise_scale if process.scaled else None
     condition = model.condition(start, context.goal, context.returns)
     encoded = denoiser.encode(condition)
     if settings.guidance_weight == 1.0:
-        denoise = denoiser.bind(process, grid, encoded, proposal=seen, scale=scale)
+        denoise = denoiser.bind(
+            process, grid, encoded, proposal=seen, scale=scale, time=chain.time
+        )
     else:
         everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
         dropped = {"goal": everything, "returns": everything}
@@ -166,6 +208,7 @@ def optimise(
             denoiser.encode(condition, dropped),
             proposal=seen,
             scale=scale,
+            time=chain.time,
         )
         denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
     x = STARTS[settings.start](process, grid[0], x_hat, noise.start.flatten(0, 1), scale)
@@ -187,7 +230,7 @@ def optimise(
     )
 
 
-def _chain(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tuple[int, ...]]:
+def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tuple[int, ...]]:
     """The process and the table indices to visit."""
     if settings.start == "rddm":
         if not model.main_process.scaled:
@@ -275,7 +318,7 @@ def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor
 
 def select(values: Tensor, gumbel: Tensor, settings: PlanningConfig) -> Tensor:
     """Stage 3: one candidate per row from values [B, K]: index [B]."""
-    if settings.select == "first":
+    if settings.select == "first" or values.shape[1] == 1:
         return torch.zeros(len(values), dtype=torch.long, device=values.device)
     if settings.select == "softmax":
         # the Gumbel maximum is a draw from the softmax

@@ -16,13 +16,12 @@ from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 from diffplan.envs.cache import cached
 from diffplan.envs.d4rl_catalogue import (
     CATALOGUE,
-    D4RL_FILE,
-    NOT_D4RL_FILE,
     canonical_name,
-    is_official,
+    data_source,
     plain_stem,
 )
 from diffplan.envs.d4rl_files import D4RLFile, open_d4rl
+from diffplan.envs.data_returns import TASKS_SO_FAR, are_tasks_so_far
 from diffplan.envs.environments import check_env_id, make_env
 from diffplan.envs.flat import (
     action_bounds,
@@ -36,7 +35,13 @@ from diffplan.envs.store import StoreWriter
 from diffplan.errors import DiffplanError
 
 # What the loader finds out; a file cannot claim it by an attribute.
-_OWN_DETAILS = ("data_source", "d4rl_name", "environment_differences", "rewards_for")
+_OWN_DETAILS = (
+    "data_source",
+    "d4rl_name",
+    "environment_differences",
+    "rewards_are",
+    "rewards_for",
+)
 
 
 def load_d4rl(path: str | Path, env: str | None = None, *, progress: bool = True) -> Episodes:
@@ -63,7 +68,9 @@ def load_d4rl(path: str | Path, env: str | None = None, *, progress: bool = True
     - antmaze goes on after `terminals` (the goal is reached) until a timeout: what follows is an
       episode of its own, but for the steps that are still at the goal, which are left out.
       The 29 columns begin with x and y, which are the achieved goal.
-    - kitchen has no timeouts and 60 columns, of which the last 30 are the goal's.
+    - kitchen has no timeouts and 60 columns, of which the last 30 are the goal's. Its rewards are
+      kept: the number of tasks completed so far, at every step. The environment pays each task
+      once; `diffplan.envs.data_returns` has the returns that compare.
     - Human demonstrations of the hand are longer than the time limit of the environment, and stay
       whole, because their files mark the ends.
 
@@ -115,11 +122,14 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
             ends = cuts.ends[cuts.steps]
             terminations = terminals[cuts.steps] & ends
             step_starts, state_starts = offsets(ends, cuts.after[cuts.ends])
+            rewards = rewards[cuts.steps]
+            if source.name.startswith("kitchen") and are_tasks_so_far(rewards, step_starts):
+                details["rewards_are"] = TASKS_SO_FAR
             store.finish(
                 layout,
                 dataclasses.replace(source.info, action_low=low, action_high=high, details=details),
                 {
-                    "rewards": rewards[cuts.steps],
+                    "rewards": rewards,
                     "terminations": terminations,
                     "truncations": ends & ~terminations,
                     "step_starts": step_starts,
@@ -163,9 +173,8 @@ def _source(file: D4RLFile, env: str | None) -> _Source:
     width = file.width("observations")
     known = canonical_name(str(attributes.get("name") or path.stem))
     name = known or plain_stem(str(attributes.get("name") or path.stem))
-    official = is_official(path, file.steps, width, file.width("actions"), attributes)
     details: dict[str, Any] = {k: v for k, v in attributes.items() if k not in _OWN_DETAILS}
-    details["data_source"] = D4RL_FILE if official else NOT_D4RL_FILE
+    details["data_source"] = _origin(file)
     if known is not None:
         details["d4rl_name"] = known
     match = match_environment(name, width)
@@ -187,6 +196,22 @@ def _source(file: D4RLFile, env: str | None) -> _Source:
     found = _Source(name, info, limit, simulation.action_space, simulation.observation_space)
     simulation.close()
     return found
+
+
+def _origin(file: D4RLFile) -> str:
+    """Label of the data: D4RL's own file, or not."""
+    ends = file.column("terminals")
+    if "timeouts" in file.arrays:
+        ends |= file.column("timeouts")
+    return data_source(
+        file.path,
+        steps=file.steps,
+        episodes=int(ends.sum()) + int(not ends[-1]),
+        observation_dim=file.width("observations"),
+        action_dim=file.width("actions"),
+        keys=file.keys,
+        attributes=file.attributes,
+    )
 
 
 def _timeouts(file: D4RLFile, terminals: np.ndarray, limit: int | None) -> np.ndarray:

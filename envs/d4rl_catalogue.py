@@ -1,10 +1,10 @@
-"""The D4RL datasets by name: where their files are, what is in them, which file is official."""
+"""The D4RL datasets by name: where their files are, what is in them, which file can be D4RL's."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ BASE_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 # Labels of the data, as stored in DatasetInfo.details["data_source"].
 D4RL_FILE = "D4RL file"
 NOT_D4RL_FILE = "not D4RL's file"
+UNVERIFIED_FILE = (
+    "unverified: name and contents are as in D4RL's file, whose exact number of steps is not known"
+)
 
 # A file that some other software wrote after D4RL's layout tells so by these attributes; the
 # official files carry none.
 _FOREIGN_ATTRIBUTES = ("made_by", "env_id", "policy", "policies", "seed")
+_GYM_KEYS = frozenset({"next_observations", "infos/action_log_probs", "infos/qpos", "infos/qvel"})
+_DEMONSTRATIONS = 25  # episodes of each human dataset of the hand
 _ROUNDING = 0.01  # of nominal sizes: a set of "10^6 steps" may lack its unfinished last episodes
 
 
@@ -55,6 +60,19 @@ class D4RLDataset:
     def path(self) -> Path:
         """Where the file belongs on this machine, whether or not it is there."""
         return d4rl_folder() / self.filename
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Keys that the file has beside the arrays of every file.
+
+        The gym files of version 2 keep what followed, the simulator's state and the policy's
+        log-probabilities; those of a single policy keep that policy. maze2d keeps the goals that
+        its controller went for.
+        """
+        if self.folder == "gym_mujoco_v2":
+            policy = {"metadata"} if re.fullmatch(r"\w+-(medium|expert)-v2", self.name) else set()
+            return _GYM_KEYS | policy
+        return frozenset({"infos/goal"}) if self.domain == "maze2d" else frozenset()
 
     @property
     def size(self) -> str:
@@ -229,21 +247,36 @@ def plain_stem(stem: str) -> str:
     return re.sub(r"^(maze2d-\w+)-sparse(?=-|$)", r"\1", name)
 
 
-def is_official(
-    path: Path, steps: int, observation_dim: int, action_dim: int, attributes: Mapping[str, Any]
-) -> bool:
-    """Whether a file can be D4RL's own: its name, its columns, its number of steps.
+def data_source(
+    path: Path,
+    *,
+    steps: int,
+    episodes: int,
+    observation_dim: int,
+    action_dim: int,
+    keys: Collection[str],
+    attributes: Mapping[str, Any],
+) -> str:
+    """Whether a file can be D4RL's own: D4RL_FILE, UNVERIFIED_FILE or NOT_D4RL_FILE.
 
-    Steps must be those of the catalogue, or within 1 % where only the paper's rounded number is
-    known. attributes: of the HDF5 file; one that says who made it rules the file out.
+    D4RL's own has the name, the columns, the arrays and the number of steps of the catalogue, and
+    human demonstrations are 25 episodes. Where only the paper's rounded number of steps is known,
+    a file within 1 % of it is unverified. keys: of everything in the HDF5 file, groups included.
+    attributes: of the file; one that says who made it rules the file out.
     """
     name = _BY_STEM.get(path.stem.lower())
     if name is None or any(key in attributes for key in _FOREIGN_ATTRIBUTES):
-        return False
+        return NOT_D4RL_FILE
     dataset = CATALOGUE[name]
-    if (observation_dim, action_dim) != (dataset.observation_dim, dataset.action_dim):
-        return False
-    if dataset.steps is not None:
-        return steps == dataset.steps
-    nominal = dataset.nominal_steps
-    return nominal is None or abs(steps - nominal) <= _ROUNDING * nominal
+    about = steps if dataset.nominal_steps is None else dataset.nominal_steps
+    margin = 0.0 if dataset.steps is not None else _ROUNDING * about
+    known = (
+        (observation_dim, action_dim) == (dataset.observation_dim, dataset.action_dim),
+        ("timeouts" in keys) == dataset.has_timeouts,
+        dataset.required.issubset(keys),
+        not name.endswith("-human-v1") or episodes == _DEMONSTRATIONS,
+        abs(steps - about) <= margin,
+    )
+    if not all(known):
+        return NOT_D4RL_FILE
+    return UNVERIFIED_FILE if dataset.steps is None else D4RL_FILE

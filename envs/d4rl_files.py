@@ -26,13 +26,14 @@ _PIECE_BYTES = 1 << 22
 class D4RLFile:
     """An open file in the D4RL layout whose kinds and shapes are checked.
 
-    path: of the file. steps: N. arrays: keys of the layout to datasets with N rows. attributes:
-    the plain ones of the file.
+    path: of the file. steps: N. arrays: keys of the layout to datasets with N rows. keys: of
+    everything in the file, groups included. attributes: the plain ones of the file.
     """
 
     path: Path
     steps: int
     arrays: dict[str, h5py.Dataset]
+    keys: frozenset[str]
     attributes: dict[str, Any]
 
     def width(self, key: str) -> int:
@@ -131,7 +132,9 @@ def _checked(path: Path, file: h5py.File) -> D4RLFile:
         for key, value in file.attrs.items()
         if isinstance(value, (str, int, float, np.number, np.bool_))
     }
-    return D4RLFile(path, steps, arrays, attributes)
+    keys: set[str] = set()
+    file.visit(keys.add)
+    return D4RLFile(path, steps, arrays, frozenset(keys), attributes)
 
 
 def check_d4rl_file(path: Path, dataset: D4RLDataset) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffplan.data.episodes import Episodes
 from diffplan.envs.arrays import load_arrays
@@ -15,13 +17,8 @@ from diffplan.envs.d4rl_catalogue import CATALOGUE, d4rl_folder
 from diffplan.envs.d4rl_files import D4RL_SUFFIXES, fetch_d4rl
 from diffplan.envs.environments import check_env_id
 from diffplan.envs.mazes import POINTMAZES
-from diffplan.envs.minari_data import (
-    fetch_minari,
-    is_local,
-    is_minari_id,
-    load_minari,
-    local_datasets,
-)
+from diffplan.envs.minari_data import is_local, load_minari, local_datasets
+from diffplan.envs.minari_remote import fetch_minari, is_minari_id
 from diffplan.envs.pointmaze import pointmaze_id
 from diffplan.errors import DiffplanError
 
@@ -72,10 +69,8 @@ def fetch_dataset(name: str, progress: bool = True) -> str:
     """
     if name in CATALOGUE:
         return str(fetch_d4rl(CATALOGUE[name], progress))
-    if is_local(name) or is_minari_id(name):
-        fetch_minari(name)
-        return f"the Minari dataset {name}"
-    raise _unknown(name)
+    _fetch_minari(name)
+    return f"the Minari dataset {name}"
 
 
 def made_maze2d(name: str) -> Path | None:
@@ -93,6 +88,8 @@ _MAZE2D = [
     for dataset in CATALOGUE.values()
     if dataset.domain == "maze2d"
 ]
+# What `diffplan datasets make` takes.
+MAKEABLE = (*sorted(POINTMAZES), *_MAZE2D)
 
 
 def _load(name: str, env: str | None, progress: bool) -> Episodes:
@@ -104,7 +101,7 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
         if not path.is_file():
             raise DiffplanError(f"no file {path}; give a path from {Path.cwd()} or an absolute one")
         if path.suffix == ".npz":
-            return load_arrays(path, env)
+            return load_arrays(path, env, progress=progress)
         return load_d4rl(path, env, progress=progress)
     if name in CATALOGUE:
         path = fetch_d4rl(CATALOGUE[name], progress)
@@ -118,34 +115,50 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
         return load_minari(name, progress)
     if name and path.is_dir():
         return _called(str(path), Episodes.load(path))
-    if is_minari_id(name):
+    _fetch_minari(name)
+    return load_minari(name, progress)
+
+
+def _fetch_minari(name: str) -> None:
+    """Have a Minari dataset on this machine, or say that the name is unknown."""
+    if name in MAKEABLE or not (is_local(name) or is_minari_id(name)):
+        raise _unknown(name)
+    try:
         fetch_minari(name)
-        return load_minari(name, progress)
-    raise _unknown(name)
+    except DiffplanError as error:
+        if "/" in name:
+            raise
+        # More likely a slip than a Minari id, so without the advice that follows the reason.
+        raise _unknown(name, str(error).partition("; ")[0]) from None
 
 
 def _called(name: str, episodes: Episodes) -> Episodes:
     return dataclasses.replace(episodes, info=dataclasses.replace(episodes.info, id=name))
 
 
-def _unknown(name: str) -> DiffplanError:
-    if name in POINTMAZES or name in _MAZE2D:
+def _unknown(name: str, as_minari: str = "") -> DiffplanError:
+    """as_minari: what came of asking Minari for it, "" if it was not asked."""
+    if name in MAKEABLE:
         return DiffplanError(
             f"{name} is not made yet; make it with: diffplan datasets make {name} --steps 200000"
         )
     known = [entry.name for entry in list_datasets()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return DiffplanError(f"unknown dataset '{name}'. {hint}See: diffplan datasets list")
+    asked = f" ({as_minari})" if as_minari else ""
+    return DiffplanError(f"unknown dataset '{name}'. {hint}See: diffplan datasets list{asked}")
 
 
-def list_datasets(pattern: str = "") -> list[DatasetEntry]:
+def list_datasets(
+    pattern: str = "", remote: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[DatasetEntry]:
     """Every dataset that has a name here, in the order of their domains.
 
-    D4RL's, those that can be made, local Minari datasets, and other files in the D4RL folder.
+    D4RL's, those that can be made, Minari's, and other files in the D4RL folder.
     pattern: only those with this text in their name or domain, whatever the case.
+    remote: what Minari's remote has, from `remote_datasets`; without it only local ones are known.
     """
-    entries = [*_d4rl(), *_makeable(), *_minari(), *_other_files()]
+    entries = [*_d4rl(), *_makeable(), *_minari(remote or {}), *_other_files()]
     text = pattern.lower()
     return [e for e in entries if text in e.name.lower() or text in e.domain.lower()]
 
@@ -177,16 +190,30 @@ def _makeable() -> list[DatasetEntry]:
     return entries
 
 
-def _minari() -> list[DatasetEntry]:
+def _minari(remote: Mapping[str, Mapping[str, Any]]) -> list[DatasetEntry]:
+    local = local_datasets()
     return [
         DatasetEntry(
             dataset_id,
             "Minari",
-            "local",
-            f"{metadata.get('total_steps', 0):,} steps, {metadata.get('total_episodes')} episodes",
+            "local" if dataset_id in local else "remote",
+            _minari_note(local.get(dataset_id) or remote[dataset_id]),
         )
-        for dataset_id, metadata in sorted(local_datasets().items())
+        for dataset_id in sorted({*local, *remote})
     ]
+
+
+def _minari_note(metadata: Mapping[str, Any]) -> str:
+    """Size as far as it is known."""
+    steps, episodes, megabytes = (
+        metadata.get(key) for key in ("total_steps", "total_episodes", "dataset_size")
+    )
+    parts = [
+        "" if steps is None else f"{int(steps):,} steps",
+        "" if episodes is None else f"{int(episodes):,} episodes",
+        "" if not megabytes else f"{float(megabytes):.1f} MB",
+    ]
+    return ", ".join(filter(None, parts)) or "size not known"
 
 
 def _other_files() -> list[DatasetEntry]:

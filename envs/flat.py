@@ -53,10 +53,10 @@ def offsets(ends: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def widened(extremes: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """The least and the greatest of each action dimension so far, [2, A], with more actions.
 
-    actions: [n, A]; entries that are not finite do not count.
+    actions: [n, A]; entries that are not finite count as 0, with which `extremes` should start.
     """
-    finite = np.where(np.isfinite(actions), actions, extremes[:1])
-    low, high = finite.min(axis=0, initial=np.inf), finite.max(axis=0, initial=-np.inf)
+    finite = np.where(np.isfinite(actions), actions, 0.0)
+    low, high = finite.min(axis=0, initial=0.0), finite.max(axis=0, initial=0.0)
     return np.stack([np.minimum(extremes[0], low), np.maximum(extremes[1], high)])
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import sys
-import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from tqdm import tqdm
 from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 from diffplan.envs.cache import cached
 from diffplan.envs.environments import env_from_spec
-from diffplan.envs.flat import action_bounds
+from diffplan.envs.flat import action_bounds, widened
+from diffplan.envs.store import StoreWriter
 from diffplan.errors import DiffplanError
 
 _GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
@@ -54,56 +56,15 @@ def local_datasets() -> dict[str, dict[str, Any]]:
             if metadata["dataset_id"] != dataset_id:
                 raise ValueError(f"it calls itself {metadata['dataset_id']}")
         except Exception as error:  # minari and h5py raise many kinds for damaged folders
-            reason = _first_line(error)
+            reason = first_line(error)
             print(f"left out, no Minari dataset: {folder} ({reason})", file=sys.stderr)
             continue
         found[dataset_id] = metadata
     return found
 
 
-def is_minari_id(name: str) -> bool:
-    """Whether a name has the form of a Minari id in a namespace, such as D4RL/door/human-v2."""
-    return re.fullmatch(r"(?:[A-Za-z0-9_-]+/)+[A-Za-z0-9_-]+-v\d+", name) is not None
-
-
-def fetch_minari(dataset_id: str) -> None:
-    """Download a Minari dataset from its remote (`MINARI_REMOTE`) unless it is on this machine.
-
-    Raises DiffplanError, in one line, for an id that the remote does not have, without a network,
-    and without the package that talks to the remote.
-    """
-    if is_local(dataset_id):
-        return
-    metadata = get_dataset_path(dataset_id) / "data" / "metadata.json"
-    by_hand = f"minari download {dataset_id}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on versions; what matters is raised
-            # Forced, because a download that was interrupted leaves a folder behind.
-            minari.download_dataset(dataset_id, force_download=True)
-        if not metadata.is_file():
-            raise ValueError("the remote sent no metadata.json")
-    except BaseException as error:
-        metadata.unlink(missing_ok=True)  # what is incomplete must not pass for a dataset
-        if isinstance(error, ImportError):
-            raise DiffplanError(
-                f"to download {dataset_id}, install what Minari needs for it: "
-                f"pip install 'minari[hf]'"
-            ) from None
-        if isinstance(error, ValueError | KeyError):
-            raise DiffplanError(
-                f"Minari dataset {dataset_id} cannot be downloaded: {_first_line(error)}; "
-                f"see: minari list remote"
-            ) from None
-        if isinstance(error, Exception):  # each remote and HTTP library raises its own
-            raise DiffplanError(
-                f"cannot download Minari dataset {dataset_id}: {_first_line(error)}; with a "
-                f"network: {by_hand}, or put its folder at {metadata.parent.parent}"
-            ) from None
-        raise
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
     text = str(error).strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
@@ -115,8 +76,8 @@ def load_minari(dataset_id: str, progress: bool = True) -> Episodes:
     dict the state is the "observation" when that contains the achieved goal (PointMaze), else
     "achieved_goal" and "observation" one after the other (AntMaze); goals are "desired_goal".
     Numbers become float32. The evaluation environment is the dataset's own, or else the one it
-    was collected in. The first call converts the data and keeps a flat copy under
-    `DIFFPLAN_CACHE`; later calls memory-map it until the dataset changes.
+    was collected in. The first call converts the data, an episode at a time, and keeps a flat copy
+    under `DIFFPLAN_CACHE`; later calls memory-map it until the dataset changes.
     Raises DiffplanError for an unknown id and for spaces that are not supported.
     """
     if not is_local(dataset_id):
@@ -124,104 +85,153 @@ def load_minari(dataset_id: str, progress: bool = True) -> Episodes:
     folder = get_dataset_path(dataset_id) / "data"
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return cached(
-        dataset_id,
-        files,
-        "minari",
-        lambda copy: _convert(dataset_id, folder, progress=progress).save(copy),
+        dataset_id, files, "minari", lambda copy: _convert(dataset_id, folder, copy, progress)
     )
 
 
-def _convert(dataset_id: str, folder: Path, progress: bool) -> Episodes:
+@dataclass(frozen=True)
+class _Form:
+    """How episodes of a Minari dataset become states and goals.
+
+    width: columns of an observation. has_dict: it is a dict. goal_dim: 0 without a goal.
+    goal_inside: the achieved goal is part of the observation, which is then the state.
+    """
+
+    width: int
+    has_dict: bool
+    goal_dim: int
+    goal_inside: bool
+
+    @staticmethod
+    def of(space: spaces.Space, goal_inside: bool) -> _Form:
+        """By the observation space, which `_check_spaces` has passed."""
+        inner, goal_dim = space, 0
+        if isinstance(space, spaces.Dict):
+            inner = space["observation"]
+            goal_dim = _width(space["desired_goal"]) if _is_goal_space(space) else 0
+        return _Form(_width(inner), isinstance(space, spaces.Dict), goal_dim, goal_inside)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of the states, and of the goals if there are some."""
+        if not self.goal_dim:
+            return {"states": self.width}
+        outside = 0 if self.goal_inside else self.goal_dim
+        return {"states": self.width + outside, "goals": self.goal_dim}
+
+    def arrays(self, observations: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """States, achieved goals and desired goals of an episode, each [T + 1, *]."""
+        states = _float(observations["observation"] if self.has_dict else observations)
+        if not self.goal_dim:
+            return states, None, None
+        achieved, desired = (_float(observations[key]) for key in _GOAL_KEYS[1:])
+        if not self.goal_inside:
+            states = np.concatenate([achieved, states], axis=1)
+        return states, achieved, desired
+
+    def layout(self, same: np.ndarray, env_id: str | None) -> ObservationLayout:
+        """same: [G, O], which columns of the observations hold each achieved coordinate."""
+        width = self.widths["states"]
+        if not self.goal_dim:
+            return ObservationLayout(width, dict_keys=("observation",) if self.has_dict else ())
+        if not self.goal_inside:
+            columns = tuple(range(self.goal_dim))
+            return ObservationLayout(
+                width, self.goal_dim, columns, (), ("achieved_goal", "observation")
+            )
+        columns = tuple(int(row.argmax()) for row in same)
+        rest = (2, 3) if env_id is not None and env_id.startswith("PointMaze_") else ()
+        return ObservationLayout(width, self.goal_dim, columns, rest, ("observation",))
+
+
+def _convert(dataset_id: str, folder: Path, copy: Path, progress: bool) -> None:
+    """Write the flat store of a dataset, whose files are in `folder`, into `copy`."""
+    with _readable(dataset_id):
+        dataset = minari.MinariDataset(folder)
+    _check_spaces(dataset_id, dataset.observation_space, dataset.action_space)
+    if not _write(dataset_id, dataset, copy, True, progress):
+        _write(dataset_id, dataset, copy, False, progress)
+
+
+@contextlib.contextmanager
+def _readable(dataset_id: str) -> Iterator[None]:
     try:
-        return _read(dataset_id, minari.MinariDataset(folder), progress)
-    except DiffplanError:
-        raise
+        yield
     except Exception as error:  # h5py, arrow and minari raise many kinds for damaged files
         raise DiffplanError(
-            f"Minari dataset {dataset_id} cannot be read: {_first_line(error)}"
+            f"Minari dataset {dataset_id} cannot be read: {first_line(error)}"
         ) from error
 
 
-def _read(dataset_id: str, dataset: minari.MinariDataset, progress: bool) -> Episodes:
-    _check_spaces(dataset_id, dataset.observation_space, dataset.action_space)
-    has_dict = isinstance(dataset.observation_space, spaces.Dict)
-    observations: list[np.ndarray] = []
-    achieved: list[np.ndarray] = []
-    goals: list[np.ndarray] = []
-    steps: dict[str, list[np.ndarray]] = {
-        "actions": [],
-        "rewards": [],
-        "terminations": [],
-        "truncations": [],
-    }
-    has_goal = has_dict and _is_goal_space(dataset.observation_space)
+def _episodes(
+    dataset_id: str, dataset: minari.MinariDataset, progress: bool
+) -> Iterator[minari.EpisodeData]:
     total = dataset.total_episodes
-    bar = tqdm(total=total, desc=f"reading {dataset_id}", unit="episode", disable=not progress)
-    with bar:
-        for episode in dataset.iterate_episodes():
-            parts: Any = episode.observations
-            observations.append(_float(parts["observation"] if has_dict else parts))
-            if has_goal:
-                achieved.append(_float(parts["achieved_goal"]))
-                goals.append(_float(parts["desired_goal"]))
-            for key, kept in steps.items():
-                kept.append(np.asarray(getattr(episode, key)))
-            bar.update()
-    if not observations:
+    if not total:
         raise DiffplanError(f"dataset {dataset_id} holds no episodes")
+    with tqdm(
+        total=total, desc=f"reading {dataset_id}", unit="episode", disable=not progress
+    ) as bar:
+        found = iter(dataset.iterate_episodes())
+        for _ in range(total):
+            with _readable(dataset_id):
+                episode = next(found)
+            yield episode
+            bar.update()
 
-    env_id, env_kwargs = _evaluation(dataset)
-    states = np.concatenate(observations)
-    rest = (2, 3) if env_id is not None and env_id.startswith("PointMaze_") else ()
-    if has_goal:
-        states, layout = goal_layout(states, np.concatenate(achieved), rest)
-    else:
-        keys = ("observation",) if has_dict else ()
-        layout = ObservationLayout(states.shape[1], dict_keys=keys)
-    actions = _float(np.concatenate(steps["actions"]))
-    low, high = action_bounds(dataset.action_space, actions)
-    metadata = dataset.storage.metadata
+
+def _write(
+    dataset_id: str, dataset: minari.MinariDataset, copy: Path, goal_inside: bool, progress: bool
+) -> bool:
+    """One pass over the episodes. False if goal_inside turns out wrong, mostly at once."""
+    form = _Form.of(dataset.observation_space, goal_inside)
+    widths = form.widths | {"actions": _width(dataset.action_space)}
+    extremes = np.zeros((2, widths["actions"]), np.float32)
+    same = np.ones((form.goal_dim, form.width), np.bool_)
+    whole: dict[str, list[np.ndarray]] = {"rewards": [], "terminations": [], "truncations": []}
+    lengths, counts = [0], [0]
+    with StoreWriter(copy, widths) as store:
+        for episode in _episodes(dataset_id, dataset, progress):
+            states, achieved, desired = form.arrays(episode.observations)
+            if achieved is not None and desired is not None:
+                if goal_inside:
+                    same &= (achieved[:, :, None] == states[:, None, :]).all(axis=0)
+                    if not same.any(axis=1).all():
+                        return False
+                store.append("goals", desired)
+            actions = _float(episode.actions)
+            store.append("states", states)
+            store.append("actions", actions)
+            extremes = widened(extremes, actions)
+            for key, kept in whole.items():
+                kept.append(np.asarray(getattr(episode, key)).reshape(-1))
+            lengths.append(len(actions))
+            counts.append(len(states))
+        env_id, env_kwargs = _evaluation(dataset)
+        low, high = action_bounds(dataset.action_space, extremes)
+        details = _details(dataset.storage.metadata)
+        store.finish(
+            form.layout(same, env_id),
+            DatasetInfo(dataset_id, "minari", env_id, env_kwargs, low, high, details),
+            {
+                "rewards": _float(np.concatenate(whole["rewards"])),
+                "terminations": np.concatenate(whole["terminations"]).astype(np.bool_),
+                "truncations": np.concatenate(whole["truncations"]).astype(np.bool_),
+                "state_starts": np.cumsum(counts, dtype=np.int64),
+                "step_starts": np.cumsum(lengths, dtype=np.int64),
+            },
+        )
+    return True
+
+
+def _details(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What to keep of a dataset's metadata."""
     details = {key: metadata[key] for key in _KEPT_METADATA if metadata.get(key) is not None}
     if "author" in details:
         details["author"] = ", ".join(sorted(details["author"]))
     details.update(metadata.get("diffplan", {}))
     details.setdefault("data_source", "a Minari dataset, not D4RL's file")
-    return Episodes(
-        states=states,
-        goals=np.concatenate(goals) if has_goal else None,
-        actions=actions,
-        rewards=_float(np.concatenate(steps["rewards"])).reshape(-1),
-        terminations=np.concatenate(steps["terminations"]).astype(np.bool_),
-        truncations=np.concatenate(steps["truncations"]).astype(np.bool_),
-        state_starts=np.cumsum([0, *map(len, observations)], dtype=np.int64),
-        step_starts=np.cumsum([0, *map(len, steps["actions"])], dtype=np.int64),
-        layout=layout,
-        info=DatasetInfo(dataset_id, "minari", env_id, env_kwargs, low, high, details),
-    )
-
-
-def goal_layout(
-    observations: np.ndarray, achieved: np.ndarray, rest_columns: tuple[int, ...] = ()
-) -> tuple[np.ndarray, ObservationLayout]:
-    """States [M, D] and their layout for a goal environment.
-
-    observations: [M, O]. achieved: [M, G], the achieved goal. Where every achieved coordinate is
-    also a column of the observation, the state is the observation; else D = G + O.
-    """
-    columns = []
-    for goal in achieved.T:
-        same = np.flatnonzero((observations == goal[:, None]).all(axis=0))
-        if len(same):
-            columns.append(int(same[0]))
-    goal_dim = achieved.shape[1]
-    if len(columns) == goal_dim:
-        width, keys = observations.shape[1], ("observation",)
-        return observations, ObservationLayout(width, goal_dim, tuple(columns), rest_columns, keys)
-    states = np.concatenate([achieved, observations], axis=1)
-    keys_both = ("achieved_goal", "observation")
-    return states, ObservationLayout(
-        states.shape[1], goal_dim, tuple(range(goal_dim)), (), keys_both
-    )
+    return details
 
 
 def _evaluation(dataset: minari.MinariDataset) -> tuple[str | None, dict[str, Any]]:
@@ -230,11 +240,19 @@ def _evaluation(dataset: minari.MinariDataset) -> tuple[str | None, dict[str, An
 
 
 def _is_goal_space(space: spaces.Dict) -> bool:
-    return all(key in space.spaces and _is_vector(space[key]) for key in _GOAL_KEYS)
+    if not all(key in space.spaces and _is_vector(space[key]) for key in _GOAL_KEYS):
+        return False
+    return space["achieved_goal"].shape == space["desired_goal"].shape
 
 
 def _is_vector(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) == 1
+
+
+def _width(space: spaces.Space) -> int:
+    """Columns of a Box vector."""
+    assert space.shape is not None
+    return int(space.shape[0])
 
 
 def _check_spaces(dataset_id: str, observation: spaces.Space, action: spaces.Space) -> None:

@@ -1,13 +1,24 @@
-"""What a planner is set beside: the controllers that made its data, and chance."""
+"""What a planner is set beside: what made its data, the data themselves, and chance."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
 
 from diffplan.data.episodes import DatasetInfo
 from diffplan.envs.controllers import RandomPolicy, pointmaze_controllers
+from diffplan.envs.d4rl_catalogue import CATALOGUE
+from diffplan.envs.data_returns import comparable_returns
+from diffplan.envs.datasets import load_dataset
 from diffplan.envs.maze2d_controllers import maze2d_controllers
+from diffplan.envs.minari_data import is_local
+from diffplan.envs.minari_remote import is_minari_id
 from diffplan.envs.rollout import Policy
+from diffplan.errors import DiffplanError
+from diffplan.scripts.results import Score
+from diffplan.training import fingerprint
 
 
 @dataclass(frozen=True)
@@ -43,3 +54,32 @@ def baselines(info: DatasetInfo, seed: int) -> list[Baseline]:
         found.append(Baseline(key, controller2d.name, controller2d, one))
     found.append(Baseline("random", "random actions", RandomPolicy.of(info, seed=seed)))
     return found
+
+
+def data_score(info: DatasetInfo, trained_on: str) -> Score | None:
+    """The returns of the dataset's own episodes; None, and a line, where these are not at hand.
+
+    info: what the dataset says about itself. trained_on: `training.fingerprint` of what the run
+    was trained on; data of the same name that have changed since are left out. Nothing is
+    downloaded.
+    """
+    known = CATALOGUE.get(info.id)
+    here = known.path.is_file() if known else is_local(info.id) or Path(info.id).exists()
+    reason = ""
+    # A file without timeouts is cut by the environment, which may have been given in training.
+    environments = dict.fromkeys((None, info.env_id if info.source == "d4rl" else None))
+    if not here and (known or is_minari_id(info.id)):
+        reason, environments = f"{info.id} is not on this machine", {}
+    for env in environments:
+        try:
+            episodes = load_dataset(info.id, env)
+        except DiffplanError as error:
+            reason = reason or str(error)
+            continue
+        found = fingerprint(episodes)
+        if found == trained_on:
+            returns = comparable_returns(episodes)
+            return Score("episodes of the data", returns, episodes.lengths, success=None)
+        reason = f"{info.id} now holds other data ({found}) than the run saw ({trained_on})"
+    tqdm.write(f"the returns in the data are left out: {reason}")
+    return None

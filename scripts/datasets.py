@@ -35,10 +35,14 @@ class Make:
 
     def run(self) -> None:
         """Make the dataset and say what to do next."""
-        from diffplan.envs.datasets import made_maze2d
+        from diffplan.envs.datasets import MAKEABLE, made_maze2d
         from diffplan.envs.maze2d_data import make_maze2d
         from diffplan.envs.pointmaze import make_pointmaze
 
+        if self.name not in MAKEABLE:
+            raise DiffplanError(
+                f"diffplan cannot make '{self.name}'; it makes {', '.join(MAKEABLE)}"
+            )
         file = made_maze2d(self.name)
         if file is not None:
             if self.path_rule == "depth-first":
@@ -92,12 +96,15 @@ class List:
         """Print one line per dataset, grouped by domain."""
         from diffplan.envs.d4rl_catalogue import d4rl_folder
         from diffplan.envs.datasets import list_datasets
+        from diffplan.envs.minari_remote import remote_datasets
 
-        entries = list_datasets(self.pattern)
+        remote, reason = remote_datasets()
+        left_out = f"Minari's remote datasets are left out: {reason}" if reason else ""
+        entries = list_datasets(self.pattern, remote)
         if not entries:
             raise DiffplanError(
-                f"no dataset with {self.pattern!r} in its name or domain; all: "
-                f"diffplan datasets list"
+                f"no dataset with {self.pattern!r} in its name or domain"
+                f"{left_out and f' ({left_out})'}; all: diffplan datasets list"
             )
         width = max(len(entry.name) for entry in entries)
         for domain in dict.fromkeys(entry.domain for entry in entries):
@@ -106,7 +113,8 @@ class List:
                 if entry.domain == domain:
                     print(f"  {entry.name:<{width}}  {entry.where:<11}  {entry.note}")
         print("\nTo get a remote one: diffplan datasets download NAME (train does it by itself).")
-        print("Any Minari id is accepted and downloaded: minari list remote.")
+        if left_out:
+            print(f"{left_out}.")
         print(
             f"D4RL files are in {d4rl_folder()}. Own files (.hdf5, .npz) are given by their path."
         )
@@ -142,6 +150,7 @@ class Show:
 
 # What the loaders note about a dataset, and what it is called in the summary.
 _DETAILS = {
+    "rewards_are": "rewards are",
     "environment_differences": "differs from D4RL",
     "rewards_for": "rewards are for",
     "cut_at_time_limit": "cut at (steps)",
@@ -155,6 +164,7 @@ _DETAILS = {
 
 def summary(episodes: Episodes) -> list[tuple[str, str]]:
     """What a person wants to know before training, as lines of (key, text)."""
+    from diffplan.envs.data_returns import comparable_returns
     from diffplan.envs.references import normalised_score, reference_key
 
     info, layout, lengths, returns = (
@@ -164,6 +174,7 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
         episodes.returns,
     )
     after_last = np.diff(episodes.state_starts) - lengths
+    comparable = comparable_returns(episodes)
     lines = [
         ("dataset", f"{info.id} ({info.source})"),
         ("episodes", f"{episodes.num_episodes:,}"),
@@ -173,10 +184,12 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
             f"min {lengths.min()}, median {np.median(lengths):g}, mean {lengths.mean():.1f}, "
             f"max {lengths.max()}",
         ),
-        ("return", f"min {returns.min():.4g}, mean {returns.mean():.4g}, max {returns.max():.4g}"),
+        ("return", _spread(returns)),
     ]
+    if "rewards_are" in info.details:
+        lines.append(("as scored", _spread(comparable)))
     key = reference_key(info)
-    scores = normalised_score(key, returns)
+    scores = normalised_score(key, comparable)
     if "rewards_for" in info.details:
         lines.append(("normalised score", "none: these episodes go to other goals than D4RL's"))
     elif scores is None:
@@ -205,6 +218,10 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
     except DiffplanError as error:
         lines.append(("PROBLEM", str(error)))
     return lines
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"min {values.min():.4g}, mean {values.mean():.4g}, max {values.max():.4g}"
 
 
 def column_table(episodes: Episodes) -> str:

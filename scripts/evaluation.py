@@ -21,7 +21,6 @@ from diffplan.envs.mazes import maze_of
 from diffplan.envs.parallel import rollout_in_processes
 from diffplan.envs.rollout import Policy, time_decisions
 from diffplan.envs.traces import Trace
-from diffplan.errors import DiffplanError
 from diffplan.scripts import pictures
 from diffplan.scripts.baselines import baselines, data_score
 from diffplan.scripts.evaluate import Evaluate

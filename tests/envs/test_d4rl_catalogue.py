@@ -1,14 +1,18 @@
 """D4RL's names, files and addresses, and what passes for an official file."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diffplan.envs.d4rl_catalogue import (
     CATALOGUE,
+    D4RL_FILE,
+    NOT_D4RL_FILE,
+    UNVERIFIED_FILE,
     canonical_name,
     d4rl_folder,
-    is_official,
+    data_source,
     plain_stem,
 )
 
@@ -76,19 +80,64 @@ def test_other_stems(stem: str, name: str | None, plain: str) -> None:
     assert plain_stem(stem) == plain
 
 
+GYM = {"timeouts", "next_observations", "infos/action_log_probs", "infos/qpos", "infos/qvel"}
+
+
+def source(filename: str, **changes: Any) -> str:
+    """The label of a file that is as D4RL's in everything but the changes."""
+    dataset = next(d for d in CATALOGUE.values() if d.filename == filename)
+    facts: dict[str, Any] = {
+        "steps": dataset.nominal_steps or 1_000,
+        "episodes": 25,
+        "observation_dim": dataset.observation_dim,
+        "action_dim": dataset.action_dim,
+        "keys": {"timeouts"} if dataset.has_timeouts else {"rewards"},
+        "attributes": {},
+    }
+    if dataset.folder == "gym_mujoco_v2":
+        facts["keys"] = GYM | {"metadata"}
+    if dataset.domain == "maze2d":
+        facts["keys"] |= {"infos/goal"}
+    return data_source(Path("x") / filename, **(facts | changes))
+
+
+def test_files_as_d4rl_s_are_its_own_where_their_size_is_known() -> None:
+    for dataset in CATALOGUE.values():
+        expected = UNVERIFIED_FILE if dataset.steps is None else D4RL_FILE
+        assert source(dataset.filename) == expected
+        for wrong in (
+            {"attributes": {"made_by": "me"}},
+            {"observation_dim": dataset.observation_dim + 1},
+            {"action_dim": 1},
+            {"keys": {"timeouts"} if not dataset.has_timeouts else set()},
+        ):
+            assert source(dataset.filename, **wrong) == NOT_D4RL_FILE
+
+
 @pytest.mark.parametrize(
-    ("filename", "steps", "official"),
+    ("filename", "changes", "expected"),
     [
-        ("halfcheetah_medium-v2.hdf5", 1_000_000, True),
-        ("halfcheetah_medium-v2.hdf5", 999_999, False),  # known exactly
-        ("hopper_medium-v2.hdf5", 999_906, True),  # known to be about a million
-        ("hopper_medium-v2.hdf5", 900_000, False),
-        ("hopper-medium.hdf5", 1_000_000, False),  # not the file's name
-        ("hopper_medium-v0.hdf5", 1_000_000, False),
+        ("halfcheetah_medium-v2.hdf5", {"steps": 999_999}, NOT_D4RL_FILE),  # known exactly
+        ("hopper_medium-v2.hdf5", {"steps": 999_906}, UNVERIFIED_FILE),  # about a million
+        ("hopper_medium-v2.hdf5", {"steps": 900_000}, NOT_D4RL_FILE),
+        ("halfcheetah_medium-v2.hdf5", {"keys": GYM}, NOT_D4RL_FILE),  # the policy is missing
+        ("halfcheetah_random-v2.hdf5", {"keys": GYM}, D4RL_FILE),
+        ("halfcheetah_medium_expert-v2.hdf5", {"keys": GYM}, D4RL_FILE),
+        ("maze2d-umaze-sparse-v1.hdf5", {"keys": {"timeouts"}}, NOT_D4RL_FILE),
+        ("pen-human-v1.hdf5", {"episodes": 50}, NOT_D4RL_FILE),
+        ("pen-cloned-v1.hdf5", {"episodes": 50}, UNVERIFIED_FILE),
+        ("maze2d-open-sparse.hdf5", {"steps": 77}, UNVERIFIED_FILE),  # nothing is known
     ],
 )
-def test_official_files(filename: str, steps: int, official: bool) -> None:
-    dims = (17, 6) if filename.startswith("half") else (11, 3)
-    assert is_official(Path("x") / filename, steps, *dims, {}) == official
-    assert not is_official(Path("x") / filename, steps, *dims, {"made_by": "me"})
-    assert not is_official(Path("x") / filename, steps, 10, 3, {})
+def test_what_passes_for_a_file_of_d4rl(
+    filename: str, changes: dict[str, Any], expected: str
+) -> None:
+    assert source(filename, **changes) == expected
+
+
+def test_other_names_are_not_d4rl_s() -> None:
+    facts: dict[str, Any] = {"observation_dim": 17, "action_dim": 6, "keys": GYM | {"metadata"}}
+    facts |= {"steps": 1_000_000, "episodes": 1000, "attributes": {}}
+    assert data_source(Path("halfcheetah_medium-v2.hdf5"), **facts) == D4RL_FILE
+    assert data_source(Path("halfcheetah-medium.hdf5"), **facts) == NOT_D4RL_FILE
+    assert data_source(Path("halfcheetah_medium-v0.hdf5"), **facts) == NOT_D4RL_FILE

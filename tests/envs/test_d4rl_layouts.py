@@ -280,3 +280,17 @@ def test_files_in_which_nothing_ends_are_refused(tmp_path: Path, name: str) -> N
     del arrays["timeouts"]
     if name != "mystery":
         assert load_d4rl(write(path, arrays)).lengths.tolist() == [1000, 1]
+
+
+# --- Whose file it is -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("demonstrations", "label"), [(25, "D4RL file"), (50, "not D4RL's file")])
+def test_the_label_of_the_data_goes_by_the_contents(
+    tmp_path: Path, demonstrations: int, label: str
+) -> None:
+    length = 5_000 // demonstrations
+    arrays = pen(5_000, *range(length - 1, 5_000, length))
+    episodes = load_d4rl(write(tmp_path / "pen-human-v1.hdf5", arrays))
+    assert episodes.num_episodes == demonstrations
+    assert episodes.info.details["data_source"] == label

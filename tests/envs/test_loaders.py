@@ -1,6 +1,8 @@
 """Loaders of Minari datasets of any kind and of .npz archives; traps and bad files."""
 
 import copy
+import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,71 @@ def test_minari_uses_the_evaluation_environment(minari_root: Path) -> None:
     assert env.spec is not None
     assert env.spec.max_episode_steps == 77
     env.close()
+
+
+def goals_dataset(*achieved: list[float]) -> Episodes:
+    """Episodes of one step whose observation is (5, 6) throughout."""
+    box = spaces.Box(-np.inf, np.inf, (2,))
+    space = spaces.Dict(dict.fromkeys(("observation", "achieved_goal", "desired_goal"), box))
+    buffers = [
+        EpisodeBuffer(
+            observations={
+                "observation": np.tile([5.0, 6.0], (2, 1)),
+                "achieved_goal": np.tile(goal, (2, 1)),
+                "desired_goal": np.ones((2, 2)),
+            },
+            actions=np.zeros((1, 2)),
+            rewards=np.ones(1),
+            terminations=np.zeros(1, np.bool_),
+            truncations=np.ones(1, np.bool_),
+        )
+        for goal in achieved
+    ]
+    minari.create_dataset_from_buffers(
+        "goals-v0", buffers, observation_space=space, action_space=box
+    )
+    return load_minari("goals-v0", progress=False).validate()
+
+
+def test_minari_goals_are_looked_for_in_every_episode(minari_root: Path) -> None:
+    """Only the last episode tells that the goal is not the observation's second column."""
+    layout = goals_dataset([6.0, 5.0], [6.0, 5.0]).layout
+    assert layout.goal_columns == (1, 0) and layout.dict_keys == ("observation",)
+    shutil.rmtree(minari_root / "goals-v0")
+    episodes = goals_dataset([6.0, 5.0], [6.0, 7.0])
+    assert episodes.layout.dict_keys == ("achieved_goal", "observation")
+    expected = [[6, 5, 5, 6]] * 2 + [[6, 7, 5, 6]] * 2
+    np.testing.assert_array_equal(episodes.states, np.array(expected))
+    assert episodes.goals is not None and episodes.goals.shape == (4, 2)
+
+
+def test_minari_is_converted_an_episode_at_a_time(minari_root: Path) -> None:
+    """40 MB of float64 go through less than a tenth of that; a changed dataset is read again."""
+    box = spaces.Box(-np.inf, np.inf, (100,))
+    ends = np.arange(500) == 499
+    buffers = [
+        EpisodeBuffer(
+            observations=np.full((501, 100), float(e)),
+            actions=np.full((500, 2), float(e)),
+            rewards=np.zeros(500),
+            terminations=ends & False,
+            truncations=ends,
+        )
+        for e in range(100)
+    ]
+    minari.create_dataset_from_buffers(
+        "large-v0", buffers[:-1], observation_space=box, action_space=spaces.Box(-1, 99, (2,))
+    )
+    tracemalloc.start()
+    try:
+        episodes = load_minari("large-v0", progress=False)
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
+    assert episodes.states.shape == (99 * 501, 100) and not episodes.states.flags.owndata
+    assert episodes.states[-1, 0] == 98 and episodes.info.action_high == (99.0, 99.0)
+    minari.load_dataset("large-v0").update_dataset_from_buffer(buffers[-1:])
+    assert load_minari("large-v0", progress=False).num_episodes == 100
 
 
 def test_minari_damaged_files_are_named(minari_root: Path) -> None:

@@ -1,15 +1,23 @@
 """Own .npz files: any numbers are read, and the first wrong thing is named with its fix."""
 
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from diffplan.envs import arrays as loader
 from diffplan.envs.arrays import load_arrays
 from diffplan.envs.environments import check_env_id
 from diffplan.errors import DiffplanError
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "episodes"
 
 
 def arrays(steps: int = 10) -> dict[str, np.ndarray]:
@@ -117,6 +125,93 @@ def test_the_first_wrong_thing_is_named(
 def test_a_single_episode_that_is_marked_is_one(tmp_path: Path) -> None:
     ends = {"terminations": NEVER, "truncations": flag(9, 1), "next_observations": None}
     assert load_arrays(written(tmp_path, ends)).validate().lengths.tolist() == [10]
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["with next", "without next"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_pieces_do_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Any, after: bool
+) -> None:
+    """Pieces of one row give what the whole gives, in either order of memory."""
+    content = arrays() | {"goals": np.arange(20.0).reshape(10, 2), "goal_columns": np.array([0, 2])}
+    content["truncations"][-1] = False  # unfinished
+    content["actions"] = np.asfortranarray(content["actions"])
+    if not after:
+        del content["next_observations"]
+    save(tmp_path / "mine.npz", **content)
+    whole = load_arrays(tmp_path / "mine.npz").validate()
+    monkeypatch.setattr(loader, "_PIECE_BYTES", 1)
+    monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "other"))
+    pieces = load_arrays(tmp_path / "mine.npz").validate()
+    assert pieces.goals is not None and whole.goals is not None
+    np.testing.assert_array_equal(pieces.goals, whole.goals)
+    for key in ("states", "actions", "rewards", "truncations", "state_starts", "step_starts"):
+        np.testing.assert_array_equal(getattr(pieces, key), getattr(whole, key))
+    np.testing.assert_array_equal(whole.actions, content["actions"].astype(np.float32))
+    assert whole.truncations.tolist() == [False] * 9 + [True]
+    states, goals = content["observations"], content["goals"]
+    if after:  # the state after an episode's last step is under the goal of that step
+        states = np.insert(states, [4, 10], content["next_observations"][[3, 9]], 0)
+        goals = np.insert(goals, [4, 10], goals[[3, 9]], 0)
+    np.testing.assert_array_equal(whole.states, states.astype(np.float32))
+    np.testing.assert_array_equal(whole.goals, goals)
+
+
+def test_archives_are_converted_in_pieces(tmp_path: Path) -> None:
+    """96 MB of float64 go through less than a third of that, and nothing else is left behind."""
+    steps = 200_000
+    truncations = np.arange(steps) % 1000 == 999
+    np.savez(
+        tmp_path / "large.npz",
+        observations=np.zeros((steps, 30)),
+        next_observations=np.zeros((steps, 30)),
+        actions=np.zeros((steps, 1)),
+        rewards=np.zeros(steps),
+        terminations=np.zeros(steps, bool),
+        truncations=truncations,
+    )
+    tracemalloc.start()
+    try:
+        episodes = load_arrays(tmp_path / "large.npz", progress=False)
+        assert tracemalloc.get_traced_memory()[1] < 32e6
+    finally:
+        tracemalloc.stop()
+    assert episodes.states.shape == (200_200, 30)
+    assert not episodes.states.flags.owndata
+
+
+def test_a_copy_is_used_until_the_archive_changes(
+    tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, {})
+    load_arrays(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "_unpack", None)  # reading the file again would fail
+        assert load_arrays(path).num_steps == 10
+    written(tmp_path, {"rewards": np.ones(10)})  # as many bytes as before
+    assert load_arrays(path).returns.tolist() == [4.0, 6.0]
+    (copy,) = cache_folder.iterdir()
+    assert not [entry for entry in copy.iterdir() if entry.is_dir()]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_whatever_byte_of_an_archive_is_damaged_the_error_is_one_line(
+    tmp_path: Path, save: Any
+) -> None:
+    path = tmp_path / "mine.npz"
+    save(path, **arrays())
+    whole = path.read_bytes()
+    refused = 0
+    for place in np.random.default_rng(0).integers(0, len(whole), 100):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            load_arrays(path, progress=False)
+        except DiffplanError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 50
 
 
 def test_an_environment_may_come_from_a_module_in_the_current_folder(

@@ -1,6 +1,7 @@
 """`diffplan datasets make`, `list`, `download` and `show`; comparing counts of episodes."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tyro
 
+from diffplan.envs import minari_remote
 from diffplan.envs.datasets import load_dataset
 from diffplan.errors import DiffplanError
 from diffplan.scripts.datasets import Download, List, Make, Show, summary
@@ -69,6 +71,45 @@ def test_show_tells_where_rewards_and_data_come_from(tmp_path: Path) -> None:
     assert lines["origin"] == "not D4RL's file"  # six steps of a million
     assert lines["rewards are for"].startswith("the fixed evaluation goal")
     assert lines["normalised score"].startswith("none")
+
+
+def test_show_scores_a_kitchen_by_its_tasks(tmp_path: Path) -> None:
+    """D4RL's kitchen files count the tasks so far at every step; the score counts each once."""
+    path = tmp_path / "kitchen-mixed-v0.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.zeros((200, 60), np.float32)
+        file["actions"] = np.zeros((200, 9), np.float32)
+        file["rewards"] = np.repeat([0, 2, 3], [50, 100, 50]).astype(np.float32)
+        file["terminals"] = np.arange(200) == 199
+    lines = dict(summary(load_dataset(str(path))))
+    assert lines["return"] == "min 350, mean 350, max 350"
+    assert lines["as scored"] == "min 3, mean 3, max 3"
+    assert lines["rewards are"] == "the number of tasks completed so far, at every step"
+    assert lines["normalised score"] == "mean 75.0 (reference kitchen)"
+
+
+@pytest.mark.parametrize("name", ["maze2d-foo", "pointmaze-foo", "hopper-medium-v2"])
+def test_make_names_all_that_can_be_made(name: str, minari_root: Path) -> None:
+    with pytest.raises(DiffplanError, match=f"cannot make '{name}'") as caught:
+        Make(name).run()
+    for known in ("pointmaze-umaze", "maze2d-umaze", "maze2d-large-dense"):
+        assert known in str(caught.value)
+
+
+def test_the_list_has_minari_s_remote_where_there_is_a_network(
+    minari_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    List("pen-human").run()
+    left_out = "Minari's remote datasets are left out: HF_HUB_OFFLINE is set"
+    assert f"{left_out}.\n" in capsys.readouterr().out
+    with pytest.raises(DiffplanError, match=re.escape(f"domain ({left_out}); all: ")):
+        List("D4RL/pen/human").run()
+    there = {"D4RL/pen/human-v2": {"total_steps": 5000, "total_episodes": 25}}
+    monkeypatch.setattr(minari_remote, "remote_datasets", lambda: (there, ""))
+    List("D4RL/pen/human").run()
+    listed = capsys.readouterr().out
+    assert "  D4RL/pen/human-v2  remote       5,000 steps, 25 episodes\n" in listed
+    assert "left out" not in listed
 
 
 def test_show_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

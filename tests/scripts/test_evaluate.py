@@ -12,11 +12,13 @@ import tyro
 
 from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 from diffplan.envs.controllers import pointmaze_controllers
+from diffplan.envs.datasets import load_dataset
 from diffplan.envs.environments import evaluation_env_factory
 from diffplan.envs.rollout import rollout
 from diffplan.errors import DiffplanError
-from diffplan.scripts import evaluation, runs
+from diffplan.scripts import baselines, runs
 from diffplan.scripts.evaluate import Evaluate, PlanningOptions
+from diffplan.training import fingerprint
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,7 +27,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def loads(monkeypatch):
     """Makes load_agent give a certain agent; returns the keyword arguments it was called with."""
 
-    def install(agent):
+    def install(agent, trained_on=""):
         given = {}
 
         def load_agent(folder, **kwargs):
@@ -33,7 +35,7 @@ def loads(monkeypatch):
             return agent
 
         monkeypatch.setattr(runs, "load_agent", load_agent)
-        header = SimpleNamespace(seed=4, step=60)
+        header = SimpleNamespace(seed=4, step=60, fingerprint=trained_on)
         monkeypatch.setattr(runs, "read_header", lambda folder, checkpoint: header)
         return given
 
@@ -150,7 +152,7 @@ def test_without_a_maze_the_returns_of_the_data_stand_beside_the_planner(
 ):
     store = tmp_path / "data"
     info = DatasetInfo("x", "arrays", "Hopper-v5", {}, (-1.0,) * 3, (1.0,) * 3, {})
-    Episodes(
+    episodes = Episodes(
         states=np.zeros((7, 11), np.float32),
         goals=None,
         actions=np.zeros((5, 3), np.float32),
@@ -161,8 +163,9 @@ def test_without_a_maze_the_returns_of_the_data_stand_beside_the_planner(
         step_starts=np.array([0, 3, 5]),
         layout=ObservationLayout(11),
         info=info,
-    ).save(store)
-    loads(hopper_agent(str(store)))
+    )
+    episodes.save(store)
+    loads(hopper_agent(str(store)), fingerprint(episodes))
     results = Evaluate((run_folder,), episodes=3, num_envs=3).run()
     assert results["policies"]["data"]["returns"] == [6.0, 30.0]
     assert results["data_return_mean"] == 18.0
@@ -172,6 +175,27 @@ def test_without_a_maze_the_returns_of_the_data_stand_beside_the_planner(
     assert (run_folder / "pictures" / "plans.png").is_file()
     out = capsys.readouterr().out
     assert "D4RL hopper scale" in out and "success" not in out
+
+
+def test_data_that_have_changed_since_training_are_left_out(
+    hopper_agent, loads, run_folder, tmp_path, capsys
+):
+    rewards, flags = np.ones(4), np.array([0, 1, 0, 1])
+    path = tmp_path / "mine.npz"
+    arrays = {"observations": np.zeros((4, 11)), "actions": np.zeros((4, 3)), "rewards": rewards}
+    np.savez(path, terminations=flags, truncations=np.zeros(4), **arrays)
+    then = fingerprint(load_dataset(str(path)))
+    loads(hopper_agent(str(path)), then)
+    options = Evaluate((run_folder,), episodes=2, num_envs=2, pictures=False)
+    assert options.run()["data_return_mean"] == 2.0
+    np.savez(path, terminations=flags, truncations=np.zeros(4), **arrays | {"rewards": rewards + 1})
+    now = fingerprint(load_dataset(str(path)))
+    capsys.readouterr()
+    results = options.run()
+    assert results["data_return_mean"] is None and "data" not in results["policies"]
+    captured = capsys.readouterr()
+    line = f"left out: {path} now holds other data ({now}) than the run saw ({then})"
+    assert line in captured.out + captured.err
 
 
 def test_data_that_are_gone_are_left_out_with_a_note(hopper_agent, loads, run_folder, capsys):
@@ -189,7 +213,7 @@ def test_data_that_would_be_downloaded_are_left_out(
     def load_dataset(*_, **__):
         raise AssertionError("an evaluation downloads no data")
 
-    monkeypatch.setattr(evaluation, "load_dataset", load_dataset)
+    monkeypatch.setattr(baselines, "load_dataset", load_dataset)
     loads(hopper_agent(name))
     results = Evaluate((run_folder,), episodes=2, num_envs=2, pictures=False).run()
     assert "data" not in results["policies"]

@@ -105,7 +105,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(runs, "load_agent", load_agent)
     monkeypatch.setattr(runs, "read_header", read_header)
     monkeypatch.setattr(runs, "rollout", rollout)
-    monkeypatch.setattr(evaluation, "rollout", rollout)
+    monkeypatch.setattr(evaluation, "rollout_in_processes", rollout)
     monkeypatch.setattr(evaluation, "time_decisions", time_decisions)
     return world
 

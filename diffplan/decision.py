@@ -1,0 +1,132 @@
+"""One decision as pure functions of tensors, in environment units, with fixed settings.
+
+What engines run: no shape, branch or number in here depends on the data, nothing waits for the
+device, and whatever settings and weights alone decide was computed when the module was made.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.config import PlanningConfig
+from diffplan.model import PlannerModel
+from diffplan.noise import standard_normal, uniform
+from diffplan.planner import Context, Noise, chain_of, decode, make_plan
+
+
+class Draws(NamedTuple):
+    """The random numbers of B plans; see `planner.Noise`. Those not needed have no columns.
+
+    propose: [B, K * H * (D + 1)]. start: [B, K * rows * D]. steps: [B, n * K * rows * D]. select:
+    [B, K] Gumbel.
+    """
+
+    propose: Tensor
+    start: Tensor
+    steps: Tensor
+    select: Tensor
+
+
+class Planned(NamedTuple):
+    """B plans in environment units.
+
+    states: [B, H+1, D], the chosen candidates; index 0 is the current state. proposal, candidates:
+    [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the return-to-go,
+    perhaps NaN. chosen: [B] index into K.
+    """
+
+    states: Tensor
+    proposal: Tensor
+    candidates: Tensor
+    values: Tensor
+    chosen: Tensor
+
+
+class PlanStep(nn.Module):
+    """Propose, optimise and select: what happens at a replan."""
+
+    def __init__(
+        self, model: PlannerModel, settings: PlanningConfig, *, valued: bool = False
+    ) -> None:
+        """valued: give values also where they choose nothing, instead of NaN.
+
+        Raises DiffplanError for settings that the model was not trained for.
+        """
+        super().__init__()
+        self.valued = valued
+        self.model = model
+        self.settings = settings
+        self.chain = chain_of(model, settings)
+        k, rows, dim = settings.k, model.rows, model.spec.state_dim
+        many = k > 1 and settings.temperature > 0 and settings.start != "noise"
+        stochastic = settings.sampler == "ancestral" or settings.eta > 0
+        steps = settings.steps if stochastic and self.chain is not None else 0
+        noised = self.chain is not None and settings.start != "published"
+        self.sizes = (
+            k * model.config.plan.horizon * (dim + 1) if many else 0,
+            k * rows * dim if noised else 0,
+            steps * k * rows * dim,
+        )
+        self.steps = steps
+
+    def draw(self, seeds: Tensor, counts: Tensor) -> Draws:
+        """The random numbers of plan number counts [B] of rows with these seeds [B] (int64)."""
+        normal = standard_normal(seeds, counts, sum(self.sizes))
+        k = self.settings.k
+        gumbel = torch.zeros(len(seeds), k, device=seeds.device)
+        if self.settings.select == "softmax":
+            gumbel = -(-uniform(seeds, ~counts, k).log()).log()
+        return Draws(*normal.split(self.sizes, 1), gumbel)
+
+    def forward(
+        self,
+        states: Tensor,
+        goals: Tensor | None,
+        targets: Tensor | None,
+        propose: Tensor,
+        start: Tensor,
+        steps: Tensor,
+        select: Tensor,
+    ) -> Planned:
+        """Plans for states [B, D], goals [B, G] and target returns-to-go [B] (None without).
+
+        The rest are the `Draws`.
+        """
+        model, settings = self.model, self.settings
+        context = Context(
+            model.states(states),
+            model.goal(goals),
+            None if targets is None else model.normalised_returns(targets),
+        )
+        k, rows, dim = settings.k, model.rows, model.spec.state_dim
+        shape = (k, rows, dim)
+        noise = Noise(
+            propose.unflatten(1, (k, -1, dim + 1)) if self.sizes[0] else propose,
+            start.unflatten(1, shape) if self.sizes[1] else start,
+            steps.unflatten(1, (self.steps, *shape)).transpose(0, 1) if self.steps else None,
+            select,
+        )
+        plan = make_plan(model, context, noise, settings, self.chain, valued=self.valued)
+        return Planned(
+            model.states.inverse(plan.states),
+            model.states.inverse(plan.proposal),
+            model.states.inverse(plan.candidates),
+            model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1),
+            plan.chosen,
+        )
+
+
+class ActStep(nn.Module):
+    """Decode: what happens at every environment step."""
+
+    def __init__(self, model: PlannerModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, states: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+        """Actions [B, A] at states [B, D] towards plan states ahead [B, D], due in lag [B]."""
+        model = self.model
+        return decode(model, model.states(states), model.states(ahead), lag)
