@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,50 @@ from torch import Tensor
 from diffplan import checkpoint as checkpoints
 from diffplan.config import PlanningConfig, config_to_dict, replace_planning
 from diffplan.data.episodes import DatasetInfo, ObservationLayout
+from diffplan.decision import Planned
+from diffplan.engines import EagerEngine, Engine, make_engine
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
-from diffplan.planner import Context, Noise, decode, make_plan, matching_level
+from diffplan.planner import matching_level
 
 
-@dataclass(frozen=True)
 class PlanView:
     """A batch of plans in environment units; states are `stride` environment steps apart.
 
     proposal, candidates: [B, K, H+1, D], before and after optimisation. values: [B, K] in units
-    of the return-to-go. chosen: [B], index into K. states: [B, H+1, D], the chosen candidate;
-    index 0 is the state the plan was made in.
+    of the return-to-go, in a state of `predict` NaN where there was nothing to choose. chosen:
+    [B], index into K. states: [B, H+1, D], the chosen candidate; index 0 is the state the plan was
+    made in. They are fetched from the device when they are read.
     """
 
-    proposal: np.ndarray
-    candidates: np.ndarray
-    values: np.ndarray
-    chosen: np.ndarray
-    states: np.ndarray
+    def __init__(self, planned: Planned) -> None:
+        self.planned = planned
+
+    @cached_property
+    def proposal(self) -> np.ndarray:
+        return _array(self.planned.proposal)
+
+    @cached_property
+    def candidates(self) -> np.ndarray:
+        return _array(self.planned.candidates)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        return _array(self.planned.values)
+
+    @cached_property
+    def chosen(self) -> np.ndarray:
+        return _array(self.planned.chosen)
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        return _array(self.planned.states)
+
+    def replaced(self, rows: np.ndarray, new: PlanView) -> PlanView:
+        """A copy with the plans of the marked rows [B] taken from `new`, in order."""
+        index = torch.from_numpy(np.flatnonzero(rows)).to(self.planned.states.device)
+        pairs = zip(self.planned, new.planned, strict=True)
+        return PlanView(Planned(*(old.index_copy(0, index, made) for old, made in pairs)))
 
 
 @dataclass(frozen=True)
@@ -73,11 +98,13 @@ class PlannerAgent:
         train_seconds: float | None = None,
         updates: int = 0,
         seed: int = 0,
+        engine: str = "eager",
         **planning: Any,
     ) -> None:
         """Set up the agent; nothing changes afterwards.
 
-        train_seconds, updates: what the training took, for reports. planning: settings of
+        train_seconds, updates: what the training took, for reports. engine: how decisions are run,
+        one of `diffplan.engines.ENGINES` or "auto". planning: settings of
         `PlanningConfig` that replace the model's own, e.g. steps=3; a quantile or a target by step
         also in place of the model's own target_return.
         Raises DiffplanError for a wrong setting, or one of a target return that has no effect.
@@ -101,8 +128,8 @@ class PlannerAgent:
         self.horizon = model.config.plan.horizon
         self.seed = seed
         self.device = model.plan_scale.device
-        self._mean = model.states.mean.cpu().numpy()
-        self._std = model.states.std.cpu().numpy()
+        self.engine = make_engine(engine, model, settings)
+        self._first = self._first_target()
 
     @property
     def planning(self) -> dict[str, Any]:
@@ -159,18 +186,16 @@ class PlannerAgent:
         count = state.count
         plan = state.plan
         if due.any():
-            entropy = None if deterministic else np.random.default_rng()
             target[due] = self._target(step[due], target[due])
             made = self._plan(
-                states[due], _take(goals, due), target[due], state.seeds[due], count[due], entropy
+                self.engine,
+                *(states[due], _take(goals, due), target[due]),
+                *(self._seeds(state.seeds[due], deterministic), count[due]),
             )
-            plan = made if due.all() else _merge(plan, made, due)
+            plan = made if due.all() else plan.replaced(due, made)
             age = np.where(due, 0, age)
             count = count + due
-        row = np.arange(rows)
-        ahead = plan.states[row, age // self.stride + 1]
-        lag = (self.stride - age % self.stride) / self.stride
-        actions = self._decode(states, ahead, lag)
+        actions = self._act(states, plan, age)
         following = AgentState(plan, goals, age, state.seeds, count, step, target)
         return (actions[0] if single else actions), following
 
@@ -200,7 +225,16 @@ class PlannerAgent:
         states, goals, _ = self._split(observation)
         blank = self._blank(len(states))
         target = self._target(blank.step, blank.target)
-        return self._plan(states, goals, target, blank.seeds, blank.count, None)
+        every = EagerEngine(self.model, self.settings, valued=True)
+        return self._plan(every, states, goals, target, blank.seeds, blank.count)
+
+    def _first_target(self) -> float:
+        """Return-to-go to ask for at first, where it does not go by the step (reads the device)."""
+        settings = self.settings
+        if settings.target_return is not None:
+            return settings.target_return
+        start = torch.zeros(1, device=self.device) if settings.target == "received" else None
+        return float(self.model.targets(settings.target_quantile, start))
 
     def _target(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Return-to-go [B] to ask for in rows that make a plan at these steps of their episodes.
@@ -213,11 +247,7 @@ class PlannerAgent:
             asked = table(settings.target_quantile, steps).cpu().numpy()
             result: np.ndarray = asked.astype(np.float64)
             return result
-        if settings.target_return is not None:
-            first = settings.target_return
-        else:
-            start = torch.zeros(1, device=self.device) if settings.target == "received" else None
-            first = float(table(settings.target_quantile, start))
+        first = self._first
         if settings.target == "kept":
             return np.full(len(step), first)
         # a negative target is no share of itself: there is nothing to hold on to
@@ -241,93 +271,53 @@ class PlannerAgent:
     def _blank(self, rows: int) -> AgentState:
         zeros = np.zeros(rows, np.int64)
         k, length, dim = self.settings.k, self.horizon + 1, self.layout.state_dim
-        many = np.zeros((rows, k, length, dim), np.float32)
-        values = np.zeros((rows, k), np.float32)
-        plan = PlanView(many, many, values, zeros, many[:, 0])
+        many = torch.zeros(rows, k, length, dim, device=self.device)
+        values = torch.zeros(rows, k, device=self.device)
+        chosen = torch.zeros(rows, dtype=torch.long, device=self.device)
+        plan = PlanView(Planned(many[:, 0], many, many, values, chosen))
         unknown = np.full(rows, np.nan)
         return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros, zeros, unknown)
 
-    def _noise(
-        self, seeds: np.ndarray, count: np.ndarray, entropy: np.random.Generator | None
-    ) -> Noise:
-        """Random numbers of each row from its own seed and its plan's number."""
-        model, settings = self.model, self.settings
-        k, dim, rows = settings.k, self.layout.state_dim, model.rows
-        random_steps = settings.sampler == "ancestral" or settings.eta > 0
-        sizes = (
-            k * self.horizon * (dim + 1) if k > 1 and settings.temperature > 0 else 0,
-            k * rows * dim if settings.start not in ("none", "published") else 0,
-            settings.steps * k * rows * dim if random_steps else 0,
-        )
-        drawn = np.zeros((len(seeds), sum(sizes)), np.float32)
-        gumbel = np.zeros((len(seeds), k), np.float32)
-        for b, (seed, number) in enumerate(zip(seeds, count, strict=True)):
-            if entropy is None:
-                key = np.array([seed, number], np.uint64)
-                source = np.random.Generator(np.random.Philox(key=key))
-            else:
-                source = entropy
-            source.standard_normal(dtype=np.float32, out=drawn[b])
-            if settings.select == "softmax":
-                gumbel[b] = source.gumbel(size=k)
-        batch = len(seeds)
-        first, second, third = np.split(drawn, np.cumsum(sizes)[:-1], axis=1)
+    @staticmethod
+    def _seeds(seeds: np.ndarray, deterministic: bool) -> np.ndarray:
+        """The rows' own seeds, or fresh ones."""
+        if deterministic:
+            return seeds
+        return np.random.default_rng().integers(np.iinfo(np.int64).max, size=len(seeds))
 
-        def tensor(array: np.ndarray, *shape: int) -> Tensor:
-            if array.size == 0:
-                return torch.zeros(shape, device=self.device)
-            return torch.from_numpy(array.reshape(shape)).to(self.device)
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
-        steps: Tensor | None = None
-        if random_steps:
-            steps = tensor(third, batch, settings.steps, k, rows, dim).transpose(0, 1)
-        return Noise(
-            tensor(first, batch, k, self.horizon, dim + 1),
-            tensor(second, batch, k, rows, dim),
-            steps,
-            tensor(gumbel, batch, k),
-        )
-
-    @torch.inference_mode()
     def _plan(
         self,
+        engine: Engine,
         states: np.ndarray,
         goals: np.ndarray | None,
         target: np.ndarray,
         seeds: np.ndarray,
         count: np.ndarray,
-        entropy: np.random.Generator | None,
     ) -> PlanView:
-        model = self.model
-        start = model.states(torch.from_numpy(states).to(self.device))
-        goal = None if goals is None else model.goal(torch.from_numpy(goals).to(self.device))
-        returns = None
-        if model.use_returns:
-            asked = torch.from_numpy(target.astype(np.float32)).to(self.device)
-            returns = model.normalised_returns(asked)
-        noise = self._noise(seeds, count, entropy)
-        plan = make_plan(model, Context(start, goal, returns), noise, self.settings)
-        values = model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1)
-        return PlanView(
-            self._units(plan.proposal),
-            self._units(plan.candidates),
-            values.cpu().numpy(),
-            plan.chosen.cpu().numpy(),
-            self._units(plan.states),
+        planned = engine.plan(
+            self._tensor(states),
+            None if goals is None else self._tensor(goals),
+            self._tensor(target.astype(np.float32)) if self.model.use_returns else None,
+            self._tensor(seeds),
+            self._tensor(count),
         )
+        return PlanView(planned)
 
-    def _units(self, states: Tensor) -> np.ndarray:
-        result: np.ndarray = states.cpu().numpy() * self._std + self._mean
-        return result
+    def _act(self, states: np.ndarray, plan: PlanView, age: np.ndarray) -> np.ndarray:
+        """Actions [B, A] at states [B, D], on the way to what the plans have next."""
+        following = self._tensor(age // self.stride + 1)
+        row = torch.arange(len(age), device=self.device)
+        ahead = plan.planned.states[row, following]
+        lag = self._tensor(((self.stride - age % self.stride) / self.stride).astype(np.float32))
+        return _array(self.engine.act(self._tensor(states), ahead, lag))
 
-    @torch.inference_mode()
-    def _decode(self, states: np.ndarray, ahead: np.ndarray, lag: np.ndarray) -> np.ndarray:
-        to = self.device
-        now = self.model.states(torch.from_numpy(states).to(to))
-        target = self.model.states(torch.from_numpy(ahead).to(to))
-        actions = decode(self.model, now, target, torch.from_numpy(lag.astype(np.float32)).to(to))
-        result: np.ndarray = actions.cpu().numpy()
-        return result
+
+def _array(tensor: Tensor) -> np.ndarray:
+    result: np.ndarray = tensor.cpu().numpy()
+    return result
 
 
 def _check_target(settings: PlanningConfig, model: PlannerModel, goals: bool) -> None:
@@ -351,26 +341,18 @@ def _take(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if array is None else array[rows]
 
 
-def _merge(old: PlanView, new: PlanView, rows: np.ndarray) -> PlanView:
-    """The old plans with those of the marked rows replaced."""
-    merged: Mapping[str, np.ndarray] = {
-        field.name: getattr(old, field.name).copy() for field in dataclasses.fields(PlanView)
-    }
-    for name, array in merged.items():
-        array[rows] = getattr(new, name)
-    return PlanView(**merged)
-
-
 def load_agent(
     run: str | Path,
     checkpoint: str | int = "last",
     device: str = "cpu",
     seed: int = 0,
+    engine: str = "eager",
     **planning: Any,
 ) -> PlannerAgent:
     """The trained agent of a run folder or checkpoint folder.
 
-    checkpoint: "last" or the number of updates of a kept checkpoint. planning: settings of
+    checkpoint: "last" or the number of updates of a kept checkpoint. engine: "eager", "onnx" (the
+    fastest on a CPU, needs `diffplan[onnx]`), "cuda-graph" or "auto". planning: settings of
     `diffplan.config.PlanningConfig` to change, e.g. steps=3, candidates=8, keep=4.
     Raises DiffplanError if the folder is no run, or damaged.
     """
@@ -392,5 +374,6 @@ def load_agent(
         train_seconds=header.seconds,
         updates=header.step,
         seed=seed,
+        engine=engine,
         **planning,
     )

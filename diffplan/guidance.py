@@ -22,9 +22,13 @@ def pin(denoise: Denoise, index: int, value: Tensor) -> Denoise:
     value at every level. What the caller passes in is copied, never written to.
     """
 
+    row = value.unsqueeze(1)
+
+    def held(x: Tensor) -> Tensor:
+        return torch.cat([x[:, :index], row, x[:, index + 1 :]], 1)
+
     def pinned(x: Tensor, t: int) -> Tensor:
-        x0 = denoise(torch.select_scatter(x, value, 1, index), t)
-        return torch.select_scatter(x0, value, 1, index)
+        return held(denoise(held(x), t))
 
     return pinned
 

@@ -195,9 +195,7 @@ def optimise(
     condition = model.condition(start, context.goal, context.returns)
     encoded = denoiser.encode(condition)
     if settings.guidance_weight == 1.0:
-        denoise = denoiser.bind(
-            process, grid, encoded, proposal=seen, scale=scale, time=chain.time
-        )
+        denoise = denoiser.bind(process, grid, encoded, proposal=seen, scale=scale, time=chain.time)
     else:
         everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
         dropped = {"goal": everything, "returns": everything}

@@ -8,18 +8,21 @@ and y DOWN its rows. D4RL's ant is not the one of today's AntMaze environments: 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.mujoco import ant_v4
 
+from diffplan.envs.simulators import require_simulator
 from diffplan.errors import DiffplanError
+
+with contextlib.suppress(ModuleNotFoundError):  # optional: the constructor says what to install
+    import mujoco
 
 # "#" is a wall, "R" the start, "G" the cell of the goal.
 LAYOUTS: dict[str, tuple[str, ...]] = {
@@ -88,11 +91,13 @@ class AntMaze(gym.Env[Any, np.ndarray]):
     (all positions +-0.1, all velocities 0.1 N(0, 1)), a new goal at every reset near the middle of
     the goal cell. Not as in D4RL: the MuJoCo version and the random stream, and the goal is part
     of the observation, which D4RL's evaluation hides. Not checked against D4RL's files.
+    Raises DiffplanError where MuJoCo is not installed.
     """
 
     def __init__(self, maze: str = "umaze") -> None:
         if maze not in LAYOUTS:
             raise DiffplanError(f"unknown maze '{maze}'; antmaze has {', '.join(LAYOUTS)}")
+        require_simulator("mujoco", "antmaze")
         self.maze = maze
         self.model = mujoco.MjModel.from_xml_string(_model_xml(maze))
         self.data = mujoco.MjData(self.model)
@@ -149,6 +154,8 @@ def _find(maze: str, tile: str) -> tuple[int, int]:
 @functools.cache
 def _model_xml(maze: str) -> str:
     """Gymnasium's ant, which has D4RL's bodies, with D4RL's settings and walls."""
+    from gymnasium.envs.mujoco import ant_v4
+
     folder = Path(ant_v4.__file__).parent / "assets"
     root = ET.parse(folder / "ant.xml").getroot()
     _element(root, "option").set("timestep", "0.02")

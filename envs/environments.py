@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
-import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +14,10 @@ import gymnasium as gym
 
 from diffplan.data.episodes import DatasetInfo
 from diffplan.envs.registration import register_environments
+from diffplan.envs.simulators import check_simulator, register_robotics
 from diffplan.errors import DiffplanError
 
-# Importing gymnasium_robotics prints a note about Adroit reward versions that misleads everyone
-# who works on something else.
-with contextlib.redirect_stderr(io.StringIO()):
-    import gymnasium_robotics
-
-gym.register_envs(gymnasium_robotics)
+register_robotics()
 register_environments()
 
 
@@ -34,7 +28,8 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
     example render_mode="rgb_array" or max_episode_steps=100.
     PointMaze gives reward 1 for every step within 0.45 of the goal and runs to its time limit;
     `info["success"]` says whether the goal is reached at this step.
-    Raises DiffplanError when the dataset names no environment or none that can be made here.
+    Raises DiffplanError when the dataset names no environment or none that can be made here, with
+    the command that installs a missing simulator.
     """
     if info.env_id is None:
         raise DiffplanError(
@@ -52,7 +47,8 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
 def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], gym.Env]:
     """A function without arguments that makes one evaluation environment, as `rollout` calls it.
 
-    overrides: as for `make_env`. An id that Gymnasium does not know is reported here already.
+    overrides: as for `make_env`. An id that Gymnasium does not know, or whose simulator is not
+    installed, is reported here already.
     """
     if info.env_id is not None:
         check_env_id(info.env_id)
@@ -62,9 +58,11 @@ def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], 
 def check_env_id(env_id: str) -> None:
     """Raise DiffplanError, with the nearest names, unless Gymnasium knows `env_id`.
 
+    Also where its simulator is not installed, with the command that installs it.
     "module:ID" imports the module first, which is to register the environment. A module that is
     not installed may lie in the current folder.
     """
+    check_simulator(env_id)
     module, colon, name = env_id.rpartition(":")
     if colon:
         _import_module(module, env_id)

@@ -11,12 +11,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium_robotics.envs.franka_kitchen.kitchen_env import (
-    OBS_ELEMENT_GOALS,
-    OBS_ELEMENT_INDICES,
-    KitchenEnv,
-)
 
+from diffplan.envs.simulators import require_simulator
 from diffplan.errors import DiffplanError
 
 _SLIDER = ("microwave", "kettle", "light switch", "slide cabinet")
@@ -45,13 +41,24 @@ class Kitchen(gym.Env[np.ndarray, np.ndarray]):
     amplitudes of its configuration), and the control by noisy positions. Not as in D4RL: the
     simulated model is gymnasium-robotics', on today's MuJoCo, which was not checked against D4RL's
     files; completion is judged by positions without noise.
+    Raises DiffplanError where gymnasium-robotics is not installed.
     """
 
-    metadata: dict[str, Any] = KitchenEnv.metadata
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["human", "rgb_array", "depth_array"],
+        "render_fps": 12,
+    }
 
     def __init__(self, tasks: str = "complete", render_mode: str | None = None) -> None:
         if tasks not in TASKS:
             raise DiffplanError(f"unknown kitchen tasks '{tasks}'; there are {', '.join(TASKS)}")
+        require_simulator("robotics", "the kitchen")
+        from gymnasium_robotics.envs.franka_kitchen.kitchen_env import (
+            OBS_ELEMENT_GOALS,
+            OBS_ELEMENT_INDICES,
+            KitchenEnv,
+        )
+
         self.render_mode = render_mode
         self.kitchen = KitchenEnv(
             tasks_to_complete=list(TASKS[tasks]),

@@ -9,14 +9,18 @@ positions count from (1.2, 1.2), walls from (1, 1), so the middle of cell (i, j)
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 from gymnasium import spaces
 
+from diffplan.envs.simulators import require_simulator
 from diffplan.errors import DiffplanError
+
+with contextlib.suppress(ModuleNotFoundError):  # optional: the constructor says what to install
+    import mujoco
 
 GridPoint = tuple[int, int]
 
@@ -106,9 +110,11 @@ class Maze2D(gym.Env[Any, np.ndarray]):
     Checked: D4RL's reference maxima (`diffplan maze2d-controllers`) and the largest speed in its
     files, 5.2262554; not the files themselves.
     `info["success"]` says whether the ball is within 0.5 of the goal.
+    Raises DiffplanError where MuJoCo is not installed.
     """
 
     def __init__(self, maze: str = "umaze", dense: bool = False) -> None:
+        require_simulator("mujoco", "maze2d")
         self.maze = maze
         self.dense = dense
         self.goal = np.array(goal_point(maze), np.float64)

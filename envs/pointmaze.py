@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ from tqdm import tqdm
 
 from diffplan.data.episodes import replace_folder
 from diffplan.envs.mazes import POINTMAZES, Maze, PathRule, lay_waypoints
+from diffplan.envs.simulators import require_simulator
 from diffplan.errors import DiffplanError
 
 GAIN = 10.0
@@ -75,8 +77,9 @@ def run_pointmaze(
     """Drive the controller through a PointMaze environment for `steps` steps.
 
     The same arguments give the same arrays on one MuJoCo version, and a shorter run is the
-    beginning of a longer one.
+    beginning of a longer one. Raises DiffplanError where gymnasium-robotics is not installed.
     """
+    require_simulator("robotics", f"environment {env_id}")
     kwargs: dict[str, Any] = {} if maze_map is None else {"maze_map": maze_map}
     env = gym.make(
         env_id, continuing_task=True, reset_target=True, max_episode_steps=steps, **kwargs
@@ -148,11 +151,13 @@ def make_pointmaze(
     overwrite: replace a dataset of that id that was made otherwise.
 
     A dataset of the same id, steps, seed and rule is kept as it is. An interrupted call leaves
-    nothing behind. Raises DiffplanError for unknown names, bad maps, ids already in use.
+    nothing behind. Raises DiffplanError for unknown names, bad maps, ids already in use, and
+    where gymnasium-robotics is not installed.
     """
     dataset_id = _checked_id(name, maze_map is not None, dataset_id)
     if steps < 1 or seed < 0:
         raise DiffplanError(f"steps {steps} and seed {seed}: expected steps >= 1 and seed >= 0")
+    require_simulator("robotics", f"making {name}")
     grid = None if maze_map is None else [list(row) for row in Maze.from_map(maze_map).rows]
     recipe = {
         "maze": name,
@@ -180,8 +185,15 @@ def make_pointmaze(
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what decides the data: MuJoCo above all (other versions, other bits)."""
-    packages = ("mujoco", "gymnasium", "gymnasium-robotics", "numpy", "minari")
+    """Versions of what decides the data: MuJoCo above all (other versions, other bits).
+
+    Without gymnasium-robotics where it is not installed: maze2d needs none of it. Raises
+    DiffplanError where MuJoCo is not installed.
+    """
+    require_simulator("mujoco", "making data")
+    packages = ["mujoco", "gymnasium", "numpy", "minari"]
+    if importlib.util.find_spec("gymnasium_robotics") is not None:
+        packages.append("gymnasium-robotics")
     return {package: importlib.metadata.version(package) for package in packages}
 
 

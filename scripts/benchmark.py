@@ -20,7 +20,8 @@ from diffplan.config import CONFIGS, Config
 from diffplan.errors import DiffplanError
 
 if TYPE_CHECKING:
-    from diffplan.scripts.benchmark_measure import Case, Ceiling, Timed
+    from diffplan.scripts.benchmark_ceiling import Ceiling
+    from diffplan.scripts.benchmark_measure import Case, Timed
     from diffplan.scripts.benchmark_subject import Subject
 
 Sweep = Literal["batch", "candidates", "steps", "horizon"]
@@ -28,10 +29,11 @@ _PROTOCOL = (
     "Whole decisions are calls of `predict` with a plan due in every row, numpy arrays in and out; "
     "ms between is a call that follows the plan, ms a decision the mean over a plan's steps. Cases "
     "run in turn over {rounds} rounds; medians and p95 of the round with the lowest median. "
-    "Ceiling share: the longer of the times that the operations and the bytes alone would take, "
+    "Share: the longer of the times that the operations and the bytes alone would take, "
     "over the time measured. Operations are those of matrix products, convolutions and attention, "
-    "bytes their inputs and outputs with the weights once per network call; more than 100 % means "
-    "that weights stayed in a cache, which is faster than the copy."
+    "bytes their inputs and outputs with the weights once per network call. A share above 100 % is "
+    "possible: weights that stay in a cache are read faster than a copy is made, and convolutions "
+    "may need fewer multiplications than are counted."
 )
 
 
@@ -64,7 +66,7 @@ class Benchmark:
     engines: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="NAME...", help_behavior_hint="(default: all here)")
     ] = ()
-    """How decisions are computed."""
+    """How decisions are computed; eager is always among them, as the stages are timed in it."""
     device: tuple[str, ...] = ("cpu",)
     """cpu, cuda, cuda:1, ..."""
     threads: tuple[int, ...] = (1,)
@@ -75,6 +77,8 @@ class Benchmark:
     """Spent on a case in each round."""
     longest: float = 3.0
     """Cases whose call is expected to take more seconds are left out."""
+    longest_start: float = 15.0
+    """The same for the start-up of their engine."""
     seed: int = 0
     """Of random weights and observations."""
     json: Annotated[
@@ -133,9 +137,11 @@ class Benchmark:
         target = self.json or self._default_target(subject)
         check_writable(target, "--json")
         print(f"{subject.label}\n{subject.warning}")
-        own, timed, left_out = self._prepare(subject)
+        timed, left_out = self._prepare(subject)
+        if not timed:
+            raise DiffplanError(f"nothing could be measured: {left_out[0]}")
         reference, ceilings = measure_all(timed, self.rounds, self.seconds)
-        report = self._report(subject, own, timed, reference, ceilings) | {"left_out": left_out}
+        report = self._report(subject, timed, reference, ceilings) | {"left_out": left_out}
         write_json(target, report)
         picture = target.with_suffix(".png")
         draw(report, picture)
@@ -157,9 +163,9 @@ class Benchmark:
                 raise DiffplanError(f"--{name} must be at least 1, got {bad}")
         if self.rounds < 1:
             raise DiffplanError(f"--rounds must be at least 1, got {self.rounds}")
-        for name in ("seconds", "longest"):
+        for name in ("seconds", "longest", "longest_start"):
             if not (value := getattr(self, name)) > 0:
-                raise DiffplanError(f"--{name} must be above 0, got {value:g}")
+                raise DiffplanError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
         if self.seed < 0:
             raise DiffplanError(f"--seed must not be negative, got {self.seed}")
         import torch
@@ -178,76 +184,85 @@ class Benchmark:
 
     # --- Cases -----------------------------------------------------------------------------------
 
-    def _prepare(self, subject: Subject) -> tuple[Case, list[Timed], list[str]]:
-        """The own settings; every case ready to run; those left out and why."""
+    def _prepare(self, subject: Subject) -> tuple[list[Timed], list[str]]:
+        """Every case ready to run, the own settings first; those left out and why."""
         from tqdm import tqdm
 
         from diffplan.scripts.benchmark_measure import Case, prepare
-        from diffplan.scripts.benchmark_subject import engines_for
 
+        places, left_out = self._places(subject)
         horizon = subject.config.plan.horizon
         settings = subject.agent("eager", self.device[0], horizon).settings
+        sweeps: list[tuple[str, list[Case]]] = []
+        for device, threads, engine in places:
+            own = Case(
+                *(device, threads, engine, self.batch[0], settings.k, settings.steps, horizon)
+            )
+            sweeps += [("batch", [own]), *((name, self._sweep(name, own)) for name in self.sweep)]
         timed: dict[Case, Timed] = {}
-        left_out: list[str] = []
-        own: Case | None = None
-        places = [
-            (device, threads, engine)
-            for device in self.device
-            for threads in (self.threads if device == "cpu" else self.threads[:1])
-            for engine in engines_for(self.engines, device)
-        ]
-        with tqdm(desc="preparing", unit="case") as bar:
-            for device, threads, engine in places:
-                first = Case(
-                    *(device, threads, engine, self.batch[0]),
-                    *(settings.k, settings.steps, horizon),
-                )
-                own = own or first
-                for sweep in ("own", *self.sweep):
-                    cases = [first] if sweep == "own" else self._sweep(sweep, first)
-                    previous: tuple[float, Case] | None = None
-                    for case in cases:
-                        expected = 0.0
-                        if previous is not None:
-                            ratio = getattr(case, sweep) / max(1, getattr(previous[1], sweep))
-                            expected = previous[0] * ratio
-                        if expected > self.longest:
-                            left_out.append(
-                                f"{case}: about {expected:.0f} s a call, more than --longest "
-                                f"{self.longest:g}"
-                            )
+        total = len({case for _, cases in sweeps for case in cases})
+        with tqdm(total=total, desc="preparing", unit="case") as bar:
+            for name, cases in sweeps:
+                previous: Timed | None = None
+                for case in cases:
+                    if case not in timed:
+                        bar.update()
+                        if why := self._too_long(name, previous, case):
+                            left_out.append(f"{case}: {why}")
                             continue
-                        if case not in timed:
-                            try:
-                                timed[case] = prepare(subject, case)
-                            except DiffplanError as error:
-                                left_out.append(f"{case}: {error}")
-                                continue
-                            bar.update()
-                        previous = (timed[case].call, case)
-        if not timed:
-            raise DiffplanError(f"nothing could be measured: {left_out[0]}")
-        assert own is not None
-        return own, list(timed.values()), left_out
+                        try:
+                            timed[case] = prepare(subject, case)
+                        except DiffplanError as error:
+                            left_out.append(f"{case}: {error}")
+                            continue
+                    previous = timed[case]
+        return list(timed.values()), left_out
 
-    def _sweep(self, name: str, first: Case) -> list[Case]:
-        """Ascending values of one setting, the own one among them; reverse steps need some."""
-        if name == "steps" and first.steps == 0:
-            return [first]
-        values = sorted({*getattr(self, name), getattr(first, name)})
-        return [dataclasses.replace(first, **{name: value}) for value in values]
+    def _places(self, subject: Subject) -> tuple[list[tuple[str, int, str]], list[str]]:
+        """Device, threads and engine of all that can run here; why the others cannot."""
+        from diffplan.scripts.benchmark_subject import engines_for
+
+        places, obstacles = [], []
+        for device in self.device:
+            for engine, obstacle in engines_for(self.engines, subject, device).items():
+                if obstacle:
+                    obstacles.append(obstacle)
+                    continue
+                many = self.threads if device == "cpu" else self.threads[:1]
+                places += [(device, threads, engine) for threads in many]
+        return places, obstacles
+
+    def _sweep(self, name: Sweep, own: Case) -> list[Case]:
+        """Ascending values of one setting, the own one among them."""
+        if name == "steps" and own.steps == 0:  # nothing is refined
+            return [own]
+        values = sorted({*getattr(self, name), getattr(own, name)})
+        return [dataclasses.replace(own, **{name: value}) for value in values]
+
+    def _too_long(self, name: str, previous: Timed | None, case: Case) -> str:
+        """Why a case is left out, judged by the one before it in its sweep; "" if it is not."""
+        if previous is None:
+            return ""
+        ratio = getattr(case, name) / getattr(previous.case, name)
+        call, start = ratio * previous.call, ratio * previous.agent.engine.startup_seconds
+        if call > self.longest:
+            return f"about {call:.0f} s a call, more than --longest {self.longest:g}"
+        if name == "horizon" and start > self.longest_start:  # a graph grows with it
+            return f"about {start:.0f} s to start, more than --longest-start {self.longest_start:g}"
+        return ""
 
     # --- Results ---------------------------------------------------------------------------------
 
     def _report(
         self,
         subject: Subject,
-        own: Case,
         timed: list[Timed],
         reference: float,
         ceilings: dict[str, Ceiling],
     ) -> dict[str, Any]:
-        from diffplan.scripts.benchmark_measure import REFERENCE_MS, ceiling_key
+        from diffplan.scripts.benchmark_ceiling import REFERENCE_MS
+        from diffplan.scripts.benchmark_measure import ceiling_key
+        from diffplan.scripts.benchmark_report import fastest, lines
         from diffplan.scripts.results import machine
 
         rows = []
@@ -257,10 +272,9 @@ class Benchmark:
             row["bytes_ms"] = 1000 * row["bytes"] / ceiling.bytes
             row["ceiling_share"] = max(row["flops_ms"], row["bytes_ms"]) / row["replan_ms_median"]
             rows.append(row)
-        best = _best(rows, own, own.batch)
-        if best is None:
-            raise DiffplanError("the own settings could not be measured; raise --longest")
-        at_64 = _best(rows, own, 64)
+        own = timed[0].case
+        best = fastest(rows, vars(own), own.batch) or rows[0]
+        at_64 = fastest(rows, vars(own), 64)
         return {
             "command": shlex.join(["diffplan", "benchmark", *self.given]),
             "label": subject.label,
@@ -275,8 +289,11 @@ class Benchmark:
             "reference_matmul_ms": reference,
             "reference_machine_ms": REFERENCE_MS,
             "own": dict(vars(own)),
-            "ceilings": {key: dict(vars(found)) for key, found in ceilings.items()},
-            "lines": _lines(rows, own, self.sweep),
+            "ceilings": {
+                key: {"products": found.products, "flops": found.flops, "bytes": found.bytes}
+                for key, found in ceilings.items()
+            },
+            "lines": lines(rows, vars(own), self.sweep),
             "cases": rows,
             "random_horizons": subject.trained
             and any(row["horizon"] != own.horizon for row in rows),
@@ -293,52 +310,3 @@ def _value(args: Sequence[str], option: str) -> str | None:
         if word.startswith(f"{option}="):
             return word.partition("=")[2]
     return None
-
-
-def _best(rows: list[dict[str, Any]], own: Case, batch: int) -> dict[str, Any] | None:
-    """The fastest engine at the own settings, on the first device and threads."""
-    wanted = vars(own) | {"batch": batch}
-    same = [
-        row
-        for row in rows
-        if all(row[key] == value for key, value in wanted.items() if key != "engine")
-    ]
-    return min(same, key=lambda row: row["replan_ms_median"], default=None)
-
-
-def _lines(
-    rows: list[dict[str, Any]], own: Case, sweeps: tuple[Sweep, ...]
-) -> list[dict[str, Any]]:
-    """How far each engine's cost is a straight line in batch and horizon."""
-    from diffplan.scripts.benchmark_count import straight_line
-
-    found = []
-    places = dict.fromkeys((row["engine"], row["device"], row["threads"]) for row in rows)
-    for engine, device, threads in places:
-        for over in (name for name in ("batch", "horizon") if name in sweeps):
-            wanted = vars(own) | {"engine": engine, "device": device, "threads": threads}
-            wanted.pop(over)
-            curve = sorted(
-                (row[over], row["replan_ms_median"])
-                for row in rows
-                if all(row[key] == value for key, value in wanted.items())
-            )
-            x, ms = [float(a) for a, _ in curve], [b for _, b in curve]
-            line = straight_line(x, ms)
-            if line is None:
-                continue
-            entry: dict[str, Any] = {
-                "over": over,
-                "engine": engine,
-                "place": f"{device}, {threads} threads" if device == "cpu" else device,
-                "fixed_ms": line.fixed,
-                "slope_ms": line.slope,
-                "until": int(line.until),
-                "whole": line.whole,
-            }
-            if not line.whole:
-                after = x.index(line.until) + 1
-                entry["next"] = int(x[after])
-                entry["next_factor"] = ms[after] / (line.fixed + line.slope * x[after])
-            found.append(entry)
-    return found

@@ -1,4 +1,4 @@
-"""Floating-point operations and bytes that a decision needs, and how straight a curve is.
+"""Floating-point operations and bytes that a decision needs.
 
 Operations: those of matrix products, convolutions and attention, a multiply-add counted as two.
 Bytes: inputs and outputs of these same operations, weights included, so that weights count once for
@@ -8,11 +8,10 @@ lower bound of what a machine without caches would move.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -67,56 +66,3 @@ class _Bytes(TorchDispatchMode):
                 t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor)
             )
         return out
-
-
-# --- Curves --------------------------------------------------------------------------------------
-
-STRAIGHT = 0.15  # largest relative distance from a line that still counts as on it
-
-
-@dataclass(frozen=True)
-class Line:
-    """cost = fixed + slope x, as far as it holds.
-
-    until: the largest measured x that lies on it with all smaller ones. whole: whether that is the
-    largest one measured.
-    """
-
-    fixed: float
-    slope: float
-    until: float
-    whole: bool
-
-
-def straight_line(x: Sequence[float], cost: Sequence[float]) -> Line | None:
-    """The line through as many of the smallest x as lie on one; None for fewer than three points.
-
-    Least squares in relative distances, neither part negative; on the line is what lies within
-    `STRAIGHT` of it.
-    """
-    if len(x) < 3:
-        return None
-    found, until = _fit(x[:2], cost[:2]), 2
-    for n in range(3, len(x) + 1):
-        fitted = _fit(x[:n], cost[:n])
-        off = max(
-            abs(fitted[0] + fitted[1] * a - c) / c for a, c in zip(x[:n], cost[:n], strict=True)
-        )
-        if off > STRAIGHT:
-            break
-        found, until = fitted, n
-    return Line(*found, x[until - 1], until == len(x))
-
-
-def _fit(x: Sequence[float], cost: Sequence[float]) -> tuple[float, float]:
-    """Fixed part and slope by least squares of relative distances, neither negative."""
-    a, c = np.asarray(x, float), np.asarray(cost, float)
-    columns = np.stack([1 / c, a / c], 1)
-    fixed, slope = np.linalg.lstsq(columns, np.ones_like(c), rcond=None)[0]
-    if fixed < 0:
-        only = columns[:, 1]
-        return 0.0, float(only.sum() / (only @ only))
-    if slope < 0:
-        only = columns[:, 0]
-        return float(only.sum() / (only @ only)), 0.0
-    return float(fixed), float(slope)

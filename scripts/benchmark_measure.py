@@ -5,11 +5,10 @@ The fastest round's median counts: what else the machine does can only slow a ca
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,15 +19,11 @@ from tqdm import tqdm
 
 from diffplan import planner
 from diffplan.agents import AgentState, PlannerAgent
-from diffplan.errors import DiffplanError
+from diffplan.scripts.benchmark_ceiling import Ceiling, measure_ceiling, reference_ms, threads
 from diffplan.scripts.benchmark_count import Work, count
-from diffplan.scripts.benchmark_report import STAGES
+from diffplan.scripts.benchmark_report import STAGES, place_name
 from diffplan.scripts.benchmark_subject import Subject
 
-REFERENCE_MS = 28.0  # the 1024 x 1024 x 1024 float32 product on the reference machine, one thread
-_REFERENCE_SIZE = 1024
-_CEILING_SIZE = {"cpu": 2048, "cuda": 8192}
-_COPY_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}  # far more than any cache holds
 _FEWEST = 3  # calls of a case in a round, unless one takes longer than the round's share
 
 
@@ -46,24 +41,9 @@ class Case:
 
     def __str__(self) -> str:
         return (
-            f"{self.engine}, {self.device}, {self.threads} threads, batch {self.batch}, "
+            f"{self.engine}, {place_name(self.device, self.threads)}, batch {self.batch}, "
             f"K {self.candidates}, {self.steps} steps, horizon {self.horizon}"
         )
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """What the machine can do at most, measured with plain PyTorch operations.
-
-    flops: operations per second of a large float32 product. bytes: read and written per second by
-    a large copy.
-    """
-
-    flops: float
-    bytes: float
-
-    def best(self, other: Ceiling) -> Ceiling:
-        return Ceiling(max(self.flops, other.flops), max(self.bytes, other.bytes))
 
 
 @dataclass
@@ -79,13 +59,12 @@ class Times:
 class Timed:
     """A case, its agent ready to run, and the times of its rounds.
 
-    startup: seconds from the loaded networks to the first plan. call: seconds of the second.
+    call: seconds of a decision, roughly.
     """
 
     case: Case
     agent: PlannerAgent
     observation: Any
-    startup: float
     call: float
     state: AgentState
     work: Work
@@ -109,7 +88,7 @@ class Timed:
             "between_ms_median": between,
             "steps_per_plan": every,
             "amortised_ms": (replan + (every - 1) * (between or 0.0)) / every,
-            "startup_seconds": self.startup,
+            "startup_seconds": self.agent.engine.startup_seconds,
             "calls": sum(len(times.replan) for times in self.rounds),
         }
         if case.engine == "eager":
@@ -139,16 +118,15 @@ def prepare(subject: Subject, case: Case) -> Timed:
     due = np.ones(case.batch, bool)
     with threads(case.threads):
         subject.load(case.device, case.horizon)
-        before = time.perf_counter()
         agent = subject.agent(
             case.engine, case.device, case.horizon, candidates=case.candidates, steps=case.steps
         )
         state = agent.predict(observation)[1]
-        first = time.perf_counter()
+        before = time.perf_counter()
         state = agent.predict(observation, state, due)[1]
-        second = time.perf_counter()
+        call = time.perf_counter() - before
         work = count(_Stages(agent, observation).run)
-    return Timed(case, agent, observation, first - before, second - first, state, work)
+    return Timed(case, agent, observation, call, state, work)
 
 
 class _Stages:
@@ -162,8 +140,17 @@ class _Stages:
         returns = torch.zeros(batch, device=device) if self.model.use_returns else None
         start = self.model.states(torch.from_numpy(states).to(device))
         self.context = planner.Context(start, goal, returns)
-        seeds = np.arange(batch)
-        self.noise = agent._noise(seeds, np.zeros_like(seeds), None)
+        settings, model, k = self.settings, self.model, self.settings.k
+        shape = (batch, k, model.rows, model.spec.state_dim)
+        random_steps = settings.sampler == "ancestral" or settings.eta > 0
+        self.noise = planner.Noise(
+            torch.randn(batch, k, agent.horizon, shape[-1] + 1, device=device),
+            torch.randn(shape, device=device),
+            torch.randn(settings.steps, *shape, device=device) if random_steps else None,
+            torch.randn(batch, k, device=device),
+        )
+        self.chain = planner.chain_of(model, settings)
+        self.chooses = k > 1 and settings.select != "first"
         self.lag = torch.ones(batch, device=device)
 
     def run(self, mark: Callable[[], None] = lambda: None) -> None:
@@ -174,19 +161,23 @@ class _Stages:
         proposal = planner.propose(model, self.context, self.noise.propose, settings)
         mark()
         context = self._repeated(k)
-        plans = planner.optimise(model, context, proposal, self.noise, settings)
+        plans = planner.optimise(model, context, proposal, self.noise, settings, self.chain)
         mark()
         candidates = model.from_plan(context.state, plans)
-        values = planner.evaluate(model, context, candidates).unflatten(0, (rows, k))
-        chosen = planner.select(values, self.noise.select, settings)
-        states = candidates.unflatten(0, (rows, k))[
-            torch.arange(rows, device=chosen.device), chosen
-        ]
+        states = candidates
+        if self.chooses:
+            values = planner.evaluate(model, context, candidates).unflatten(0, (rows, k))
+            chosen = planner.select(values, self.noise.select, settings)
+            every = torch.arange(rows, device=chosen.device)
+            states = candidates.unflatten(0, (rows, k))[every, chosen]
         mark()
-        planner.decode(model, self.context.state, states[:, 1], self.lag)
+        planner.decode(model, self.context.state, states[:rows, 1], self.lag)
         mark()
 
     def _repeated(self, k: int) -> planner.Context:
+        if k == 1:
+            return self.context
+
         def repeat(values: Tensor | None) -> Tensor | None:
             return None if values is None else values.repeat_interleave(k, 0)
 
@@ -197,17 +188,6 @@ class _Stages:
 
 
 # --- Timing --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
-    """PyTorch's threads on the CPU, put back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def measure_round(timed: Timed, seconds: float) -> Times:
@@ -264,11 +244,12 @@ def measure_all(
     """
     reference, ceilings = float("inf"), dict[str, Ceiling]()
     places = {ceiling_key(t.case): t.case for t in timed}
+    onnx = any(t.case.engine == "onnx" for t in timed)
     with tqdm(total=rounds * (len(timed) + len(places)), desc="measuring", unit="case") as bar:
         for _ in range(rounds):
             reference = min(reference, reference_ms())
             for key, case in places.items():
-                found = measure_ceiling(case)
+                found = measure_ceiling(case.device, case.threads, onnx)
                 ceilings[key] = found.best(ceilings[key]) if key in ceilings else found
                 bar.update()
             for each in timed:
@@ -277,55 +258,6 @@ def measure_all(
     return reference, ceilings
 
 
-# --- The machine ---------------------------------------------------------------------------------
-
-
 def ceiling_key(case: Case) -> str:
     """Cases with the same key have the same ceiling."""
-    return f"{case.device}, {case.threads} threads" if case.device == "cpu" else case.device
-
-
-def reference_ms() -> float:
-    """Milliseconds of the 1024 x 1024 x 1024 float32 product on one CPU thread."""
-    with threads(1), torch.inference_mode():
-        a = torch.ones(_REFERENCE_SIZE, _REFERENCE_SIZE)
-        out = torch.empty_like(a)
-        return 1000 * _fastest(lambda: torch.mm(a, a, out=out), a.device, 5)
-
-
-def measure_ceiling(case: Case) -> Ceiling:
-    """Operations and bytes per second of a large product and a large copy."""
-    device = torch.device(case.device)
-    size, length = _CEILING_SIZE[device.type], _COPY_BYTES[device.type]
-    try:
-        with threads(case.threads), torch.inference_mode():
-            a = torch.ones(size, size, device=device)
-            out = torch.empty_like(a)
-            product = _fastest(lambda: torch.mm(a, a, out=out), device, 2)
-            source = torch.ones(length, dtype=torch.uint8, device=device)
-            target = torch.empty_like(source)
-            copy = _fastest(lambda: target.copy_(source), device, 3)
-    except (RuntimeError, MemoryError) as error:
-        raise DiffplanError(
-            f"{case.device} cannot run the product and the copy that it is compared with: "
-            f"{str(error).splitlines()[0]}"
-        ) from None
-    return Ceiling(2 * size**3 / product, 2 * length / copy)
-
-
-def _fastest(call: Callable[[], object], device: torch.device, times: int) -> float:
-    """Seconds of the fastest of several calls after one that is not counted."""
-    call()
-    found = []
-    for _ in range(times):
-        _wait(device)
-        before = time.perf_counter()
-        call()
-        _wait(device)
-        found.append(time.perf_counter() - before)
-    return min(found)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return place_name(case.device, case.threads)

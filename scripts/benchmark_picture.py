@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-from diffplan.scripts.benchmark_report import STAGES
+from diffplan.scripts.benchmark_report import STAGES, place_name
 from diffplan.scripts.pictures import CANDIDATE, EXECUTED, GOAL, PLAN, PROPOSAL, START, save, style
 
 _COLOURS = dict(zip((*STAGES, "host"), (PROPOSAL, PLAN, GOAL, EXECUTED, "#BBBBBB"), strict=True))
@@ -78,7 +78,7 @@ def _stacked(axes: Axes, data: dict[str, Any], name: str) -> None:
 
 
 def _curves(axes: Axes, data: dict[str, Any], name: str) -> None:
-    """Cost of each engine, its straight line dashed, and a ring where that line ends."""
+    """Cost of each engine, its straight line dashed, and a ring where it ends."""
     places = list(
         dict.fromkeys((row["engine"], row["device"], row["threads"]) for row in data["cases"])
     )
@@ -91,9 +91,7 @@ def _curves(axes: Axes, data: dict[str, Any], name: str) -> None:
         colour = _CURVES[number % len(_CURVES)]
         x, ms = [row[name] for row in rows], [row["replan_ms_median"] for row in rows]
         ticks.update(x)
-        label = place[0]
-        if several:
-            label += f", {place[1]}" + (f", {place[2]} threads" if place[1] == "cpu" else "")
+        label = f"{place[0]}, {place_name(*place[1:])}" if several else place[0]
         axes.plot(
             x, ms, color=colour, marker=_MARKERS[number % len(_MARKERS)], markersize=5, label=label
         )
@@ -102,15 +100,16 @@ def _curves(axes: Axes, data: dict[str, Any], name: str) -> None:
     axes.set_xlabel(_OVER[name])
     axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     handles.append(Line2D([], [], color=CANDIDATE, linestyle="--"))
-    labels.append("fixed cost + cost per unit")
+    labels.append("straight: fixed + per unit")
     ring: Any = {"linestyle": "", "marker": "o", "markersize": 13, "markerfacecolor": "none"}
     handles.append(Line2D([], [], color=START, **ring))
-    labels.append("the straight line ends here")
+    labels.append("here the straight line ends")
     axes.legend(handles, labels, fontsize=9)
     axes.set_title(f"cost against {name}", loc="left")
 
@@ -123,18 +122,18 @@ def _straight(
     colour: str,
     x: list[int],
 ) -> None:
-    engine, device, threads = place
-    where = f"{device}, {threads} threads" if device == "cpu" else device
+    engine, where = place[0], place_name(*place[1:])
     for line in data["lines"]:
         if (line["over"], line["engine"], line["place"]) != (name, engine, where):
+            continue
+        if line["first"] is None:
             continue
         along = np.geomspace(x[0], x[-1], 60)
         straight = line["fixed_ms"] + line["slope_ms"] * along
         axes.plot(along, straight, "--", color=colour, linewidth=1, alpha=0.8)
-        if not line["whole"]:
-            until = line["until"]
-            height = line["fixed_ms"] + line["slope_ms"] * until
-            axes.plot(until, height, "o", markersize=13, color=START, markerfacecolor="none")
+        for end in {line["first"], line["last"]} - {x[0], x[-1]}:
+            height = line["fixed_ms"] + line["slope_ms"] * end
+            axes.plot(end, height, "o", markersize=13, color=START, markerfacecolor="none")
 
 
 def _ms(value: float) -> str:

@@ -1,21 +1,16 @@
-"""The report of `diffplan benchmark` as text, on the terminal and in the documentation."""
+"""The report of `diffplan benchmark`: its curves, and its text for terminal and documentation."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from diffplan.scripts.benchmark_count import STRAIGHT
+from diffplan.scripts.benchmark_curve import STRAIGHT, straight_line
 
 STAGES = ("propose", "optimise", "select", "decode")
 """Of a decision, in order."""
 
 _SETTINGS = ("batch", "candidates", "steps", "horizon")
-_UNITS = {
-    "batch": "environment",
-    "horizon": "plan state",
-    "candidates": "candidate",
-    "steps": "step",
-}
+_UNITS = {"batch": "environment", "horizon": "plan state"}
 
 
 def benchmark_table(data: dict[str, Any]) -> str:
@@ -32,11 +27,7 @@ def benchmark_table(data: dict[str, Any]) -> str:
         "Stages of the eager engine in ms; host is the rest of the decision.",
         _stages(data),
         "What a decision needs, and the share of the machine's ceiling it reaches. "
-        + " ".join(
-            f"{place}: {found['flops'] / 1e9:,.0f} GFLOP/s in a large float32 product, "
-            f"{found['bytes'] / 1e9:,.1f} GB/s in a large copy."
-            for place, found in data["ceilings"].items()
-        ),
+        + " ".join(_ceiling(place, found) for place, found in data["ceilings"].items()),
         _work(data),
     ]
     if data["lines"]:
@@ -103,6 +94,14 @@ def _stages(data: dict[str, Any]) -> str:
     return _markdown(header, rows)
 
 
+def _ceiling(place: str, found: dict[str, Any]) -> str:
+    products = ", ".join(f"{rate / 1e9:,.0f} by {by}" for by, rate in found["products"].items())
+    return (
+        f"{place}: a large float32 product runs at {products} GFLOP/s, a large copy at "
+        f"{found['bytes'] / 1e9:,.1f} GB/s; the fastest counts."
+    )
+
+
 def _work(data: dict[str, Any]) -> str:
     header = ["engine", "device", "threads", "batch", "K", "steps", "H", "MFLOP", "MB"]
     header += ["ms by operations", "ms by bytes", "ms a plan", "share"]
@@ -124,17 +123,70 @@ def _work(data: dict[str, Any]) -> str:
 
 
 def _line(found: dict[str, Any]) -> str:
-    unit = _UNITS[found["over"]]
-    text = (
-        f"{found['engine']} ({found['place']}) over {found['over']}: "
-        f"{_ms(found['fixed_ms'])} ms + {_ms(found['slope_ms'])} ms a {unit} "
-    )
-    if found["whole"]:
-        return text + f"holds within {100 * STRAIGHT:.0f} % up to the largest, {found['until']}."
-    return (
-        text + f"holds within {100 * STRAIGHT:.0f} % up to {found['until']}; at {found['next']} "
-        f"the cost is {found['next_factor']:.2f} times that."
-    )
+    text = f"{found['engine']} ({found['place']}) over {found['over']}: "
+    if found["first"] is None:
+        return f"{text}no three neighbouring values lie on a straight line."
+    text += f"{_ms(found['fixed_ms'])} ms + {_ms(found['slope_ms'])} ms per {_UNITS[found['over']]}"
+    text += f" holds within {100 * STRAIGHT:.0f} % from {found['first']} to {found['last']}"
+    if not found["off"]:
+        return f"{text}, all that was measured."
+    off = ", ".join(f"{factor:.2f} times that at {x}" for x, factor in found["off"].items())
+    return f"{text}; the cost is {off}."
+
+
+def fastest(rows: list[dict[str, Any]], own: dict[str, Any], batch: int) -> dict[str, Any] | None:
+    """The fastest engine at the own settings, on the first device and threads."""
+    wanted = own | {"batch": batch}
+    same = [
+        row
+        for row in rows
+        if all(row[key] == value for key, value in wanted.items() if key != "engine")
+    ]
+    return min(same, key=lambda row: row["replan_ms_median"], default=None)
+
+
+def lines(
+    rows: list[dict[str, Any]], own: dict[str, Any], sweeps: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """How far each engine's cost is a straight line in batch and horizon."""
+    found = []
+    places = dict.fromkeys((row["engine"], row["device"], row["threads"]) for row in rows)
+    for engine, device, threads in places:
+        for over in (name for name in ("batch", "horizon") if name in sweeps):
+            wanted = own | {"engine": engine, "device": device, "threads": threads}
+            wanted.pop(over)
+            curve = sorted(
+                (row[over], row["replan_ms_median"])
+                for row in rows
+                if all(row[key] == value for key, value in wanted.items())
+            )
+            x, ms = [float(a) for a, _ in curve], [b for _, b in curve]
+            if len(x) < 3:
+                continue
+            line = straight_line(x, ms)
+            entry: dict[str, Any] = {
+                "over": over,
+                "engine": engine,
+                "place": place_name(device, threads),
+                "first": None,
+            }
+            if line is not None:
+                entry |= {"fixed_ms": line.fixed, "slope_ms": line.slope}
+                entry |= {"first": int(line.first), "last": int(line.last)}
+                entry["off"] = {
+                    int(a): b / line.at(a)
+                    for a, b in zip(x, ms, strict=True)
+                    if not line.first <= a <= line.last
+                }
+            found.append(entry)
+    return found
+
+
+def place_name(device: str, threads: int) -> str:
+    """Where a case runs; the CPU's threads are no matter to a GPU."""
+    if device != "cpu":
+        return device
+    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _ms(value: float | None) -> str:

@@ -15,6 +15,7 @@ from diffplan import checkpoint as checkpoints
 from diffplan.agents import PlannerAgent
 from diffplan.config import CONFIGS, Config
 from diffplan.data.episodes import DatasetInfo, ObservationLayout
+from diffplan.engines import ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.model import ModelSpec, PlannerModel
 from diffplan.presets import config_for
@@ -88,6 +89,7 @@ class Subject:
             self.info,
             config_name=self.config.name,
             seed=self.seed,
+            engine=engine,
             **(own | planning),
         )
 
@@ -123,16 +125,25 @@ class Subject:
         return model.to(device).eval().requires_grad_(False)
 
 
-def engines_for(asked: tuple[str, ...], device: str) -> tuple[str, ...]:
-    """The engines asked for, or all that this machine has for a device.
+def engines_for(asked: tuple[str, ...], subject: Subject, device: str) -> dict[str, str]:
+    """Engine -> why it cannot run on a device, "" if it can: those asked for, or all there are.
 
-    Raises DiffplanError for an unknown one.
+    Eager is always among them: the stages are timed in it. Raises DiffplanError for an unknown one,
+    and for one that is asked for and cannot run.
     """
-    known = ("eager",)
-    for name in asked:
-        if name not in known:
-            raise DiffplanError(f"unknown engine {name!r}; here: {', '.join(known)}")
-    return asked or known
+    found = {"eager": ""}
+    for name in asked or ENGINES:
+        if name not in ENGINES:
+            raise DiffplanError(f"--engines has {name!r}, expected some of {', '.join(ENGINES)}")
+        try:
+            subject.agent(name, device, subject.config.plan.horizon)
+        except DiffplanError as error:
+            if asked:
+                raise
+            found[name] = str(error)
+        else:
+            found[name] = ""
+    return found
 
 
 def default_config(name: str, like: str) -> Config:

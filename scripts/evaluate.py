@@ -92,6 +92,8 @@ class Evaluate:
     """Write a video of a few episodes of the (first) run beside the pictures."""
     device: str = "cpu"
     """Where the networks run: cpu, cuda, cuda:1, ..."""
+    engine: str = "eager"
+    """How decisions are run: eager, onnx (fastest on a CPU), cuda-graph, or auto."""
     threads: int = 1
     """PyTorch threads; networks of the default size gain nothing from more."""
     workers: int = 1
@@ -131,11 +133,12 @@ class Evaluate:
 
     @property
     def unusual(self) -> dict[str, Any]:
-        """What was asked for in place of the run's own: checkpoint, environment, planning."""
+        """What was asked for in place of the run's own: checkpoint, environment, engine, planning."""
         asked: dict[str, Any] = {
             "checkpoint": self.checkpoint if self.checkpoint != "last" else None,
             "env": self.env,
             "time_limit": self.time_limit,
+            "engine": self.engine if self.engine != "eager" else None,
         }
         return {k: v for k, v in asked.items() if v is not None} | self.planning.given
 

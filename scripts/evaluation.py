@@ -228,6 +228,7 @@ def _results(
         "checkpoint": options.checkpoint,
         "runs": [_run_summary(run, policies) for run in runs],
         "planning": agent.planning,
+        "engine": agent.engine.name,
         "overrides": options.planning.given,
         "dataset": info.id,
         "env_id": info.env_id,

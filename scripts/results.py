@@ -1,5 +1,6 @@
 """What an evaluation reports: scores with intervals, one aligned table, results.json."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -204,7 +205,10 @@ def _interval(estimate: Estimate, scale: float = 1.0, unit: str = "") -> str:
 
 def machine(device: str, threads: int) -> dict[str, Any]:
     """Processor, threads, device and the versions that decide results and times."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # simulators are extras
+            versions[name] = importlib.metadata.version(name)
     return {
         "cpu": _processor(),
         "cores": os.cpu_count(),

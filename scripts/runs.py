@@ -79,7 +79,11 @@ def load_runs(options: Evaluate) -> list[Run]:
     runs = []
     for folder in options.runs:
         agent = load_agent(
-            folder, checkpoint=checkpoint, device=options.device, **options.planning.given
+            folder,
+            checkpoint=checkpoint,
+            device=options.device,
+            engine=options.engine,
+            **options.planning.given,
         )
         runs.append(Run(folder, agent, read_header(folder, checkpoint)))
     _check_one_configuration(runs)
@@ -126,7 +130,13 @@ def with_best_checkpoint(run: Run, options: Evaluate, info: DatasetInfo) -> Run:
 
 
 def _agent(folder: Path, step: int, options: Evaluate) -> PlannerAgent:
-    return load_agent(folder, checkpoint=str(step), device=options.device, **options.planning.given)
+    return load_agent(
+        folder,
+        checkpoint=str(step),
+        device=options.device,
+        engine=options.engine,
+        **options.planning.given,
+    )
 
 
 def _check_one_configuration(runs: Sequence[Run]) -> None:

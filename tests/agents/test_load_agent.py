@@ -1,6 +1,5 @@
 """Loading a trained agent: the same actions as before it was saved."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.agents import AgentState, PlanView, load_agent
+from diffplan.agents import AgentState, load_agent
 from diffplan.checkpoint import Header, save_checkpoint
+from diffplan.decision import Planned
 from diffplan.errors import DiffplanError
 from diffplan.planner import matching_level
 
@@ -20,7 +20,7 @@ Make = Callable[..., Any]
 
 def arrays(state: AgentState) -> dict[str, np.ndarray]:
     """Every array of a state, copied."""
-    plan = {f.name: getattr(state.plan, f.name) for f in dataclasses.fields(PlanView)}
+    plan = {name: getattr(state.plan, name) for name in Planned._fields}
     own = {"goals": state.goals, "age": state.age, "seeds": state.seeds, "count": state.count}
     return {key: np.array(value) for key, value in {**plan, **own}.items() if value is not None}
 

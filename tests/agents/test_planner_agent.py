@@ -1,6 +1,5 @@
 """The agent: Stable-Baselines3's predict with state as a value, plans followed in closed loop."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.agents import AgentState, PlannerAgent, PlanView, planner_agent
+from diffplan import decision
+from diffplan.agents import AgentState, PlannerAgent
 from diffplan.data.episodes import ObservationLayout
+from diffplan.decision import Planned
 from diffplan.errors import DiffplanError
 
 Make = Callable[..., Any]
@@ -21,7 +22,7 @@ def moved(given: dict[str, np.ndarray], /, **changes: np.ndarray) -> dict[str, n
 
 def arrays(state: AgentState) -> dict[str, np.ndarray]:
     """Every array of a state, copied."""
-    plan = {f.name: getattr(state.plan, f.name) for f in dataclasses.fields(PlanView)}
+    plan = {name: getattr(state.plan, name) for name in Planned._fields}
     own = {"goals": state.goals, "age": state.age, "seeds": state.seeds, "count": state.count}
     return {key: np.array(value) for key, value in {**plan, **own}.items() if value is not None}
 
@@ -154,13 +155,13 @@ def test_actions_are_decoded_in_closed_loop(
     make_agent: Make, observe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent, calls = make_agent(config={"plan.stride": 3}, keep=2), []
-    decode = planner_agent.decode
+    decode = decision.decode
 
     def spy(*args: Any) -> Any:
         calls.append(args)
         return decode(*args)
 
-    monkeypatch.setattr(planner_agent, "decode", spy)
+    monkeypatch.setattr(decision, "decode", spy)
     state = None
     for step in range(14):
         here = moved(observe(2), observation=observe(2, step)["observation"])

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffplan.agents import AgentState, planner_agent
+from diffplan import decision
+from diffplan.agents import AgentState
 from diffplan.planner import Noise
 
 Make = Callable[..., Any]
@@ -157,13 +158,13 @@ def test_noise_is_standard_and_only_where_it_is_used(
     make_agent: Make, observe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Noise] = []
-    make_plan = planner_agent.make_plan
+    make_plan = decision.make_plan
 
-    def spy(model: Any, context: Any, noise: Noise, settings: Any) -> Any:
+    def spy(model: Any, context: Any, noise: Noise, *args: Any, **options: Any) -> Any:
         seen.append(noise)
-        return make_plan(model, context, noise, settings)
+        return make_plan(model, context, noise, *args, **options)
 
-    monkeypatch.setattr(planner_agent, "make_plan", spy)
+    monkeypatch.setattr(decision, "make_plan", spy)
     agent = make_agent(candidates=40, sampler="ancestral", steps=3, select="softmax")
     agent.plan(observe(2))
     noise = seen[-1]

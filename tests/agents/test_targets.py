@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.agents import AgentState, PlannerAgent, planner_agent
+from diffplan import decision
+from diffplan.agents import AgentState, PlannerAgent
 from diffplan.data.targets import BINS, QUANTILES
 from diffplan.envs.rollout import rollout
 from diffplan.errors import DiffplanError
@@ -21,13 +22,13 @@ Asked = list[list[float]]
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """Every plan's target returns in the rewards' units, row by row."""
     found: Asked = []
-    make_plan = planner_agent.make_plan
+    make_plan = decision.make_plan
 
-    def spy(model: Any, context: Any, *args: Any) -> Any:
+    def spy(model: Any, context: Any, *args: Any, **options: Any) -> Any:
         found.append(model.returns.inverse(context.returns[:, None])[:, 0].tolist())
-        return make_plan(model, context, *args)
+        return make_plan(model, context, *args, **options)
 
-    monkeypatch.setattr(planner_agent, "make_plan", spy)
+    monkeypatch.setattr(decision, "make_plan", spy)
     return found
 
 
@@ -97,9 +98,10 @@ def test_a_negative_target_has_no_floor(make_agent: Make, asked: Asked) -> None:
 def test_received_starts_from_the_first_step_s_quantile(
     make_agent: Make, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent = make_agent(rewards=True, target="received", target_quantile=0.9)
-    monkeypatch.setitem(agent.model.targets._buffers, "by_step", sinking())
-    run(agent, 1)
+    options = {"rewards": True, "target": "received", "target_quantile": 0.9}
+    targets = make_agent(**options).model.targets
+    monkeypatch.setitem(targets._buffers, "by_step", sinking())
+    run(make_agent(**options), 1)
     assert asked[0] == pytest.approx([90, 90], rel=1e-4)
 
 

@@ -1,0 +1,130 @@
+"""What the machine can do at most: a large matrix product and a large copy, on the same threads."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from diffplan.errors import DiffplanError
+
+REFERENCE_MS = 28.0
+"""Of the 1024 x 1024 x 1024 float32 product on the reference machine, on one thread."""
+
+_REFERENCE_SIZE = 1024
+_SIZE = {"cpu": 2048, "cuda": 8192}
+_COPIED = {"cpu": 1 << 27, "cuda": 1 << 30}  # bytes, far more than any cache holds
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Largest rates that were measured.
+
+    products: float32 operations per second of a large product, by what ran it. bytes: read and
+    written per second by a large copy.
+    """
+
+    products: dict[str, float]
+    bytes: float
+
+    @property
+    def flops(self) -> float:
+        """Of the fastest product: libraries differ by up to two on the same processor."""
+        return max(self.products.values())
+
+    def best(self, other: Ceiling) -> Ceiling:
+        """The larger of both, each."""
+        products = {
+            name: max(rate, other.products.get(name, 0.0)) for name, rate in self.products.items()
+        }
+        return Ceiling(products, max(self.bytes, other.bytes))
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """PyTorch's threads on the CPU, put back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def reference_ms() -> float:
+    """Milliseconds of the 1024 x 1024 x 1024 float32 product on one CPU thread."""
+    with threads(1), torch.inference_mode():
+        a = torch.ones(_REFERENCE_SIZE, _REFERENCE_SIZE)
+        out = torch.empty_like(a)
+        return 1000 * _fastest(lambda: torch.mm(a, a, out=out), a.device, 5)
+
+
+def measure_ceiling(place: str, number: int, onnx: bool) -> Ceiling:
+    """The ceiling of a device on a number of threads; onnx: let ONNX Runtime try the product too.
+
+    Raises DiffplanError where the device cannot hold them.
+    """
+    device = torch.device(place)
+    size, length = _SIZE[device.type], _COPIED[device.type]
+    try:
+        with threads(number), torch.inference_mode():
+            a = torch.ones(size, size, device=device)
+            out = torch.empty_like(a)
+            calls: dict[str, Callable[[], object]] = {"PyTorch": lambda: torch.mm(a, a, out=out)}
+            if onnx and device.type == "cpu":
+                calls["ONNX Runtime"] = _onnx_product(a, number)
+            products = {
+                name: 2 * size**3 / _fastest(call, device, 2) for name, call in calls.items()
+            }
+            source = torch.ones(length, dtype=torch.uint8, device=device)
+            target = torch.empty_like(source)
+            copy = _fastest(lambda: target.copy_(source), device, 3)
+    except (RuntimeError, MemoryError) as error:
+        raise DiffplanError(
+            f"{place} cannot run the product and the copy that it is compared with: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    return Ceiling(products, 2 * length / copy)
+
+
+def _onnx_product(a: torch.Tensor, number: int) -> Callable[[], object]:
+    """The product of a square matrix with itself in ONNX Runtime."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    shape = list(a.shape)
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("a", "b", "c")]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])], "product", values[:2], values[2:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = number, 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feeds = {"a": a.numpy(), "b": a.numpy()}
+    return lambda: session.run(None, feeds)
+
+
+def _fastest(call: Callable[[], object], device: torch.device, times: int) -> float:
+    """Seconds of the fastest of several calls after one that is not counted."""
+    call()
+    found = []
+    for _ in range(times):
+        _wait(device)
+        before = time.perf_counter()
+        call()
+        _wait(device)
+        found.append(time.perf_counter() - before)
+    return min(found)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
