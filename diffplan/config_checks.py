@@ -112,8 +112,10 @@ def check(config: Config) -> None:
             "cosine where planning starts from noise: the others end far from it",
         )
     if planning.start_level is not None:
+        used = planning.start in ("sdedit", "published")
+        least = max(1, planning.steps) if used else 1
         require(
-            max(1, planning.steps) <= planning.start_level <= denoiser.schedule_levels,
+            least <= planning.start_level <= denoiser.schedule_levels,
             "planning.start_level",
             f"between planning.steps and denoiser.schedule_levels ({denoiser.schedule_levels})",
         )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from diffplan import planner
 from diffplan.agents import AgentState, PlannerAgent
+from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark_ceiling import Ceiling, measure_ceiling, reference_ms, threads
 from diffplan.scripts.benchmark_count import Work, count
 from diffplan.scripts.benchmark_report import STAGES, place_name
@@ -89,6 +90,7 @@ class Timed:
             "steps_per_plan": every,
             "amortised_ms": (replan + (every - 1) * (between or 0.0)) / every,
             "startup_seconds": self.agent.engine.startup_seconds,
+            "round_medians_ms": [statistics.median(times.replan) for times in self.rounds],
             "calls": sum(len(times.replan) for times in self.rounds),
         }
         if case.engine == "eager":
@@ -112,7 +114,7 @@ def _least_median(rounds: Sequence[list[float]]) -> float | None:
 def prepare(subject: Subject, case: Case) -> Timed:
     """The agent of a case after its first plans, with its operations counted.
 
-    Raises DiffplanError for settings that do not go together.
+    Raises DiffplanError for settings that do not go together, and where an engine cannot run them.
     """
     observation = subject.observation(case.batch)
     due = np.ones(case.batch, bool)
@@ -121,7 +123,14 @@ def prepare(subject: Subject, case: Case) -> Timed:
         agent = subject.agent(
             case.engine, case.device, case.horizon, candidates=case.candidates, steps=case.steps
         )
-        state = agent.predict(observation)[1]
+        try:
+            state = agent.predict(observation)[1]
+        except Exception as error:
+            # exporters and compilers fail in their own ways; the other engines go on
+            if case.engine == "eager" or isinstance(error, DiffplanError):
+                raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise DiffplanError(f"engine {case.engine} cannot run this ({reason})") from error
         before = time.perf_counter()
         state = agent.predict(observation, state, due)[1]
         call = time.perf_counter() - before
@@ -236,18 +245,18 @@ def _stage_times(stages: _Stages, device: torch.device) -> list[float]:
 
 def measure_all(
     timed: Sequence[Timed], rounds: int, seconds: float
-) -> tuple[float, dict[str, Ceiling]]:
+) -> tuple[list[float], dict[str, Ceiling]]:
     """Time every case in every round; the times are kept in the cases.
 
-    Returns the milliseconds of the reference product (one CPU thread) and the ceilings, by
-    `ceiling_key`, the best of all rounds.
+    Returns the milliseconds of the reference product (one CPU thread) in each round and the
+    ceilings, by `ceiling_key`, the best of all rounds.
     """
-    reference, ceilings = float("inf"), dict[str, Ceiling]()
+    reference, ceilings = list[float](), dict[str, Ceiling]()
     places = {ceiling_key(t.case): t.case for t in timed}
     onnx = any(t.case.engine == "onnx" for t in timed)
     with tqdm(total=rounds * (len(timed) + len(places)), desc="measuring", unit="case") as bar:
         for _ in range(rounds):
-            reference = min(reference, reference_ms())
+            reference.append(reference_ms())
             for key, case in places.items():
                 found = measure_ceiling(case.device, case.threads, onnx)
                 ceilings[key] = found.best(ceilings[key]) if key in ceilings else found

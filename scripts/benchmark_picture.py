@@ -110,7 +110,9 @@ def _curves(axes: Axes, data: dict[str, Any], name: str) -> None:
     ring: Any = {"linestyle": "", "marker": "o", "markersize": 13, "markerfacecolor": "none"}
     handles.append(Line2D([], [], color=START, **ring))
     labels.append("here the straight line ends")
-    axes.legend(handles, labels, fontsize=9)
+    axes.legend(handles, labels, fontsize=9, loc="upper left")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** (0.07 * len(labels)))  # room for the legend
     axes.set_title(f"cost against {name}", loc="left")
 
 

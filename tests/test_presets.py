@@ -92,6 +92,7 @@ def test_ours_differ_for_a_task_with_reasons_of_its_own(dataset: str) -> None:
     every = config_for("trajectory-diffuser", "hopper-medium-v2", has_goal=False)
     own = config_for("trajectory-diffuser", dataset, has_goal=False)
     assert (own.plan.stride, own.planning.keep, own.planning.candidates) == (1, 1, 1)
+    assert own.planning.start == "rddm"
     assert (every.plan.stride, every.planning.keep, every.planning.candidates) == (2, 4, 4)
     assert own.data == every.data
     alone = config_for("proposer-only", dataset, has_goal=False)

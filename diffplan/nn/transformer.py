@@ -52,7 +52,7 @@ class CausalBlock(nn.Module):
             values[:, :, position:end] = v
             k, v = keys[:, :, :end], values[:, :, :end]
         attended = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=h.shape[1] > 1
+            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=past is None
         )
         h = h + self._drop(self.out(attended.transpose(1, 2).flatten(2)))
         return h + self._drop(self.mlp(self.mlp_norm(h)))

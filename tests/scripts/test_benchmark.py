@@ -12,7 +12,8 @@ import torch
 
 from diffplan.agents import load_agent
 from diffplan.checkpoint import Header, save_checkpoint
-from diffplan.scripts import benchmark_ceiling
+from diffplan.engines import ENGINES, EagerEngine
+from diffplan.scripts import benchmark_ceiling, tables
 from diffplan.scripts.benchmark_count import count
 from diffplan.scripts.benchmark_curve import straight_line
 from diffplan.scripts.benchmark_report import STAGES, benchmark_table
@@ -129,7 +130,11 @@ def test_a_configuration_with_random_weights(
     by_batch = {case["batch"]: case for case in cases if case["candidates"] == 4}
     assert by_batch[64]["flops"] > 30 * own["flops"]
     assert {line["over"] for line in found["lines"]} == {"batch", "horizon"}
-    assert benchmark_table(found) in out.replace("\r", "")
+    assert benchmark_table(found) in out
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: speed.json -->\n<!-- end -->\n")
+    tables.update(tmp_path)
+    assert benchmark_table(found) in page.read_text()
 
 
 def test_operations_follow_from_the_sizes() -> None:
@@ -249,3 +254,47 @@ def test_the_networks_of_a_run_cannot_be_changed(
     run = small_run(tmp_path)
     assert main(["benchmark", str(run), "--plan.horizon", "8"]) == 2
     assert "only --planning.* can be changed" in capsys.readouterr().err
+
+
+def test_an_engine_that_fails_is_left_out_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(EagerEngine):
+        def plan(self, *_: Any) -> Any:
+            raise TypeError("no such operator\nand a long trace")
+
+    monkeypatch.setitem(ENGINES, "broken", Broken)
+    target = tmp_path / "a.json"
+    options = ["--rounds", "1", "--seconds", "0.002", "--sweep", "batch", "--batch", "1", "2"]
+    words = ["benchmark", "trajectory-diffuser", *SMALL, *options, "--json", str(target)]
+    assert main([*words, "--engines", "broken"]) == 0
+    found = json.loads(target.read_text())
+    assert {case["engine"] for case in found["cases"]} == {"eager"}
+    assert len(found["left_out"]) == 1
+    assert found["left_out"][0].endswith(
+        "engine broken cannot run this (TypeError: no such operator)"
+    )
+
+
+def test_engines_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime", reason="the engine is an optional extra")
+    pytest.importorskip("onnx", reason="the engine is an optional extra")
+    words = ["--sweep", "batch", "--batch", "1", "2", "4", "--rounds", "1", "--seconds", "0.002"]
+    target = tmp_path / "a.json"
+    options = [*words, "--engines", "onnx", "--json", str(target)]
+    assert main(["benchmark", "trajectory-diffuser", "--like", "pointmaze", *SMALL, *options]) == 0
+    found = json.loads(target.read_text())
+    engines = {(case["engine"], case["batch"]): case for case in found["cases"]}
+    assert set(engines) == {(name, b) for name in ("eager", "onnx") for b in (1, 2, 4)}
+    for batch in (1, 2, 4):
+        eager, onnx = engines["eager", batch], engines["onnx", batch]
+        assert eager["startup_seconds"] == 0 < onnx["startup_seconds"]
+        assert "stages_ms" in eager and "stages_ms" not in onnx
+        assert eager["flops"] == onnx["flops"]
+    (ceiling,) = found["ceilings"].values()
+    assert set(ceiling["products"]) == {"PyTorch", "ONNX Runtime"}
+    assert ceiling["flops"] == max(ceiling["products"].values())
+    assert found["replan_ms_median"] == min(
+        engines[e, 1]["replan_ms_median"] for e in ("eager", "onnx")
+    )
+    assert "ONNX Runtime" in capsys.readouterr().out
