@@ -79,7 +79,8 @@ class PlanStep(nn.Module):
         gumbel = torch.zeros(len(seeds), k, device=seeds.device)
         if self.settings.select == "softmax":
             gumbel = -(-uniform(seeds, ~counts, k).log()).log()
-        return Draws(*normal.split(self.sizes, 1), gumbel)
+        propose, start, steps = normal.split(self.sizes, 1)
+        return Draws(propose, start, steps, gumbel)
 
     def forward(
         self,

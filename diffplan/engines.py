@@ -8,10 +8,11 @@ of two, which changes nothing for the rows that count, as rows do not depend on 
 
 from __future__ import annotations
 
-import io
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -256,11 +257,14 @@ ENGINES: dict[str, Callable[[PlannerModel, PlanningConfig], Engine]] = {
 def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Engine:
     """The named engine. "auto": cuda-graph on a GPU, onnx on a CPU that has it, else eager.
 
+    Eager also for the U-Net on a CPU, whose convolutions are slow in ONNX Runtime.
+
     Raises DiffplanError for an unknown name, and where the engine cannot run here.
     """
     device = model.plan_scale.device.type
     if name == "auto":
-        name = "cuda-graph" if device == "cuda" else "onnx" if _has_onnx() else "eager"
+        exports = model.config.denoiser.network != "unet" and _has_onnx()
+        name = "cuda-graph" if device == "cuda" else "onnx" if exports else "eager"
     if name not in ENGINES:
         raise DiffplanError(f"engine is {name!r}, expected auto, {', '.join(ENGINES)}")
     if name == "cuda-graph" and device != "cuda":
@@ -334,9 +338,14 @@ def _session(
 
     given = tuple(t.clone() for t in inputs if t is not None)
     names = [f"input_{i}" for i in range(len(given))]
-    file = io.BytesIO()
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.inference_mode(False),
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
+        file = Path(folder) / "step.onnx"
         # ten times faster to start than the dynamo exporter, and the graphs run alike
         torch.onnx.export(
             _Given(step, [t is not None for t in inputs]),
@@ -346,12 +355,10 @@ def _session(
             dynamo=False,
             opset_version=_OPSET,
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        file.getvalue(), options, providers=["CPUExecutionProvider"]
-    )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     used = [(names.index(i.name), i.name) for i in session.get_inputs()]
 
     def run(values: Sequence[Tensor]) -> list[Tensor]:

@@ -185,7 +185,8 @@ class AutoregressiveProposer(Proposer):
             states.append(block)
             later.append(following)
             spreads.append(log_std)
-        return tuple(torch.cat(parts, 1)[:, :horizon] for parts in (states, later, spreads))
+        joined = (torch.cat(parts, 1)[:, :horizon] for parts in (states, later, spreads))
+        return next(joined), next(joined), next(joined)
 
     def propose(
         self,

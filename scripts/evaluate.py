@@ -133,7 +133,7 @@ class Evaluate:
 
     @property
     def unusual(self) -> dict[str, Any]:
-        """What was asked for in place of the run's own: checkpoint, environment, engine, planning."""
+        """What was asked for in place of the run's own: checkpoint, environment, engine, plans."""
         asked: dict[str, Any] = {
             "checkpoint": self.checkpoint if self.checkpoint != "last" else None,
             "env": self.env,
