@@ -180,19 +180,27 @@ class PlannerAgent:
         begins = fresh | (state.count == 0)
         step = np.where(begins, 0, state.step + 1)
         target = np.where(begins, np.nan, state.target)
-        due = begins | (age >= self.settings.keep * self.stride)
+        moved = np.zeros(rows, bool)
         if goals is not None and state.goals is not None:
-            due |= (goals != state.goals).any(-1)
+            moved = (goals != state.goals).any(-1)
+        due = begins | moved | (age >= self.settings.keep * self.stride)
         count = state.count
         plan = state.plan
         if due.any():
             target[due] = self._target(step[due], target[due])
-            made = self._plan(
-                self.engine,
-                *(states[due], _take(goals, due), target[due]),
-                *(self._seeds(state.seeds[due], deterministic), count[due]),
-            )
-            plan = made if due.all() else plan.replaced(due, made)
+            seeds = self._seeds(state.seeds, deterministic)
+            # to go on from the plan before there must be one, and for the same goal
+            again = due & ~begins & ~moved if self.settings.reuse else np.zeros_like(due)
+            for marked, goes_on in ((due & ~again, False), (again, True)):
+                if not marked.any():
+                    continue
+                made = self._plan(
+                    self.engine,
+                    *(states[marked], _take(goals, marked), target[marked]),
+                    *(seeds[marked], count[marked]),
+                    self._left(state.plan, marked) if goes_on else None,
+                )
+                plan = made if marked.all() else plan.replaced(marked, made)
             age = np.where(due, 0, age)
             count = count + due
         actions = self._act(states, plan, age)
@@ -296,6 +304,7 @@ class PlannerAgent:
         target: np.ndarray,
         seeds: np.ndarray,
         count: np.ndarray,
+        previous: Tensor | None = None,
     ) -> PlanView:
         planned = engine.plan(
             self._tensor(states),
@@ -303,16 +312,25 @@ class PlannerAgent:
             self._tensor(target.astype(np.float32)) if self.model.use_returns else None,
             self._tensor(seeds),
             self._tensor(count),
+            previous,
         )
         return PlanView(planned)
 
+    def _left(self, plan: PlanView, rows: np.ndarray) -> Tensor:
+        """What is left of the plans of the marked rows after `keep` strides: [b, H - keep, D]."""
+        index = self._tensor(np.flatnonzero(rows))
+        return plan.planned.states[index, self.settings.keep + 1 :]
+
     def _act(self, states: np.ndarray, plan: PlanView, age: np.ndarray) -> np.ndarray:
         """Actions [B, A] at states [B, D], on the way to what the plans have next."""
-        following = self._tensor(age // self.stride + 1)
-        row = torch.arange(len(age), device=self.device)
-        ahead = plan.planned.states[row, following]
-        lag = self._tensor(((self.stride - age % self.stride) / self.stride).astype(np.float32))
-        return _array(self.engine.act(self._tensor(states), ahead, lag))
+        strides, since = np.divmod(age, self.stride)
+        lag = ((self.stride - since) / self.stride).astype(np.float32)
+        return _array(
+            self.engine.act(
+                *(self._tensor(states), plan.planned.states),
+                *(self._tensor(strides + 1), self._tensor(lag)),
+            )
+        )
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -170,6 +170,12 @@ class PlanningConfig:
     """Classifier-free guidance in the convention eps_u + w (eps_c - eps_u); 1 is conditional."""
     keep: int = 8
     """Strides a plan is followed before the next one is made."""
+    reuse: bool = False
+    """At a replan go on from the plan before: propose only the missing tail, refine a little."""
+    reuse_steps: int = 1
+    """reuse: reverse steps."""
+    reuse_level: int = 2
+    """reuse: noise level of the process, counted from clean, that they start from."""
     target: Literal["kept", "by-step", "received"] = "kept"
     """Target return-to-go. kept: one for the whole episode. by-step: what the data reach from the
     episode's present step on. received: the first step's, lowered by each reward (as published)."""

@@ -18,7 +18,7 @@ _COUNTS = {
     "proposer": ("width", "depth", "heads", "block"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
     "heads": ("width", "depth", "value_members"),
-    "planning": ("candidates", "keep"),
+    "planning": ("candidates", "keep", "reuse_level"),
     "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
 }
 _SHARES = {
@@ -34,7 +34,7 @@ _POSITIVE: dict[str, tuple[str, ...]] = {
 }
 _NOT_NEGATIVE = {
     "denoiser": ("kappa",),
-    "planning": ("steps", "temperature"),
+    "planning": ("steps", "temperature", "reuse_steps"),
     "training": ("weight_decay",),
 }
 
@@ -118,6 +118,19 @@ def check(config: Config) -> None:
             least <= planning.start_level <= denoiser.schedule_levels,
             "planning.start_level",
             f"between planning.steps and denoiser.schedule_levels ({denoiser.schedule_levels})",
+        )
+    if planning.reuse:
+        require(planning.start != "noise", "planning.start", "one with proposals where plans go on")
+        require(
+            planning.keep < plan.horizon,
+            "planning.keep",
+            f"less than plan.horizon ({plan.horizon}) with planning.reuse, which goes on from the "
+            "rest of a plan",
+        )
+        require(
+            planning.reuse_steps <= planning.reuse_level,
+            "planning.reuse_steps",
+            f"at most planning.reuse_level ({planning.reuse_level})",
         )
     if planning.target_return is not None:
         require(

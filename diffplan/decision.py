@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from diffplan.config import PlanningConfig
@@ -49,9 +48,15 @@ class PlanStep(nn.Module):
     """Propose, optimise and select: what happens at a replan."""
 
     def __init__(
-        self, model: PlannerModel, settings: PlanningConfig, *, valued: bool = False
+        self,
+        model: PlannerModel,
+        settings: PlanningConfig,
+        *,
+        reuse: bool = False,
+        valued: bool = False,
     ) -> None:
-        """valued: give values also where they choose nothing, instead of NaN.
+        """reuse: for plans that go on from the one before. valued: give values also where they
+        choose nothing, instead of NaN.
 
         Raises DiffplanError for settings that the model was not trained for.
         """
@@ -59,14 +64,15 @@ class PlanStep(nn.Module):
         self.valued = valued
         self.model = model
         self.settings = settings
-        self.chain = chain_of(model, settings)
+        self.chain = chain_of(model, settings, reuse)
+        proposed = settings.keep if reuse else model.config.plan.horizon
         k, rows, dim = settings.k, model.rows, model.spec.state_dim
         many = k > 1 and settings.temperature > 0 and settings.start != "noise"
         stochastic = settings.sampler == "ancestral" or settings.eta > 0
-        steps = settings.steps if stochastic and self.chain is not None else 0
-        noised = self.chain is not None and settings.start != "published"
+        steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
+        noised = self.chain is not None and self.chain.start != "published"
         self.sizes = (
-            k * model.config.plan.horizon * (dim + 1) if many else 0,
+            k * proposed * (dim + 1) if many else 0,
             k * rows * dim if noised else 0,
             steps * k * rows * dim,
         )
@@ -75,10 +81,10 @@ class PlanStep(nn.Module):
     def draw(self, seeds: Tensor, counts: Tensor) -> Draws:
         """The random numbers of plan number counts [B] of rows with these seeds [B] (int64)."""
         normal = standard_normal(seeds, counts, sum(self.sizes))
-        k = self.settings.k
-        gumbel = torch.zeros(len(seeds), k, device=seeds.device)
-        if self.settings.select == "softmax":
-            gumbel = -(-uniform(seeds, ~counts, k).log()).log()
+        chance = uniform(
+            seeds, ~counts, self.settings.k if self.settings.select == "softmax" else 0
+        )
+        gumbel = -(-chance.log()).log()
         propose, start, steps = normal.split(self.sizes, 1)
         return Draws(propose, start, steps, gumbel)
 
@@ -91,16 +97,19 @@ class PlanStep(nn.Module):
         start: Tensor,
         steps: Tensor,
         select: Tensor,
+        previous: Tensor | None = None,
     ) -> Planned:
         """Plans for states [B, D], goals [B, G] and target returns-to-go [B] (None without).
 
-        The rest are the `Draws`.
+        previous: [B, H - keep, D], the states left of the plan before, with `reuse`. The rest are
+        the `Draws`.
         """
         model, settings = self.model, self.settings
         context = Context(
             model.states(states),
             model.goal(goals),
             None if targets is None else model.normalised_returns(targets),
+            None if previous is None else model.states(previous),
         )
         k, rows, dim = settings.k, model.rows, model.spec.state_dim
         shape = (k, rows, dim)
@@ -111,10 +120,11 @@ class PlanStep(nn.Module):
             select,
         )
         plan = make_plan(model, context, noise, settings, self.chain, valued=self.valued)
+        candidates = model.states.inverse(plan.candidates)
         return Planned(
-            model.states.inverse(plan.states),
+            candidates[:, 0] if k == 1 else model.states.inverse(plan.states),
             model.states.inverse(plan.proposal),
-            model.states.inverse(plan.candidates),
+            candidates,
             model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1),
             plan.chosen,
         )
@@ -127,7 +137,12 @@ class ActStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, states: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
-        """Actions [B, A] at states [B, D] towards plan states ahead [B, D], due in lag [B]."""
+    def forward(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
+        """Actions [B, A] at states [B, D] towards plan[b, place[b]], due in lag [B].
+
+        plan: [B, H+1, D], environment units. place: int64 [B]. lag: fraction of the stride.
+        """
         model = self.model
+        index = place[:, None, None].expand(-1, 1, plan.shape[2])
+        ahead = plan.gather(1, index).squeeze(1)
         return decode(model, model.states(states), model.states(ahead), lag)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diffplan.errors import DiffplanError
 from diffplan.guidance import DenoisePair
 from diffplan.nn.embeddings import mlp, sinusoidal
+from diffplan.nn.network import Network
 from diffplan.process import Process, coefficients, noise_scale, q_sample
 from diffplan.samplers import Denoise
 
@@ -104,7 +105,7 @@ class Denoiser(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         encoder: ConditionEncoder,
         *,
         horizon: int,
@@ -266,21 +267,15 @@ class Denoiser(nn.Module):
         if time is None:
             self.check_process(process, grid[:-1])
             time = self.time_table(tuple(t / process.T for t in grid[:-1]))
-        time_at = dict(zip(grid[:-1], time.unbind(0), strict=True))
+        features = self._mark_absent(time.unsqueeze(1) + encoded, proposal, None)
+        networks = self.network.bind(proposal if self.use_proposal else None, features)
+        network_at = dict(zip(grid[:-1], networks, strict=True))
         # x0 is read off an x0 prediction without coefficients
         spread = 1.0 if self.prediction == "x0" else noise_scale(process, scale)
 
         def denoise(x: Tensor, t: int) -> Tensor:
-            return self(
-                x,
-                None,
-                process.a[t],
-                process.r[t],
-                process.sigma[t] * spread,
-                proposal,
-                encoded=encoded,
-                time_features=time_at[t],
-            )
+            a, r, sigma = process.a[t], process.r[t], process.sigma[t] * spread
+            return self._x0(network_at[t](x), x, a, r, sigma, proposal)
 
         return denoise
 

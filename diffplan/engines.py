@@ -42,14 +42,16 @@ class Engine(Protocol):
         targets: Tensor | None,
         seeds: Tensor,
         counts: Tensor,
+        previous: Tensor | None = None,
     ) -> Planned:
         """Plans in environment units for states [B, D], goals [B, G], target returns [B].
 
-        seeds, counts: int64 [B], what their random numbers follow from.
+        seeds, counts: int64 [B], what their random numbers follow from. previous: [B, H - keep, D],
+        what is left of the plans before, to go on from them.
         """
         ...
 
-    def act(self, states: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
         """Actions [B, A]; see `decision.ActStep`."""
         ...
 
@@ -62,6 +64,7 @@ class EagerEngine:
 
     def __init__(self, model: PlannerModel, settings: PlanningConfig, valued: bool = False) -> None:
         self._plan = PlanStep(model, settings, valued=valued)
+        self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
         self._act = ActStep(model)
 
     @torch.inference_mode()
@@ -72,13 +75,15 @@ class EagerEngine:
         targets: Tensor | None,
         seeds: Tensor,
         counts: Tensor,
+        previous: Tensor | None = None,
     ) -> Planned:
-        planned: Planned = self._plan(states, goals, targets, *self._plan.draw(seeds, counts))
+        step = self._plan if previous is None else self._again
+        planned: Planned = step(states, goals, targets, *step.draw(seeds, counts), previous)
         return planned
 
     @torch.inference_mode()
-    def act(self, states: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
-        actions: Tensor = self._act(states, ahead, lag)
+    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
+        actions: Tensor = self._act(states, plan, place, lag)
         return actions
 
 
@@ -97,6 +102,7 @@ class OnnxEngine:
         _require_onnx()
         self.startup_seconds = 0.0
         self._plan = PlanStep(model, settings)
+        self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
         self._act = ActStep(model)
         self._sessions: dict[tuple[str, int], Callable[[Sequence[Tensor]], list[Tensor]]] = {}
 
@@ -112,13 +118,15 @@ class OnnxEngine:
         targets: Tensor | None,
         seeds: Tensor,
         counts: Tensor,
+        previous: Tensor | None = None,
     ) -> Planned:
-        inputs = [states, goals, targets, *self._plan.draw(seeds, counts)]
-        return Planned(*self._run("plan", self._plan, inputs))
+        key, step = ("plan", self._plan) if previous is None else ("again", self._again)
+        inputs = [states, goals, targets, *step.draw(seeds, counts), previous]
+        return Planned(*self._run(key, step, inputs))
 
     @torch.inference_mode()
-    def act(self, states: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
-        return self._run("act", self._act, [states, ahead, lag])[0]
+    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
+        return self._run("act", self._act, [states, plan, place, lag])[0]
 
     def _run(self, key: str, step: nn.Module, inputs: Sequence[Tensor | None]) -> list[Tensor]:
         rows, size = _rows(inputs), _size(inputs)
@@ -148,6 +156,7 @@ class GraphEngine:
         self._device = model.plan_scale.device
         self._bf16 = bf16
         self._plan = PlanStep(model, settings)
+        self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
         self._act = ActStep(model)
         self._captured: dict[tuple[str, int], _Captured] = {}
 
@@ -163,25 +172,30 @@ class GraphEngine:
         targets: Tensor | None,
         seeds: Tensor,
         counts: Tensor,
+        previous: Tensor | None = None,
     ) -> Planned:
+        key, step = ("plan", self._plan) if previous is None else ("again", self._again)
+
         def planned(
             states: Tensor,
             goals: Tensor | None,
             targets: Tensor | None,
             seeds: Tensor,
             counts: Tensor,
+            previous: Tensor | None,
         ) -> Sequence[Tensor]:
-            result: Planned = self._plan(states, goals, targets, *self._plan.draw(seeds, counts))
+            result: Planned = step(states, goals, targets, *step.draw(seeds, counts), previous)
             return result
 
-        return Planned(*self._run("plan", planned, [states, goals, targets, seeds, counts]))
+        inputs = [states, goals, targets, seeds, counts, previous]
+        return Planned(*self._run(key, planned, inputs))
 
     @torch.inference_mode()
-    def act(self, states: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
         def acted(*inputs: Tensor) -> Sequence[Tensor]:
             return (self._act(*inputs),)
 
-        return self._run("act", acted, [states, ahead, lag])[0]
+        return self._run("act", acted, [states, plan, place, lag])[0]
 
     def _run(
         self, key: str, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None]

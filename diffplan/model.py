@@ -15,7 +15,7 @@ from diffplan.data.windows import Transitions, Valued, Windows, WindowSampler
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.inverse_dynamics import InverseDynamics
 from diffplan.nn import NETWORKS
-from diffplan.nn.embeddings import goal_feature_size, goal_features
+from diffplan.nn.embeddings import chosen_columns, goal_feature_size, goal_features
 from diffplan.process import Process, betas_cosine, betas_linear, betas_vp, ddpm, rddm
 from diffplan.proposer import Proposer, ProposerSpec, build_proposer
 from diffplan.value import Value
@@ -187,8 +187,9 @@ class PlannerModel(nn.Module):
         """Goals [B, G] in the normalised units of the state's goal columns."""
         if goals is None or not self.spec.goal_columns:
             return None
-        columns = list(self.spec.goal_columns)
-        return (goals - self.states.mean[columns]) / self.states.std[columns]
+        columns = self.spec.goal_columns
+        mean, std = (chosen_columns(t, columns) for t in (self.states.mean, self.states.std))
+        return (goals - mean) / std
 
     def normalised_returns(self, returns: Tensor) -> Tensor:
         """Returns-to-go of any shape, normalised."""

@@ -6,9 +6,9 @@ come in as tensors, so a plan is a pure function of its arguments and row b depe
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -32,12 +32,14 @@ class Context:
     """What is known when a plan is asked for.
 
     state: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
-    return-to-go or None.
+    return-to-go or None. previous: [B, M, D] normalised, the M < H states that are left of the
+    plan before (`planning.reuse`), None for a plan from scratch.
     """
 
     state: Tensor
     goal: Tensor | None
     returns: Tensor | None
+    previous: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,22 @@ class Plan:
 class Chain:
     """What the reverse steps of every plan have in common: `chain_of` makes it once.
 
-    grid: table indices to visit. time: [len(grid) - 1, F] features of their levels.
+    start: how x at grid[0] is made, one of `STARTS`. grid: table indices to visit. time:
+    [len(grid) - 1, F] features of their levels.
     """
 
+    start: str
     process: Process
     grid: tuple[int, ...]
     time: Tensor
 
 
 @torch.no_grad()
-def chain_of(model: PlannerModel, settings: PlanningConfig) -> Chain | None:
+def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False) -> Chain | None:
     """The reverse chain of these settings; None where proposals are not refined.
 
+    reuse: the one of plans that go on from the plan before: its few states are better than a
+    proposal, so it starts at a low level of the same process.
     Raises DiffplanError for settings that the model was not trained for.
     """
     if settings.start == "none":
@@ -97,12 +103,16 @@ def chain_of(model: PlannerModel, settings: PlanningConfig) -> Chain | None:
             f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
             "trained without one (config proposer-only); expected 'none'"
         )
-    if settings.steps == 0 and settings.start != "noise":
+    steps = settings.reuse_steps if reuse else settings.steps
+    if steps == 0 and settings.start != "noise":
         return None
     process, grid = _levels(model, settings)
+    start: str = settings.start
+    if reuse:
+        start, grid = "sdedit", time_grid(min(settings.reuse_level, process.T), steps)
     model.denoiser.check_process(process, grid[:-1])
     time = model.denoiser.time_table(tuple(t / process.T for t in grid[:-1]))
-    return Chain(process, grid, time)
+    return Chain(start, process, grid, time)
 
 
 def make_plan(
@@ -110,15 +120,15 @@ def make_plan(
     context: Context,
     noise: Noise,
     settings: PlanningConfig,
-    chain: Chain | None = None,
+    chain: Chain | EllipsisType | None = ...,
     *,
     valued: bool = True,
 ) -> Plan:
     """Propose K trajectories per row, optimise them, select one. See `Plan` for shapes.
 
-    chain: `chain_of` the same model and settings, where it is at hand. valued: False leaves the
-    values NaN where they choose nothing. Decoding, the fourth stage, happens at every environment
-    step: `decode`.
+    chain: `chain_of` the same model and settings, where it is at hand (None: no refining). valued:
+    False leaves the values NaN where they choose nothing. Decoding, the fourth stage, happens at
+    every environment step: `decode`.
     """
     rows, k = context.state.shape[0], settings.k
     proposal = propose(model, context, noise.propose, settings)
@@ -137,7 +147,10 @@ def make_plan(
         values = candidates.new_full((rows, k), math.nan)
     chosen = select(values, noise.select, settings)
     candidates = candidates.unflatten(0, (rows, k))
-    states = candidates[torch.arange(rows, device=chosen.device), chosen]
+    if k == 1 or settings.select == "first":
+        states = candidates[:, 0]
+    else:
+        states = candidates[torch.arange(rows, device=chosen.device), chosen]
     return Plan(proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later)
 
 
@@ -146,8 +159,10 @@ def propose(
 ) -> Proposal | None:
     """Stage 1: K proposals per row [B] of the context, in rows [B*K]; None from noise.
 
-    noise: [B, K, H, D+1]. Candidate 0 of each row is the proposer's mean, the others are drawn at
-    the configured temperature; at temperature 0 the mean is proposed once and copied.
+    noise: [B, K, H, D+1], of the states that are proposed. Candidate 0 of each row is the
+    proposer's mean, the others are drawn at the configured temperature; at temperature 0 the mean
+    is proposed once and copied. Of a plan that goes on from the one before only the missing tail is
+    proposed, in the returns of a proposal NaN stands before it.
     """
     if settings.start == "noise":
         return None
@@ -158,17 +173,23 @@ def propose(
         )
     k = settings.k
     sampled = k > 1 and settings.temperature > 0
+    scaled = None
     if sampled:
         context = _repeat(context, k)
+        keep_mean = torch.arange(k, device=noise.device).ne(0)
+        scaled = (noise * (settings.temperature * keep_mean[:, None, None])).flatten(0, 1)
     returns = context.returns if model.use_returns else None
-    if not sampled:
-        mean = model.proposer.propose(context.state, context.goal, returns)
-        if k == 1:
-            return mean
-        return Proposal(mean.states.repeat_interleave(k, 0), mean.returns.repeat_interleave(k, 0))
-    keep_mean = torch.arange(k, device=noise.device).ne(0)
-    scaled = noise * (settings.temperature * keep_mean[:, None, None])
-    return model.proposer.propose(context.state, context.goal, returns, scaled.flatten(0, 1))
+    kept = context.previous
+    if kept is None:
+        found = model.proposer.propose(context.state, context.goal, returns, scaled)
+    else:
+        missing = model.config.plan.horizon - kept.shape[1]
+        tail = model.proposer.propose(kept[:, -1], context.goal, returns, scaled, missing)
+        unknown = tail.returns.new_full(kept.shape[:2], math.nan)
+        found = Proposal(torch.cat([kept, tail.states], 1), torch.cat([unknown, tail.returns], 1))
+    if sampled or k == 1:
+        return found
+    return Proposal(found.states.repeat_interleave(k, 0), found.returns.repeat_interleave(k, 0))
 
 
 def optimise(
@@ -177,12 +198,13 @@ def optimise(
     proposal: Proposal | None,
     noise: Noise,
     settings: PlanningConfig,
-    chain: Chain | None = None,
+    chain: Chain | EllipsisType | None = ...,
 ) -> Tensor:
     """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D]."""
     start = context.state
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
-    chain = chain or chain_of(model, settings)
+    if isinstance(chain, EllipsisType):
+        chain = chain_of(model, settings, context.previous is not None)
     if chain is None:
         assert x_hat is not None
         return x_hat
@@ -209,7 +231,7 @@ def optimise(
             time=chain.time,
         )
         denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
-    x = STARTS[settings.start](process, grid[0], x_hat, noise.start.flatten(0, 1), scale)
+    x = STARTS[chain.start](process, grid[0], x_hat, noise.start.flatten(0, 1), scale)
     if settings.clip is not None:
         denoise = guidance.clip(denoise, settings.clip)
     if model.absolute:  # after the clip: the current state may lie outside
@@ -300,18 +322,23 @@ def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor
     candidates would otherwise pick.
     """
     plan = model.config.plan
-    places = [*range(0, plan.horizon, _CHECK_EVERY), plan.horizon]
-    states = candidates[:, places]
+    states = torch.cat([candidates[:, : plan.horizon : _CHECK_EVERY], candidates[:, -1:]], 1)
     returns = model.returns.inverse(
-        model.value(states, goal[:, None].expand(-1, len(places), -1)).unsqueeze(-1)
+        model.value(states, goal[:, None].expand(-1, states.shape[1], -1)).unsqueeze(-1)
     ).squeeze(-1)
     discount = model.config.data.discount
-    steps = (returns.clamp(_LEAST_RETURN, 1.0).log() / math.log(discount)).unbind(1)
-    left = steps[-1]
-    for i, (first, second) in enumerate(itertools.pairwise(places)):
-        elapsed = plan.stride * (second - first)
-        left = left + _EXCESS_WEIGHT * (steps[i] - steps[i + 1] - elapsed).clamp(min=0)
-    return model.normalised_returns(discount**left)
+    steps = returns.clamp(_LEAST_RETURN, 1.0).log() / math.log(discount)
+    saved = steps[:, :-1] - steps[:, 1:]
+    rest = plan.horizon % _CHECK_EVERY
+    excess = _excess(saved[:, :-1] if rest else saved, plan.stride * _CHECK_EVERY)
+    if rest:
+        excess = excess + _excess(saved[:, -1:], plan.stride * rest)
+    return model.normalised_returns(discount ** (steps[:, -1] + _EXCESS_WEIGHT * excess))
+
+
+def _excess(saved: Tensor, elapsed: int) -> Tensor:
+    """What saved steps to go [B, n] exceed the steps they took by, in sum: [B]."""
+    return (saved - elapsed).clamp(min=0).sum(1)
 
 
 def select(values: Tensor, gumbel: Tensor, settings: PlanningConfig) -> Tensor:
@@ -341,4 +368,5 @@ def _repeat(context: Context, k: int) -> Context:
         context.state.repeat_interleave(k, 0),
         None if context.goal is None else context.goal.repeat_interleave(k, 0),
         None if context.returns is None else context.returns.repeat_interleave(k, 0),
+        None if context.previous is None else context.previous.repeat_interleave(k, 0),
     )

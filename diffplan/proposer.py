@@ -9,15 +9,17 @@ from step to step: nothing (Markov), a recurrent state (GRU), or a cache of keys
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffplan.config import ProposerConfig
 from diffplan.errors import DiffplanError
-from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp
+from diffplan.nn.embeddings import GoalMap, goal_feature_size, goal_features, mlp
 from diffplan.nn.transformer import CausalTransformer
 
 _LOG_STD = (-6.0, 1.0)
@@ -108,6 +110,12 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
+def _bounded(log_std: Tensor) -> Tensor:
+    """Any number to a log-std within `_LOG_STD`."""
+    low, high = _LOG_STD
+    return low + (high - low) * torch.sigmoid(log_std)
+
+
 def _spread_loss(log_std: Tensor, error: Tensor) -> Tensor:
     """Gaussian likelihood of the error under std alone: the mean keeps its plain squared error.
 
@@ -135,6 +143,7 @@ class AutoregressiveProposer(Proposer):
         self.free_running = free_running
         self.block = block
         self.head = mlp(features, hidden, 2 * block * (spec.state_dim + 1))
+        self.goal_map = GoalMap(spec.state_dim, spec.goal_columns) if spec.goal_dim else None
 
     def initial_carry(self, batch: int, like: Tensor) -> Any:
         """The carry before the first step, as a value."""
@@ -152,9 +161,35 @@ class AutoregressiveProposer(Proposer):
         """Means and log-stds [..., block, D+1] from features [..., F]."""
         mean, log_std = self.head(features).chunk(2, dim=-1)
         shape = (self.block, self.spec.state_dim + 1)
-        low, high = _LOG_STD
-        log_std = low + (high - low) * torch.sigmoid(log_std)
-        return mean.unflatten(-1, shape), log_std.unflatten(-1, shape)
+        return mean.unflatten(-1, shape), _bounded(log_std).unflatten(-1, shape)
+
+    def _means(self) -> Callable[[Tensor], Tensor]:
+        """Features [B, F] -> means [B, block * (D+1)], without the log-stds."""
+        *hidden, last = self.head
+        assert isinstance(last, nn.Linear)
+        weight, bias = last.weight.chunk(2)[0], last.bias.chunk(2)[0]
+
+        def mean(features: Tensor) -> Tensor:
+            for layer in hidden:
+                features = layer(features)
+            return F.linear(features, weight, bias)
+
+        return mean
+
+    def _tokens(self, goal: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """State and return-to-go [B, D+1] -> `token` of them and the goal, which stays."""
+        dim, returns = self.spec.state_dim, self.spec.use_returns
+        if self.goal_map is None:
+            return (lambda place: place) if returns else (lambda place: place[:, :dim])
+        assert goal is not None
+        features = self.goal_map.bind(goal)
+
+        def token(place: Tensor) -> Tensor:
+            state = place[:, :dim]
+            after = (place[:, dim:],) if returns else ()
+            return torch.cat((state, *features(state), *after), dim=-1)
+
+        return token
 
     def _unroll(
         self,
@@ -163,30 +198,54 @@ class AutoregressiveProposer(Proposer):
         returns: Tensor | None,
         noise: Tensor | None,
         horizon: int | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """States [B, H, D], returns [B, H] and log-stds [B, H, D+1] of the free-running model."""
+        *,
+        spread: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """States [B, H, D], returns [B, H] and log-stds [B, H, D+1] of the free-running model.
+
+        spread: False leaves the log-stds out, where there is no noise to scale by them.
+        """
         horizon = self.spec.horizon if horizon is None else horizon
+        size, block = self.spec.state_dim + 1, self.block
         carry = self.initial_carry(len(start), start)
-        scale = self.plan_scale[: self.block]
-        state, current = start, returns
-        states, later, spreads = [], [], []
-        for k, first in enumerate(range(0, horizon, self.block)):
-            features, carry = self.step_features(self.token(state, goal, current), carry, k)
-            change, log_std = self._gaussian(features)
-            if noise is not None:
-                change = change + noise[:, first : first + self.block] * log_std.exp()
-            block = state[:, None] + scale * change[..., :-1]
-            # without a target the head tells the return-to-go itself, else its change
-            following = change[..., -1]
-            if self.spec.use_returns:
-                following = following if current is None else current[:, None] + following
-                current = following[:, -1]
-            state = block[:, -1]
-            states.append(block)
-            later.append(following)
-            spreads.append(log_std)
-        joined = (torch.cat(parts, 1)[:, :horizon] for parts in (states, later, spreads))
-        return next(joined), next(joined), next(joined)
+        # one row: the state, and the return-to-go
+        if self.spec.use_returns:
+            assert returns is not None
+            place = torch.cat([start, returns.unsqueeze(-1)], 1)
+        else:
+            place = F.pad(start, (0, 1))
+        scale = F.pad(self.plan_scale[:block], (0, 1), value=1.0).flatten()
+        token, means = self._tokens(goal), self._means()
+        if noise is not None:
+            noise = F.pad(noise, (0, 0, 0, -noise.shape[1] % block))
+            drawn = noise.unflatten(1, (-1, block)).flatten(2).unbind(1)
+        path, spreads = [], []
+        for k in range(-(-horizon // block)):
+            features, carry = self.step_features(token(place), carry, k)
+            if spread:
+                change, log_std = self.head(features).chunk(2, dim=-1)
+                log_std = _bounded(log_std)
+                spreads.append(log_std)
+                if noise is not None:
+                    change = change + drawn[k] * log_std.exp()
+            else:
+                change = means(features)
+            origin = place if block == 1 else place.repeat(1, block)
+            places = torch.addcmul(origin, change, scale)
+            path.append(places)
+            place = places if block == 1 else places[:, -size:]
+            if not self.spec.use_returns:
+                # the head then tells the return-to-go itself, not its change
+                place = F.pad(place[:, :-1], (0, 1))
+
+        def joined(parts: list[Tensor]) -> Tensor:
+            whole = torch.stack(parts, 1)
+            if block > 1:
+                whole = whole.unflatten(2, (block, size)).flatten(1, 2)[:, :horizon]
+            return whole
+
+        whole = joined(path)
+        return whole[..., :-1], whole[..., -1], joined(spreads) if spread else None
 
     def propose(
         self,
@@ -196,7 +255,8 @@ class AutoregressiveProposer(Proposer):
         noise: Tensor | None = None,
         horizon: int | None = None,
     ) -> Proposal:
-        states, later, _ = self._unroll(start, goal, returns, noise, horizon)
+        spread = noise is not None
+        states, later, _ = self._unroll(start, goal, returns, noise, horizon, spread=spread)
         return Proposal(states, later)
 
     def loss(
@@ -211,6 +271,7 @@ class AutoregressiveProposer(Proposer):
         if self.free_running:
             target = returns[:, 0] if self.spec.use_returns else None
             ours, later, log_std = self._unroll(states[:, 0], goal, target, None)
+            assert log_std is not None
             error = (ours - states[:, 1:]) / self.plan_scale
             # how far one step is off from where the model itself stood
             before = torch.cat([states[:, :1], ours], 1).detach()[:, origin]
@@ -340,8 +401,7 @@ class OneShotProposer(Proposer):
     def _gaussian(self, token: Tensor) -> tuple[Tensor, Tensor]:
         shape = (self.spec.horizon, 2 * (self.spec.state_dim + 1))
         mean, log_std = self.network(token).unflatten(-1, shape).chunk(2, dim=-1)
-        low, high = _LOG_STD
-        return mean, low + (high - low) * torch.sigmoid(log_std)
+        return mean, _bounded(log_std)
 
     def propose(
         self,

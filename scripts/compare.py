@@ -31,9 +31,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "from noise, 10 steps, K = 16": {"start": "noise", "steps": 10, "candidates": 16},
     "SDEdit start, 3 steps": {"start": "sdedit", "steps": 3},
     "published start, 5 steps": {"start": "published", "steps": 5},
+    "goes on, 0 steps": {"start": "rddm", "steps": 3, "reuse": True, "reuse_steps": 0},
+    "goes on, 1 step": {"start": "rddm", "steps": 3, "reuse": True, "reuse_steps": 1},
+    "goes on, 3 steps": {
+        **{"start": "rddm", "steps": 3},
+        **{"reuse": True, "reuse_steps": 3, "reuse_level": 4},
+    },
 }
 BASE = "proposer only"
-KEEPS = (2, 4, 8, 16)
+KEEPS = (1, 2, 4, 8, 16)
 _TIMED = "replan_ms_median"
 _ROUNDS, _PLANS_A_ROUND = 5, 8  # of timing
 _PROTOCOL = (
@@ -41,7 +47,8 @@ _PROTOCOL = (
     "of the tried ones on the tuning seeds, which no evaluation episode uses. 'Against proposer "
     "only' is the mean paired difference on the same seeds. The published start is the raw "
     "proposal put into this model's own DDPM chain at level 5 of {levels}, not the published "
-    "model. Milliseconds are at a batch of one on the stated number of threads, environment time "
+    "model. 'Goes on' refines three steps at first and then proposes only what is missing of the "
+    "plan before, refined so many steps. Milliseconds are at a batch of one on the stated number of threads, environment time "
     "excluded: all rows are timed in turn in {rounds} rounds, of which each row's fastest median "
     "counts; per decision is one plan and the steps until the next, over their number."
 )
@@ -201,7 +208,8 @@ def _row(options: Compare, name: str, settings: dict[str, Any]) -> dict[str, Any
     settings = {"candidates": 1, **settings}
     horizon = load_agent(options.folder, device=options.device, **settings).horizon
     tuning: dict[str, list[float]] = {}
-    for keep in sorted({min(keep, horizon) for keep in KEEPS}):
+    longest = horizon - 1 if settings.get("reuse") else horizon
+    for keep in sorted({min(keep, longest) for keep in KEEPS}):
         agent = load_agent(options.folder, device=options.device, **settings, keep=keep)
         found = rollout(
             agent,

@@ -45,6 +45,8 @@ class PlanningOptions:
     """How one candidate is chosen."""
     keep: Annotated[int | None, _own("INT")] = None
     """Strides a plan is followed before the next one is made."""
+    reuse: Annotated[bool | None, _own("BOOL")] = None
+    """Go on from the plan before: propose only its missing tail."""
     target: Annotated[
         Literal["kept", "by-step", "received"] | None, _own("{kept,by-step,received}")
     ] = None

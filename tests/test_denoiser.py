@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.errors import DiffplanError
-from diffplan.nn import NETWORKS
+from diffplan.nn import NETWORKS, Network
 from diffplan.process import betas_cosine, betas_linear, coefficients, ddpm, q_sample, rddm
 from diffplan.samplers import ddim
 
@@ -20,12 +20,13 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-class Stub(nn.Module):
+class Stub(Network):
     """A network that answers as told and remembers what it was shown."""
 
     def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.answer = answer
+        self.use_proposal = True
         self.seen: list[tuple[Tensor, Tensor | None, Tensor]] = []
 
     def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:

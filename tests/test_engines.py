@@ -15,6 +15,7 @@ from diffplan.data.episodes import Episodes
 from diffplan.decision import Planned
 from diffplan.engines import EagerEngine, Engine, GraphEngine, OnnxEngine, make_engine
 from diffplan.errors import DiffplanError
+from diffplan.planner import decode
 
 Make = Callable[..., Any]
 
@@ -79,10 +80,12 @@ def test_an_engine_gives_what_eager_gives(
         given = inputs(model, rows)
         expected, found = eager.plan(*given), other.plan(*given)
         assert_alike(found, expected)
-        ahead, lag = expected.states[:, 1], torch.full((rows,), 0.5)
-        torch.testing.assert_close(
-            other.act(given[0], ahead, lag), eager.act(given[0], ahead, lag), atol=1e-4, rtol=1e-3
-        )
+        follow = given[0], expected.states, torch.arange(rows) + 1, torch.full((rows,), 0.5)
+        actions = eager.act(*follow)
+        torch.testing.assert_close(other.act(*follow), actions, atol=1e-4, rtol=1e-3)
+        ahead = torch.stack([expected.states[row, row + 1] for row in range(rows)])
+        by_hand = decode(model, model.states(follow[0]), model.states(ahead), follow[3])
+        torch.testing.assert_close(actions, by_hand, atol=1e-6, rtol=1e-6)
     assert other.startup_seconds > 0
     again = other.plan(*given)
     assert_alike(again, found)

@@ -15,7 +15,7 @@ from diffplan.config import PlanningConfig, replace_planning
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
-from diffplan.planner import Plan, decode, make_plan, matching_level, select
+from diffplan.planner import Plan, chain_of, decode, make_plan, matching_level, select
 
 Make = Callable[..., Any]
 STARTS = ["rddm", "sdedit", "published", "noise", "none"]
@@ -146,6 +146,11 @@ def test_levels_of_every_start(
     assert asked(ours, start="sdedit", steps=2)[1][0] == level
     # the released settings: the last 5 of 100 levels, one by one, blind to the proposal
     assert asked(published, guidance_weight=1.0) == ("ddpm", (5, 4, 3, 2, 1, 0), False)
+    # what goes on from the plan before starts near it, and in its own process
+    again = chain_of(ours, planning(ours, start="rddm", reuse_steps=2, reuse_level=3), reuse=True)
+    assert again is not None
+    assert (again.start, again.process.name, again.grid) == ("sdedit", "rddm", (3, 2, 0))
+    assert chain_of(ours, planning(ours, start="rddm", reuse_steps=0), reuse=True) is None
     # a network trained with proposals throughout sees them on plain DDPM too
     assert asked(conditioned, start="sdedit", steps=2, start_level=4)[2]
 

@@ -97,10 +97,11 @@ def test_only_the_one_shot_head_is_not_autoregressive() -> None:
 def test_a_cached_proposal_equals_recomputing_everything(
     kind: str, returns: bool, block: int
 ) -> None:
-    proposer = make(kind, "teacher-forced", returns=returns, block=block)
+    proposer = make(kind, "teacher-forced", returns=returns, block=block).double()
     assert isinstance(proposer, AutoregressiveProposer)
-    start, goal, target = inputs(3, proposer)
-    noise = torch.randn(3, H, D + 1, generator=torch.Generator().manual_seed(5))
+    start, goal, target = (None if t is None else t.double() for t in inputs(3, proposer))
+    assert start is not None
+    noise = torch.randn(3, H, D + 1, generator=torch.Generator().manual_seed(5)).double()
     proposal = proposer.propose(start, goal, target, noise)
     states = start[:, None]
     later = None if target is None else target[:, None]
@@ -278,7 +279,7 @@ def test_a_trajectory_proposed_without_error_costs_nothing_but_its_spread(
     if isinstance(proposer, AutoregressiveProposer):
         past = later[:, :-1] if returns else None
         features = proposer.sequence_features(tokens_of(proposer, states[:, :-1], goal, past))
-        log_std = proposer._gaussian(features)[1]
+        log_std = proposer._gaussian(features)[1].flatten(1, 2)
     else:
         log_std = proposer._gaussian(proposer.token(start, goal, target))[1]
     mask = torch.ones(4, H)

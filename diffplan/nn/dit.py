@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
 from diffplan.nn.embeddings import mlp, sinusoidal, zero_
+from diffplan.nn.network import Network, OfPlan
 
 
 def _modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -23,7 +24,7 @@ class DiTBlock(nn.Module):
         self.out = nn.Linear(width, width)
         self.mlp = mlp(width, (4 * width,), width, activation=nn.GELU)
 
-    def forward(self, h: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: Tensor, modulation: list[Tensor]) -> Tensor:
         """h [B, H, width], modulation: six tensors [B, 1, width] -> [B, H, width]."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         qkv = self.qkv(_modulate(self.norm(h), shift, scale))
@@ -33,7 +34,7 @@ class DiTBlock(nn.Module):
         return torch.addcmul(h, mlp_gate, self.mlp(_modulate(self.norm(h), mlp_shift, mlp_scale)))
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """Transformer over the horizon with adaLN-zero conditioning: one token per plan state.
 
     One linear layer gives the modulation of all blocks. It and the last layer start at zero, so
@@ -64,12 +65,27 @@ class DiT(nn.Module):
         zero_(self.modulation)
         zero_(self.leave)
 
+    def bind(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        """The network at all levels; what they need beside x_t in one product each."""
+        entry = self.position + self.enter.bias
+        if self.use_proposal and proposal is not None:
+            entry = entry + F.linear(proposal, self.enter.weight[:, proposal.shape[-1] :])
+        modulations = self.modulation(F.silu(features)).unsqueeze(2)
+
+        def at(level: Tensor) -> OfPlan:
+            modulation = list(level.chunk(6 * self.depth + 2, -1))
+
+            def output(x: Tensor) -> Tensor:
+                h = F.linear(x, self.enter.weight[:, : x.shape[-1]]) + entry
+                for i, block in enumerate(self.blocks):
+                    h = block(h, modulation[6 * i : 6 * i + 6])
+                result: Tensor = self.leave(_modulate(self.norm(h), *modulation[-2:]))
+                return result
+
+            return output
+
+        return tuple(map(at, modulations.unbind(0)))
+
     def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
         """x [B, H, D], proposal [B, H, D] (None without `use_proposal`), features [B, F]."""
-        if self.use_proposal and proposal is not None:
-            x = torch.cat([x, proposal], dim=-1)
-        h = self.enter(x) + self.position
-        modulation = self.modulation(F.silu(features)).unsqueeze(1).chunk(6 * self.depth + 2, -1)
-        for i, block in enumerate(self.blocks):
-            h = block(h, modulation[6 * i : 6 * i + 6])
-        return self.leave(_modulate(self.norm(h), modulation[-2], modulation[-1]))
+        return self.bind(proposal, features.unsqueeze(0))[0](x)

@@ -32,11 +32,47 @@ def goal_features(state: Tensor, goal: Tensor, columns: Sequence[int]) -> Tensor
     The goal, the way to it, and sines and cosines of both places: a plain MLP smooths over walls,
     whose effect changes within a fraction of the space (Tancik et al. 2020, arXiv 2006.10739).
     """
-    place = state[..., list(columns)]
-    both = torch.cat([place, goal], dim=-1)
-    waves = [both * frequency for frequency in _GOAL_FREQUENCIES]
-    angles = torch.cat(waves, dim=-1)
+    place = chosen_columns(state, columns)
+    angles = _angles(place, goal)
     return torch.cat([goal, goal - place, angles.sin(), angles.cos()], dim=-1)
+
+
+def _angles(place: Tensor, goal: Tensor) -> Tensor:
+    both = torch.cat([place, goal], dim=-1)
+    return torch.cat([both * frequency for frequency in _GOAL_FREQUENCIES], dim=-1)
+
+
+def chosen_columns(values: Tensor, columns: Sequence[int]) -> Tensor:
+    """values[..., columns] without an index tensor, which would have to cross to the device."""
+    first = columns[0]
+    if list(columns) == list(range(first, first + len(columns))):
+        return values[..., first : first + len(columns)]
+    return torch.stack([values[..., column] for column in columns], dim=-1)
+
+
+class GoalMap(nn.Module):
+    """`goal_features` of many states [B, D] for one goal [B, G] each, in few operations."""
+
+    way: Tensor
+    angles: Tensor
+
+    def __init__(self, state_dim: int, columns: Sequence[int]) -> None:
+        super().__init__()
+        place = chosen_columns(torch.eye(state_dim), columns)
+        self.register_buffer("way", -place, persistent=False)
+        # angles are linear in state and goal
+        angles = _angles(place, torch.zeros_like(place))
+        self.register_buffer("angles", angles, persistent=False)
+
+    def bind(self, goal: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """State [B, D] -> the features of it and `goal`, in the parts that make them up."""
+        of_goal = _angles(torch.zeros_like(goal), goal)
+
+        def features(state: Tensor) -> tuple[Tensor, ...]:
+            angles = torch.addmm(of_goal, state, self.angles)
+            return goal, torch.addmm(goal, state, self.way), angles.sin(), angles.cos()
+
+        return features
 
 
 def goal_feature_size(goal_dim: int) -> int:

@@ -1,10 +1,13 @@
 """The light denoiser network: residual blocks over the flattened trajectory."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffplan.nn.embeddings import zero_
+from diffplan.nn.network import Network, OfPlan
 
 
 class ResidualBlock(nn.Module):
@@ -17,11 +20,12 @@ class ResidualBlock(nn.Module):
         self.outer = nn.Linear(width, width)
 
     def forward(self, h: Tensor, shift: Tensor) -> Tensor:
-        """h [B, width], shift [B, width] -> [B, width]."""
-        return h + self.outer(F.silu(self.inner(self.norm(h)) + shift))
+        """h [B, width], shift [B, width] with the inner layer's bias in it -> [B, width]."""
+        inner = torch.addmm(shift, self.norm(h), self.inner.weight.t())
+        return h + self.outer(F.silu(inner))
 
 
-class ResidualMLP(nn.Module):
+class ResidualMLP(Network):
     """Residual MLP on the flattened [H * D] trajectory: few large matrix products.
 
     The default on a CPU, where the count of operations, not of multiplications, sets the time.
@@ -49,13 +53,32 @@ class ResidualMLP(nn.Module):
         self.leave = nn.Linear(width, flat)
         zero_(self.leave)
 
+    def bind(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        """The network at all levels; what they need beside x_t in one product each."""
+        flat = self.shape[0] * self.shape[1]
+        weight = self.enter.weight
+        # Features at the input as well: what they say about each other takes every block to use.
+        entries = F.linear(features, weight[:, -features.shape[-1] :], self.enter.bias)
+        if self.use_proposal and proposal is not None:
+            entries = entries + F.linear(proposal.flatten(1), weight[:, flat : 2 * flat])
+        # the blocks' own biases go in with the shifts
+        biases = torch.cat([cast(ResidualBlock, block).inner.bias for block in self.blocks])
+        shifts = self.shifts(F.silu(features)) + biases
+
+        def at(entry: Tensor, shift: Tensor) -> OfPlan:
+            parts = shift.chunk(len(self.blocks), -1)
+
+            def output(x: Tensor) -> Tensor:
+                h = torch.addmm(entry, x.flatten(1), weight[:, :flat].t())
+                for block, part in zip(self.blocks, parts, strict=True):
+                    h = block(h, part)
+                result: Tensor = self.leave(F.silu(self.norm(h)))
+                return result.unflatten(1, self.shape)
+
+            return output
+
+        return tuple(map(at, entries.unbind(0), shifts.unbind(0)))
+
     def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
         """x [B, H, D], proposal [B, H, D] (None without `use_proposal`), features [B, F]."""
-        if self.use_proposal and proposal is not None:
-            x = torch.cat([x, proposal], dim=1)
-        # Features at the input as well: what they say about each other takes every block to use.
-        h = self.enter(torch.cat([x.flatten(1), features], dim=1))
-        shifts = self.shifts(F.silu(features)).chunk(len(self.blocks), dim=-1)
-        for block, shift in zip(self.blocks, shifts, strict=True):
-            h = block(h, shift)
-        return self.leave(F.silu(self.norm(h))).unflatten(1, self.shape)
+        return self.bind(proposal, features.unsqueeze(0))[0](x)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
 from diffplan.nn.embeddings import zero_
+from diffplan.nn.network import Network
 
 
 def _conv_block(inputs: int, outputs: int, kernel: int, groups: int) -> nn.Sequential:
@@ -49,7 +50,7 @@ class Level(nn.Module):
         return self.second(self.first(h, features), features)
 
 
-class TemporalUNet(nn.Module):
+class TemporalUNet(Network):
     """U-Net over time, for any horizon: padded inside to a multiple of 2 ** (levels - 1).
 
     Wired as published: the skips of all levels but the finest are used, and each level on the way

@@ -151,6 +151,33 @@ def test_a_kept_plan_can_be_followed_to_its_end(make_agent: Make, observe: Make)
     assert agent.predict(observe(1), state)[1].age.tolist() == [0]
 
 
+def test_plans_go_on_from_the_ones_before(make_agent: Make, observe: Make) -> None:
+    agent = make_agent(keep=3, reuse=True, reuse_steps=0, candidates=1)  # 4 plan states
+    observation, state, plans = observe(2), None, []
+    for step in range(13):
+        goal = observe(2, 1)["desired_goal"].copy()
+        goal[1] += step >= 12  # the second row is sent elsewhere
+        here = moved(observation, desired_goal=goal)
+        _, state = agent.predict(here, state)
+        plans.append(state.plan.states)
+    assert state is not None and state.count.tolist() == [3, 3]
+    np.testing.assert_allclose(plans[6][:, 1], plans[0][:, 4], atol=1e-5)
+    np.testing.assert_allclose(plans[12][0, 1], plans[6][0, 4], atol=1e-5)
+    # the rest is proposed from there, for the same goal
+    model = agent.model
+    normalised = [torch.as_tensor(np.array(v), dtype=torch.float32) for v in (plans[0][:, 4],)]
+    goals = model.goal(torch.as_tensor(observe(2, 1)["desired_goal"], dtype=torch.float32))
+    assert model.proposer is not None
+    tail = model.proposer.propose(model.states(normalised[0]), goals, None, horizon=3).states
+    found = torch.as_tensor(plans[6][:, 2:])
+    torch.testing.assert_close(model.states.inverse(tail), found, atol=1e-4, rtol=1e-4)
+    # where the goal moved there is nothing to go on from
+    alone = make_agent(keep=3, candidates=1)
+    fresh = alone.predict(moved(here), alone.reset_rows(None, np.ones(2, bool), state.seeds))[1]
+    assert not np.allclose(plans[12][1, 1], plans[6][1, 4], atol=1e-3)
+    assert fresh.plan.states.shape == plans[12].shape
+
+
 def test_actions_are_decoded_in_closed_loop(
     make_agent: Make, observe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
