@@ -163,33 +163,52 @@ class AutoregressiveProposer(Proposer):
         shape = (self.block, self.spec.state_dim + 1)
         return mean.unflatten(-1, shape), _bounded(log_std).unflatten(-1, shape)
 
-    def _means(self) -> Callable[[Tensor], Tensor]:
-        """Features [B, F] -> means [B, block * (D+1)], without the log-stds."""
-        *hidden, last = self.head
-        assert isinstance(last, nn.Linear)
-        weight, bias = last.weight.chunk(2)[0], last.bias.chunk(2)[0]
-
-        def mean(features: Tensor) -> Tensor:
-            for layer in hidden:
-                features = layer(features)
-            return F.linear(features, weight, bias)
-
-        return mean
-
     def _tokens(self, goal: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """State and return-to-go [B, D+1] -> `token` of them and the goal, which stays."""
-        dim, returns = self.spec.state_dim, self.spec.use_returns
+        """Where the plan stands ([B, D], or [B, D+1] with the return) -> `token` of it and goal."""
         if self.goal_map is None:
-            return (lambda place: place) if returns else (lambda place: place[:, :dim])
+            return lambda place: place
         assert goal is not None
-        features = self.goal_map.bind(goal)
+        dim, features = self.spec.state_dim, self.goal_map.bind(goal)
 
         def token(place: Tensor) -> Tensor:
+            if not self.spec.use_returns:
+                return torch.cat((place, *features(place)), dim=-1)
             state = place[:, :dim]
-            after = (place[:, dim:],) if returns else ()
-            return torch.cat((state, *features(state), *after), dim=-1)
+            return torch.cat((state, *features(state), place[:, dim:]), dim=-1)
 
         return token
+
+    def _moves(self, noise: Tensor | None) -> Callable[[Tensor, int], Tensor]:
+        """(features [B, F] of step k, k) -> how far each state of its block is from the last place.
+
+        noise: [B, H, D+1] as in `propose`. What is told and not moved, and the spread where nothing
+        is drawn, is not computed; scales are part of the weights. [B, block * size of a place].
+        """
+        *hidden, last = self.head
+        assert isinstance(last, nn.Linear)
+        dim, block = self.spec.state_dim, self.block
+        size = dim + self.spec.use_returns
+        scale = F.pad(self.plan_scale[:block], (0, 1), value=1.0)[:, :size]
+        parts = []
+        for layer in (last.weight, last.bias):
+            mean, log_std = layer.unflatten(0, (2, block, dim + 1))[:, :, :size]
+            mean = mean * (scale.unsqueeze(-1) if layer.ndim == 2 else scale)
+            parts.append((mean if noise is None else torch.cat([mean, log_std])).flatten(0, 1))
+        weight, bias = parts
+        if noise is not None:
+            noise = F.pad(noise, (0, 0, 0, -noise.shape[1] % block)).unflatten(1, (-1, block))
+            drawn = (noise[..., :size] * scale).flatten(2).unbind(1)
+
+        def move(features: Tensor, k: int) -> Tensor:
+            for layer in hidden:
+                features = layer(features)
+            moved = F.linear(features, weight, bias)
+            if noise is None:
+                return moved
+            mean, log_std = moved.chunk(2, dim=-1)
+            return torch.addcmul(mean, drawn[k], _bounded(log_std).exp())
+
+        return move
 
     def _unroll(
         self,
@@ -198,54 +217,33 @@ class AutoregressiveProposer(Proposer):
         returns: Tensor | None,
         noise: Tensor | None,
         horizon: int | None = None,
-        *,
-        spread: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """States [B, H, D], returns [B, H] and log-stds [B, H, D+1] of the free-running model.
-
-        spread: False leaves the log-stds out, where there is no noise to scale by them.
-        """
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States [B, H, D], returns [B, H], and the features [B, n, F] of the n steps."""
         horizon = self.spec.horizon if horizon is None else horizon
-        size, block = self.spec.state_dim + 1, self.block
+        use_returns, block = self.spec.use_returns, self.block
         carry = self.initial_carry(len(start), start)
-        # one row: the state, and the return-to-go
-        if self.spec.use_returns:
+        place = start
+        if use_returns:
             assert returns is not None
             place = torch.cat([start, returns.unsqueeze(-1)], 1)
-        else:
-            place = F.pad(start, (0, 1))
-        scale = F.pad(self.plan_scale[:block], (0, 1), value=1.0).flatten()
-        token, means = self._tokens(goal), self._means()
-        if noise is not None:
-            noise = F.pad(noise, (0, 0, 0, -noise.shape[1] % block))
-            drawn = noise.unflatten(1, (-1, block)).flatten(2).unbind(1)
-        path, spreads = [], []
+        size = place.shape[1]
+        token, move = self._tokens(goal), self._moves(noise)
+        steps, path = [], []
         for k in range(-(-horizon // block)):
             features, carry = self.step_features(token(place), carry, k)
-            if spread:
-                change, log_std = self.head(features).chunk(2, dim=-1)
-                log_std = _bounded(log_std)
-                spreads.append(log_std)
-                if noise is not None:
-                    change = change + drawn[k] * log_std.exp()
-            else:
-                change = means(features)
-            origin = place if block == 1 else place.repeat(1, block)
-            places = torch.addcmul(origin, change, scale)
-            path.append(places)
+            places = (place if block == 1 else place.repeat(1, block)) + move(features, k)
             place = places if block == 1 else places[:, -size:]
-            if not self.spec.use_returns:
-                # the head then tells the return-to-go itself, not its change
-                place = F.pad(place[:, :-1], (0, 1))
-
-        def joined(parts: list[Tensor]) -> Tensor:
-            whole = torch.stack(parts, 1)
-            if block > 1:
-                whole = whole.unflatten(2, (block, size)).flatten(1, 2)[:, :horizon]
-            return whole
-
-        whole = joined(path)
-        return whole[..., :-1], whole[..., -1], joined(spreads) if spread else None
+            steps.append(features)
+            path.append(places)
+        whole = torch.cat(path, 1).unflatten(1, (-1, size))
+        seen = torch.stack(steps, 1)
+        if use_returns:
+            return whole[:, :horizon, :-1], whole[:, :horizon, -1], seen
+        # without a target the head tells the return-to-go itself, not its change
+        told, log_std = (part.flatten(1, 2)[:, :horizon, -1] for part in self._gaussian(seen))
+        if noise is not None:
+            told = told + noise[..., -1] * log_std.exp()
+        return whole[:, :horizon], told, seen
 
     def propose(
         self,
@@ -255,8 +253,7 @@ class AutoregressiveProposer(Proposer):
         noise: Tensor | None = None,
         horizon: int | None = None,
     ) -> Proposal:
-        spread = noise is not None
-        states, later, _ = self._unroll(start, goal, returns, noise, horizon, spread=spread)
+        states, later, _ = self._unroll(start, goal, returns, noise, horizon)
         return Proposal(states, later)
 
     def loss(
@@ -270,8 +267,8 @@ class AutoregressiveProposer(Proposer):
         true_change = (states[:, 1:] - states[:, origin]) / scale
         if self.free_running:
             target = returns[:, 0] if self.spec.use_returns else None
-            ours, later, log_std = self._unroll(states[:, 0], goal, target, None)
-            assert log_std is not None
+            ours, later, features = self._unroll(states[:, 0], goal, target, None)
+            log_std = self._gaussian(features)[1].flatten(1, 2)
             error = (ours - states[:, 1:]) / self.plan_scale
             # how far one step is off from where the model itself stood
             before = torch.cat([states[:, :1], ours], 1).detach()[:, origin]
