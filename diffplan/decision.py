@@ -81,10 +81,9 @@ class PlanStep(nn.Module):
     def draw(self, seeds: Tensor, counts: Tensor) -> Draws:
         """The random numbers of plan number counts [B] of rows with these seeds [B] (int64)."""
         normal = standard_normal(seeds, counts, sum(self.sizes))
-        chance = uniform(
-            seeds, ~counts, self.settings.k if self.settings.select == "softmax" else 0
-        )
-        gumbel = -(-chance.log()).log()
+        gumbel = normal[:, :0]
+        if self.settings.select == "softmax":
+            gumbel = -(-uniform(seeds, ~counts, self.settings.k).log()).log()
         propose, start, steps = normal.split(self.sizes, 1)
         return Draws(propose, start, steps, gumbel)
 

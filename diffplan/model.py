@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +15,11 @@ from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.inverse_dynamics import InverseDynamics
 from diffplan.nn import NETWORKS
 from diffplan.nn.embeddings import chosen_columns, goal_feature_size, goal_features
-from diffplan.process import Process, betas_cosine, betas_linear, betas_vp, ddpm, rddm
-from diffplan.proposer import Proposer, ProposerSpec, build_proposer
+from diffplan.process import SCHEDULES, Process, ddpm, rddm
+from diffplan.proposal import Proposer, ProposerSpec
+from diffplan.proposer import build_proposer
 from diffplan.value import Value
 
-_SCHEDULES: dict[str, Callable[[int], tuple[float, ...]]] = {
-    "cosine": betas_cosine,
-    "linear": betas_linear,
-    "vp": betas_vp,
-}
 _FIT_WINDOWS = 8192
 _CANDIDATES = 16  # plans per decision where there is a goal
 _SMALLEST_SCALE = 1e-3
@@ -95,7 +90,7 @@ class PlannerModel(nn.Module):
         self.register_buffer("residual_rms", torch.ones(self.rows, spec.state_dim))
         self.register_buffer("residual_known", torch.zeros(()))
 
-        self.plain_process: Process = ddpm(_SCHEDULES[options.schedule](options.schedule_levels))
+        self.plain_process: Process = ddpm(SCHEDULES[options.schedule](options.schedule_levels))
         self.main_process = (
             rddm(options.levels) if options.process == "rddm" else self.plain_process
         )

@@ -18,7 +18,7 @@ from diffplan.config import PlanningConfig
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
 from diffplan.process import STARTS, Process, consecutive_grid, time_grid
-from diffplan.proposer import Proposal
+from diffplan.proposal import Proposal
 from diffplan.samplers import SAMPLERS
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress

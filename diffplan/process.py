@@ -95,6 +95,14 @@ def betas_vp(T: int, b_min: float = 0.1, b_max: float = 10.0) -> tuple[float, ..
     return tuple(-math.expm1(-b_min / T - slope * (2 * i + 1)) for i in range(T))
 
 
+SCHEDULES: dict[str, Callable[[int], tuple[float, ...]]] = {
+    "cosine": betas_cosine,
+    "linear": betas_linear,
+    "vp": betas_vp,
+}
+"""Betas of T steps, by the name used in configurations."""
+
+
 def ddpm(betas: Sequence[float]) -> Process:
     """DDPM: a = sqrt(abar), r = 0, sigma = sqrt(1 - abar) (Ho et al. 2020, eq. 4)."""
     wrong = [beta for beta in betas if not 0 < beta < 1]

@@ -10,7 +10,6 @@ from step to step: nothing (Markov), a recurrent state (GRU), or a cache of keys
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,109 +18,16 @@ from torch import Tensor, nn
 
 from diffplan.config import ProposerConfig
 from diffplan.errors import DiffplanError
-from diffplan.nn.embeddings import GoalMap, goal_feature_size, goal_features, mlp
+from diffplan.nn.embeddings import GoalMap, mlp
 from diffplan.nn.transformer import CausalTransformer
-
-_LOG_STD = (-6.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """states: [B, H, D] normalised future states. returns: [B, H] normalised returns-to-go."""
-
-    states: Tensor
-    returns: Tensor
-
-
-@dataclass(frozen=True)
-class ProposerSpec:
-    """Sizes and inputs of a proposer.
-
-    goal_columns: columns of the state that hold the achieved goal, () without a goal.
-    """
-
-    horizon: int
-    state_dim: int
-    goal_dim: int
-    goal_columns: tuple[int, ...]
-    use_returns: bool
-
-    @property
-    def token_dim(self) -> int:
-        return self.state_dim + goal_feature_size(self.goal_dim) + self.use_returns
-
-
-class Proposer(nn.Module):
-    """Common parts: the scale of the plan and its tokens.
-
-    plan_scale: buffer [H, D], size of the displacement after k steps in normalised units.
-    """
-
-    autoregressive = True
-    plan_scale: Tensor
-
-    def __init__(self, spec: ProposerSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.register_buffer("plan_scale", torch.ones(spec.horizon, spec.state_dim))
-
-    def token(self, state: Tensor, goal: Tensor | None, returns: Tensor | None) -> Tensor:
-        """Inputs of one step: state [..., D], features of the goal [..., G], return [...]."""
-        parts = [state]
-        if self.spec.goal_dim:
-            assert goal is not None
-            parts.append(goal_features(state, goal, self.spec.goal_columns))
-        if self.spec.use_returns:
-            assert returns is not None
-            parts.append(returns.unsqueeze(-1))
-        return torch.cat(parts, dim=-1) if len(parts) > 1 else state
-
-    def propose(
-        self,
-        start: Tensor,
-        goal: Tensor | None,
-        returns: Tensor | None,
-        noise: Tensor | None = None,
-        horizon: int | None = None,
-    ) -> Proposal:
-        """Propose H states, or the first `horizon` of them.
-
-        start: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
-        or None. noise: [B, H, D+1], standard normal times the temperature; None gives the mean.
-        """
-        raise NotImplementedError
-
-    def loss(
-        self,
-        states: Tensor,
-        goal: Tensor | None,
-        returns: Tensor,
-        mask: Tensor,
-    ) -> tuple[Tensor, Proposal]:
-        """Per-window loss [B] and the free-running proposal (detached) for the denoiser.
-
-        states: [B, H+1, D] normalised. returns: [B, H+1] normalised. mask: [B, H].
-        """
-        raise NotImplementedError
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over [H] of values [B, H] where mask is 1: [B]."""
-    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
-
-
-def _bounded(log_std: Tensor) -> Tensor:
-    """Any number to a log-std within `_LOG_STD`."""
-    low, high = _LOG_STD
-    return low + (high - low) * torch.sigmoid(log_std)
-
-
-def _spread_loss(log_std: Tensor, error: Tensor) -> Tensor:
-    """Gaussian likelihood of the error under std alone: the mean keeps its plain squared error.
-
-    A joint likelihood would let the spread decide how well the mean is fitted.
-    """
-    return log_std + 0.5 * error.detach().square() * torch.exp(-2 * log_std)
+from diffplan.proposal import (
+    Proposal,
+    Proposer,
+    ProposerSpec,
+    bounded_log_std,
+    masked_mean,
+    spread_loss,
+)
 
 
 class AutoregressiveProposer(Proposer):
@@ -161,7 +67,7 @@ class AutoregressiveProposer(Proposer):
         """Means and log-stds [..., block, D+1] from features [..., F]."""
         mean, log_std = self.head(features).chunk(2, dim=-1)
         shape = (self.block, self.spec.state_dim + 1)
-        return mean.unflatten(-1, shape), _bounded(log_std).unflatten(-1, shape)
+        return mean.unflatten(-1, shape), bounded_log_std(log_std).unflatten(-1, shape)
 
     def _tokens(self, goal: Tensor | None) -> Callable[[Tensor], Tensor]:
         """Where the plan stands ([B, D], or [B, D+1] with the return) -> `token` of it and goal."""
@@ -206,7 +112,7 @@ class AutoregressiveProposer(Proposer):
             if noise is None:
                 return moved
             mean, log_std = moved.chunk(2, dim=-1)
-            return torch.addcmul(mean, drawn[k], _bounded(log_std).exp())
+            return torch.addcmul(mean, drawn[k], bounded_log_std(log_std).exp())
 
         return move
 
@@ -291,8 +197,8 @@ class AutoregressiveProposer(Proposer):
                 target = returns[:, 0] if self.spec.use_returns else None
                 proposal = self._propose_in_training(states[:, 0], goal, target)
         fit = error.square().mean(-1) + (later - returns[:, 1:]).square()
-        spread = _spread_loss(log_std, step_error).mean(-1)
-        return _masked_mean(fit + 0.1 * spread, mask), proposal
+        spread = spread_loss(log_std, step_error).mean(-1)
+        return masked_mean(fit + 0.1 * spread, mask), proposal
 
     def _propose_in_training(
         self, start: Tensor, goal: Tensor | None, returns: Tensor | None
@@ -398,7 +304,7 @@ class OneShotProposer(Proposer):
     def _gaussian(self, token: Tensor) -> tuple[Tensor, Tensor]:
         shape = (self.spec.horizon, 2 * (self.spec.state_dim + 1))
         mean, log_std = self.network(token).unflatten(-1, shape).chunk(2, dim=-1)
-        return mean, _bounded(log_std)
+        return mean, bounded_log_std(log_std)
 
     def propose(
         self,
@@ -422,10 +328,10 @@ class OneShotProposer(Proposer):
         change = (states[:, 1:] - states[:, :1]) / self.plan_scale
         error = mean - torch.cat([change, returns[:, 1:].unsqueeze(-1)], -1)
         fit = error[..., :-1].square().mean(-1) + error[..., -1].square()
-        spread = _spread_loss(log_std, error).mean(-1)
+        spread = spread_loss(log_std, error).mean(-1)
         future = states[:, :1] + self.plan_scale * mean[..., :-1]
         proposal = Proposal(future.detach(), mean[..., -1].detach())
-        return _masked_mean(fit + 0.1 * spread, mask), proposal
+        return masked_mean(fit + 0.1 * spread, mask), proposal
 
 
 PROPOSERS: dict[str, type[Proposer]] = {

@@ -48,9 +48,10 @@ _PROTOCOL = (
     "only' is the mean paired difference on the same seeds. The published start is the raw "
     "proposal put into this model's own DDPM chain at level 5 of {levels}, not the published "
     "model. 'Goes on' refines three steps at first and then proposes only what is missing of the "
-    "plan before, refined so many steps. Milliseconds are at a batch of one on the stated number of threads, environment time "
-    "excluded: all rows are timed in turn in {rounds} rounds, of which each row's fastest median "
-    "counts; per decision is one plan and the steps until the next, over their number."
+    "plan before, refined so many steps. Milliseconds are at a batch of one on the stated number "
+    "of threads, environment time excluded: all rows are timed in turn in {rounds} rounds, of "
+    "which each row's fastest median counts; per decision is one plan and the steps until the "
+    "next, over their number."
 )
 
 

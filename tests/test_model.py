@@ -12,7 +12,7 @@ from torch import Tensor
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import Windows, WindowSampler
 from diffplan.model import Batch, PlannerModel
-from diffplan.proposer import Proposal
+from diffplan.proposal import Proposal
 
 Make = Callable[..., Any]
 SPACES = ["displacement", "absolute"]

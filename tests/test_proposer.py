@@ -8,13 +8,8 @@ from torch import Tensor
 
 from diffplan.config import ProposerConfig
 from diffplan.errors import DiffplanError
-from diffplan.proposer import (
-    AutoregressiveProposer,
-    Proposer,
-    ProposerSpec,
-    _spread_loss,
-    build_proposer,
-)
+from diffplan.proposal import Proposer, ProposerSpec, spread_loss
+from diffplan.proposer import AutoregressiveProposer, build_proposer
 
 H, D = 6, 3
 WAYS = [
@@ -307,11 +302,11 @@ def test_a_silent_network_stays_where_it_is() -> None:
 def test_the_spread_fits_the_error_and_leaves_the_mean_alone() -> None:
     error = torch.tensor([0.5, -2.0], requires_grad=True)
     log_std = error.detach().abs().log().requires_grad_()
-    _spread_loss(log_std, error).sum().backward()
+    spread_loss(log_std, error).sum().backward()
     assert error.grad is None
     torch.testing.assert_close(log_std.grad, torch.zeros(2), atol=1e-6, rtol=0)
     wide = (log_std.detach() + 0.5).requires_grad_()
-    _spread_loss(wide, error).sum().backward()
+    spread_loss(wide, error).sum().backward()
     assert wide.grad is not None and (wide.grad > 0).all()
 
 

@@ -1,7 +1,7 @@
 """Networks: what the denoiser and the proposer are made of.
 
-Every denoiser network is a `Network`, is built with `(horizon, dim, features, ..., use_proposal)`, starts
-with a zero output and never lets one row of the batch see another.
+Every denoiser network is a `Network`, is built with `(horizon, dim, features, ..., use_proposal)`,
+starts with a zero output and never lets one row of the batch see another.
 """
 
 from diffplan.nn.dit import DiT

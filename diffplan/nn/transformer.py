@@ -35,26 +35,32 @@ class CausalBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = mlp(width, (ff,), width, activation=nn.GELU)
 
-    def forward(
-        self, h: Tensor, past: tuple[Tensor, Tensor] | None = None, position: int = 0
-    ) -> Tensor:
-        """h [B, L, width] -> [B, L, width].
-
-        past: keys and values [B, heads, length, dh] to write to and read from; L is then 1 and
-        `position` the token's place.
-        """
+    def forward(self, h: Tensor) -> Tensor:
+        """h [B, L, width] -> [B, L, width], every token seeing those up to itself."""
         qkv = self.qkv(self.attention_norm(h)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if past is not None:
-            end = position + h.shape[1]
-            keys, values = past
-            keys[:, :, position:end] = k
-            values[:, :, position:end] = v
-            k, v = keys[:, :, :end], values[:, :, :end]
-        attended = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=past is None
-        )
-        h = h + self._drop(self.out(attended.transpose(1, 2).flatten(2)))
+        attended = self._attend(q, k, v, is_causal=True)
+        return self._after(h, attended.transpose(1, 2).flatten(2))
+
+    def step(self, h: Tensor, keys: Tensor, values: Tensor, position: int) -> Tensor:
+        """One token h [B, width] at `position` -> [B, width].
+
+        keys, values [B, heads, length, dh]: those of the tokens before, to be added to.
+        """
+        qkv = self.qkv(self.attention_norm(h)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, 1, -1)) for part in qkv)
+        end = position + 1
+        keys[:, :, position:end] = k
+        values[:, :, position:end] = v
+        attended = self._attend(q, keys[:, :, :end], values[:, :, :end], is_causal=False)
+        return self._after(h, attended.flatten(1))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=is_causal)
+
+    def _after(self, h: Tensor, attended: Tensor) -> Tensor:
+        h = h + self._drop(self.out(attended))
         return h + self._drop(self.mlp(self.mlp_norm(h)))
 
     def _drop(self, h: Tensor) -> Tensor:
@@ -133,10 +139,11 @@ class CausalTransformer(nn.Module):
         length = cache.keys[0].shape[2]
         if position >= length:
             raise DiffplanError(f"a cache of {length} tokens cannot hold {position + 1}")
-        h = (self.enter(token) + self.position[position]).unsqueeze(1)
+        h = self.enter(token) + self.position[position]
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
-            h = block(h, (keys, values), position)
-        return self.norm(h).squeeze(1), cache
+            assert isinstance(block, CausalBlock)
+            h = block.step(h, keys, values, position)
+        return self.norm(h), cache
 
     def _check(self, length: int) -> None:
         if length > self.max_length:

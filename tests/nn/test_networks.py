@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
-from diffplan.nn import NETWORKS, DiT, TemporalUNet
-from diffplan.nn.embeddings import mlp, sinusoidal
+from diffplan.nn import NETWORKS, DiT, Network, TemporalUNet
+from diffplan.nn.embeddings import GoalMap, chosen_columns, goal_features, mlp, sinusoidal
 
 H, D, F = 6, 3, 8
 SMALL = {
@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def build(name: str, horizon: int = H, use_proposal: bool = True) -> nn.Module:
+def build(name: str, horizon: int = H, use_proposal: bool = True) -> Network:
     """A small network with random weights, its zero layers included."""
     torch.manual_seed(0)
     network = NETWORKS[name](horizon, D, F, use_proposal=use_proposal, **SMALL[name])
@@ -69,6 +69,34 @@ def test_a_row_sees_itself_alone(name: str, row: int, what: str) -> None:
         after = network(**inputs)
     changed = (before != after).flatten(1).any(1)
     assert changed.tolist() == [i == row for i in range(5)]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("proposed", [True, False, None])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_bound_network_is_the_network_at_every_level(
+    name: str, proposed: bool | None, shared: bool
+) -> None:
+    """proposed: None for a network that takes none. shared: one row of features for all."""
+    network = build(name, use_proposal=proposed is not None).double()
+    x, features = normal(5, H, D).double(), normal(3, 1 if shared else 5, F, seed=2).double()
+    proposal = normal(5, H, D, seed=1).double() if proposed else None
+    bound = network.bind(proposal, features)
+    assert len(bound) == 3
+    if proposed is False:
+        proposal = torch.zeros_like(x)
+    for level, at in zip(features, bound, strict=True):
+        expected = network(x, proposal, level.expand(5, F))
+        torch.testing.assert_close(at(x), expected, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(bound[0](x), bound[1](x), rtol=1e-2)
+
+
+@pytest.mark.parametrize("columns", [(0, 1), (1, 2), (3, 0), (2,)])
+def test_a_goal_map_gives_the_goal_features(columns: tuple[int, ...]) -> None:
+    state, goal = normal(6, 4), normal(6, len(columns), seed=1)
+    assert torch.equal(chosen_columns(state, columns), state[:, list(columns)])
+    found = torch.cat(GoalMap(4, columns).bind(goal)(state), -1)
+    torch.testing.assert_close(found, goal_features(state, goal, columns), rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

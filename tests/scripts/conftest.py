@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +36,7 @@ class StubPlanner:
     train_seconds = 12.5
     planning: ClassVar[dict[str, Any]] = {"keep": KEEP}
     uses_returns = False
+    engine = SimpleNamespace(name="eager")
 
     def __init__(self, info: DatasetInfo, layout: ObservationLayout) -> None:
         self.info, self.layout = info, layout

@@ -48,6 +48,7 @@ class Agent:
     stride = 2
     planning: ClassVar[dict[str, Any]] = {"start": "rddm", "steps": 3, "start_level": None}
     uses_returns = False
+    engine: ClassVar[Any] = SimpleNamespace(name="eager")
 
     @property
     def train_seconds(self) -> float:

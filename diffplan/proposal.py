@@ -1,0 +1,111 @@
+"""What a proposer is: its sizes, what it proposes, and what every kind of it has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.nn.embeddings import goal_feature_size, goal_features
+
+_LOG_STD = (-6.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """states: [B, H, D] normalised future states. returns: [B, H] normalised returns-to-go."""
+
+    states: Tensor
+    returns: Tensor
+
+
+@dataclass(frozen=True)
+class ProposerSpec:
+    """Sizes and inputs of a proposer.
+
+    goal_columns: columns of the state that hold the achieved goal, () without a goal.
+    """
+
+    horizon: int
+    state_dim: int
+    goal_dim: int
+    goal_columns: tuple[int, ...]
+    use_returns: bool
+
+    @property
+    def token_dim(self) -> int:
+        return self.state_dim + goal_feature_size(self.goal_dim) + self.use_returns
+
+
+class Proposer(nn.Module):
+    """Common parts: the scale of the plan and its tokens.
+
+    plan_scale: buffer [H, D], size of the displacement after k steps in normalised units.
+    """
+
+    autoregressive = True
+    plan_scale: Tensor
+
+    def __init__(self, spec: ProposerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("plan_scale", torch.ones(spec.horizon, spec.state_dim))
+
+    def token(self, state: Tensor, goal: Tensor | None, returns: Tensor | None) -> Tensor:
+        """Inputs of one step: state [..., D], features of the goal [..., G], return [...]."""
+        parts = [state]
+        if self.spec.goal_dim:
+            assert goal is not None
+            parts.append(goal_features(state, goal, self.spec.goal_columns))
+        if self.spec.use_returns:
+            assert returns is not None
+            parts.append(returns.unsqueeze(-1))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else state
+
+    def propose(
+        self,
+        start: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        noise: Tensor | None = None,
+        horizon: int | None = None,
+    ) -> Proposal:
+        """Propose H states, or the first `horizon` of them.
+
+        start: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
+        or None. noise: [B, H, D+1], standard normal times the temperature; None gives the mean.
+        """
+        raise NotImplementedError
+
+    def loss(
+        self,
+        states: Tensor,
+        goal: Tensor | None,
+        returns: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, Proposal]:
+        """Per-window loss [B] and the free-running proposal (detached) for the denoiser.
+
+        states: [B, H+1, D] normalised. returns: [B, H+1] normalised. mask: [B, H].
+        """
+        raise NotImplementedError
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over [H] of values [B, H] where mask is 1: [B]."""
+    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def bounded_log_std(log_std: Tensor) -> Tensor:
+    """Any number to a log-std within `_LOG_STD`."""
+    low, high = _LOG_STD
+    return low + (high - low) * torch.sigmoid(log_std)
+
+
+def spread_loss(log_std: Tensor, error: Tensor) -> Tensor:
+    """Gaussian likelihood of the error under std alone: the mean keeps its plain squared error.
+
+    A joint likelihood would let the spread decide how well the mean is fitted.
+    """
+    return log_std + 0.5 * error.detach().square() * torch.exp(-2 * log_std)
