@@ -38,10 +38,14 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
         )
     check_env_id(info.env_id)
     try:
-        return gym.make(info.env_id, **{**info.env_kwargs, **overrides})
+        env = gym.make(info.env_id, **{**info.env_kwargs, **overrides})
     except (gym.error.Error, TypeError, ImportError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DiffplanError(f"environment {info.env_id} cannot be made: {reason}") from error
+    # gymnasium-robotics leaves the file of every maze behind that it has loaded
+    if written := getattr(env.unwrapped, "tmp_xml_file_path", None):
+        Path(written).unlink(missing_ok=True)
+    return env
 
 
 def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], gym.Env]:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tempfile
 from pathlib import Path
 
 import gymnasium as gym
@@ -9,7 +10,9 @@ import minari
 import numpy as np
 import pytest
 
+from diffplan.data.episodes import DatasetInfo
 from diffplan.envs import pointmaze
+from diffplan.envs.environments import make_env
 from diffplan.envs.mazes import POINTMAZES, Maze, grid_path, lay_waypoints
 from diffplan.envs.minari_data import load_minari
 from diffplan.envs.pointmaze import PointMazeRun, make_pointmaze, run_pointmaze
@@ -226,3 +229,15 @@ def test_bad_requests_are_refused(
     with pytest.raises(DiffplanError, match=message):
         make_pointmaze(name, progress=False, **settings)  # type: ignore[arg-type]
     assert not list(minari_root.iterdir())
+
+
+def test_making_environments_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "here"))
+    (tmp_path / "here").mkdir()
+    info = DatasetInfo("x", "arrays", "PointMaze_UMaze-v3", {}, (-1.0,) * 2, (1.0,) * 2, {})
+    env = make_env(info)
+    env.reset(seed=0)
+    env.close()
+    assert list(tmp_path.rglob("*.xml")) == []
