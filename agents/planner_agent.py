@@ -28,7 +28,8 @@ class PlanView:
     proposal, candidates: [B, K, H+1, D], before and after optimisation. values: [B, K] in units
     of the return-to-go, in a state of `predict` NaN where there was nothing to choose. chosen:
     [B], index into K. states: [B, H+1, D], the chosen candidate; index 0 is the state the plan was
-    made in. They are fetched from the device when they are read.
+    made in. actions: [B, H * stride, A], None where plans hold none. They are fetched from the
+    device when they are read.
     """
 
     def __init__(self, planned: Planned) -> None:
@@ -54,11 +55,16 @@ class PlanView:
     def states(self) -> np.ndarray:
         return _array(self.planned.states)
 
+    @cached_property
+    def actions(self) -> np.ndarray | None:
+        return None if self.planned.actions is None else _array(self.planned.actions)
+
     def replaced(self, rows: np.ndarray, new: PlanView) -> PlanView:
         """A copy with the plans of the marked rows [B] taken from `new`, in order."""
         index = torch.from_numpy(np.flatnonzero(rows)).to(self.planned.states.device)
         pairs = zip(self.planned, new.planned, strict=True)
-        return PlanView(Planned(*(old.index_copy(0, index, made) for old, made in pairs)))
+        both = ((old, made) for old, made in pairs if old is not None and made is not None)
+        return PlanView(Planned(*(old.index_copy(0, index, made) for old, made in both)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class PlannerAgent:
         if settings.candidates is None:
             settings = dataclasses.replace(settings, candidates=model.config.planning.k)
         if settings.start == "sdedit" and settings.start_level is None:
-            level = matching_level(model, settings.steps)
+            level = matching_level(model, settings)
             settings = dataclasses.replace(settings, start_level=level)
         self.model = model
         self.layout, self.info = layout, info
@@ -282,7 +288,11 @@ class PlannerAgent:
         many = torch.zeros(rows, k, length, dim, device=self.device)
         values = torch.zeros(rows, k, device=self.device)
         chosen = torch.zeros(rows, dtype=torch.long, device=self.device)
-        plan = PlanView(Planned(many[:, 0], many, many, values, chosen))
+        actions = None
+        if self.model.config.plan.actions:
+            steps = self.horizon * self.stride
+            actions = torch.zeros(rows, steps, len(self.info.action_low), device=self.device)
+        plan = PlanView(Planned(many[:, 0], many, many, values, chosen, actions))
         unknown = np.full(rows, np.nan)
         return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros, zeros, unknown)
 
@@ -323,6 +333,10 @@ class PlannerAgent:
 
     def _act(self, states: np.ndarray, plan: PlanView, age: np.ndarray) -> np.ndarray:
         """Actions [B, A] at states [B, D], on the way to what the plans have next."""
+        planned = plan.planned.actions
+        if planned is not None:
+            index = self._tensor(age)[:, None, None].expand(-1, 1, planned.shape[2])
+            return _array(planned.gather(1, index).squeeze(1))
         strides, since = np.divmod(age, self.stride)
         lag = ((self.stride - since) / self.stride).astype(np.float32)
         return _array(

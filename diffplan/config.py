@@ -1,7 +1,7 @@
 """What a planner is, as data: frozen dataclasses whose docstrings are the help text.
 
 A configuration is saved as JSON beside the weights and read back strictly: an unknown key is an
-error. `CONFIGS` holds the named ones; every planner is one of them or an override of one.
+error. The named ones are in `diffplan.planners`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class PlanSpaceConfig:
     """Environment steps between two plan states."""
     space: Literal["displacement", "absolute"] = "displacement"
     """Scaled differences from the current state, or states of which the first is pinned."""
+    actions: bool = False
+    """Plan the actions beside the states, and take them, instead of inverse dynamics."""
+    pin_goal: bool = False
+    """Hold the goal columns of the last plan state at the goal: planning as inpainting."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +98,30 @@ class DenoiserConfig:
     """Width of the mlp or dit; base channels of the unet."""
     depth: int = 2
     """Blocks of the mlp or dit."""
-    prediction: Literal["x0", "eps", "v"] = "x0"
-    """What the network puts out; the denoiser always returns x0."""
+    prediction: Literal["x0", "eps", "v", "velocity", "resnoise"] = "x0"
+    """What the network puts out (velocity: interpolants, resnoise: Resfusion). It is read as x0."""
     use_proposal: bool = True
     """Give the proposal to the network beside the noisy plan."""
-    process: Literal["rddm", "ddpm"] = "rddm"
-    """Forward process: rddm shifts to the proposal (arXiv 2308.13712), ddpm to pure noise."""
+    process: Literal["rddm", "resfusion", "interpolant", "diffuse-vae", "ddpm"] = "rddm"
+    """Forward process from data to the proposal and noise; ddpm: to noise alone, so that
+    the proposal is only an input."""
     levels: int = 10
-    """Noise levels of the rddm process."""
+    """Noise levels of rddm and interpolant."""
+    path: Literal["linear", "trigonometric"] = "linear"
+    """interpolant: how data turn into the proposal."""
+    gamma: Literal["brownian", "quadratic", "sine", "none"] = "brownian"
+    """interpolant: noise on the way; none: rectified flow."""
     schedule: Literal["cosine", "linear", "vp"] = "cosine"
-    """Noise schedule of the ddpm process."""
+    """Noise schedule of ddpm, resfusion and diffuse-vae, and of planning without a proposal."""
     schedule_levels: int = 20
-    """Noise levels of the ddpm process."""
+    """Noise levels of that schedule."""
     kappa: float = 1.0
-    """rddm: start noise as a multiple of the held-out residual of the proposals."""
+    """rddm, interpolant: noise as a multiple of the held-out residual of the proposals."""
+    residual_scale: Literal["by-step", "one"] = "by-step"
+    """rddm, interpolant: the residual of each plan step and state dimension, or one number."""
     plain_share: float = 0.4
-    """rddm: share of training samples that are plain DDPM, so that it can also plan from noise."""
+    """Share of training samples without a proposal, plain DDPM, so that it can also plan from
+    noise (with use_proposal)."""
     features: int = 128
     """Size of the time and condition features."""
     drop_state: float = 0.0
@@ -140,6 +152,8 @@ class HeadsConfig:
     """Value networks that are averaged."""
     value_input: Literal["state", "state-action"] = "state"
     """V of the plan's states, or Q of the current state and first action (as published)."""
+    noisy_value: bool = False
+    """Also learn the value of noisy plans, whose gradient can guide (planning.value_guidance)."""
 
 
 @dataclass(frozen=True)
@@ -148,16 +162,34 @@ class PlanningConfig:
 
     __pydantic_config__ = _STRICT
 
-    start: Literal["rddm", "sdedit", "published", "noise", "none"] = "rddm"
-    """rddm: proposal plus scaled noise. sdedit: noised. published: raw. none: not refined."""
+    start: Literal["process", "sdedit", "published", "noise", "none"] = "process"
+    """process: its far end, for rddm proposal plus scaled noise. sdedit: the proposal noised.
+    published: raw. noise: no proposal. none: not refined."""
     steps: int = 3
     """Reverse steps."""
     start_level: int | None = None
-    """First noise level of sdedit (None: by the residual) and published (None: steps)."""
-    sampler: Literal["ddim", "ancestral"] = "ddim"
-    """Reverse step."""
+    """First noise level of sdedit (None: see start_rule) and published (None: steps)."""
+    start_rule: Literal["residual", "cosine"] = "residual"
+    """sdedit: the level where noise to signal is the proposals' held-out error, or where the
+    signal is their held-out cosine to the data."""
+    sampler: Literal[
+        "ddim",
+        "ancestral",
+        "dpm-solver++2m",
+        "unipc",
+        "s-pndm",
+        "f-pndm",
+        "dpm-solver-v3",
+        "evodiff",
+    ] = "ddim"
+    """How a reverse step is taken. dpm-solver-v3 needs `diffplan calibrate`; evodiff is
+    experimental."""
+    grid: Literal["uniform", "logsnr", "quadratic"] = "uniform"
+    """Which levels are visited: even in the level, in log signal to noise, or denser near clean."""
     eta: float = 0.0
     """Noise of ddim steps; 1 is ancestral."""
+    noise: float = 1.0
+    """Scale of the start noise and of the steps' noise; below 1: low-temperature sampling."""
     clip: float | None = 5.0
     """Bound on the predicted clean plan, in plan units; None: no bound."""
     candidates: int | None = None
@@ -167,7 +199,14 @@ class PlanningConfig:
     select: Literal["value", "softmax", "first"] = "value"
     """The highest value, a draw by softmax over values, or simply the first candidate."""
     guidance_weight: float = 1.0
-    """Classifier-free guidance in the convention eps_u + w (eps_c - eps_u); 1 is conditional."""
+    """Classifier-free guidance; what it means says guidance_convention."""
+    guidance_convention: Literal["interpolate", "extrapolate"] = "interpolate"
+    """interpolate: eps_u + w (eps_c - eps_u), 1 is conditional (Decision Diffuser). extrapolate:
+    (1 + w) eps_c - w eps_u, 0 is conditional (Ho & Salimans)."""
+    value_guidance: float = 0.0
+    """Weight of the noisy value's gradient in every step (Diffuser; needs heads.noisy_value)."""
+    value_guidance_until: int = 2
+    """Noise level, counted from clean, below which the gradient no longer guides."""
     keep: int = 8
     """Strides a plan is followed before the next one is made."""
     reuse: bool = False
@@ -192,6 +231,11 @@ class PlanningConfig:
         """Plans per decision of a model's own settings, where None has been settled."""
         assert self.candidates is not None
         return self.candidates
+
+    @property
+    def conditional_weight(self) -> float:
+        """w of x0_u + w (x0_c - x0_u), whichever convention guidance_weight is given in."""
+        return self.guidance_weight + (self.guidance_convention == "extrapolate")
 
 
 @dataclass(frozen=True)
@@ -242,76 +286,6 @@ class Config:
         check(self)
 
 
-_PUBLISHED = Config(
-    name="trajectory-diffuser-published",
-    # 16 plan states with the current one first; released settings, methods of arXiv 2407.16142
-    plan=PlanSpaceConfig(horizon=15, stride=1, space="absolute"),
-    data=DataConfig(discount=1.0, relabel="hindsight", use_returns=True),
-    proposer=ProposerConfig(
-        kind="transformer", training="teacher-forced", width=512, depth=4, heads=4, dropout=0.1
-    ),
-    denoiser=DenoiserConfig(
-        network="unet",
-        width=64,
-        prediction="eps",
-        use_proposal=False,
-        process="ddpm",
-        schedule="linear",
-        schedule_levels=100,
-        plain_share=0.0,
-        features=64,
-        drop_state=0.0,
-        drop_goal=0.5,
-        drop_returns=0.5,
-        draws=1,
-    ),
-    heads=HeadsConfig(expectile=0.5, value_input="state-action"),
-    planning=PlanningConfig(
-        start="published",
-        steps=5,
-        sampler="ancestral",
-        clip=None,
-        candidates=32,
-        temperature=0.0,
-        select="softmax",
-        guidance_weight=1.2,
-        keep=1,
-    ),
-    training=TrainingConfig(
-        batch_size=32,
-        head_batch_size=32,
-        learning_rate=2e-4,
-        warmup=1,
-        decay_after=100_000,
-        weight_decay=1e-4,
-        ema=0.995,
-    ),
-)
-
-CONFIGS: dict[str, tuple[str, Config]] = {
-    "trajectory-diffuser": (
-        "autoregressive proposal, refined by a residual diffusion model (ours)",
-        Config(),
-    ),
-    "trajectory-diffuser-published": (
-        "the released settings: 5 of 100 DDPM steps from the raw proposal, 32 copies",
-        _PUBLISHED,
-    ),
-    "proposer-only": (
-        "the autoregressive proposal, not refined",
-        Config(name="proposer-only", planning=PlanningConfig(start="none", steps=0)),
-    ),
-    "from-noise": (
-        "diffusion from pure noise, no proposal",
-        Config(
-            name="from-noise",
-            denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
-            planning=PlanningConfig(start="noise", steps=10),
-            training=TrainingConfig(batch_size=256),
-        ),
-    ),
-}
-
 _ADAPTER = TypeAdapter(Config)
 _PLANNING = TypeAdapter(PlanningConfig)
 
@@ -343,13 +317,6 @@ def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
         raise DiffplanError(
             f"{where}: {key} is {first['input']!r}, expected: {first['msg']}"
         ) from None
-
-
-def get_config(name: str) -> Config:
-    """The named configuration. DiffplanError lists the known names."""
-    if name not in CONFIGS:
-        raise DiffplanError(f"unknown config {name!r}; known: {', '.join(CONFIGS)}")
-    return CONFIGS[name][1]
 
 
 def replace_planning(config: Config, **changes: Any) -> Config:

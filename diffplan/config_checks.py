@@ -8,6 +8,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from diffplan.errors import DiffplanError
+from diffplan.family import SCHEDULES, build_process, ddpm
+from diffplan.process import FAR, readout
 
 if TYPE_CHECKING:
     from diffplan.config import Config
@@ -18,7 +20,7 @@ _COUNTS = {
     "proposer": ("width", "depth", "heads", "block"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
     "heads": ("width", "depth", "value_members"),
-    "planning": ("candidates", "keep", "reuse_level"),
+    "planning": ("candidates", "keep", "reuse_level", "value_guidance_until"),
     "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
 }
 _SHARES = {
@@ -34,7 +36,7 @@ _POSITIVE: dict[str, tuple[str, ...]] = {
 }
 _NOT_NEGATIVE = {
     "denoiser": ("kappa",),
-    "planning": ("steps", "temperature", "reuse_steps"),
+    "planning": ("steps", "temperature", "reuse_steps", "noise", "value_guidance"),
     "training": ("weight_decay",),
 }
 
@@ -76,41 +78,7 @@ def check(config: Config) -> None:
         "proposer.block",
         f"a divisor of plan.horizon ({plan.horizon})",
     )
-    if planning.start == "rddm":
-        require(
-            denoiser.process == "rddm",
-            "planning.start",
-            "a denoiser trained with --denoiser.process rddm",
-        )
-        require(
-            planning.steps <= denoiser.levels,
-            "planning.steps",
-            f"at most the {denoiser.levels} levels of the rddm process",
-        )
-    if planning.start in ("sdedit", "noise", "published"):
-        require(
-            planning.steps <= denoiser.schedule_levels,
-            "planning.steps",
-            f"at most the {denoiser.schedule_levels} levels of the ddpm process",
-        )
-        require(
-            denoiser.process == "ddpm" or denoiser.plain_share > 0,
-            "planning.start",
-            "a denoiser with plain DDPM samples in training (--denoiser.plain-share above 0)",
-        )
-    if planning.start == "noise":
-        require(planning.steps >= 1, "planning.steps", "at least 1 from noise")
-        require(
-            not (denoiser.process == "ddpm" and denoiser.use_proposal),
-            "denoiser.use_proposal",
-            "False: planning from noise has no proposal, and with process ddpm the network is "
-            "never trained without one",
-        )
-        require(
-            denoiser.schedule == "cosine",
-            "denoiser.schedule",
-            "cosine where planning starts from noise: the others end far from it",
-        )
+    _check_processes(config, require)
     if planning.start_level is not None:
         used = planning.start in ("sdedit", "published")
         least = max(1, planning.steps) if used else 1
@@ -143,18 +111,96 @@ def check(config: Config) -> None:
     weight = planning.guidance_weight
     require(math.isfinite(weight), "planning.guidance_weight", "a finite number")
     require(
-        weight == 1 or max(denoiser.drop_goal, denoiser.drop_returns) > 0,
+        planning.conditional_weight == 1 or max(denoiser.drop_goal, denoiser.drop_returns) > 0,
         "planning.guidance_weight",
-        "1 where training never drops a condition (denoiser.drop_goal, denoiser.drop_returns)",
+        "that of the conditional model where training never drops a condition "
+        "(denoiser.drop_goal, denoiser.drop_returns)",
     )
-    if denoiser.process == "rddm":
+    require(
+        planning.value_guidance == 0 or config.heads.noisy_value,
+        "planning.value_guidance",
+        "0 for a model without a value of noisy plans (--heads.noisy-value)",
+    )
+    if plan.pin_goal:
+        require(plan.space == "absolute", "plan.space", "absolute with plan.pin_goal")
         require(
-            denoiser.use_proposal or denoiser.plain_share == 0,
-            "denoiser.use_proposal",
-            "True with process rddm and plain samples: nothing else tells the two apart",
+            data.relabel == "hindsight",
+            "data.relabel",
+            "hindsight with plan.pin_goal, which takes a plan's own end for its goal",
+        )
+    if plan.actions:
+        require(
+            planning.start == "noise" and not denoiser.use_proposal and denoiser.process == "ddpm",
+            "plan.actions",
+            "False unless plans come from noise alone (planning.start noise, denoiser.process "
+            "ddpm, no denoiser.use_proposal): proposals hold no actions",
+        )
+
+
+def _check_processes(config: Config, require: Callable[[bool, str, str], None]) -> None:
+    """What the forward processes allow."""
+    denoiser, planning = config.denoiser, config.planning
+    plain = ddpm(SCHEDULES[denoiser.schedule](denoiser.schedule_levels))
+    try:
+        main = build_process(
+            denoiser.process,
+            levels=denoiser.levels,
+            betas=SCHEDULES[denoiser.schedule](denoiser.schedule_levels),
+            path=denoiser.path,
+            gamma=denoiser.gamma,
+        )
+        learned = [main, plain] if denoiser.plain_share > 0 and denoiser.use_proposal else [main]
+        for process in learned:
+            for t in range(1, process.T + 1):
+                readout(process, denoiser.prediction, t)
+    except DiffplanError as error:
+        raise DiffplanError(f"denoiser.process is {denoiser.process!r}: {error}") from None
+    if planning.start == "process":
+        require(
+            denoiser.process != "ddpm" or denoiser.use_proposal,
+            "planning.start",
+            "noise for a network that sees no proposal (or --denoiser.use-proposal)",
         )
         require(
-            denoiser.prediction == "x0",
-            "denoiser.prediction",
-            "x0 with process rddm (x0 cannot be read off eps or v where a_t = 0)",
+            main.a[-1] <= FAR,
+            "denoiser.schedule",
+            "cosine where planning starts at the end of the process: the others stop short of it",
         )
+        require(
+            planning.steps <= main.T,
+            "planning.steps",
+            f"at most the {main.T} levels of the {main.name} process",
+        )
+    if planning.start in ("sdedit", "noise", "published"):
+        require(
+            planning.steps <= plain.T,
+            "planning.steps",
+            f"at most the {plain.T} levels of the ddpm process",
+        )
+        require(
+            denoiser.process == "ddpm" or denoiser.plain_share > 0,
+            "planning.start",
+            "a denoiser with plain DDPM samples in training (--denoiser.plain-share above 0)",
+        )
+    if planning.start == "noise":
+        require(planning.steps >= 1, "planning.steps", "at least 1 from noise")
+        require(
+            not denoiser.use_proposal or denoiser.plain_share > 0,
+            "denoiser.plain_share",
+            "above 0 where plans come from noise: the network is never trained without a proposal",
+        )
+        require(
+            plain.a[-1] <= FAR,
+            "denoiser.schedule",
+            "cosine where planning starts from noise: the others end far from it",
+        )
+    require(
+        denoiser.use_proposal or denoiser.process == "ddpm" or denoiser.plain_share == 0,
+        "denoiser.use_proposal",
+        f"True with process {denoiser.process} and plain samples: nothing else tells the two apart",
+    )
+    require(
+        denoiser.prediction != "velocity" or denoiser.draws % 2 == 0,
+        "denoiser.draws",
+        "an even number with prediction velocity, whose noise comes in pairs of both signs",
+    )

@@ -34,7 +34,8 @@ class Planned(NamedTuple):
 
     states: [B, H+1, D], the chosen candidates; index 0 is the current state. proposal, candidates:
     [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the return-to-go,
-    perhaps NaN. chosen: [B] index into K.
+    perhaps NaN. chosen: [B] index into K. actions: [B, H * stride, A], one for every environment
+    step, None where plans hold none.
     """
 
     states: Tensor
@@ -42,6 +43,7 @@ class Planned(NamedTuple):
     candidates: Tensor
     values: Tensor
     chosen: Tensor
+    actions: Tensor | None = None
 
 
 class PlanStep(nn.Module):
@@ -66,13 +68,13 @@ class PlanStep(nn.Module):
         self.settings = settings
         self.chain = chain_of(model, settings, reuse)
         proposed = settings.keep if reuse else model.config.plan.horizon
-        k, rows, dim = settings.k, model.rows, model.spec.state_dim
+        k, rows, dim = settings.k, model.rows, model.plan_dim
         many = k > 1 and settings.temperature > 0 and settings.start != "noise"
         stochastic = settings.sampler == "ancestral" or settings.eta > 0
         steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
         noised = self.chain is not None and self.chain.start != "published"
         self.sizes = (
-            k * proposed * (dim + 1) if many else 0,
+            k * proposed * (model.spec.state_dim + 1) if many else 0,
             k * rows * dim if noised else 0,
             steps * k * rows * dim,
         )
@@ -110,10 +112,10 @@ class PlanStep(nn.Module):
             None if targets is None else model.normalised_returns(targets),
             None if previous is None else model.states(previous),
         )
-        k, rows, dim = settings.k, model.rows, model.spec.state_dim
-        shape = (k, rows, dim)
+        k, state_dim = settings.k, model.spec.state_dim
+        shape = (k, model.rows, model.plan_dim)
         noise = Noise(
-            propose.unflatten(1, (k, -1, dim + 1)) if self.sizes[0] else propose,
+            propose.unflatten(1, (k, -1, state_dim + 1)) if self.sizes[0] else propose,
             start.unflatten(1, shape) if self.sizes[1] else start,
             steps.unflatten(1, (self.steps, *shape)).transpose(0, 1) if self.steps else None,
             select,
@@ -126,6 +128,7 @@ class PlanStep(nn.Module):
             candidates,
             model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1),
             plan.chosen,
+            None if plan.actions is None else model.environment_actions(plan.actions.flatten(1, 2)),
         )
 
 

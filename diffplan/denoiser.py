@@ -11,10 +11,10 @@ from diffplan.errors import DiffplanError
 from diffplan.guidance import DenoisePair
 from diffplan.nn.embeddings import mlp, sinusoidal
 from diffplan.nn.network import Network
-from diffplan.process import Process, coefficients, noise_scale, q_sample
+from diffplan.process import Process, q_sample, readout, targets_at
 from diffplan.samplers import Denoise
 
-Prediction = Literal["x0", "eps", "v"]
+Prediction = Literal["x0", "eps", "v", "velocity", "resnoise"]
 Drop = Mapping[str, Tensor]
 """Condition name -> bool [B]: the rows that must not see it."""
 
@@ -98,9 +98,10 @@ class ConditionEncoder(nn.Module):
 class Denoiser(nn.Module):
     """A network that sees x_t, proposal, level and conditions, read as x0_hat.
 
-    `network` predicts x0, eps or v (Salimans & Ho 2022, arXiv 2202.00512). With `use_proposal` it
-    has the proposal x̂ as a second input, may be asked to plan without one, and an x0 prediction is
-    the proposal plus the network's output: untrained, it returns the proposal.
+    `network` predicts one of the targets of `process.target_row`. With `use_proposal` it has the
+    proposal x̂ as a second input, may be asked to plan without one, and an x0 prediction is the
+    proposal plus the network's output, which is then the negative residual x0 - x̂ of RDDM (Liu et
+    al. 2024, arXiv 2308.13712): untrained, it returns the proposal.
     """
 
     def __init__(
@@ -115,8 +116,6 @@ class Denoiser(nn.Module):
         use_proposal: bool,
     ) -> None:
         super().__init__()
-        if prediction not in ("x0", "eps", "v"):
-            raise DiffplanError(f"prediction must be 'x0', 'eps' or 'v', got {prediction!r}")
         if encoder.features != features:
             raise DiffplanError(
                 f"the condition encoder gives {encoder.features} features, expected {features}"
@@ -150,49 +149,6 @@ class Denoiser(nn.Module):
 
     # --- One prediction --------------------------------------------------------------------------
 
-    def forward(
-        self,
-        x_t: Tensor,
-        level: Tensor | None,
-        a: Tensor | float,
-        r: Tensor | float,
-        sigma: Tensor | float,
-        proposal: Tensor | None = None,
-        present: Tensor | None = None,
-        condition: Condition | None = None,
-        drop: Drop | None = None,
-        *,
-        encoded: Tensor | None = None,
-        time_features: Tensor | None = None,
-    ) -> Tensor:
-        """x0_hat [B, H, D].
-
-        x_t: [B, H, D]. level: t / T [B]; unused when `time_features` ([F] or [B, F]) is given.
-        a, r, sigma: coefficients of x_t, floats or [B, 1, 1] (sigma may be [B, H, D] with a scale).
-        proposal: x̂ [B, H, D]; present: rows [B] that have one (None: all, if given at all).
-        condition, drop: see `encode`; unused when `encoded` [B, F] is given.
-        """
-        proposal = _masked(proposal, present)
-        features = self._features(level, condition, drop, encoded, time_features)
-        out = self._network(x_t, proposal, self._mark_absent(features, proposal, present))
-        return self._x0(out, x_t, a, r, sigma, proposal)
-
-    def _features(
-        self,
-        level: Tensor | None,
-        condition: Condition | None,
-        drop: Drop | None,
-        encoded: Tensor | None,
-        time_features: Tensor | None,
-    ) -> Tensor:
-        if time_features is None:
-            if level is None:
-                raise DiffplanError("a denoiser needs `level` or `time_features`, got neither")
-            time_features = self.time_features(level)
-        if encoded is None:
-            encoded = self.encode(condition or Condition(), drop)
-        return time_features + encoded
-
     def _mark_absent(
         self, features: Tensor, proposal: Tensor | None, present: Tensor | None
     ) -> Tensor:
@@ -212,41 +168,17 @@ class Denoiser(nn.Module):
             proposal = torch.zeros_like(x_t)
         return self.network(x_t, proposal, features.expand(x_t.shape[0], -1))
 
-    def _x0(
-        self,
-        out: Tensor,
-        x_t: Tensor,
-        a: Tensor | float,
-        r: Tensor | float,
-        sigma: Tensor | float,
-        proposal: Tensor | None,
-    ) -> Tensor:
-        """Read the network's output [B, H, D] as x0_hat."""
-        if self.prediction == "x0":
-            return out + proposal if self.use_proposal and proposal is not None else out
-        if self.prediction == "v":
-            return a * x_t - sigma * out
-        mean = x_t - sigma * out
-        if proposal is not None:
-            mean = mean - r * proposal
-        return mean / a
+    def _predicted(self, out: Tensor, proposal: Tensor | None) -> Tensor:
+        """The prediction [B, H, D] that the network's output stands for."""
+        skips = self.prediction == "x0" and self.use_proposal and proposal is not None
+        return out + proposal if skips and proposal is not None else out
 
     # --- Planning --------------------------------------------------------------------------------
 
     def check_process(self, process: Process, levels: tuple[int, ...] | None = None) -> None:
         """Raise DiffplanError if x0 cannot be read off at `levels` (None: all after 0)."""
         for t in range(1, process.T + 1) if levels is None else levels:
-            a, r, sigma = process.a[t], process.r[t], process.sigma[t]
-            if self.prediction == "eps" and a == 0.0:
-                raise DiffplanError(
-                    f"an eps prediction cannot give x0 at level {t} of {process.name!r}, "
-                    "where x_t holds nothing of x0: use prediction 'x0'"
-                )
-            if self.prediction == "v" and (r != 0.0 or abs(a * a + sigma * sigma - 1) > 1e-9):
-                raise DiffplanError(
-                    f"a v prediction needs a variance-preserving process without proposal, "
-                    f"which {process.name!r} is not: use prediction 'x0'"
-                )
+            readout(process, self.prediction, t)
 
     def bind(
         self,
@@ -255,27 +187,35 @@ class Denoiser(nn.Module):
         encoded: Tensor,
         *,
         proposal: Tensor | None = None,
-        scale: Tensor | None = None,
+        shift: Tensor | None = None,
         time: Tensor | None = None,
     ) -> Denoise:
         """The denoiser of one plan: everything that does not depend on x_t computed here, once.
 
         grid: the table indices it will be called at. encoded: `encode(condition)` [B, F].
-        proposal: x̂ [B, H, D] or None, for all rows. scale: noise scale [H, D]. time: the
-        `time_table` of the grid, which no plan changes, where it is at hand.
+        proposal: x̂ [B, H, D] that the network sees, None for all rows. shift: the x̂ of x_t
+        where the process has r != 0, whether seen or not. time: the `time_table` of the grid, which
+        no plan changes, where it is at hand.
         """
+        rows = {t: readout(process, self.prediction, t) for t in grid[:-1]}
+        if shift is None and any(j for _, j, _ in rows.values()):
+            raise DiffplanError(f"process {process.name!r} needs a proposal [B, H, D], got none")
         if time is None:
-            self.check_process(process, grid[:-1])
             time = self.time_table(tuple(t / process.T for t in grid[:-1]))
         features = self._mark_absent(time.unsqueeze(1) + encoded, proposal, None)
         networks = self.network.bind(proposal if self.use_proposal else None, features)
         network_at = dict(zip(grid[:-1], networks, strict=True))
-        # x0 is read off an x0 prediction without coefficients
-        spread = 1.0 if self.prediction == "x0" else noise_scale(process, scale)
 
         def denoise(x: Tensor, t: int) -> Tensor:
-            a, r, sigma = process.a[t], process.r[t], process.sigma[t] * spread
-            return self._x0(network_at[t](x), x, a, r, sigma, proposal)
+            x0 = self._predicted(network_at[t](x), proposal)
+            i, j, k = rows[t]
+            if k != 1.0:
+                x0 = k * x0
+            if i:
+                x0 = x0 + i * x
+            if j and shift is not None:
+                x0 = x0 + j * shift
+            return x0
 
         return denoise
 
@@ -287,7 +227,7 @@ class Denoiser(nn.Module):
         unconditional: Tensor,
         *,
         proposal: Tensor | None = None,
-        scale: Tensor | None = None,
+        shift: Tensor | None = None,
         time: Tensor | None = None,
     ) -> DenoisePair:
         """As `bind`, for two encodings [B, F] at once, in one forward of 2B rows.
@@ -296,9 +236,9 @@ class Denoiser(nn.Module):
         """
         if not self.encoder.sizes:
             raise DiffplanError("classifier-free guidance needs a model that has conditions")
-        twice = None if proposal is None else torch.cat([proposal, proposal])
+        seen, shifted = (None if x is None else torch.cat([x, x]) for x in (proposal, shift))
         encoded = torch.cat([conditional, unconditional])
-        denoise = self.bind(process, grid, encoded, proposal=twice, scale=scale, time=time)
+        denoise = self.bind(process, grid, encoded, proposal=seen, shift=shifted, time=time)
 
         def both(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
             first, second = denoise(torch.cat([x, x]), t).chunk(2)
@@ -321,15 +261,15 @@ class Denoiser(nn.Module):
         condition: Condition,
         drop: Drop | None = None,
         mask: Tensor | None = None,
-        pin_first: bool = False,
+        held: Tensor | None = None,
     ) -> Tensor:
         """Denoising loss of every row [B]: mean squared error of what the network predicts.
 
         x0, noise: [B, H, D]; proposal: x̂ [B, H, D] or None. plain: bool [B], rows that use
         `plain_process` (r = 0, no scale) with the proposal absent; the others use `main`.
         levels_u: uniform [B] in [0, 1); row b is noised to t = 1 + floor(u T) of its process.
-        mask: weights [B, H] of the plan states (None: all 1). pin_first: the first state stays
-        clean in x_t and has no weight, as at planning under `guidance.pin`.
+        mask: weights [B, H] of the plan states (None: all 1). held: bool [H, D], entries that stay
+        clean in x_t and have no weight, as at planning under `guidance.pin`.
         """
         rows = plain.view(-1, 1, 1)
         t_main, t_plain = _indices(main, levels_u), _indices(plain_process, levels_u)
@@ -339,37 +279,26 @@ class Denoiser(nn.Module):
             q_sample(plain_process, t_plain, x0, None, noise),
             q_sample(main, t_main, x0, proposal, noise, scale),
         )
-        weights = torch.ones_like(x0[..., 0]) if mask is None else mask
-        if pin_first:
-            x_t = torch.select_scatter(x_t, x0[:, 0], 1, 0)
-            weights = torch.select_scatter(weights, torch.zeros_like(weights[:, 0]), 1, 0)
+        weights = torch.ones_like(x0) if mask is None else mask.unsqueeze(-1).expand_as(x0)
+        if held is not None:
+            x_t = torch.where(held, x0, x_t)
+            weights = weights * ~held
         present = None if proposal is None else ~plain
-        proposal = _masked(proposal, present)
-        features = self._features(level.to(x0.dtype), condition, drop, None, None)
-        out = self._network(x_t, proposal, self._mark_absent(features, proposal, present))
-        if self.prediction == "x0":
-            out, target = self._x0(out, x_t, 1.0, 0.0, 0.0, proposal), x0
-        elif self.prediction == "eps":
-            target = noise
-        else:
-            target = torch.where(
-                rows,
-                _velocity(plain_process, t_plain, x0, noise),
-                _velocity(main, t_main, x0, noise),
-            )
-        error = (out - target).square().mean(-1)
-        return (weights * error).sum(-1) / weights.sum(-1).clamp_min(1e-8)
+        seen = _masked(proposal, present)
+        features = self.time_features(level.to(x0.dtype)) + self.encode(condition, drop)
+        out = self._network(x_t, seen, self._mark_absent(features, seen, present))
+        target = torch.where(
+            rows,
+            targets_at(plain_process, self.prediction, t_plain, x0, None, noise),
+            targets_at(main, self.prediction, t_main, x0, proposal, noise, scale),
+        )
+        error = (self._predicted(out, seen) - target).square()
+        return (weights * error).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-8)
 
 
 def _indices(process: Process, u: Tensor) -> Tensor:
     """Table index t = 1 + floor(u T) of uniform `u` [B], safe where u T rounds up to T."""
     return (u * process.T).long().add_(1).clamp_(max=process.T)
-
-
-def _velocity(process: Process, t: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-    """v = a eps - sigma x0 (Salimans & Ho 2022, appendix D), [B, H, D]."""
-    a, _, sigma = coefficients(process, t, x0.dtype)
-    return a * noise - sigma * x0
 
 
 def _masked(proposal: Tensor | None, present: Tensor | None) -> Tensor | None:

@@ -184,8 +184,7 @@ class GraphEngine:
             counts: Tensor,
             previous: Tensor | None,
         ) -> Sequence[Tensor]:
-            result: Planned = step(states, goals, targets, *step.draw(seeds, counts), previous)
-            return result
+            return _made(step(states, goals, targets, *step.draw(seeds, counts), previous))
 
         inputs = [states, goals, targets, seeds, counts, previous]
         return Planned(*self._run(key, planned, inputs))
@@ -271,7 +270,8 @@ ENGINES: dict[str, Callable[[PlannerModel, PlanningConfig], Engine]] = {
 def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Engine:
     """The named engine. "auto": cuda-graph on a GPU, onnx on a CPU that has it, else eager.
 
-    Eager also for the U-Net on a CPU, whose convolutions are slow in ONNX Runtime.
+    Eager also for the U-Net on a CPU, whose convolutions are slow in ONNX Runtime, and where a
+    value's gradient guides.
 
     Raises DiffplanError for an unknown name, and where the engine cannot run here.
     """
@@ -279,8 +279,14 @@ def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Eng
     if name == "auto":
         exports = model.config.denoiser.network != "unet" and _has_onnx()
         name = "cuda-graph" if device == "cuda" else "onnx" if exports else "eager"
+        name = "eager" if settings.value_guidance else name
     if name not in ENGINES:
         raise DiffplanError(f"engine is {name!r}, expected auto, {', '.join(ENGINES)}")
+    if name != "eager" and settings.value_guidance:
+        raise DiffplanError(
+            f"engine {name} cannot take gradients, which planning.value_guidance needs; give "
+            "engine eager"
+        )
     if name == "cuda-graph" and device != "cuda":
         raise DiffplanError(
             f"engine cuda-graph needs the model on a GPU, but it is on {device}; give device cuda, "
@@ -290,6 +296,12 @@ def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Eng
 
 
 # --- Batches -------------------------------------------------------------------------------------
+
+
+def _made(planned: Planned | Tensor) -> list[Tensor]:
+    """What a step put out, without the actions that a plan does not hold."""
+    made = planned if isinstance(planned, tuple) else (planned,)
+    return [t for t in made if t is not None]
 
 
 def _rows(inputs: Sequence[Tensor | None]) -> int:
@@ -341,7 +353,7 @@ class _Given(nn.Module):
 
     def forward(self, *given: Tensor) -> Any:
         values = iter(given)
-        return self.step(*(next(values) if there else None for there in self.present))
+        return _made(self.step(*(next(values) if there else None for there in self.present)))
 
 
 def _session(

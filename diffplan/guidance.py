@@ -4,28 +4,41 @@ All of it acts on x0_hat. At a fixed x_t, eps and v are affine in x0, so mixing 
 weights that sum to one is the same as mixing eps or v predictions.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from diffplan.process import Process
 from diffplan.samplers import Denoise
 
 DenoisePair = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """(x_t [B, H, D], table index t) -> (conditional, unconditional) x0_hat, each [B, H, D]."""
 
 
-def pin(denoise: Denoise, index: int, value: Tensor) -> Denoise:
-    """Hold plan state `index` at `value` [B, D], before and after denoising.
+def pin(
+    denoise: Denoise, index: int, value: Tensor, columns: tuple[int, ...] | None = None
+) -> Denoise:
+    """Hold plan state `index` at `value`, before and after denoising.
 
     The inpainting of Janner et al. 2022 (arXiv 2205.09991, section 3.3): the network sees the clean
-    value at every level. What the caller passes in is copied, never written to.
+    value at every level. index: 0 for the current state, -1 for the last, any other for a waypoint.
+    value: [B, D], or [B, len(columns)] for some columns of that state. Pins stack. What the
+    caller passes in is copied, never written to.
     """
 
-    row = value.unsqueeze(1)
-
     def held(x: Tensor) -> Tensor:
-        return torch.cat([x[:, :index], row, x[:, index + 1 :]], 1)
+        row = x[:, index]
+        if columns is None:
+            row = value
+        else:
+            parts = list(row.split(1, -1))
+            for place, column in enumerate(columns):
+                parts[column] = value[:, place : place + 1]
+            row = torch.cat(parts, -1)
+        after = x[:, index + 1 :] if index != -1 else x[:, :0]
+        return torch.cat([x[:, :index], row.unsqueeze(1), after], 1)
 
     def pinned(x: Tensor, t: int) -> Tensor:
         return held(denoise(held(x), t))
@@ -54,3 +67,35 @@ def clip(denoise: Denoise, bound: float) -> Denoise:
         return denoise(x, t).clamp(-bound, bound)
 
     return clipped
+
+
+Gradient = Callable[[Tensor, int], Tensor]
+"""(x_t [B, H, D], table index t) -> gradient of a value in x_t [B, H, D]."""
+
+
+def value_gradient(
+    denoise: Denoise, gradient: Gradient, process: Process, weight: float, until: int
+) -> Denoise:
+    """Move x0_hat up the gradient of a value of x_t (Janner et al. 2022, algorithm 1).
+
+    They shift the mean of every ancestral step by weight times its variance times the gradient;
+    here x0_hat is shifted by what does the same to that mean, so that any sampler can use it.
+    until: level below which nothing guides.
+    """
+    factors = {t: weight * _shift(process, t) for t in range(max(until, 1), process.T + 1)}
+
+    def guided(x: Tensor, t: int) -> Tensor:
+        x0 = denoise(x, t)
+        factor = factors.get(t, 0.0)
+        return x0 if factor == 0.0 else x0 + factor * gradient(x, t)
+
+    return guided
+
+
+def _shift(process: Process, t: int) -> float:
+    """Variance of the ancestral step t -> t - 1 over the share that x0_hat has in its mean."""
+    variance = process.posterior_std(t, t - 1) ** 2
+    if variance == 0.0:
+        return 0.0
+    keep = math.sqrt(max(0.0, process.sigma[t - 1] ** 2 - variance)) / process.sigma[t]
+    return variance / (process.a[t - 1] - keep * process.a[t])

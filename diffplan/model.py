@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from diffplan.config import Config, replace_planning
 from diffplan.data.normaliser import Normaliser
 from diffplan.data.targets import TargetTable
-from diffplan.data.windows import Transitions, Valued, Windows, WindowSampler
+from diffplan.data.windows import Windows, WindowSampler
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
+from diffplan.family import SCHEDULES, build_process, ddpm
 from diffplan.inverse_dynamics import InverseDynamics
+from diffplan.losses import Batch, joint_losses
 from diffplan.nn import NETWORKS
 from diffplan.nn.embeddings import chosen_columns, goal_feature_size, goal_features
-from diffplan.process import SCHEDULES, Process, ddpm, rddm
+from diffplan.process import Process
 from diffplan.proposal import Proposer, ProposerSpec
 from diffplan.proposer import build_proposer
-from diffplan.value import Value
+from diffplan.value import NoisyValue, Value
 
 _FIT_WINDOWS = 8192
 _CANDIDATES = 16  # plans per decision where there is a goal
@@ -41,27 +43,14 @@ class ModelSpec:
         return len(self.goal_columns)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one joint update draws from the data, in environment units.
-
-    plain: windows that teach the denoiser to plan without a proposal, None if it need not.
-    followed: windows with an action that teach to act on a proposal, None if nothing does.
-    """
-
-    windows: Windows
-    transitions: Transitions
-    valued: Valued
-    plain: Windows | None = None
-    followed: Windows | None = None
-
-
 class PlannerModel(nn.Module):
     """Proposer, denoiser, inverse dynamics and value over one normalised state space.
 
     The plan tensor x [B, rows, D] is what the diffusion model works on. With
     `space="displacement"` row k-1 is (s_k - s_0) / plan_scale[k-1], H rows; with
     `space="absolute"` row k is the normalised s_k, H+1 rows, row 0 pinned to the current state.
+    With `plan.actions` the scaled actions that lead to s_k stand beside it, one per environment
+    step, zeros beside the current state.
     Parts that a configuration never uses are None.
     """
 
@@ -69,6 +58,7 @@ class PlannerModel(nn.Module):
     action_high: Tensor
     plan_scale: Tensor
     residual_rms: Tensor
+    residual_cosine: Tensor
     residual_known: Tensor
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
@@ -79,6 +69,7 @@ class PlannerModel(nn.Module):
         plan, options = config.plan, config.denoiser
         self.absolute = plan.space == "absolute"
         self.rows = plan.horizon + self.absolute
+        self.plan_dim = spec.state_dim + plan.actions * plan.stride * spec.action_dim
         asked = config.data.use_returns
         self.use_returns = asked if asked is not None else not spec.goal_dim
         self.states = Normaliser(spec.state_dim)
@@ -88,11 +79,21 @@ class PlannerModel(nn.Module):
         self.register_buffer("action_high", torch.ones(spec.action_dim))
         self.register_buffer("plan_scale", torch.ones(plan.horizon, spec.state_dim))
         self.register_buffer("residual_rms", torch.ones(self.rows, spec.state_dim))
+        self.register_buffer("residual_cosine", torch.ones(()))
         self.register_buffer("residual_known", torch.zeros(()))
 
-        self.plain_process: Process = ddpm(SCHEDULES[options.schedule](options.schedule_levels))
+        betas = SCHEDULES[options.schedule](options.schedule_levels)
+        self.plain_process: Process = ddpm(betas)
         self.main_process = (
-            rddm(options.levels) if options.process == "rddm" else self.plain_process
+            self.plain_process
+            if options.process == "ddpm"
+            else build_process(
+                options.process,
+                levels=options.levels,
+                betas=betas,
+                path=options.path,
+                gamma=options.gamma,
+            )
         )
         self.proposer = self._build_proposer() if self.needs_proposer(config) else None
         self.denoiser = self._build_denoiser() if config.planning.start != "none" else None
@@ -110,11 +111,23 @@ class PlannerModel(nn.Module):
             heads.expectile,
             heads.value_members,
         )
+        self.noisy_value = (
+            NoisyValue(
+                self.rows,
+                self.plan_dim,
+                spec.state_dim + goal_feature_size(spec.goal_dim),
+                options.features,
+                heads.width,
+                heads.depth,
+            )
+            if heads.noisy_value
+            else None
+        )
 
     @staticmethod
     def needs_proposer(config: Config) -> bool:
         """Whether anything in the configuration uses proposals."""
-        uses = config.denoiser.use_proposal or config.denoiser.process == "rddm"
+        uses = config.denoiser.use_proposal or config.denoiser.process != "ddpm"
         return uses or config.planning.start != "noise"
 
     def _build_proposer(self) -> Proposer:
@@ -128,7 +141,7 @@ class PlannerModel(nn.Module):
         return build_proposer(spec, self.config.proposer)
 
     def _build_denoiser(self) -> Denoiser:
-        options, dim = self.config.denoiser, self.spec.state_dim
+        options, dim = self.config.denoiser, self.plan_dim
         sizes = (
             {"base": options.width}
             if options.network == "unet"
@@ -143,8 +156,9 @@ class PlannerModel(nn.Module):
         encoder = ConditionEncoder(
             options.features,
             # inside the plan the first state is pinned, not a condition
-            state_dim=0 if self.absolute else dim,
-            goal_dim=goal_feature_size(self.spec.goal_dim),
+            state_dim=0 if self.absolute else self.spec.state_dim,
+            # nor is a goal that stands at the end of the plan
+            goal_dim=0 if self.config.plan.pin_goal else goal_feature_size(self.spec.goal_dim),
             use_returns=self.use_returns,
         )
         denoiser = Denoiser(
@@ -194,20 +208,47 @@ class PlannerModel(nn.Module):
         """Environment actions [..., A] to [-1, 1]."""
         return 2 * (actions - self.action_low) / (self.action_high - self.action_low) - 1
 
-    def to_plan(self, start: Tensor, states: Tensor) -> Tensor:
-        """Normalised start [B, D] and future states [B, H, D] -> plan tensor [B, rows, D]."""
+    def environment_actions(self, scaled: Tensor) -> Tensor:
+        """Scaled actions [..., A] to the environment's units, within its bounds."""
+        share = (scaled.clamp(-1, 1) + 1) / 2
+        return self.action_low + share * (self.action_high - self.action_low)
+
+    def to_plan(self, start: Tensor, states: Tensor, actions: Tensor | None = None) -> Tensor:
+        """Normalised start [B, D] and future states [B, H, D] -> plan tensor [B, rows, D].
+
+        actions: [B, H, stride, A] scaled, where plans hold them.
+        """
         if self.absolute:
-            return torch.cat([start[:, None], states], 1)
-        return (states - start[:, None]) / self.plan_scale
+            x = torch.cat([start[:, None], states], 1)
+        else:
+            x = (states - start[:, None]) / self.plan_scale
+        if actions is None:
+            return x
+        beside = actions.flatten(2)
+        if self.absolute:
+            beside = torch.cat([torch.zeros_like(beside[:, :1]), beside], 1)
+        return torch.cat([x, beside], -1)
 
     def from_plan(self, start: Tensor, x: Tensor) -> Tensor:
         """Plan tensor [B, rows, D] -> normalised states [B, H+1, D], the first the current one."""
+        x = x[..., : self.spec.state_dim]
         if self.absolute:
             return x
         return torch.cat([start[:, None], start[:, None] + x * self.plan_scale], 1)
 
+    def planned_actions(self, x: Tensor) -> Tensor:
+        """Plan tensor [B, rows, D] -> scaled actions [B, H, stride, A] that lead to each state."""
+        beside = x[:, int(self.absolute) :, self.spec.state_dim :]
+        return beside.unflatten(-1, (self.config.plan.stride, self.spec.action_dim))
+
+    def pinned_start(self, start: Tensor) -> Tensor:
+        """Row 0 of an absolute plan [B, D] for normalised states [B, D]."""
+        return nn.functional.pad(start, (0, self.plan_dim - self.spec.state_dim))
+
     def condition(self, start: Tensor, goal: Tensor | None, returns: Tensor | None) -> Condition:
         """Denoiser conditions from normalised start [B, D], goal [B, G], return [B]."""
+        if self.config.plan.pin_goal:
+            goal = None
         if goal is not None:
             goal = goal_features(start, goal, self.spec.goal_columns)
         state = None if self.absolute else start
@@ -215,10 +256,13 @@ class PlannerModel(nn.Module):
 
     @property
     def noise_scale(self) -> Tensor | None:
-        """Start noise of the main process [rows, D] in plan units; None if it takes none."""
+        """Noise of the main process [rows, D] in plan units; None if it takes none."""
         if not self.main_process.scaled:
             return None
-        return self.config.denoiser.kappa * self.residual_rms
+        options, measured = self.config.denoiser, self.residual_rms
+        if options.residual_scale == "one":
+            measured = measured.square().mean().sqrt().expand_as(measured)
+        return options.kappa * measured
 
     @property
     def residual_level(self) -> float:
@@ -231,143 +275,25 @@ class PlannerModel(nn.Module):
     def plain_rows(self) -> int:
         """Windows without a proposal that an update needs, so that they are `plain_share`."""
         options = self.config.denoiser
-        if self.denoiser is None or options.process != "rddm":
+        if self.denoiser is None or not options.use_proposal:
             return 0
         rows = self.config.training.batch_size * options.draws
         return round(rows * options.plain_share / (1 - options.plain_share))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of one joint update, one entry per part; their sum is minimised."""
-        windows = batch.windows
-        losses: dict[str, Tensor] = {}
-        z = self.states(windows.states)
-        goal, returns = self.goal(windows.goals), self.normalised_returns(windows.returns)
-        proposed: Tensor | None = None
-        if self.proposer is not None:
-            loss, proposal = self.proposer.loss(z, goal, returns, windows.mask)
-            losses["proposer"] = _weighted(loss, windows.weight)
-            proposed = proposal.states
-        if self.denoiser is not None:
-            losses |= self._denoiser_losses(windows, proposed, batch.plain, generator)
-        step = batch.transitions
-        losses["inverse_dynamics"] = self.inverse_dynamics.loss(
-            self.states(step.states),
-            self.states(step.ahead),
-            step.lag / self.config.plan.stride,
-            self.scaled_actions(step.actions),
-        )
-        if batch.followed is not None:
-            losses["inverse_dynamics_proposed"] = self._following_loss(batch.followed)
-        valued = batch.valued
-        losses["value"] = self.value.loss(
-            self.states(valued.states),
-            self.goal(valued.goals),
-            self.scaled_actions(valued.actions) if self.value.uses_action else None,
-            self.normalised_returns(valued.returns),
-        )
-        return losses
+        return joint_losses(self, batch, generator)
 
     @property
     def follows_proposals(self) -> bool:
         """Whether the inverse dynamics also learns what to do where a proposal leads."""
         return self.config.heads.follow_proposals and self.proposer is not None
 
-    def _following_loss(self, windows: Windows) -> Tensor:
-        """Squared error of the data's action given the first proposed state, not the true one.
-
-        A plan is off by the model's error. Trained on true pairs alone the network takes that for
-        intention, and a fast gait falls over the wrong actions that follow.
-        """
-        acted = windows.acted
-        assert acted is not None and self.proposer is not None
-        target = self.normalised_returns(windows.returns[:, 0]) if self.use_returns else None
-        start = self.states(windows.states[:, 0])
-        with torch.no_grad():
-            ahead = self.proposer.propose(start, self.goal(windows.goals), target, horizon=1)
-        lag = acted.lag / self.config.plan.stride
-        actions = self.inverse_dynamics(self.states(acted.states), ahead.states[:, 0], lag)
-        error = (actions - self.scaled_actions(acted.actions)).square().mean(-1)
-        return _weighted(error, acted.mask * windows.weight)
-
-    def _denoiser_losses(
-        self,
-        windows: Windows,
-        proposed: Tensor | None,
-        plain: Windows | None,
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """Losses of the main process and of plain DDPM, from one pass through the network.
-
-        Every window of the main share is noised `draws` times: the draws share its proposal,
-        which is what costs. Plain windows need no proposal and are drawn once each.
-        """
-        assert self.denoiser is not None
-        options = self.config.denoiser
-        rows = [self._denoiser_rows(windows, options.draws)]
-        if plain is not None:
-            rows.append(self._denoiser_rows(plain, 1))
-        x0, mask = torch.cat([r[0] for r in rows]), torch.cat([r[1] for r in rows])
-        parts = [r[2] for r in rows]
-        condition = Condition(
-            *(
-                None
-                if (first := getattr(parts[0], name)) is None
-                else torch.cat([first, *(getattr(part, name) for part in parts[1:])])
-                for name in ("state", "goal", "returns")
-            )
-        )
-        main = len(rows[0][0])
-        is_plain = torch.arange(len(x0), device=x0.device) >= main
-        x_hat: Tensor | None = None
-        if proposed is not None and (options.use_proposal or options.process == "rddm"):
-            x_hat = self.to_plan(self.states(windows.states[:, 0]), proposed)
-            x_hat = torch.cat([x_hat.repeat_interleave(options.draws, 0), x0[main:]])
-
-        def uniform() -> Tensor:
-            return torch.rand(len(x0), generator=generator).to(x0.device)
-
-        chances = {
-            "state": options.drop_state,
-            "goal": options.drop_goal,
-            "returns": options.drop_returns,
-        }
-        drop = {name: uniform() < chance for name, chance in chances.items() if chance}
-        loss = self.denoiser.loss(
-            x0,
-            x_hat,
-            is_plain,
-            self.main_process,
-            self.plain_process,
-            uniform(),
-            torch.randn(x0.shape, generator=generator).to(x0.device),
-            self.noise_scale,
-            condition,
-            drop,
-            mask,
-            pin_first=self.absolute,
-        )
-        weight = windows.weight.repeat_interleave(options.draws)
-        losses = {"denoiser": _weighted(loss[:main], weight)}
-        if plain is not None:
-            losses["denoiser_plain"] = _weighted(loss[main:], plain.weight)
-        return losses
-
-    def _denoiser_rows(self, windows: Windows, draws: int) -> tuple[Tensor, Tensor, Condition]:
-        """Clean plans [B*draws, rows, D], their mask and conditions."""
-        z = self.states(windows.states)
-        x0 = self.to_plan(z[:, 0], z[:, 1:])
-        mask = windows.mask
-        if self.absolute:
-            mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
-        returns = self.normalised_returns(windows.returns[:, 0])
-        condition = self.condition(z[:, 0], self.goal(windows.goals), returns)
-        if draws == 1:
-            return x0, mask, condition
-        return (
-            x0.repeat_interleave(draws, 0),
-            mask.repeat_interleave(draws, 0),
-            condition.repeat(draws),
-        )
+    def value_condition(self, start: Tensor, goal: Tensor | None) -> Tensor:
+        """What the noisy value knows beside the plan [B, C]: normalised start and goal."""
+        if goal is None:
+            return start
+        return torch.cat([start, goal_features(start, goal, self.spec.goal_columns)], -1)
 
     @torch.no_grad()
     def measure_residual(self, windows: Windows, rate: float) -> float:
@@ -382,17 +308,24 @@ class PlannerModel(nn.Module):
         self.proposer.eval()  # without dropout, as at planning time
         proposal = self.proposer.propose(z[:, 0], self.goal(windows.goals), target)
         self.proposer.train(self.training)
-        error = self.to_plan(z[:, 0], proposal.states) - self.to_plan(z[:, 0], z[:, 1:])
+        proposed = self.to_plan(z[:, 0], proposal.states)
+        wanted = self.to_plan(z[:, 0], z[:, 1:])
+        error = proposed - wanted
         mask = windows.mask * windows.weight.unsqueeze(-1)
         if self.absolute:
             mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
         squares = (error.square() * mask.unsqueeze(-1)).sum(0)
         rms = (squares / mask.sum(0).clamp(min=1e-6).unsqueeze(-1)).sqrt()
-        self.residual_rms.lerp_(rms, 1.0 if not self.residual_known else rate)
+        rate = 1.0 if not self.residual_known else rate
+        self.residual_rms.lerp_(rms, rate)
+        flat = (mask.unsqueeze(-1) * x for x in (proposed, wanted))
+        self.residual_cosine.lerp_(_cosine(*flat), rate)
         self.residual_known.fill_(1.0)
         return float(rms.square().mean().sqrt())
 
 
-def _weighted(loss: Tensor, weight: Tensor) -> Tensor:
-    """Mean of per-window losses [B] by weight [B]: a scalar."""
-    return (weight * loss).sum() / weight.sum().clamp(min=1e-6)
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Mean cosine between plans [B, rows, D], of those that are not zero: a scalar."""
+    a, b = a.flatten(1), b.flatten(1)
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    return ((a * b).sum(1)[norms > 0] / norms[norms > 0]).mean()

@@ -16,15 +16,15 @@ from torch import Tensor
 from diffplan import guidance
 from diffplan.config import PlanningConfig
 from diffplan.errors import DiffplanError
+from diffplan.grids import consecutive_grid, time_grid
 from diffplan.model import PlannerModel
-from diffplan.process import STARTS, Process, consecutive_grid, time_grid
+from diffplan.process import FAR, STARTS, Process
 from diffplan.proposal import Proposal
 from diffplan.samplers import SAMPLERS
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0
 _LEAST_RETURN = 1e-3  # the value network resolves no less
-_FULL_NOISE = 0.05  # a chain whose last a_t is larger never reaches noise
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Plan:
     proposal: [B, K, H+1, D], before refinement (the candidates themselves without a proposer).
     candidates: [B, K, H+1, D], after it. values: [B, K]. chosen: [B] index into K.
     states: [B, H+1, D], the chosen candidate. returns: [B, K, H] proposed returns-to-go, None
-    without a proposer.
+    without a proposer. actions: [B, H, stride, A] scaled, of the chosen candidate, None where plans
+    hold none.
     """
 
     proposal: Tensor
@@ -72,6 +73,7 @@ class Plan:
     chosen: Tensor
     states: Tensor
     returns: Tensor | None
+    actions: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
     if steps == 0 and settings.start != "noise":
         return None
     process, grid = _levels(model, settings)
-    start: str = settings.start
+    start: str = "process" if settings.start == "noise" else settings.start
     if reuse:
         start, grid = "sdedit", time_grid(min(settings.reuse_level, process.T), steps)
     model.denoiser.check_process(process, grid[:-1])
@@ -147,11 +149,19 @@ def make_plan(
         values = candidates.new_full((rows, k), math.nan)
     chosen = select(values, noise.select, settings)
     candidates = candidates.unflatten(0, (rows, k))
+    actions = None
+    if model.config.plan.actions:
+        actions = model.planned_actions(x).unflatten(0, (rows, k))
     if k == 1 or settings.select == "first":
         states = candidates[:, 0]
+        actions = None if actions is None else actions[:, 0]
     else:
-        states = candidates[torch.arange(rows, device=chosen.device), chosen]
-    return Plan(proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later)
+        row = torch.arange(rows, device=chosen.device)
+        states = candidates[row, chosen]
+        actions = None if actions is None else actions[row, chosen]
+    return Plan(
+        proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later, actions
+    )
 
 
 def propose(
@@ -214,63 +224,86 @@ def optimise(
     # in training only samples of the main process show the network the proposal
     seen = x_hat if denoiser.use_proposal and process is model.main_process else None
     scale = model.noise_scale if process.scaled else None
+    shift = x_hat if any(process.r[t] for t in grid) else None
     condition = model.condition(start, context.goal, context.returns)
     encoded = denoiser.encode(condition)
-    if settings.guidance_weight == 1.0:
-        denoise = denoiser.bind(process, grid, encoded, proposal=seen, scale=scale, time=chain.time)
+    inputs = {"proposal": seen, "shift": shift, "time": chain.time}
+    if settings.conditional_weight == 1.0:
+        denoise = denoiser.bind(process, grid, encoded, **inputs)
     else:
         everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
         dropped = {"goal": everything, "returns": everything}
-        pair = denoiser.pair(
+        without = denoiser.encode(condition, dropped)
+        pair = denoiser.pair(process, grid, encoded, without, **inputs)
+        denoise = guidance.classifier_free_batched(pair, settings.conditional_weight)
+    if settings.value_guidance:
+        denoise = guidance.value_gradient(
+            denoise,
+            _value_gradient(model, context, process),
             process,
-            grid,
-            encoded,
-            denoiser.encode(condition, dropped),
-            proposal=seen,
-            scale=scale,
-            time=chain.time,
+            settings.value_guidance,
+            settings.value_guidance_until,
         )
-        denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
-    x = STARTS[chain.start](process, grid[0], x_hat, noise.start.flatten(0, 1), scale)
     if settings.clip is not None:
         denoise = guidance.clip(denoise, settings.clip)
     if model.absolute:  # after the clip: the current state may lie outside
-        denoise = guidance.pin(denoise, 0, start)
-    steps = None if noise.steps is None else noise.steps.flatten(1, 2)
+        denoise = guidance.pin(denoise, 0, model.pinned_start(start))
+    if model.config.plan.pin_goal and context.goal is not None:
+        denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
+    first = settings.noise * noise.start.flatten(0, 1)
+    steps = None if noise.steps is None else settings.noise * noise.steps.flatten(1, 2)
     options = {"eta": settings.eta} if settings.sampler == "ddim" else {}
     return SAMPLERS[settings.sampler](
         denoise,
         process,
         grid,
-        x,
-        proposal=x_hat if process.r[grid[0]] else None,
+        STARTS[chain.start](process, grid[0], x_hat, first, scale),
+        proposal=shift,
         scale=scale,
         noise=steps,
         **options,
     )
 
 
+def _value_gradient(model: PlannerModel, context: Context, process: Process) -> guidance.Gradient:
+    """Gradient of the noisy value in x_t, for the rows of the context."""
+    value = model.noisy_value
+    assert value is not None
+    condition = model.value_condition(context.state, context.goal)
+
+    def gradient(x: Tensor, t: int) -> Tensor:
+        # what engines make in inference mode cannot be differentiated, copies can
+        with torch.inference_mode(False), torch.enable_grad():
+            moved = x.clone().requires_grad_()
+            level = torch.full((len(x),), t / process.T, device=x.device)
+            result = value(moved, level, condition.clone()).sum()
+            return torch.autograd.grad(result, moved)[0]
+
+    return gradient
+
+
 def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tuple[int, ...]]:
     """The process and the table indices to visit."""
-    if settings.start == "rddm":
-        if not model.main_process.scaled:
+    if settings.start == "process":
+        process = model.main_process
+        if process.a[-1] > FAR:
             raise DiffplanError(
-                "planning.start is 'rddm', but the denoiser was trained with process ddpm; "
-                "expected 'sdedit', 'published' or 'noise'"
+                f"planning.start is 'process', but the denoiser's process ends at a = "
+                f"{process.a[-1]:.2f} (expected at most {FAR}); expected 'sdedit' or 'published'"
             )
-        return model.main_process, time_grid(model.main_process.T, settings.steps)
+        return process, time_grid(process.T, settings.steps)
     process = model.plain_process
     if settings.start == "noise":
-        if process.a[-1] > _FULL_NOISE:
+        if process.a[-1] > FAR:
             raise DiffplanError(
                 f"planning.start is 'noise', but the schedule ends at a = {process.a[-1]:.2f}, far "
-                "from noise (expected at most 0.05); train with --denoiser.schedule cosine"
+                f"from noise (expected at most {FAR}); train with --denoiser.schedule cosine"
             )
         return process, time_grid(process.T, settings.steps)
     if settings.start == "published":
         level = settings.start_level or settings.steps
     else:
-        level = settings.start_level or matching_level(model, settings.steps)
+        level = settings.start_level or matching_level(model, settings)
     if level > process.T:
         raise DiffplanError(
             f"planning.start_level is {level}, expected at most {process.T}, the schedule's length"
@@ -280,16 +313,23 @@ def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tup
     return process, time_grid(level, settings.steps)
 
 
-def matching_level(model: PlannerModel, steps: int) -> int:
-    """The level whose noise-to-signal ratio is the proposals' held-out error, at least `steps`.
+def matching_level(model: PlannerModel, settings: PlanningConfig) -> int:
+    """The level that the held-out proposals are as good as, at least `steps`.
 
-    Much below it the error stays, much above it the proposal is forgotten (SDEdit, arXiv
-    2108.01073, section 4.1).
+    residual: where the noise-to-signal ratio is their error; much below it the error stays, much
+    above it the proposal is forgotten (SDEdit, arXiv 2108.01073, section 4.1). cosine: where the
+    signal sqrt(abar) is their cosine to the data, as the two are equal for a noised plan of unit
+    size (OSCAR, arXiv 2505.16091, maps its bit rate to a level).
     """
-    process, error = model.plain_process, model.residual_level
-    ratios = [process.sigma[t] / process.a[t] for t in range(1, process.T + 1)]
-    nearest = min(range(process.T), key=lambda i: abs(ratios[i] - error)) + 1
-    return max(nearest, steps)
+    process = model.plain_process
+    levels = range(1, process.T + 1)
+    if settings.start_rule == "cosine":
+        cosine = float(model.residual_cosine)
+        nearest = min(levels, key=lambda t: abs(process.a[t] - cosine))
+    else:
+        error = model.residual_level
+        nearest = min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - error))
+    return max(nearest, settings.steps)
 
 
 def evaluate(model: PlannerModel, context: Context, candidates: Tensor) -> Tensor:
@@ -357,8 +397,7 @@ def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Te
     state: [B, D] and ahead: [B, D] normalised. lag: [B], steps left until `ahead` is due, as a
     fraction of the stride. Returns actions [B, A] in environment units, within the bounds.
     """
-    scaled = model.inverse_dynamics(state, ahead, lag).clamp(-1, 1)
-    return model.action_low + (scaled + 1) * (model.action_high - model.action_low) / 2
+    return model.environment_actions(model.inverse_dynamics(state, ahead, lag))
 
 
 def _repeat(context: Context, k: int) -> Context:

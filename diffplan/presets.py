@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from diffplan.config import Config, get_config
+from diffplan.config import Config
+from diffplan.planners import get_config
 
 SOURCE = "RenMing-Huang/TrajectoryDiffuser main.py @6bd98fa"
 
@@ -38,11 +39,21 @@ REWARD_REFINING: dict[str, Any] = {
 }
 """Beside them for trajectory-diffuser, which refines proposals."""
 
+REWARD_PROCESSES: dict[str, Any] = {
+    "planning.steps": 5,
+    "planning.temperature": 0.0,
+    "planning.candidates": 4,
+}
+"""Beside REWARD_SETTINGS for ours with other forward processes, from their own starts."""
+
+_PROCESSES = ("resfusion", "interpolant", "rectified-flow", "diffuse-vae", "conditioned")
+_OURS = ("trajectory-diffuser", "proposer-only", "from-noise", *_PROCESSES)
+
 REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "*halfcheetah*": (
         {"plan.stride": 1, "planning.keep": 1, "planning.target_quantile": 0.6},
         {
-            "planning.start": "rddm",
+            "planning.start": "process",
             "planning.steps": 3,
             "planning.start_level": None,
             "planning.candidates": 1,
@@ -67,6 +78,49 @@ REWARD_REASON = (
     "mixture a high target asks for what few episodes show: with quantiles 0.9, 0.75 and 0.6 the "
     "proposal alone returns 10555, 10435, 11454, and refined from its own residual noise 11543."
 )
+
+# --- Other papers' planners --------------------------------------------------------------------
+
+_MAZE_DIFFUSER: dict[str, Any] = {
+    "plan.horizon": 32,
+    "plan.stride": 8,
+    "plan.pin_goal": True,
+    "heads.noisy_value": False,
+    "planning.value_guidance": 0.0,
+    "planning.candidates": 1,
+    "planning.keep": 8,
+}
+_MAZE_VETERAN: dict[str, Any] = {"plan.horizon": 31, "plan.stride": 15}
+_MAZE_TRANSFORMER: dict[str, Any] = {"data.discount": 0.99, "planning.target": "kept"}
+
+BASELINES: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
+    ("diffuser", "goal"): (
+        _MAZE_DIFFUSER,
+        "Janner et al. 2022, arXiv 2205.09991: inpainting between start and goal over 256 steps, "
+        "here in jumps of 8",
+    ),
+    ("diffuser", "hopper-medium-expert*"): (
+        {"planning.value_guidance": 1e-4, "planning.value_guidance_until": 4},
+        "jannerm/diffuser config/locomotion.py @1d6414a",
+    ),
+    ("diffuser", "*halfcheetah*"): (
+        {
+            "plan.horizon": 3,
+            "planning.value_guidance": 1e-3,
+            "planning.value_guidance_until": 4,
+        },
+        "jannerm/diffuser config/locomotion.py @1d6414a",
+    ),
+    ("diffusion-veteran", "goal"): (
+        _MAZE_VETERAN,
+        "Lu et al. 2025, arXiv 2503.00535: 32 states in jumps of 15",
+    ),
+    ("decision-transformer", "goal"): (
+        _MAZE_TRANSFORMER,
+        "returns-to-go of a goal that is kept do not run out",
+    ),
+}
+"""(configuration, "goal" or a pattern of a dataset without a goal) -> settings, their source."""
 
 # --- As published --------------------------------------------------------------------------------
 
@@ -198,6 +252,8 @@ def _rewards(config_name: str, task: str | None = None) -> Preset:
     """Ours; task: a pattern of REWARD_BY_TASK."""
     refines = config_name == "trajectory-diffuser"
     settings = REWARD_SETTINGS | (REWARD_REFINING if refines else {})
+    if config_name in _PROCESSES:
+        settings = settings | REWARD_PROCESSES
     if task is None:
         return Preset("data without a goal", settings, REWARD_SOURCE)
     shared, refining = REWARD_BY_TASK[task]
@@ -211,8 +267,12 @@ def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
     dataset: a D4RL name, "hopper-medium-v2"; any other name is one that nothing is published for.
     has_goal: whether the data hold goals (`layout.goal_dim > 0`).
     """
+    for (name, data), (settings, source) in BASELINES.items():
+        fits = has_goal if data == "goal" else not has_goal and _matches(dataset.lower(), (data,))
+        if name == config_name and fits:
+            return Preset("data with a goal" if data == "goal" else data, settings, source)
     if config_name != "trajectory-diffuser-published":
-        if has_goal:
+        if has_goal or config_name not in _OURS:
             return None
         tasks = (task for task in REWARD_BY_TASK if _matches(dataset.lower(), (task,)))
         return _rewards(config_name, next(tasks, None))
@@ -224,15 +284,23 @@ def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
 
 def presets_of(config_name: str) -> list[Preset]:
     """Every preset that a named configuration can get, one for each kind of data."""
-    if config_name != "trajectory-diffuser-published":
+    if config_name in _OURS:
         return [_rewards(config_name, task) for task in (None, *REWARD_BY_TASK)]
+    if config_name != "trajectory-diffuser-published":
+        return [
+            Preset(data, settings, source)
+            for (name, data), (settings, source) in BASELINES.items()
+            if name == config_name
+        ]
     return [_published(row, has_goal) for row in RELEASED for has_goal in (False, True)]
 
 
 def why_none(config_name: str, dataset: str) -> str:
     """Why `preset_for` found none, in a line."""
-    if config_name != "trajectory-diffuser-published":
+    if config_name in _OURS:
         return "the defaults are made for goal-reaching data"
+    if config_name != "trajectory-diffuser-published":
+        return "its defaults are those of its paper"
     for pattern, reason in NOT_RELEASED.items():
         if _matches(dataset, (pattern,)):
             return reason

@@ -1,24 +1,25 @@
-"""Forward processes as tables of floats, the grids that walk through them, and start rules.
+"""Forward processes as tables of floats, and the rules by which the reverse chain starts.
 
 Every way of linking a proposal x̂ to data x0 used here is one row of
 
     x_t = a_t x0 + r_t x̂ + sigma_t eps,    eps ~ N(0, I),
 
-with t = 0 clean and t = T the far end. DDPM (Ho et al. 2020, arXiv 2006.11239) has r = 0; RDDM (Liu
-et al. 2024, arXiv 2308.13712) moves from the data to the proposal. Coefficients are Python floats,
-computed in float64 once.
+with t = 0 clean and t = T the far end. What a network predicts is a row of three floats as well,
+target = p_t x0 + q_t x̂ + w_t eps, from which `readout` gives x0 back. All of it is computed in
+float64 once.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from diffplan.errors import DiffplanError
+
+Targets = Mapping[str, tuple[tuple[float, float, float], ...]]
+"""Name of a prediction -> (p, q, w) of every level: target = p x0 + q x̂ + w eps."""
 
 
 @dataclass(frozen=True)
@@ -29,135 +30,118 @@ class Process:
     a: tuple[float, ...]
     r: tuple[float, ...]
     sigma: tuple[float, ...]
+    memory: tuple[float, ...]
+    """A chain from s to t > s keeps memory_t / memory_s of x_s and adds the rest."""
     scaled: bool = False
     """Whether sigma multiplies a noise scale [H, D] given at run time."""
+    targets: Targets = field(default_factory=dict)
+    """Predictions that this process knows beside "x0", "eps" and "v"."""
 
     def __post_init__(self) -> None:
-        if not len(self.a) == len(self.r) == len(self.sigma) >= 2:
+        if not len(self.a) == len(self.r) == len(self.sigma) == len(self.memory) >= 2:
             raise DiffplanError(
-                f"process {self.name!r}: a, r and sigma need one common length of 2 or more, "
-                f"got {len(self.a)}, {len(self.r)}, {len(self.sigma)}"
+                f"process {self.name!r}: a, r, sigma and memory need one common length of 2 or "
+                f"more, got {len(self.a)}, {len(self.r)}, {len(self.sigma)}, {len(self.memory)}"
             )
         if (self.a[0], self.r[0], self.sigma[0]) != (1.0, 0.0, 0.0):
             raise DiffplanError(
                 f"process {self.name!r} must be clean at index 0 (a=1, r=0, sigma=0), "
                 f"got {self.a[0]}, {self.r[0]}, {self.sigma[0]}"
             )
-        if min(self.sigma[1:]) <= 0:
-            raise DiffplanError(f"process {self.name!r}: sigma must be positive after index 0")
+        if min(self.sigma[1:]) <= 0 and any(self.sigma):
+            raise DiffplanError(
+                f"process {self.name!r}: sigma must be positive after index 0, or 0 throughout"
+            )
 
     @property
     def T(self) -> int:
         """The last table index: the number of steps of the full chain."""
         return len(self.a) - 1
 
+    @property
+    def noisy(self) -> bool:
+        """Whether x_t holds any noise."""
+        return any(self.sigma)
+
     def posterior_std(self, t: int, s: int) -> float:
         """Standard deviation of q(x_s | x_t, x0, x̂), in units of the scale, for s < t.
 
         With x_t = k x_s + ... + noise, Bayes' rule gives sigma_s^2 (1 - k^2 sigma_s^2 / sigma_t^2):
-        k = a_t / a_s without proposal (Ho et al. 2020, eq. 7), k = 1 for residual processes, whose
-        steps only add residual and noise (Liu et al. 2024).
+        Ho et al. 2020, eq. 7, for DDPM, Liu et al. 2024 for RDDM; for the linear interpolant with
+        Brownian noise it is the Brownian bridge from x_t to x0.
         """
-        additive = self.r[t] != 0.0
-        k = 1.0 if additive else self.a[t] / self.a[s]
-        ratio = k * self.sigma[s] / self.sigma[t]
+        if not self.noisy:
+            return 0.0
+        ratio = self.memory[t] / self.memory[s] * self.sigma[s] / self.sigma[t]
         return self.sigma[s] * math.sqrt(max(0.0, 1.0 - ratio * ratio))
 
 
-# --- Schedules -----------------------------------------------------------------------------------
+# --- What a network predicts -------------------------------------------------------------------
 
 
-def betas_linear(T: int, beta_start: float = 1e-3, beta_end: float = 2e-2) -> tuple[float, ...]:
-    """Linear betas, not rescaled by T; T = 100 with the defaults is Trajectory Diffuser's chain.
+def target_row(process: Process, prediction: str, t: int) -> tuple[float, float, float]:
+    """(p, q, w) at level t: the network's target is p x0 + q x̂ + w scale eps.
 
-    That chain ends at abar = 0.347, far from noise: it can only refine a proposal.
+    prediction: "x0", "eps", "v" = a eps - sigma x0 (Salimans & Ho 2022, arXiv 2202.00512), or one
+    of `process.targets`. DiffplanError if the process does not know it.
     """
-    _check_length(T)
-    if T == 1:
-        return (beta_start,)
-    return tuple(beta_start + (beta_end - beta_start) * i / (T - 1) for i in range(T))
-
-
-def betas_cosine(T: int, s: float = 0.008) -> tuple[float, ...]:
-    """Cosine schedule, capped at 0.999 (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17)."""
-    _check_length(T)
-
-    def f(u: float) -> float:
-        return math.cos((u + s) / (1 + s) * math.pi / 2) ** 2
-
-    return tuple(min(1 - f((i + 1) / T) / f(i / T), 0.999) for i in range(T))
-
-
-def betas_vp(T: int, b_min: float = 0.1, b_max: float = 10.0) -> tuple[float, ...]:
-    """The variance-preserving SDE in T steps (Song et al. 2021, arXiv 2011.13456, appendix C)."""
-    _check_length(T)
-    slope = (b_max - b_min) / (2 * T * T)
-    return tuple(-math.expm1(-b_min / T - slope * (2 * i + 1)) for i in range(T))
-
-
-SCHEDULES: dict[str, Callable[[int], tuple[float, ...]]] = {
-    "cosine": betas_cosine,
-    "linear": betas_linear,
-    "vp": betas_vp,
-}
-"""Betas of T steps, by the name used in configurations."""
-
-
-def ddpm(betas: Sequence[float]) -> Process:
-    """DDPM: a = sqrt(abar), r = 0, sigma = sqrt(1 - abar) (Ho et al. 2020, eq. 4)."""
-    wrong = [beta for beta in betas if not 0 < beta < 1]
-    if wrong or not betas:
-        raise DiffplanError(f"betas must lie between 0 and 1, got {wrong[0] if wrong else 'none'}")
-    abar = (1.0, *accumulate((1 - beta for beta in betas), mul))
-    return Process(
-        name="ddpm",
-        a=tuple(math.sqrt(value) for value in abar),
-        r=(0.0,) * len(abar),
-        sigma=tuple(math.sqrt(1 - value) for value in abar),
-    )
-
-
-def rddm(T: int) -> Process:
-    """RDDM from data (t = 0) to proposal plus noise (t = T) (Liu et al. 2024, forward process).
-
-    The residual enters with decreasing weights (alpha_i ∝ T..1) and the noise variance with
-    increasing ones (beta_i^2 ∝ 1..T), both summing to one; how much noise that is, the scale says.
-    """
-    _check_length(T)
-    total = T * (T + 1) // 2
-    shift = [0, *accumulate(range(T, 0, -1))]
-    variance = [0, *accumulate(range(1, T + 1))]
-    return Process(
-        name="rddm",
-        a=tuple((total - part) / total for part in shift),
-        r=tuple(part / total for part in shift),
-        sigma=tuple(math.sqrt(part / total) for part in variance),
-        scaled=True,
-    )
-
-
-def _check_length(T: int) -> None:
-    if T < 1:
-        raise DiffplanError(f"a process needs at least 1 step, got T={T}")
-
-
-# --- Grids ---------------------------------------------------------------------------------------
-
-
-def time_grid(start: int, steps: int) -> tuple[int, ...]:
-    """`steps + 1` strictly descending indices from `start` to 0, as even as integers allow."""
-    if not 1 <= steps <= start:
+    known = {
+        "x0": (1.0, 0.0, 0.0),
+        "eps": (0.0, 0.0, 1.0),
+        "v": (-process.sigma[t], 0.0, process.a[t]),
+    }
+    if prediction in known:
+        return known[prediction]
+    if prediction not in process.targets:
+        names = ", ".join((*known, *process.targets))
         raise DiffplanError(
-            f"{steps} sampling steps do not fit from level {start} to 0: use 1 to {start}"
+            f"process {process.name!r} has no prediction {prediction!r}; it has {names}"
         )
-    return tuple((2 * start * left + steps) // (2 * steps) for left in range(steps, -1, -1))
+    return process.targets[prediction][t]
 
 
-def consecutive_grid(steps: int) -> tuple[int, ...]:
-    """(steps, steps - 1, ..., 0): the last few steps of a chain, as the published '5 of 100'."""
-    if steps < 0:
-        raise DiffplanError(f"the number of sampling steps cannot be negative, got {steps}")
-    return tuple(range(steps, -1, -1))
+def readout(process: Process, prediction: str, t: int) -> tuple[float, float, float]:
+    """(i, j, k) with x0 = i x_t + j x̂ + k target at level t >= 1.
+
+    What `target_row` says, with eps eliminated by x_t. DiffplanError where x0 cannot be read off.
+    """
+    p, q, w = target_row(process, prediction, t)
+    if w == 0.0:
+        return 0.0, -q / p, 1 / p
+    if not process.noisy:
+        raise DiffplanError(
+            f"process {process.name!r} has no noise, of which prediction {prediction!r} is made: "
+            "use prediction 'x0'"
+        )
+    per = w / process.sigma[t]
+    left = p - per * process.a[t]
+    if left == 0.0:
+        raise DiffplanError(
+            f"prediction {prediction!r} cannot give x0 at level {t} of {process.name!r}, where "
+            "x_t holds nothing of x0: use prediction 'x0'"
+        )
+    return -per / left, (per * process.r[t] - q) / left, 1 / left
+
+
+def targets_at(
+    process: Process,
+    prediction: str,
+    t: Tensor,
+    x0: Tensor,
+    proposal: Tensor | None,
+    noise: Tensor,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """What the network should give [B, H, D] at the levels t [B]; arguments as for `q_sample`."""
+    if prediction == "x0":
+        return x0
+    rows = [target_row(process, prediction, level) for level in range(process.T + 1)]
+    table = torch.tensor(rows, dtype=x0.dtype).to(t.device)
+    p, q, w = table[t].reshape(-1, 3, 1, 1).unbind(1)
+    target = p * x0 + w * noise_scale(process, scale) * noise
+    if any(row[1] for row in rows):
+        target = target + q * _required(proposal, f"prediction {prediction!r}")
+    return target
 
 
 # --- Drawing x_t ---------------------------------------------------------------------------------
@@ -203,12 +187,28 @@ def q_sample(
 Start = Callable[[Process, int, Tensor | None, Tensor, Tensor | None], Tensor]
 """(process, level, proposal [B, H, D] or None, noise [B, H, D], scale [H, D] or None) -> x."""
 
+FAR = 0.05
+"""A chain whose last a_t is larger never leaves x0 behind."""
 
-def start_noise(
+
+def start_process(
     process: Process, level: int, proposal: Tensor | None, noise: Tensor, scale: Tensor | None
 ) -> Tensor:
-    """Pure noise, N(0, I) (Ho et al. 2020, algorithm 2): right where a_level is almost 0."""
-    return noise
+    """The far end of the process, r_T x̂ + sigma_T scale eps: exact for every x0, as a_T = 0.
+
+    Pure noise for DDPM (Ho et al. 2020, algorithm 2), x̂ plus scaled noise for RDDM (Liu et al.
+    2024) and interpolants, x̂ / 2 plus noise for Resfusion, x̂ plus noise for DiffuseVAE.
+    """
+    if level != process.T or abs(process.a[level]) > FAR:
+        raise DiffplanError(
+            f"the 'process' start needs the last level of a process that ends with nothing of x0 "
+            f"(a of at most {FAR}), got level {level} of {process.T} of {process.name!r} with "
+            f"a = {process.a[level]:.2f}"
+        )
+    x = process.sigma[level] * noise_scale(process, scale) * noise
+    if process.r[level]:
+        x = x + process.r[level] * _required(proposal, f"process {process.name!r}")
+    return x
 
 
 def start_sdedit(
@@ -232,24 +232,10 @@ def start_published(
     return _required(proposal, "the 'published' start")
 
 
-def start_rddm(
-    process: Process, level: int, proposal: Tensor | None, noise: Tensor, scale: Tensor | None
-) -> Tensor:
-    """x̂ + sigma_T scale eps (Liu et al. 2024): exact for every x0 as a_T = 0, so only at T."""
-    if level != process.T or process.a[level] != 0.0:
-        raise DiffplanError(
-            f"the 'rddm' start needs the last level of an rddm process, "
-            f"got level {level} of {process.T} of {process.name!r}"
-        )
-    mean = _required(proposal, "the 'rddm' start")
-    return mean + process.sigma[level] * noise_scale(process, scale) * noise
-
-
 STARTS: dict[str, Start] = {
-    "noise": start_noise,
+    "process": start_process,
     "sdedit": start_sdedit,
     "published": start_published,
-    "rddm": start_rddm,
 }
 
 

@@ -54,7 +54,10 @@ def ddim(
         if s == 0:
             return x0
         std = eta * process.posterior_std(t, s)
-        keep = math.sqrt(max(0.0, sigma[s] ** 2 - std**2)) / sigma[t]
+        if process.noisy:
+            keep = math.sqrt(max(0.0, sigma[s] ** 2 - std**2)) / sigma[t]
+        else:  # there is no eps to eliminate, but the proposal
+            keep = r[s] / r[t]
         x = (keep * x).add_(x0, alpha=a[s] - keep * a[t])
         shift = r[s] - keep * r[t]
         if proposal is not None and shift != 0.0:

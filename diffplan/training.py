@@ -36,8 +36,9 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.placement import move
 from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
+from diffplan.losses import Batch
 from diffplan.metrics import MetricsFile
-from diffplan.model import Batch, ModelSpec, PlannerModel
+from diffplan.model import ModelSpec, PlannerModel
 
 _RESIDUAL_EVERY = 100  # updates between measurements of the free-running error
 _RESIDUAL_WINDOWS = 512

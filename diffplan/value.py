@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp
+from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp, sinusoidal
 
 
 class Value(nn.Module):
@@ -59,3 +59,25 @@ class Value(nn.Module):
         weight = torch.where(error < 0, 1 - self.expectile, self.expectile)
         # twice the weight, so that tau = 0.5 is the mean squared error
         return (2 * weight * error.square()).mean(-1).sum()
+
+
+class NoisyValue(nn.Module):
+    """J(x_t, t): the return-to-go that a noisy plan leads to (Janner et al. 2022, section 3.2).
+
+    Its gradient in x_t guides the reverse steps of `guidance.value_gradient` (arXiv 2205.09991).
+    """
+
+    def __init__(
+        self, rows: int, dim: int, condition_dim: int, features: int, width: int, depth: int
+    ) -> None:
+        """rows, dim: of the plan tensor. condition_dim: columns of what the plan starts from."""
+        super().__init__()
+        self.features = features
+        self.network = mlp(rows * dim + condition_dim + features, [width] * depth, 1)
+
+    def forward(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:
+        """x: [B, rows, D]; level: t / T [B]; condition: [B, C] -> normalised return [B]."""
+        time = sinusoidal(1000.0 * level, self.features).to(x.dtype)
+        inputs = torch.cat([x.flatten(1), condition, time], -1)
+        result: Tensor = self.network(inputs).squeeze(-1)
+        return result

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from diffplan.config import CONFIGS, Config
+from diffplan.config import Config
 from diffplan.errors import DiffplanError
+from diffplan.planners import CONFIGS
 
 if TYPE_CHECKING:
     from diffplan.scripts.benchmark_ceiling import Ceiling

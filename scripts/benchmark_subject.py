@@ -13,11 +13,12 @@ import torch
 
 from diffplan import checkpoint as checkpoints
 from diffplan.agents import PlannerAgent
-from diffplan.config import CONFIGS, Config
+from diffplan.config import Config
 from diffplan.data.episodes import DatasetInfo, ObservationLayout
 from diffplan.engines import ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.model import ModelSpec, PlannerModel
+from diffplan.planners import CONFIGS
 from diffplan.presets import config_for
 
 

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 # name -> planning settings; everything else as in PlanningConfig, one candidate unless said
 ROWS: dict[str, dict[str, Any]] = {
     "proposer only": {"start": "none", "steps": 0},
-    "refined, 1 step": {"start": "rddm", "steps": 1},
-    "refined, 3 steps": {"start": "rddm", "steps": 3},
-    "refined, 5 steps": {"start": "rddm", "steps": 5},
-    "refined, 3 steps, K = 16": {"start": "rddm", "steps": 3, "candidates": 16},
+    "refined, 1 step": {"start": "process", "steps": 1},
+    "refined, 3 steps": {"start": "process", "steps": 3},
+    "refined, 5 steps": {"start": "process", "steps": 5},
+    "refined, 3 steps, K = 16": {"start": "process", "steps": 3, "candidates": 16},
     "proposer only, K = 16": {"start": "none", "steps": 0, "candidates": 16},
     "from noise, 10 steps": {"start": "noise", "steps": 10},
     "from noise, 20 steps": {"start": "noise", "steps": 20},
     "from noise, 10 steps, K = 16": {"start": "noise", "steps": 10, "candidates": 16},
     "SDEdit start, 3 steps": {"start": "sdedit", "steps": 3},
     "published start, 5 steps": {"start": "published", "steps": 5},
-    "goes on, 0 steps": {"start": "rddm", "steps": 3, "reuse": True, "reuse_steps": 0},
-    "goes on, 1 step": {"start": "rddm", "steps": 3, "reuse": True, "reuse_steps": 1},
+    "goes on, 0 steps": {"start": "process", "steps": 3, "reuse": True, "reuse_steps": 0},
+    "goes on, 1 step": {"start": "process", "steps": 3, "reuse": True, "reuse_steps": 1},
     "goes on, 3 steps": {
-        **{"start": "rddm", "steps": 3},
+        **{"start": "process", "steps": 3},
         **{"reuse": True, "reuse_steps": 3, "reuse_level": 4},
     },
 }

@@ -32,8 +32,8 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """Run all of it; returns what results.json holds."""
-        from diffplan.config import get_config
         from diffplan.envs.pointmaze import make_pointmaze
+        from diffplan.planners import get_config
         from diffplan.scripts.evaluate import Evaluate
         from diffplan.scripts.train import Train
 

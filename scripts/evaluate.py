@@ -21,10 +21,11 @@ class PlanningOptions:
     """How to plan, where it should differ from the run's own configuration."""
 
     start: Annotated[
-        Literal["rddm", "sdedit", "published", "noise", "none"] | None,
-        _own("{rddm,sdedit,published,noise,none}"),
+        Literal["process", "sdedit", "published", "noise", "none"] | None,
+        _own("{process,sdedit,published,noise,none}"),
     ] = None
-    """rddm: proposal plus scaled noise. sdedit: noised. published: raw. none: not refined."""
+    """process: its far end, for rddm proposal plus scaled noise. sdedit: the proposal noised.
+    published: raw. noise: no proposal. none: not refined."""
     steps: Annotated[int | None, _own("INT")] = None
     """Reverse steps."""
     start_level: Annotated[int | None, _own("INT")] = None

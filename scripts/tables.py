@@ -20,8 +20,8 @@ from typing import Any
 
 import tyro
 
-from diffplan.config import get_config
 from diffplan.errors import DiffplanError
+from diffplan.planners import get_config
 from diffplan.presets import NOT_RELEASED, RELEASED, REWARD_REASON, SOURCE, preset_for
 from diffplan.scripts.benchmark_report import benchmark_table
 

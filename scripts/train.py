@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from diffplan.config import CONFIGS, Config, get_config
+from diffplan.config import Config
 from diffplan.errors import DiffplanError
+from diffplan.planners import CONFIGS, get_config
 from diffplan.presets import Preset, apply, preset_for, presets_of, why_none
 
 if TYPE_CHECKING:
@@ -199,8 +200,9 @@ def _parse(args: Sequence[str], config: Config) -> Train:
     asked = args[0] == name
     listing = "\n".join(f"  {key:30} {line}" for key, (line, _) in CONFIGS.items())
     known = presets_of(name)
-    ours = name != "trajectory-diffuser-published"
-    presets = f"The {known[0]}." if ours else "It has one for most D4RL datasets."
+    published = name == "trajectory-diffuser-published"
+    listed = " ".join(f"The {preset}." for preset in known) or "It has none."
+    presets = "It has one for most D4RL datasets." if published else listed
     parsed: Train = tyro.cli(
         Train,
         args=args[1:] if asked else ["--help"],

@@ -22,11 +22,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.config import Config, PlanningConfig, get_config
+from diffplan.config import Config, PlanningConfig
 from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 from diffplan.data.windows import WindowSampler
 from diffplan.model import ModelSpec, PlannerModel
 from diffplan.planner import Context, Noise
+from diffplan.planners import get_config
 
 # Shared machines stall for longer than any deadline worth setting; CI must not fail by chance.
 hypothesis.settings.register_profile(
@@ -243,8 +244,8 @@ def plan_inputs() -> Callable[..., tuple[Context, Noise]]:
         )
         noise = Noise(
             normal(rows, k, horizon, dim + 1),
-            normal(rows, k, model.rows, dim),
-            normal(options.steps, rows, k, model.rows, dim),
+            normal(rows, k, model.rows, model.plan_dim),
+            normal(options.steps, rows, k, model.rows, model.plan_dim),
             normal(rows, k),
         )
         return context, noise

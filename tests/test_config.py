@@ -8,17 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from diffplan.config import (
-    CONFIGS,
-    Config,
-    config_from_dict,
-    config_to_dict,
-    get_config,
-    replace_planning,
-)
+from diffplan.config import Config, config_from_dict, config_to_dict, replace_planning
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
 from diffplan.planner import make_plan
+from diffplan.planners import CONFIGS, get_config
 
 Make = Callable[..., Any]
 
@@ -127,8 +121,9 @@ def test_planning_settings_can_be_replaced() -> None:
         ("denoiser.kappa", -1.0, "at least 0"),
         ("denoiser.plain_share", 1.0, "[0, 1)"),
         ("denoiser.drop_goal", -0.5, "[0, 1]"),
-        ("denoiser.prediction", "eps", "x0 with process rddm"),
-        ("denoiser.prediction", "v", "x0 with process rddm"),
+        ("planning.noise", -0.5, "at least 0"),
+        ("planning.value_guidance", 0.1, "0 for a model without a value of noisy plans"),
+        ("planning.value_guidance_until", 0, "at least 1"),
         ("heads.expectile", 1.0, "(0, 1)"),
         ("heads.expectile", 0.0, "(0, 1)"),
         ("planning.steps", -1, "at least 0"),
@@ -160,7 +155,49 @@ def test_what_cannot_work_is_refused(name: str, value: Any, expected: str) -> No
 @pytest.mark.parametrize(
     ("changes", "name", "expected"),
     [
-        ({"denoiser.process": "ddpm"}, "planning.start", "process rddm"),
+        (
+            {"denoiser.process": "ddpm", "denoiser.use_proposal": False},
+            "planning.start",
+            "noise for a network that sees no proposal",
+        ),
+        (
+            {"denoiser.process": "ddpm", "denoiser.schedule": "linear"},
+            "denoiser.schedule",
+            "cosine where planning starts at the end",
+        ),
+        ({"denoiser.process": "resfusion", "planning.steps": 15}, "planning.steps", "14 levels"),
+        (
+            {"denoiser.prediction": "eps"},
+            "denoiser.process",
+            "cannot give x0 at level 10 of 'rddm'",
+        ),
+        (
+            {"denoiser.prediction": "velocity"},
+            "denoiser.process",
+            "'rddm' has no prediction 'velocity'; it has x0, eps, v",
+        ),
+        (
+            {
+                "denoiser.process": "interpolant",
+                "denoiser.prediction": "velocity",
+                "denoiser.draws": 3,
+            },
+            "denoiser.draws",
+            "an even number",
+        ),
+        ({"denoiser.use_proposal": False}, "denoiser.use_proposal", "nothing else tells"),
+        ({"plan.pin_goal": True}, "plan.space", "absolute"),
+        ({"plan.pin_goal": True, "plan.space": "absolute"}, "data.relabel", "hindsight"),
+        ({"plan.actions": True}, "plan.actions", "proposals hold no actions"),
+        (
+            {
+                "planning.guidance_convention": "extrapolate",
+                "denoiser.drop_goal": 0.0,
+                "denoiser.drop_returns": 0.0,
+            },
+            "planning.guidance_weight",
+            "that of the conditional model",
+        ),
         (
             {"planning.start": "noise", "planning.steps": 21},
             "planning.steps",
@@ -174,8 +211,8 @@ def test_what_cannot_work_is_refused(name: str, value: Any, expected: str) -> No
         ),
         (
             {"planning.start": "noise", "denoiser.process": "ddpm", "denoiser.plain_share": 0.0},
-            "denoiser.use_proposal",
-            "False",
+            "denoiser.plain_share",
+            "above 0",
         ),
     ],
 )
@@ -185,6 +222,10 @@ def test_settings_that_exclude_each_other_are_refused(
     message = refusal(lambda: tiny_config(changes=changes))
     assert message.startswith(f"{name} is ")
     assert expected in message
+
+
+FROM_NOISE = ("from-noise", "diffuser", "decision-diffuser", "diffusion-veteran")
+UNREFINED = ("proposer-only", "decision-transformer")
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
@@ -205,6 +246,7 @@ def test_every_config_plans(name: str, kind: str, models: Make, plan_inputs: Mak
     assert plan.candidates.shape == plan.proposal.shape == (2, settings.k, *shape)
     assert torch.isfinite(plan.states).all()
     assert torch.equal(plan.states[:, 0], context.state)
-    assert (model.proposer is None) == (name == "from-noise")
-    assert (model.denoiser is None) == (name == "proposer-only")
+    assert (model.proposer is None) == (name in FROM_NOISE)
+    assert (model.denoiser is None) == (name in UNREFINED)
+    assert (plan.actions is not None) == (name == "diffuser")
     assert model.proposer is None or model.proposer.autoregressive

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.errors import DiffplanError
+from diffplan.family import betas_cosine, betas_linear, ddpm, interpolant, rddm
 from diffplan.nn import NETWORKS, Network
-from diffplan.process import betas_cosine, betas_linear, coefficients, ddpm, q_sample, rddm
+from diffplan.process import coefficients, q_sample, targets_at
 from diffplan.samplers import ddim
 
 B, H, D, G, F = 6, 4, 3, 2, 16
@@ -69,64 +70,43 @@ DOUBLE = torch.float64
 """For comparing two ways of computing the same."""
 
 
-def level(process, t: Tensor) -> Tensor:
-    return t / process.T
-
-
 # --- Conversions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
-@pytest.mark.parametrize("process", [COSINE, LINEAR], ids=["cosine", "linear"])
-def test_the_true_eps_or_v_gives_back_x0(process, prediction) -> None:
-    x0, noise = normal(B, H, D).double(), normal(B, H, D, seed=1).double()
-    t = torch.tensor([1, 2, 5, 9, 15, process.T - 1])
-    a, r, sigma = coefficients(process, t, x0.dtype)
-    truth = noise if prediction == "eps" else a * noise - sigma * x0
-    denoiser = build(Stub(lambda x: truth), prediction, use_proposal=False)
-    x_t = q_sample(process, t, x0, None, noise)
-    x0_hat = denoiser(x_t, level(process, t), a, r, sigma, condition=condition())
-    torch.testing.assert_close(x0_hat, x0, rtol=1e-9, atol=1e-9)
-    # and with floats, one level for all rows
-    t = torch.full((B,), 7)
-    a, r, sigma = coefficients(process, t, x0.dtype)
-    truth = noise if prediction == "eps" else a * noise - sigma * x0
-    floats = process.a[7], process.r[7], process.sigma[7]
-    x_t = q_sample(process, t, x0, None, noise)
-    x0_hat = denoiser(x_t, level(process, t), *floats, condition=condition())
-    torch.testing.assert_close(x0_hat, x0, rtol=1e-12, atol=1e-12)
-
-
+@pytest.mark.parametrize("prediction", ["x0", "eps", "v", "velocity"])
 @pytest.mark.parametrize("use_proposal", [True, False])
-def test_the_true_eps_of_a_residual_process_gives_back_x0(use_proposal: bool) -> None:
+@pytest.mark.parametrize("process", [COSINE, LINEAR, RDDM, interpolant(10)])
+def test_the_true_answer_gives_back_x0(process, prediction, use_proposal: bool) -> None:
+    if prediction == "velocity" and prediction not in process.targets:
+        return
     x0, proposal, noise = (normal(B, H, D, seed=seed).double() for seed in range(3))
-    scale = torch.rand(H, D).double()
-    denoiser = build(Stub(lambda x: noise), "eps", use_proposal)
-    t = torch.tensor([1, 2, 3, 4, 1, 2])
-    a, r, sigma = coefficients(RDDM, t, x0.dtype)
-    x_t = q_sample(RDDM, t, x0, proposal, noise, scale)
-    x0_hat = denoiser(x_t, level(RDDM, t), a, r, sigma * scale, proposal, condition=condition())
-    torch.testing.assert_close(x0_hat, x0, rtol=1e-10, atol=1e-10)
+    scale = torch.rand(H, D).double() + 0.1
+    t = torch.full((B,), 4)
+    x_t = q_sample(process, t, x0, proposal, noise, scale)
+    truth = targets_at(process, prediction, t, x0, proposal, noise, scale)
+    if prediction == "x0" and use_proposal:
+        truth = truth - proposal  # such a network puts out what the proposal lacks
+    denoiser = build(Stub(lambda x: truth), prediction, use_proposal)
     bound = denoiser.bind(
-        RDDM, (4, 0), denoiser.encode(condition()), proposal=proposal, scale=scale
+        process, (4, 0), denoiser.encode(condition()), proposal=proposal, shift=proposal
     )
-    x_t = q_sample(RDDM, torch.full((B,), 4), x0, proposal, noise, scale)
-    torch.testing.assert_close(bound(x_t, 4), x0, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(bound(x_t, 4), x0, rtol=1e-9, atol=1e-9)
 
 
 def test_readings_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(DiffplanError, match="eps prediction cannot give x0 at level 5 of 'rddm'"):
+    with pytest.raises(DiffplanError, match="'eps' cannot give x0 at level 5 of 'rddm'"):
         build(prediction="eps").check_process(RDDM)
     build(prediction="eps").check_process(RDDM, (4, 2))
-    with pytest.raises(DiffplanError, match="v prediction needs a variance-preserving"):
-        build(prediction="v").check_process(RDDM)
     with pytest.raises(DiffplanError, match="cannot give x0 at level 5"):
-        build(prediction="eps").bind(RDDM, (5, 3, 0), normal(B, F), scale=torch.ones(H, D))
+        build(prediction="eps").bind(RDDM, (5, 3, 0), normal(B, F))
+    with pytest.raises(DiffplanError, match="'rddm' needs a proposal"):
+        build(prediction="v").bind(RDDM, (5, 3, 0), normal(B, F))
     for prediction in ("x0", "eps", "v"):
         build(prediction=prediction).check_process(COSINE)
-    build(prediction="x0").check_process(RDDM)
-    with pytest.raises(DiffplanError, match="must be 'x0', 'eps' or 'v', got 'score'"):
-        build(prediction="score")
+    for prediction in ("x0", "v"):
+        build(prediction=prediction).check_process(RDDM)
+    with pytest.raises(DiffplanError, match="has no prediction 'velocity'"):
+        build(prediction="velocity").check_process(RDDM)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -140,10 +120,11 @@ def test_an_untrained_denoiser_returns_the_proposal_and_zero_without(network: st
         prediction="x0",
         use_proposal=True,
     )
-    proposal, present = normal(B, H, D, seed=1), torch.arange(B) % 2 == 0
-    arguments = (normal(B, H, D), torch.rand(B), 0.5, 0.5, 0.5, proposal, present, condition())
-    expected = proposal * present.view(-1, 1, 1)
-    assert torch.equal(denoiser(*arguments), expected)
+    proposal = normal(B, H, D, seed=1)
+    for given in (proposal, None):
+        bound = denoiser.bind(COSINE, (9, 0), denoiser.encode(condition()), proposal=given)
+        expected = torch.zeros_like(proposal) if given is None else given
+        assert torch.equal(bound(normal(B, H, D), 9), expected)
 
 
 # --- Conditions ----------------------------------------------------------------------------------
@@ -200,38 +181,38 @@ def test_repeated_conditions_keep_a_row_s_candidates_together() -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_an_absent_proposal_has_no_influence_even_if_it_is_not_a_number(network: str) -> None:
-    denoiser, present = build(network), torch.arange(B) % 2 == 0
-    x, proposal = normal(B, H, D), normal(B, H, D, seed=1)
-    other = proposal + 1.0
-    other[~present] = float("nan")
+def test_an_absent_proposal_has_no_influence_in_training(network: str) -> None:
+    denoiser, proposal = build(network), normal(B, H, D, seed=1)
+    other = torch.where(PLAIN.view(-1, 1, 1), torch.nan, proposal + 1.0)
+    first, second = run_loss(denoiser, proposal=proposal), run_loss(denoiser, proposal=other)
+    assert torch.equal(first[PLAIN], second[PLAIN])
+    assert (first[~PLAIN] != second[~PLAIN]).all()
 
-    def run(proposal: Tensor | None, present: Tensor | None) -> Tensor:
-        return denoiser(x, torch.rand(B) * 0 + 0.5, 0.5, 0.5, 0.5, proposal, present, condition())
 
-    first, second = run(proposal, present), run(other, present)
-    assert torch.equal(first[~present], second[~present])
-    assert (first[present] != second[present]).flatten(1).any(1).all()
-    torch.testing.assert_close(first[~present], run(None, None)[~present])
-    torch.testing.assert_close(first[present], run(proposal, None)[present])
-    # a proposal of zeros is not the same as none
-    assert not torch.allclose(run(torch.zeros_like(x), None), run(None, None), atol=1e-4)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_proposal_of_zeros_is_not_the_same_as_none(network: str) -> None:
+    denoiser, x = build(network), normal(B, H, D)
+    encoded = denoiser.encode(condition())
+    given, absent = (
+        denoiser.bind(COSINE, (9, 0), encoded, proposal=proposal)(x, 9)
+        for proposal in (torch.zeros_like(x), None)
+    )
+    assert not torch.allclose(given, absent, atol=1e-4)
 
 
 # --- Planning ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("proposed", [True, False])
-@pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
-def test_bind_is_forward_with_everything_computed_once(prediction, proposed: bool) -> None:
-    denoiser, grid = build(prediction=prediction).to(DOUBLE), (15, 9, 3, 0)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_bind_is_the_network_with_everything_computed_once(network: str) -> None:
+    denoiser, grid = build(network).to(DOUBLE).eval(), (15, 9, 3, 0)
     given = condition(dtype=DOUBLE)
-    x, proposal = normal(B, H, D).double(), normal(B, H, D, seed=1).double() if proposed else None
+    x, proposal = normal(B, H, D).double(), normal(B, H, D, seed=1).double()
     bound = denoiser.bind(COSINE, grid, denoiser.encode(given), proposal=proposal)
     for t in grid[:-1]:
-        coefs = COSINE.a[t], COSINE.r[t], COSINE.sigma[t]
-        levels = torch.full((B,), t / COSINE.T)
-        expected = denoiser(x, levels, *coefs, proposal, condition=given)
+        time = denoiser.time_features(torch.full((B,), t / COSINE.T))
+        features = time + denoiser.encode(given)
+        expected = denoiser.network(x, proposal, features) + proposal
         torch.testing.assert_close(bound(x, t), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(bound(x, 15), bound(x, 9), rtol=1e-2)
 
@@ -361,12 +342,29 @@ def test_loss_weights_plan_states_and_forgets_what_is_masked() -> None:
     assert run_loss(denoiser, mask=mask)[0] == 0.0
 
 
-def test_a_pinned_first_state_is_clean_and_has_no_weight() -> None:
+def test_entries_that_are_held_are_clean_and_have_no_weight() -> None:
+    stub = Stub(torch.zeros_like)
+    denoiser, x0 = build(stub), normal(B, H, D)
+    held = torch.zeros(H, D, dtype=torch.bool)
+    held[3, 1] = True
+    loss = run_loss(denoiser, held=held)
+    free = run_loss(denoiser)
+    shown, others = stub.seen[0][0], stub.seen[1][0]
+    assert torch.equal(shown[:, 3, 1], x0[:, 3, 1])
+    assert torch.equal(shown[:, ~held], others[:, ~held])
+    error = x0 - ~PLAIN.view(-1, 1, 1) * normal(B, H, D, seed=1)
+    torch.testing.assert_close(loss, error[:, ~held].square().mean(1))
+    assert not torch.allclose(loss, free, rtol=1e-2)
+
+
+def test_a_held_first_state_is_clean_and_has_no_weight() -> None:
     stub = Stub(torch.zeros_like)
     denoiser, x0 = build(stub), normal(B, H, D)
     mask = torch.ones(B, H)
     mask[:, 3] = 0.5
-    loss = run_loss(denoiser, pin_first=True, mask=mask)
+    held = torch.zeros(H, D, dtype=torch.bool)
+    held[0] = True
+    loss = run_loss(denoiser, held=held, mask=mask)
     free = run_loss(denoiser, mask=mask)
     assert torch.equal(stub.seen[0][0][:, 0], x0[:, 0])
     assert torch.equal(stub.seen[0][0][:, 1:], stub.seen[1][0][:, 1:])

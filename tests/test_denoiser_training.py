@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
+from diffplan.family import betas_cosine, ddpm
 from diffplan.nn import ResidualMLP
-from diffplan.process import betas_cosine, ddpm, q_sample
+from diffplan.process import q_sample
 
 F = 16
 

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from diffplan import guidance
-from diffplan.process import STARTS, betas_cosine, ddpm, rddm, time_grid
+from diffplan.family import betas_cosine, ddpm, rddm
+from diffplan.grids import time_grid
+from diffplan.process import STARTS
 from diffplan.samplers import SAMPLERS
 
 B, H, D = 4, 5, 3

@@ -1,6 +1,7 @@
 """The planner's four stages: what each does, what it keeps exact, what it refuses."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from diffplan.model import PlannerModel
 from diffplan.planner import Plan, chain_of, decode, make_plan, matching_level, select
 
 Make = Callable[..., Any]
-STARTS = ["rddm", "sdedit", "published", "noise", "none"]
+STARTS = ["process", "sdedit", "published", "noise", "none"]
 SPACES = ["displacement", "absolute"]
 SAMPLERS: list[dict[str, Any]] = [
     {"sampler": "ddim"},
@@ -92,11 +93,11 @@ def test_every_start_plans_from_one_model(
 @pytest.mark.parametrize(
     ("name", "start", "reason"),
     [
-        ("trajectory-diffuser-published", "rddm", "trained with process ddpm"),
+        ("trajectory-diffuser-published", "process", "ends at a = 0.59"),
         ("trajectory-diffuser-published", "noise", "schedule ends at a = 0.59"),
         ("proposer-only", "sdedit", "needs a denoiser"),
         ("proposer-only", "noise", "needs a denoiser"),
-        ("from-noise", "rddm", "needs a proposer"),
+        ("from-noise", "process", "needs a proposer"),
         ("from-noise", "sdedit", "needs a proposer"),
         ("from-noise", "published", "needs a proposer"),
         ("from-noise", "none", "needs a proposer"),
@@ -137,20 +138,22 @@ def test_levels_of_every_start(
         assert len(seen) == 1
         return seen[0]
 
-    assert asked(ours, start="rddm", steps=2) == ("rddm", (10, 5, 0), True)
+    assert asked(ours, start="process", steps=2) == ("rddm", (10, 5, 0), True)
     assert asked(ours, start="noise", steps=4) == ("ddpm", (20, 15, 10, 5, 0), False)
     assert asked(ours, start="published", steps=3) == ("ddpm", (3, 2, 1, 0), False)
     assert asked(ours, start="sdedit", steps=2, start_level=8) == ("ddpm", (8, 4, 0), False)
     assert asked(ours, start="published", steps=2, start_level=8) == ("ddpm", (8, 4, 0), False)
-    level = matching_level(ours, 2)
+    level = matching_level(ours, planning(ours, steps=2))
     assert asked(ours, start="sdedit", steps=2)[1][0] == level
     # the released settings: the last 5 of 100 levels, one by one, blind to the proposal
     assert asked(published, guidance_weight=1.0) == ("ddpm", (5, 4, 3, 2, 1, 0), False)
     # what goes on from the plan before starts near it, and in its own process
-    again = chain_of(ours, planning(ours, start="rddm", reuse_steps=2, reuse_level=3), reuse=True)
+    again = chain_of(
+        ours, planning(ours, start="process", reuse_steps=2, reuse_level=3), reuse=True
+    )
     assert again is not None
     assert (again.start, again.process.name, again.grid) == ("sdedit", "rddm", (3, 2, 0))
-    assert chain_of(ours, planning(ours, start="rddm", reuse_steps=0), reuse=True) is None
+    assert chain_of(ours, planning(ours, start="process", reuse_steps=0), reuse=True) is None
     # a network trained with proposals throughout sees them on plain DDPM too
     assert asked(conditioned, start="sdedit", steps=2, start_level=4)[2]
 
@@ -162,24 +165,53 @@ def test_a_start_level_beyond_the_schedule_is_refused(models: Make) -> None:
             planning(model, start="sdedit", **settings)
 
 
-def test_the_matching_level_follows_the_proposals_error(models: Make) -> None:
+@pytest.mark.parametrize("rule", ["residual", "cosine"])
+def test_the_matching_level_is_nearest_to_the_proposals_quality(models: Make, rule: str) -> None:
+    """residual: sigma / a is their error; cosine: a is their cosine to the data."""
     model = models()
-    kept = model.residual_rms.clone()
+    kept = model.residual_rms.clone(), model.residual_cosine.clone()
     process = model.plain_process
+    one = planning(model, steps=1, start_rule=rule)
     levels = []
-    for error in (0.01, 0.1, 0.3, 1.0, 3.0, 100.0):
+    for quality in (0.99, 0.95, 0.8, 0.5, 0.2, 0.01):
+        error = math.sqrt(1 / quality**2 - 1)
         model.residual_rms.fill_(error)
-        levels.append(level := matching_level(model, 1))
-        ratio = process.sigma[level] / process.a[level]
-        for other in (level - 1, level + 1):
-            if 1 <= other <= process.T:
-                worse = abs(process.sigma[other] / process.a[other] - error)
-                assert abs(ratio - error) <= worse
+        model.residual_cosine.fill_(quality)
+        levels.append(level := matching_level(model, one))
+
+        def off(t: int, quality: float = quality, error: float = error) -> float:
+            if rule == "cosine":
+                return abs(process.a[t] - quality)
+            return abs(process.sigma[t] / process.a[t] - error)
+
+        assert all(off(level) <= off(t) for t in range(1, process.T + 1))
     assert levels == sorted(levels)
     assert len(set(levels)) > 3
     model.residual_rms.fill_(0.01)
-    assert matching_level(model, 7) == 7  # as many levels as steps at least
-    model.residual_rms.copy_(kept)
+    model.residual_cosine.fill_(1.0)
+    # as many levels as steps at least
+    assert matching_level(model, planning(model, steps=7, start_rule=rule)) == 7
+    model.residual_rms.copy_(kept[0])
+    model.residual_cosine.copy_(kept[1])
+
+
+@pytest.mark.parametrize("level", [1, 4, 9, 15])
+def test_a_residual_of_known_size_gives_back_its_level(models: Make, level: int) -> None:
+    """Proposals a x0 + sigma eps of unit plans: both rules find the level, within one."""
+    model = models()
+    kept = model.residual_rms.clone(), model.residual_cosine.clone()
+    process = model.plain_process
+    generator = torch.Generator().manual_seed(level)
+    x0 = torch.randn(4000, model.rows * model.plan_dim, generator=generator)
+    noised = process.a[level] * x0 + process.sigma[level] * torch.randn(x0.shape)
+    model.residual_cosine.fill_(float(torch.cosine_similarity(noised, x0).mean()))
+    # as a proposal of the clean plan it is off by its noise over its signal
+    model.residual_rms.fill_(float((noised / process.a[level] - x0).square().mean().sqrt()))
+    for rule in ("residual", "cosine"):
+        found = matching_level(model, planning(model, steps=1, start_rule=rule))
+        assert abs(found - level) <= 1
+    model.residual_rms.copy_(kept[0])
+    model.residual_cosine.copy_(kept[1])
 
 
 def test_the_published_start_adds_no_noise_and_the_others_do(
@@ -202,7 +234,7 @@ def test_an_untrained_denoiser_returns_the_proposal(
     assert model.denoiser is not None
     for parameter in model.denoiser.network.parameters():
         torch.nn.init.zeros_(parameter)
-    plan = plan_of(model, planning(model, start="rddm", steps=3, clip=None))
+    plan = plan_of(model, planning(model, start="process", steps=3, clip=None))
     torch.testing.assert_close(plan.candidates, plan.proposal, atol=1e-5, rtol=1e-5)
 
 
@@ -329,7 +361,7 @@ def test_the_published_critic_judges_the_first_action(models: Make, plan_inputs:
 # --- Guidance ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", ["rddm", "noise"])
+@pytest.mark.parametrize("start", ["process", "noise"])
 def test_guidance_extrapolates_from_the_unconditional_plan(
     models: Make, plan_inputs: Make, start: str
 ) -> None:
@@ -397,4 +429,4 @@ def test_actions_never_leave_their_bounds(
 def test_a_start_that_refines_is_refused_without_a_denoiser(models: Make, plan_of: Make) -> None:
     model = models("proposer-only")
     with pytest.raises(DiffplanError, match="trained without one"):
-        plan_of(model, planning(model, start="rddm", steps=0))
+        plan_of(model, planning(model, start="process", steps=0))

@@ -4,8 +4,9 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from diffplan.config import CONFIGS, config_to_dict, get_config
+from diffplan.config import config_to_dict
 from diffplan.envs.d4rl_catalogue import CATALOGUE
+from diffplan.planners import CONFIGS, get_config
 from diffplan.presets import (
     NOT_RELEASED,
     RELEASED,
@@ -92,7 +93,7 @@ def test_ours_differ_for_a_task_with_reasons_of_its_own(dataset: str) -> None:
     every = config_for("trajectory-diffuser", "hopper-medium-v2", has_goal=False)
     own = config_for("trajectory-diffuser", dataset, has_goal=False)
     assert (own.plan.stride, own.planning.keep, own.planning.candidates) == (1, 1, 1)
-    assert own.planning.start == "rddm"
+    assert own.planning.start == "process"
     assert (every.plan.stride, every.planning.keep, every.planning.candidates) == (2, 4, 4)
     assert own.data == every.data
     alone = config_for("proposer-only", dataset, has_goal=False)

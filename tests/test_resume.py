@@ -260,7 +260,7 @@ def test_how_to_plan_may_change_in_a_resume_but_not_what_is_trained(
     assert_identical(straight, resumed)
     asked = options(copy, 30, resume=True)
     message = refusal(lambda: train(tiny_episodes, tiny_config("proposer-only"), asked))
-    assert "planning.start = 'rddm', got 'none'" in message
+    assert "planning.start = 'process', got 'none'" in message
 
 
 def test_a_finished_run_stays_as_it_is(

@@ -47,7 +47,8 @@ class Windows:
     states: [B, H+1, D], the first is the current one. mask: [B, H] float, 0 where the episode
     (and any padding at the goal) has ended. goals: [B, G] or None. returns: [B, H+1]
     return-to-go at each plan state. weight: [B] in [0, 1]. acted: an action of its first stride,
-    None unless asked for.
+    None unless asked for. actions: [B, H, stride, A] that lead to each state, where plans hold
+    them (`plan.actions`).
     """
 
     states: Tensor
@@ -56,6 +57,7 @@ class Windows:
     returns: Tensor
     weight: Tensor
     acted: Acted | None = None
+    actions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class WindowSampler:
             )
         self.states = torch.from_numpy(episodes.states)
         self.actions = torch.from_numpy(episodes.actions)
+        low, high = episodes.info.action_low, episodes.info.action_high
+        self.rest = (torch.tensor(low) + torch.tensor(high)) / 2
         self.first = PerEpisode(starts, starts[:-1])
         self.last = PerEpisode(starts, starts[1:] - 1)
         self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
@@ -276,7 +280,8 @@ class WindowSampler:
             returns = returns * move(inside, returns.device)
             states = take(self.states, ahead)
             step = self._acted(start, last, generator) if acted else None
-            return Windows(states, inside[:, 1:].float(), None, returns, torch.ones(batch), step)
+            mask, actions = inside[:, 1:].float(), self._actions(start, last)
+            return Windows(states, mask, None, returns, torch.ones(batch), step, actions)
 
         later = start + 1 + (torch.rand(batch, generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
@@ -307,7 +312,7 @@ class WindowSampler:
         # past its own goal a window rests, which no action of the data shows
         until = torch.where(own, goal, last)
         step = self._acted(start, until, generator) if acted else None
-        return Windows(states, mask, goals, returns, weight, step)
+        return Windows(states, mask, goals, returns, weight, step, self._actions(start, until))
 
     def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
@@ -320,6 +325,18 @@ class WindowSampler:
             take(self.actions, self.step_of[at]),
             (at < until).float(),
         )
+
+    def _actions(self, start: Tensor, until: Tensor) -> Tensor | None:
+        """The actions of windows from `start` [B], the middle of the bounds from `until` [B] on."""
+        plan = self.config.plan
+        if not plan.actions:
+            return None
+        at = start[:, None] + torch.arange(plan.horizon * plan.stride)
+        known = at < until[:, None]
+        actions = take(self.actions, self.step_of[torch.minimum(at, until[:, None])])
+        known = move(known, actions.device)
+        actions = torch.where(known[..., None], actions, self.rest.to(actions.device))
+        return actions.unflatten(1, (plan.horizon, plan.stride))
 
     def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
         """Draw state pairs one to `stride` steps apart with the action taken at the first."""

@@ -77,7 +77,7 @@ def test_planning_settings_of_a_loaded_agent(run: Path, observe: Make) -> None:
     assert (recorded["steps"], recorded["candidates"], recorded["keep"]) == (3, 2, 1)
     assert load_agent(run, candidates=None).planning["candidates"] == 1  # the model's own
     sdedit = load_agent(run, start="sdedit")
-    level = matching_level(sdedit.model, sdedit.settings.steps)
+    level = matching_level(sdedit.model, sdedit.settings)
     assert sdedit.settings.start_level == sdedit.planning["start_level"] == level
 
 

@@ -21,12 +21,12 @@ from diffplan.scripts.tables import compare_table
 
 ROWS: dict[str, dict[str, Any]] = {
     "proposer only": {"start": "none"},
-    "refined": {"start": "rddm"},
+    "refined": {"start": "process"},
     "from noise": {"start": "noise"},
 }
 # Return by start and keep: on the tuning seeds, on the others.
-TUNED = {"none": {2: 1.0, 4: 3.0, 6: 2.0}, "rddm": {2: 5.0, 4: 4.0, 6: 3.0}}
-JUDGED = {"none": {2: 10.0, 4: 20.0, 6: 90.0}, "rddm": {2: 23.0, 4: 99.0, 6: 99.0}}
+TUNED = {"none": {2: 1.0, 4: 3.0, 6: 2.0}, "process": {2: 5.0, 4: 4.0, 6: 3.0}}
+JUDGED = {"none": {2: 10.0, 4: 20.0, 6: 90.0}, "process": {2: 23.0, 4: 99.0, 6: 99.0}}
 TUNE_SEED = 500
 
 
@@ -112,8 +112,8 @@ def test_the_tuning_seeds_choose_and_the_evaluation_seeds_judge(world: World) ->
     assert world.rolled == [
         *((f"none {keep}", TUNE_SEED, 2) for keep in (2, 4, 6)),
         ("none 4", 0, 3),
-        *((f"rddm {keep}", TUNE_SEED, 2) for keep in (2, 4, 6)),
-        ("rddm 2", 0, 3),
+        *((f"process {keep}", TUNE_SEED, 2) for keep in (2, 4, 6)),
+        ("process 2", 0, 3),
         *(2 * [("WaypointController", 0, 3)]),
         ("RandomPolicy", 0, 3),
     ]
@@ -147,13 +147,13 @@ def test_a_way_that_the_model_cannot_plan_is_left_out_with_the_reason(
 
 
 def test_an_interrupted_comparison_goes_on_and_a_finished_one_stands(world: World) -> None:
-    world.interrupt_at = ("rddm 4", TUNE_SEED)
+    world.interrupt_at = ("process 4", TUNE_SEED)
     with pytest.raises(KeyboardInterrupt):
         world.compare()
     world.interrupt_at = None
     first = world.compare()
     assert [name for name, *_ in world.rolled if name.startswith("none")] == []
-    assert ("rddm 2", TUNE_SEED, 2) in world.rolled
+    assert ("process 2", TUNE_SEED, 2) in world.rolled
     again = world.compare()
     assert world.rolled == [] and world.timed == []
     assert again["rows"] == first["rows"]
@@ -165,20 +165,20 @@ def test_rows_of_another_comparison_are_not_taken_over(
 ) -> None:
     world.compare()
     if change == "settings":
-        refined = {"start": "rddm", "candidates": 8}
+        refined = {"start": "process", "candidates": 8}
         monkeypatch.setattr(compare, "ROWS", {**ROWS, "refined": refined})
     elif change == "training":
         monkeypatch.setattr(Agent, "updates", 8)
     order = list(world.compare(**({"seed": 77} if change == "seed" else {}))["rows"])
     assert order[:2] == ["proposer only", "refined"] and order[-1] == "random actions"
     again = {name.split()[0] for name, *_ in world.rolled}
-    everything = {"none", "rddm", "WaypointController", "RandomPolicy"}
-    assert again == ({"rddm"} if change == "settings" else everything)
+    everything = {"none", "process", "WaypointController", "RandomPolicy"}
+    assert again == ({"process"} if change == "settings" else everything)
 
 
 def test_times_are_of_the_fastest_round_and_spread_over_the_interval(world: World) -> None:
     report = world.compare()
-    assert world.timed == 5 * ["none", "rddm"]  # in turn
+    assert world.timed == 5 * ["none", "process"]  # in turn
     row = report["rows"]["proposer only"]
     assert row["replan_ms_median"] == 3.0 and row["between_ms_median"] == 0.5
     assert row["decision_ms_mean"] == pytest.approx((3.0 + 7 * 0.5) / 8)  # 4 strides of 2 steps

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from diffplan.config import get_config
 from diffplan.data.episodes import DatasetInfo, ObservationLayout
 from diffplan.envs.d4rl_catalogue import D4RL_FILE
 from diffplan.envs.rollout import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
+from diffplan.planners import get_config
 from diffplan.scripts import evaluation, runs
 from diffplan.scripts.evaluate import Evaluate
 from diffplan.scripts.labels import Labels
@@ -46,7 +46,7 @@ class Agent:
     layout: ObservationLayout = field(default_factory=lambda: ObservationLayout(11))
     config_name = "stub"
     stride = 2
-    planning: ClassVar[dict[str, Any]] = {"start": "rddm", "steps": 3, "start_level": None}
+    planning: ClassVar[dict[str, Any]] = {"start": "process", "steps": 3, "start_level": None}
     uses_returns = False
     engine: ClassVar[Any] = SimpleNamespace(name="eager")
 
@@ -294,7 +294,7 @@ def test_labels_are_printed_and_written(world: World, capsys: pytest.CaptureFixt
     assert results["time_limit_differs"] == "50 steps, hopper-medium-v2 has 1000"
     out = capsys.readouterr().out
     assert "D4RL hopper scale [95 % CI]" in out and "D4RL hopper score" not in out
-    assert "planning: start rddm, steps 3\n" in out
+    assert "planning: start process, steps 3\n" in out
     for note in results["notes"]:
         assert f"\n{note}\n" in out
     assert len(results["notes"]) == 5

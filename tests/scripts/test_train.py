@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from diffplan.checkpoint import list_checkpoints, read_header
-from diffplan.config import Config, get_config
+from diffplan.config import Config
 from diffplan.data.episodes import DatasetInfo, Episodes
+from diffplan.planners import get_config
 from diffplan.scripts.cli import main
 from diffplan.scripts.train import Train, _d4rl_name, _speed
 

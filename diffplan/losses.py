@@ -1,0 +1,207 @@
+"""What one joint update minimises: the losses of every part, from one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffplan.data.windows import Transitions, Valued, Windows
+from diffplan.denoiser import Condition
+from diffplan.process import q_sample
+
+if TYPE_CHECKING:
+    from diffplan.model import PlannerModel
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one joint update draws from the data, in environment units.
+
+    plain: windows that teach the denoiser to plan without a proposal, None if it need not.
+    followed: windows with an action that teach to act on a proposal, None if nothing does.
+    """
+
+    windows: Windows
+    transitions: Transitions
+    valued: Valued
+    plain: Windows | None = None
+    followed: Windows | None = None
+
+
+def joint_losses(
+    model: PlannerModel, batch: Batch, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Losses of one joint update, one entry per part; their sum is minimised."""
+    windows = batch.windows
+    losses: dict[str, Tensor] = {}
+    z = model.states(windows.states)
+    goal, returns = model.goal(windows.goals), model.normalised_returns(windows.returns)
+    proposed: Tensor | None = None
+    if model.proposer is not None:
+        loss, proposal = model.proposer.loss(z, goal, returns, windows.mask)
+        losses["proposer"] = _weighted(loss, windows.weight)
+        proposed = proposal.states
+    if model.denoiser is not None:
+        losses |= _denoiser_losses(model, windows, proposed, batch.plain, generator)
+    if model.noisy_value is not None:
+        losses["noisy_value"] = _noisy_value_loss(model, windows, generator)
+    step = batch.transitions
+    losses["inverse_dynamics"] = model.inverse_dynamics.loss(
+        model.states(step.states),
+        model.states(step.ahead),
+        step.lag / model.config.plan.stride,
+        model.scaled_actions(step.actions),
+    )
+    if batch.followed is not None:
+        losses["inverse_dynamics_proposed"] = _following_loss(model, batch.followed)
+    valued = batch.valued
+    losses["value"] = model.value.loss(
+        model.states(valued.states),
+        model.goal(valued.goals),
+        model.scaled_actions(valued.actions) if model.value.uses_action else None,
+        model.normalised_returns(valued.returns),
+    )
+    return losses
+
+
+def _denoiser_losses(
+    model: PlannerModel,
+    windows: Windows,
+    proposed: Tensor | None,
+    plain: Windows | None,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Losses of the main process and of plain DDPM, from one pass through the network.
+
+    Every window of the main share is noised `draws` times: the draws share its proposal,
+    which is what costs. Plain windows need no proposal and are drawn once each.
+    """
+    assert model.denoiser is not None
+    options = model.config.denoiser
+    rows = [_denoiser_rows(model, windows, options.draws)]
+    if plain is not None:
+        rows.append(_denoiser_rows(model, plain, 1))
+    x0, mask = torch.cat([r[0] for r in rows]), torch.cat([r[1] for r in rows])
+    parts = [r[2] for r in rows]
+    condition = Condition(
+        *(
+            None
+            if (first := getattr(parts[0], name)) is None
+            else torch.cat([first, *(getattr(part, name) for part in parts[1:])])
+            for name in ("state", "goal", "returns")
+        )
+    )
+    main = len(rows[0][0])
+    is_plain = torch.arange(len(x0), device=x0.device) >= main
+    x_hat: Tensor | None = None
+    if proposed is not None and (options.use_proposal or options.process != "ddpm"):
+        x_hat = model.to_plan(model.states(windows.states[:, 0]), proposed)
+        x_hat = torch.cat([x_hat.repeat_interleave(options.draws, 0), x0[main:]])
+
+    def uniform() -> Tensor:
+        return torch.rand(len(x0), generator=generator).to(x0.device)
+
+    chances = {
+        "state": options.drop_state,
+        "goal": options.drop_goal,
+        "returns": options.drop_returns,
+    }
+    drop = {name: uniform() < chance for name, chance in chances.items() if chance}
+    levels = uniform()
+    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    if options.prediction == "velocity":
+        # Albergo et al. 2023, section 6: gamma' grows at both ends, both signs cancel that
+        noise[1:main:2], levels[1:main:2] = -noise[:main:2], levels[:main:2]
+    loss = model.denoiser.loss(
+        x0,
+        x_hat,
+        is_plain,
+        model.main_process,
+        model.plain_process,
+        levels,
+        noise,
+        model.noise_scale,
+        condition,
+        drop,
+        mask,
+        held=_held(model, x0),
+    )
+    weight = windows.weight.repeat_interleave(options.draws)
+    losses = {"denoiser": _weighted(loss[:main], weight)}
+    if plain is not None:
+        losses["denoiser_plain"] = _weighted(loss[main:], plain.weight)
+    return losses
+
+
+def _denoiser_rows(
+    model: PlannerModel, windows: Windows, draws: int
+) -> tuple[Tensor, Tensor, Condition]:
+    """Clean plans [B*draws, rows, D], their mask and conditions."""
+    z = model.states(windows.states)
+    actions = None if windows.actions is None else model.scaled_actions(windows.actions)
+    x0 = model.to_plan(z[:, 0], z[:, 1:], actions)
+    mask = windows.mask
+    if model.absolute:
+        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+    returns = model.normalised_returns(windows.returns[:, 0])
+    condition = model.condition(z[:, 0], model.goal(windows.goals), returns)
+    if draws == 1:
+        return x0, mask, condition
+    return (
+        x0.repeat_interleave(draws, 0),
+        mask.repeat_interleave(draws, 0),
+        condition.repeat(draws),
+    )
+
+
+def _held(model: PlannerModel, x0: Tensor) -> Tensor | None:
+    """Which entries of plans [B, rows, D] stay clean in training: [rows, D]."""
+    if not model.absolute:
+        return None
+    held = torch.zeros(x0.shape[1:], dtype=torch.bool, device=x0.device)
+    held[0] = True
+    if model.config.plan.pin_goal:
+        held[-1, list(model.spec.goal_columns)] = True
+    return held
+
+
+def _noisy_value_loss(model: PlannerModel, windows: Windows, generator: torch.Generator) -> Tensor:
+    """Squared error of the value of noised plans, at the levels planning comes through."""
+    assert model.noisy_value is not None
+    x0, _, _ = _denoiser_rows(model, windows, 1)
+    process = model.plain_process
+    t = torch.randint(1, process.T + 1, (len(x0),), generator=generator).to(x0.device)
+    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    x_t = q_sample(process, t, x0, None, noise)
+    if (held := _held(model, x0)) is not None:
+        x_t = torch.where(held, x0, x_t)
+    start, goal = model.states(windows.states[:, 0]), model.goal(windows.goals)
+    value = model.noisy_value(x_t, t / process.T, model.value_condition(start, goal))
+    error = (value - model.normalised_returns(windows.returns[:, 0])).square()
+    return _weighted(error, windows.weight)
+
+
+def _following_loss(model: PlannerModel, windows: Windows) -> Tensor:
+    """Squared error of the data's action given the first proposed state, not the true one.
+
+    A plan is off by the model's error. Trained on true pairs alone the network takes that for
+    intention, and a fast gait falls over the wrong actions that follow.
+    """
+    acted = windows.acted
+    assert acted is not None and model.proposer is not None
+    target = model.normalised_returns(windows.returns[:, 0]) if model.use_returns else None
+    start = model.states(windows.states[:, 0])
+    with torch.no_grad():
+        ahead = model.proposer.propose(start, model.goal(windows.goals), target, horizon=1)
+    lag = acted.lag / model.config.plan.stride
+    actions = model.inverse_dynamics(model.states(acted.states), ahead.states[:, 0], lag)
+    error = (actions - model.scaled_actions(acted.actions)).square().mean(-1)
+    return _weighted(error, acted.mask * windows.weight)
+
+
+def _weighted(loss: Tensor, weight: Tensor) -> Tensor:
+    """Mean of per-window losses [B] by weight [B]: a scalar."""
+    return (weight * loss).sum() / weight.sum().clamp(min=1e-6)
