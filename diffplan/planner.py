@@ -117,6 +117,25 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
     return Chain(start, process, grid, time)
 
 
+def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
+    """Networks that one plan from scratch calls one after the other, candidates at once.
+
+    Proposer steps, denoiser evaluations (two for a guided one) and value gradients.
+    """
+    calls = 0
+    if settings.start != "noise" and model.proposer is not None:
+        plan, block = model.config.plan, model.config.proposer.block
+        calls += plan.horizon // block if model.proposer.autoregressive else 1
+    chain = chain_of(model, settings)
+    if chain is None:
+        return calls
+    guided = 1 + (settings.conditional_weight != 1.0)
+    calls += guided * (len(chain.grid) - 1)
+    if settings.value_guidance:
+        calls += sum(t >= settings.value_guidance_until for t in chain.grid[:-1])
+    return calls
+
+
 def make_plan(
     model: PlannerModel,
     context: Context,

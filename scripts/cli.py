@@ -26,6 +26,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("compare",): ("compare", "Compare", "one trained model, every way of planning with it"),
     ("benchmark",): ("benchmark", "Benchmark", "what a decision costs, stage by stage, and why"),
     ("study",): ("study", "Study", "several datasets and training seeds, one table"),
+    ("survey",): ("survey", "Survey", "every planner and process on the same data, one table"),
     ("demo",): ("demo", "Demo", "all of it once: data, training, evaluation, pictures"),
     ("pointmaze-counts",): (
         "pointmaze_counts",

@@ -24,6 +24,7 @@ from diffplan.errors import DiffplanError
 from diffplan.planners import get_config
 from diffplan.presets import NOT_RELEASED, RELEASED, REWARD_REASON, SOURCE, preset_for
 from diffplan.scripts.benchmark_report import benchmark_table
+from diffplan.scripts.survey_report import survey_table
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -242,6 +243,8 @@ def reference_table(data: dict[str, Any]) -> str:
 def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
     if "reference_matmul_ms" in data:
         return benchmark_table
+    if "survey" in data:
+        return survey_table
     if "rows" in data:
         return compare_table
     if "datasets" in data:

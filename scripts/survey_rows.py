@@ -1,0 +1,109 @@
+"""What `diffplan survey` compares: rows of planners, of processes, and of ours without a part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+OURS = "trajectory-diffuser"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of planning.
+
+    config: the configuration that is trained. training: "section.key" -> value that differs from
+    it and its preset. planning: settings of `PlanningConfig` that differ. goal_keeps, reward_keeps:
+    plan-keeping intervals that are tried, in strides.
+    """
+
+    config: str
+    training: dict[str, Any] = field(default_factory=dict)
+    planning: dict[str, Any] = field(default_factory=dict)
+    goal_keeps: tuple[int, ...] = (2, 4, 8, 16)
+    reward_keeps: tuple[int, ...] = (1, 2, 4, 8)
+
+    @property
+    def trained(self) -> str:
+        """Folder of its runs: rows that plan differently with one network share them."""
+        changes = [f"{key}={value}" for key, value in self.training.items()]
+        return ",".join([self.config, *changes])
+
+
+_ALONE = {"start": "none", "steps": 0}
+
+PLANNERS: dict[str, Row] = {
+    "ours": Row(OURS),
+    "ours, proposal alone": Row(OURS, planning=_ALONE),
+    "ours, from noise": Row("from-noise"),
+    "Decision Transformer": Row(
+        "decision-transformer", goal_keeps=(1, 2, 4, 8), reward_keeps=(1, 2, 4)
+    ),
+    "Decision Diffuser": Row(
+        "decision-diffuser", goal_keeps=(4, 8, 16, 32, 64), reward_keeps=(1, 4, 16)
+    ),
+    "Diffuser": Row("diffuser", goal_keeps=(1, 4, 16, 32), reward_keeps=(1, 4, 8)),
+    "Diffusion Veteran": Row("diffusion-veteran", goal_keeps=(1, 2, 4, 8), reward_keeps=(1, 2, 4)),
+}
+
+# one candidate and five steps throughout, so that nothing but the process differs
+_ONE = {"candidates": 1, "steps": 5}
+_OWN = {"start": "process", "start_level": None, **_ONE}
+
+PROCESSES: dict[str, Row] = {
+    "proposal alone": Row(OURS, planning={**_ALONE, "candidates": 1}),
+    "RDDM": Row(OURS, planning=_OWN),
+    "Resfusion": Row("resfusion", planning=_OWN),
+    "interpolant, ODE": Row("interpolant", planning=_OWN),
+    "interpolant, SDE": Row("interpolant", planning={**_OWN, "eta": 1.0}),
+    "rectified flow": Row("rectified-flow", planning=_OWN),
+    "DiffuseVAE": Row("diffuse-vae", planning=_OWN),
+    "proposal as a condition": Row("conditioned", planning=_OWN),
+    "SDEdit, level by residual": Row(
+        OURS, planning={**_ONE, "start": "sdedit", "start_level": None}
+    ),
+    "SDEdit, level by cosine": Row(
+        OURS, planning={**_ONE, "start": "sdedit", "start_level": None, "start_rule": "cosine"}
+    ),
+    "published start": Row(OURS, planning={**_ONE, "start": "published", "start_level": 5}),
+    "noise, 5 steps": Row(OURS, planning={**_ONE, "start": "noise", "start_level": None}),
+}
+
+_RDDM = {"start": "process", "start_level": None}
+
+ABLATIONS: dict[str, Row] = {
+    "ours": Row(OURS),
+    "teacher-forced proposals": Row(OURS, {"proposer.training": "teacher-forced"}),
+    "K = 1": Row(OURS, planning={"candidates": 1}),
+    "K = 4": Row(OURS, planning={"candidates": 4}),
+    "K = 16": Row(OURS, planning={"candidates": 16}),
+    "K = 16, softmax over values": Row(OURS, planning={"candidates": 16, "select": "softmax"}),
+    "K = 16, the first": Row(OURS, planning={"candidates": 16, "select": "first"}),
+    "value by expectile 0.5, the mean": Row(OURS, {"heads.expectile": 0.5}),
+    "value by expectile 0.9": Row(OURS, {"heads.expectile": 0.9}),
+    "RDDM, kappa 1": Row(OURS, planning={**_RDDM, **_ONE}),
+    "RDDM, kappa 0.5": Row(OURS, {"denoiser.kappa": 0.5}, {**_RDDM, **_ONE}),
+    "RDDM, kappa 2": Row(OURS, {"denoiser.kappa": 2.0}, {**_RDDM, **_ONE}),
+    "RDDM, one residual for all steps": Row(
+        OURS, {"denoiser.residual_scale": "one"}, {**_RDDM, **_ONE}
+    ),
+    "RDDM, v instead of x0": Row(OURS, {"denoiser.prediction": "v"}, {**_RDDM, **_ONE}),
+    "RDDM, proposal not an input": Row(
+        OURS,
+        {
+            "denoiser.use_proposal": False,
+            "denoiser.plain_share": 0.0,
+            "planning.start": "process",
+            "planning.start_level": None,
+        },
+        _ONE,
+    ),
+    "noise, x0": Row("from-noise"),
+    "noise, eps instead of x0": Row("from-noise", {"denoiser.prediction": "eps"}),
+}
+
+GROUPS: dict[str, dict[str, Row]] = {
+    "planners": PLANNERS,
+    "processes": PROCESSES,
+    "ablations": ABLATIONS,
+}
