@@ -7,6 +7,7 @@ come in as tensors, so a plan is a pure function of its arguments and row b depe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import EllipsisType
 
@@ -228,8 +229,12 @@ def optimise(
     noise: Noise,
     settings: PlanningConfig,
     chain: Chain | EllipsisType | None = ...,
+    watch: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D]."""
+    """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D].
+
+    watch: is shown x_t and t before every evaluation of the denoiser.
+    """
     start = context.state
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
     if isinstance(chain, EllipsisType):
@@ -269,6 +274,8 @@ def optimise(
         denoise = guidance.pin(denoise, 0, model.pinned_start(start))
     if model.config.plan.pin_goal and context.goal is not None:
         denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
+    if watch is not None:
+        denoise = guidance.watched(denoise, watch)
     first = settings.noise * noise.start.flatten(0, 1)
     steps = None if noise.steps is None else settings.noise * noise.steps.flatten(1, 2)
     options = {"eta": settings.eta} if settings.sampler == "ddim" else {}

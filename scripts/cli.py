@@ -27,6 +27,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("benchmark",): ("benchmark", "Benchmark", "what a decision costs, stage by stage, and why"),
     ("study",): ("study", "Study", "several datasets and training seeds, one table"),
     ("survey",): ("survey", "Survey", "every planner and process on the same data, one table"),
+    ("family",): ("family", "Family", "one proposal refined by each process of a survey, drawn"),
     ("demo",): ("demo", "Demo", "all of it once: data, training, evaluation, pictures"),
     ("pointmaze-counts",): (
         "pointmaze_counts",
