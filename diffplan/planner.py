@@ -19,7 +19,7 @@ from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
 from diffplan.process import STARTS, Process, consecutive_grid, time_grid
 from diffplan.proposal import Proposal
-from diffplan.samplers import SAMPLERS
+from diffplan.samplers import SAMPLERS, Sampler
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0
@@ -199,8 +199,13 @@ def optimise(
     noise: Noise,
     settings: PlanningConfig,
     chain: Chain | EllipsisType | None = ...,
+    *,
+    sampler: Sampler | None = None,
 ) -> Tensor:
-    """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D]."""
+    """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D].
+
+    sampler: called in place of the settings' own, to get hold of the denoiser that planning uses.
+    """
     start = context.state
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
     if isinstance(chain, EllipsisType):
@@ -238,7 +243,7 @@ def optimise(
         denoise = guidance.pin(denoise, 0, start)
     steps = None if noise.steps is None else noise.steps.flatten(1, 2)
     options = {"eta": settings.eta} if settings.sampler == "ddim" else {}
-    return SAMPLERS[settings.sampler](
+    return (sampler or SAMPLERS[settings.sampler])(
         denoise,
         process,
         grid,
