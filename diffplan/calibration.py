@@ -40,6 +40,7 @@ _RIDGE = 1e-6  # in squared plan units; f hardly varies where the data hardly do
 _LARGEST_SLOPE = 2.0
 _BATCH = 256  # plans at once
 _TABLES = ("l", "s", "b")
+_PROCESS = ("a", "r", "sigma")
 
 Progress = Callable[[], None]
 """Called after each of the `rounds` of an estimate."""
@@ -138,12 +139,12 @@ def estimate(
             progress()
     averaged = "batch and horizon" if over_horizon else "batch"
     return Statistics(
-        *(tables[name] for name in _TABLES),
-        process.a,
-        process.r,
-        process.sigma,
-        dict(conditions or {}),
-        {"samples": count, "seed": seed, "averaged": averaged},
+        **tables,
+        a=process.a,
+        r=process.r,
+        sigma=process.sigma,
+        conditions=dict(conditions or {}),
+        details={"samples": count, "seed": seed, "averaged": averaged},
     )
 
 
@@ -152,7 +153,7 @@ def _diagonal(process: Process, part: Part, t: int, generator: torch.Generator) 
     y = part.at(process, t)
     signs = torch.randint(2, y.shape, generator=generator).mul_(2).sub_(1).to(y)
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
-        _, moved = torch.func.jvp(lambda y: part.clean(process, y, t), (y,), (signs,))
+        moved: Tensor = torch.func.jvp(lambda y: part.clean(process, y, t), (y,), (signs,))[1]
     return (signs * moved).double().sum(0)
 
 
@@ -331,7 +332,7 @@ def check_conditions(statistics: Statistics, settings: PlanningConfig) -> None:
 def save_statistics(statistics: Statistics, folder: Path) -> Path:
     """Write FILE into a checkpoint folder, whole or not at all; returns its path."""
     tensors = {name: getattr(statistics, name).contiguous() for name in _TABLES}
-    for name in ("a", "r", "sigma"):
+    for name in _PROCESS:
         tensors[name] = torch.tensor(getattr(statistics, name), dtype=torch.float64)
     metadata = {
         "diffplan_calibration": _FORMAT,
@@ -359,17 +360,20 @@ def load_statistics(folder: str | Path) -> Statistics:
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tables = {name: opened.get_tensor(name) for name in _TABLES}
+            a, r, sigma = (tuple(opened.get_tensor(name).tolist()) for name in _PROCESS)
         if metadata["diffplan_calibration"] != _FORMAT:
             raise DiffplanError(
                 f"{file} has format {metadata['diffplan_calibration']}, this version reads "
                 f"{_FORMAT}; run `diffplan calibrate {folder}` anew"
             )
         return Statistics(
-            *(tensors[name] for name in _TABLES),
-            *(tuple(tensors[name].tolist()) for name in ("a", "r", "sigma")),
-            json.loads(metadata["conditions"]),
-            json.loads(metadata["details"]),
+            **tables,
+            a=a,
+            r=r,
+            sigma=sigma,
+            conditions=json.loads(metadata["conditions"]),
+            details=json.loads(metadata["details"]),
         )
     except (SafetensorError, KeyError, ValueError) as error:
         raise DiffplanError(
