@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from math import comb
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from diffplan.process import Process
 from diffplan.samplers import Denoise
 
 _ORDERS = (1, 2, 3)
-_SERIES = 22  # terms of the exponential's series, exact to rounding below 1
+_NODES = 8  # of the quadrature: exact to rounding for steps of lambda up to 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,9 +222,9 @@ def _levels(
 class _Table:
     """The statistics as float64 arrays, and steps of the ODE from them.
 
-    Between neighbouring levels b and B are taken for linear in lambda, and so are L = ∫ l and
-    S = ∫ s, which are summed by the trapezoid rule. Integrals of exponentials times polynomials are
-    then exact: a few levels far apart, as plans have, are no matter where l + s is constant.
+    Between neighbouring levels l, s and b are taken for linear in lambda, so L = ∫ l and S = ∫ s
+    are sums by the trapezoid rule; all other integrals are Gaussian quadratures from level to
+    level. As l is free, the ODE stays the same however few levels there are.
     """
 
     def __init__(self, statistics: Statistics) -> None:
@@ -233,6 +232,12 @@ class _Table:
         self.lam = half_log_snr(statistics)
         tables = (statistics.l, statistics.s, statistics.b)
         self.l, self.s, self.b = (table.double().cpu().numpy() for table in tables)
+        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+        self.nodes, self.weights = (nodes + 1) / 2, weights / 2
+        powers = np.arange(_NODES)
+        # row q: weights of the integral from 0 to node q
+        integrated = self.nodes[:, None] ** (powers + 1) / (powers + 1)
+        self.partial = integrated @ np.linalg.inv(np.vander(self.nodes, increasing=True))
 
     def gain(self, t: int) -> np.ndarray:
         """(1 - l) / a at level t: [rows, D]."""
@@ -248,64 +253,53 @@ class _Table:
         and exponents small.
         """
         first = max(*points, t)
-        here = first - t  # of t among the nodes
-        nodes = np.arange(first, s - 1, -1)
-        lam = self.lam[nodes]
-        width = np.diff(lam)[:, None, None]
-        offset = (lam - lam[here])[:, None, None]
+        here = first - t  # of t among the levels from `first` to s
+        levels = np.arange(first, s - 1, -1)
+        offset = self.lam[levels] - self.lam[t]
+        width = np.diff(offset)[:, None, None]
+        big_l, inner_l = self._integral(self.l[levels], width, here)
+        big_s, inner_s = self._integral(self.s[levels], width, here)
+        slope = np.exp(-inner_s) * self._between(self.b[levels])
+        rises = width * np.einsum("q,jqhd->jhd", self.weights, slope)
+        big_b = _summed(rises, here)
+        inner_b = width[:, None] * np.einsum("qr,jrhd->jqhd", self.partial, slope)
+        inner_b = inner_b + big_b[:-1, None]
 
-        def integral(pieces: np.ndarray) -> np.ndarray:
-            total = np.concatenate([np.zeros_like(pieces[:1]), pieces.cumsum(0)])
-            result: np.ndarray = total - total[here]
-            return result
-
-        def trapezoid(values: np.ndarray) -> np.ndarray:
-            return integral((values[1:] + values[:-1]) / 2 * width)
-
-        big_l, big_s = trapezoid(self.l[nodes]), trapezoid(self.s[nodes])
-        b = self.b[nodes]
-        parts = _moments(-np.diff(big_s, axis=0), 1)
-        big_b = integral(
-            width * np.exp(-big_s[:-1]) * (b[:-1] * parts[0] + np.diff(b, axis=0) * parts[1])
-        )
-
-        exponent = (big_l + big_s)[here:]
-        degree = len(points) - 1
-        parts = _moments(np.diff(exponent, axis=0), max(degree, 1))
-        step, start = width[here:], offset[here:-1]
-        factor = step * np.exp(exponent[:-1])
-        base = big_b[here:]
-        common = (factor * (base[:-1] * parts[0] + np.diff(base, axis=0) * parts[1])).sum(0)
-        powers = [  # ∫ exp(L + S) (lambda - lambda_t)^k
-            sum(
-                (factor * comb(k, i) * start ** (k - i) * step**i * parts[i]).sum(0)
-                for i in range(k + 1)
-            )
-            for k in range(degree + 1)
-        ]
+        lam = offset[:-1, None] + width[:, :, 0] * self.nodes
+        factor = width[:, None] * self.weights[:, None, None] * np.exp(inner_l + inner_s)
+        lam, factor, inner_b = lam[here:], factor[here:], inner_b[here:]
         at = [first - point for point in points]
-        # column i: the polynomial that is 1 at point i and 0 at the others
-        lagrange = np.linalg.inv(np.vander(offset[at, 0, 0], increasing=True))
-        integrals = [
-            sum(lagrange[k, i] * powers[k] for k in range(degree + 1)) for i in range(degree + 1)
-        ]
+        known = offset[at]
+        integrals = []  # ∫ exp(L + S) times the polynomial that is 1 at one point, 0 at the others
+        for i, own in enumerate(known):
+            others = np.delete(known, i)
+            ratios = (lam[..., None] - others) / (own - others)
+            integrals.append(np.einsum("jq,jqhd->hd", ratios.prod(-1), factor))
         out = self.a[s] * np.exp(-big_l[-1])
         weights = [out * w * np.exp(-big_s[i]) for w, i in zip(integrals, at, strict=True)]
-        known = sum(w * big_b[i] for w, i in zip(integrals, at, strict=True))
-        return out / self.a[t], weights, out * (common - known)
+        shift = (factor * inner_b).sum((0, 1))
+        for w, i in zip(integrals, at, strict=True):
+            shift = shift - w * big_b[i]
+        return out / self.a[t], weights, out * shift
+
+    def _between(self, table: np.ndarray) -> np.ndarray:
+        """Values at the quadrature's nodes between levels: [J + 1, rows, D] -> [J, Q, rows, D]."""
+        share = self.nodes[:, None, None]
+        result: np.ndarray = table[:-1, None] * (1 - share) + table[1:, None] * share
+        return result
+
+    def _integral(
+        self, table: np.ndarray, width: np.ndarray, here: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Integrals from level `here` to the levels [J + 1, ...] and the nodes [J, Q, ...]."""
+        total = _summed((table[1:] + table[:-1]) / 2 * width, here)
+        u = self.nodes[:, None, None]
+        rise = np.diff(table, axis=0)[:, None]
+        return total, total[:-1, None] + width[:, None] * u * (table[:-1, None] + rise * u / 2)
 
 
-def _moments(z: np.ndarray, degree: int) -> list[np.ndarray]:
-    """∫_0^1 exp(z u) u^n du for n = 0 ... degree, each of the shape of z."""
-    small = np.abs(z) < 1.0
-    near, far = np.where(small, z, 0.0), np.where(small, 1.0, z)
-    found, recurred = [], np.expm1(far) / far
-    for n in range(degree + 1):
-        if n:
-            recurred = (np.exp(far) - n * recurred) / far
-        term, series = np.ones_like(z), np.full_like(z, 1.0 / (n + 1))
-        for k in range(1, _SERIES):
-            term = term * near / k
-            series = series + term / (n + k + 1)
-        found.append(np.where(small, series, recurred))
-    return found
+def _summed(pieces: np.ndarray, here: int) -> np.ndarray:
+    """Running sums of [J, ...] at the J + 1 ends, 0 at end `here`."""
+    total = np.concatenate([np.zeros_like(pieces[:1]), pieces.cumsum(0)])
+    result: np.ndarray = total - total[here]
+    return result
