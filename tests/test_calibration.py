@@ -260,9 +260,10 @@ def contexts_of(model: PlannerModel, plan_inputs, count: int = 24) -> Context:
 
 @pytest.mark.parametrize("network", ["mlp", "unet", "dit"])
 def test_every_network_is_calibrated(network: str, models, plan_inputs) -> None:
-    model = models("from-noise", denoiser__network=network, denoiser__schedule_levels=6)
+    sizes = {"denoiser__network": network, "denoiser__schedule_levels": 6, "planning__steps": 5}
+    model = models("from-noise", **sizes)
     contexts = contexts_of(model, plan_inputs)
-    settings, x0 = settings_of(model, steps=5), normal(24, model.rows, 4).float()
+    settings, x0 = settings_of(model), normal(24, model.rows, 4).float()
     found, again = (calibrate(model, contexts, settings, x0=x0) for _ in range(2))
     assert found.l.shape == (model.plain_process.T + 1, model.rows, 4)
     assert torch.equal(found.l, again.l) and torch.equal(found.b, again.b)
