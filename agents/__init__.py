@@ -1,5 +1,6 @@
 """diffplan.agents: what other code imports. One file per method, one line here to register it."""
 
-from diffplan.agents.planner_agent import AgentState, PlannerAgent, PlanView, load_agent
+from diffplan.agents.loading import load_agent
+from diffplan.agents.planner_agent import AgentState, PlannerAgent, PlanView
 
 __all__ = ["AgentState", "PlanView", "PlannerAgent", "load_agent"]

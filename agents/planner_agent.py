@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan import checkpoint as checkpoints
+from diffplan.calibration import check_conditions
 from diffplan.config import PlanningConfig, config_to_dict, replace_planning
 from diffplan.data.episodes import DatasetInfo, ObservationLayout
 from diffplan.decision import Planned
@@ -125,6 +124,8 @@ class PlannerAgent:
         if settings.start == "sdedit" and settings.start_level is None:
             level = matching_level(model, settings)
             settings = dataclasses.replace(settings, start_level=level)
+        if model.statistics is not None and settings.sampler == "dpm-solver-v3":
+            check_conditions(model.statistics, settings)
         self.model = model
         self.layout, self.info = layout, info
         self.config_name, self.train_seconds = config_name, train_seconds
@@ -371,41 +372,3 @@ def _check_target(settings: PlanningConfig, model: PlannerModel, goals: bool) ->
 
 def _take(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if array is None else array[rows]
-
-
-def load_agent(
-    run: str | Path,
-    checkpoint: str | int = "last",
-    device: str = "cpu",
-    seed: int = 0,
-    engine: str = "eager",
-    **planning: Any,
-) -> PlannerAgent:
-    """The trained agent of a run folder or checkpoint folder.
-
-    checkpoint: "last" or the number of updates of a kept checkpoint. engine: "eager", "onnx" (the
-    fastest on a CPU, needs `diffplan[onnx]`), "cuda-graph" or "auto". planning: settings of
-    `diffplan.config.PlanningConfig` to change, e.g. steps=3, candidates=8, keep=4.
-    Raises DiffplanError if the folder is no run, or damaged.
-    """
-    path = Path(run)
-    if checkpoint != "last":
-        if not str(checkpoint).isdigit():
-            raise DiffplanError(
-                f"checkpoint is {checkpoint!r}, expected 'last' or a number of updates"
-            )
-        path = checkpoints.checkpoint_path(path, int(checkpoint))
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DiffplanError(f"device is {device!r}, but PyTorch sees no CUDA device; use 'cpu'")
-    model, header, _ = checkpoints.load_model(path, device)
-    return PlannerAgent(
-        model,
-        header.layout,
-        header.info,
-        config_name=header.config.name,
-        train_seconds=header.seconds,
-        updates=header.step,
-        seed=seed,
-        engine=engine,
-        **planning,
-    )

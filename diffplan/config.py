@@ -16,6 +16,18 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from diffplan.config_checks import check
 from diffplan.errors import DiffplanError
 
+Sampler = Literal[
+    "ddim",
+    "ancestral",
+    "dpm-solver++2m",
+    "unipc",
+    "s-pndm",
+    "f-pndm",
+    "dpm-solver-v3",
+    "evodiff",
+]
+"""Names of `diffplan.solvers.SAMPLERS`."""
+
 _STRICT = ConfigDict(extra="forbid")
 _T = TypeVar("_T")
 
@@ -172,16 +184,7 @@ class PlanningConfig:
     start_rule: Literal["residual", "cosine"] = "residual"
     """sdedit: the level where noise to signal is the proposals' held-out error, or where the
     signal is their held-out cosine to the data."""
-    sampler: Literal[
-        "ddim",
-        "ancestral",
-        "dpm-solver++2m",
-        "unipc",
-        "s-pndm",
-        "f-pndm",
-        "dpm-solver-v3",
-        "evodiff",
-    ] = "ddim"
+    sampler: Sampler = "ddim"
     """How a reverse step is taken. dpm-solver-v3 needs `diffplan calibrate`; evodiff is
     experimental."""
     grid: Literal["uniform", "logsnr", "quadratic"] = "uniform"

@@ -121,6 +121,11 @@ def check(config: Config) -> None:
         "planning.value_guidance",
         "0 for a model without a value of noisy plans (--heads.noisy-value)",
     )
+    require(
+        planning.value_guidance == 0 or planning.sampler != "dpm-solver-v3",
+        "planning.value_guidance",
+        "0 with sampler dpm-solver-v3, whose calibration differentiates the denoiser already",
+    )
     if plan.pin_goal:
         require(plan.space == "absolute", "plan.space", "absolute with plan.pin_goal")
         require(

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from diffplan.config import PlanningConfig
 from diffplan.model import PlannerModel
 from diffplan.noise import standard_normal, uniform
-from diffplan.planner import Context, Noise, chain_of, decode, make_plan
+from diffplan.planner import Noise, chain_of, decode, make_plan
+from diffplan.selection import Context
+from diffplan.solvers import needs_noise
 
 
 class Draws(NamedTuple):
@@ -70,7 +72,7 @@ class PlanStep(nn.Module):
         proposed = settings.keep if reuse else model.config.plan.horizon
         k, rows, dim = settings.k, model.rows, model.plan_dim
         many = k > 1 and settings.temperature > 0 and settings.start != "noise"
-        stochastic = settings.sampler == "ancestral" or settings.eta > 0
+        stochastic = needs_noise(settings.sampler, settings.eta)
         steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
         noised = self.chain is not None and self.chain.start != "published"
         self.sizes = (

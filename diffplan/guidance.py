@@ -69,16 +69,6 @@ def clip(denoise: Denoise, bound: float) -> Denoise:
     return clipped
 
 
-def watched(denoise: Denoise, watch: Callable[[Tensor, int], None]) -> Denoise:
-    """Show x_t and t to `watch` before every evaluation; changes nothing."""
-
-    def shown(x: Tensor, t: int) -> Tensor:
-        watch(x, t)
-        return denoise(x, t)
-
-    return shown
-
-
 Gradient = Callable[[Tensor, int], Tensor]
 """(x_t [B, H, D], table index t) -> gradient of a value in x_t [B, H, D]."""
 

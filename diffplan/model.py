@@ -12,6 +12,7 @@ from diffplan.data.normaliser import Normaliser
 from diffplan.data.targets import TargetTable
 from diffplan.data.windows import Windows, WindowSampler
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
+from diffplan.dpm_solver_v3 import Statistics
 from diffplan.family import SCHEDULES, build_process, ddpm
 from diffplan.inverse_dynamics import InverseDynamics
 from diffplan.losses import Batch, joint_losses
@@ -66,6 +67,7 @@ class PlannerModel(nn.Module):
         if config.planning.candidates is None:
             config = replace_planning(config, candidates=_CANDIDATES if spec.goal_dim else 1)
         self.spec, self.config = spec, config
+        self.statistics: Statistics | None = None  # of `diffplan calibrate`, set on loading
         plan, options = config.plan, config.denoiser
         self.absolute = plan.space == "absolute"
         self.rows = plan.horizon + self.absolute

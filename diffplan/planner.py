@@ -7,7 +7,6 @@ come in as tensors, so a plan is a pure function of its arguments and row b depe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import EllipsisType
 
@@ -17,30 +16,13 @@ from torch import Tensor
 from diffplan import guidance
 from diffplan.config import PlanningConfig
 from diffplan.errors import DiffplanError
-from diffplan.grids import consecutive_grid, time_grid
+from diffplan.grids import GRIDS, consecutive_grid, time_grid
 from diffplan.model import PlannerModel
 from diffplan.process import FAR, STARTS, Process
 from diffplan.proposal import Proposal
-from diffplan.samplers import SAMPLERS
-
-_CHECK_EVERY = 4  # plan states between two looks at a plan's progress
-_EXCESS_WEIGHT = 2.0
-_LEAST_RETURN = 1e-3  # the value network resolves no less
-
-
-@dataclass(frozen=True)
-class Context:
-    """What is known when a plan is asked for.
-
-    state: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
-    return-to-go or None. previous: [B, M, D] normalised, the M < H states that are left of the
-    plan before (`planning.reuse`), None for a plan from scratch.
-    """
-
-    state: Tensor
-    goal: Tensor | None
-    returns: Tensor | None
-    previous: Tensor | None = None
+from diffplan.samplers import Sampler
+from diffplan.selection import Context, evaluate, select
+from diffplan.solvers import SAMPLERS, check_sampler, evaluations, sampler_options
 
 
 @dataclass(frozen=True)
@@ -114,6 +96,7 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
     if reuse:
         start, grid = "sdedit", time_grid(min(settings.reuse_level, process.T), steps)
     model.denoiser.check_process(process, grid[:-1])
+    check_sampler(settings.sampler, process, grid, model.statistics)
     time = model.denoiser.time_table(tuple(t / process.T for t in grid[:-1]))
     return Chain(start, process, grid, time)
 
@@ -131,7 +114,7 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     if chain is None:
         return calls
     guided = 1 + (settings.conditional_weight != 1.0)
-    calls += guided * (len(chain.grid) - 1)
+    calls += guided * evaluations(settings.sampler, chain.grid)
     if settings.value_guidance:
         calls += sum(t >= settings.value_guidance_until for t in chain.grid[:-1])
     return calls
@@ -229,11 +212,12 @@ def optimise(
     noise: Noise,
     settings: PlanningConfig,
     chain: Chain | EllipsisType | None = ...,
-    watch: Callable[[Tensor, int], None] | None = None,
+    *,
+    sampler: Sampler | None = None,
 ) -> Tensor:
     """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D].
 
-    watch: is shown x_t and t before every evaluation of the denoiser.
+    sampler: called in place of the settings' own, to get hold of the denoiser that planning uses.
     """
     start = context.state
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
@@ -274,12 +258,9 @@ def optimise(
         denoise = guidance.pin(denoise, 0, model.pinned_start(start))
     if model.config.plan.pin_goal and context.goal is not None:
         denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
-    if watch is not None:
-        denoise = guidance.watched(denoise, watch)
     first = settings.noise * noise.start.flatten(0, 1)
     steps = None if noise.steps is None else settings.noise * noise.steps.flatten(1, 2)
-    options = {"eta": settings.eta} if settings.sampler == "ddim" else {}
-    return SAMPLERS[settings.sampler](
+    return (sampler or SAMPLERS[settings.sampler])(
         denoise,
         process,
         grid,
@@ -287,7 +268,7 @@ def optimise(
         proposal=shift,
         scale=scale,
         noise=steps,
-        **options,
+        **sampler_options(settings.sampler, settings.eta, model.statistics),
     )
 
 
@@ -317,7 +298,7 @@ def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tup
                 f"planning.start is 'process', but the denoiser's process ends at a = "
                 f"{process.a[-1]:.2f} (expected at most {FAR}); expected 'sdedit' or 'published'"
             )
-        return process, time_grid(process.T, settings.steps)
+        return process, GRIDS[settings.grid](process, process.T, settings.steps)
     process = model.plain_process
     if settings.start == "noise":
         if process.a[-1] > FAR:
@@ -325,7 +306,7 @@ def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tup
                 f"planning.start is 'noise', but the schedule ends at a = {process.a[-1]:.2f}, far "
                 f"from noise (expected at most {FAR}); train with --denoiser.schedule cosine"
             )
-        return process, time_grid(process.T, settings.steps)
+        return process, GRIDS[settings.grid](process, process.T, settings.steps)
     if settings.start == "published":
         level = settings.start_level or settings.steps
     else:
@@ -336,7 +317,7 @@ def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tup
         )
     if level == settings.steps:
         return process, consecutive_grid(level)
-    return process, time_grid(level, settings.steps)
+    return process, GRIDS[settings.grid](process, level, settings.steps)
 
 
 def matching_level(model: PlannerModel, settings: PlanningConfig) -> int:
@@ -356,65 +337,6 @@ def matching_level(model: PlannerModel, settings: PlanningConfig) -> int:
         error = model.residual_level
         nearest = min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - error))
     return max(nearest, settings.steps)
-
-
-def evaluate(model: PlannerModel, context: Context, candidates: Tensor) -> Tensor:
-    """Value of each candidate [B*K, H+1, D] -> [B*K], in normalised returns-to-go.
-
-    Without a goal, V averaged over the plan's future states; with the published critic, Q of the
-    current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
-    state).
-    """
-    if model.value.uses_action:
-        lag = torch.ones(len(candidates), device=candidates.device)
-        action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
-        result: Tensor = model.value(candidates[:, 0], context.goal, action)
-        return result
-    if context.goal is not None and model.config.data.discount < 1:
-        return _goal_value(model, context.goal, candidates)
-    if context.goal is not None:
-        result = model.value(candidates[:, -1], context.goal)
-        return result
-    # one state's error would decide which of many similar plans looks best
-    average: Tensor = model.value(candidates[:, 1:], None).mean(1)
-    return average
-
-
-def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor:
-    """V of the last state, less twice what the plan gains faster than time passes.
-
-    With a goal V = discount^(steps to go), and no real motion saves more steps than it takes. A
-    plan that does jumps somewhere, through a wall for instance: the very plans that a maximum over
-    candidates would otherwise pick.
-    """
-    plan = model.config.plan
-    states = torch.cat([candidates[:, : plan.horizon : _CHECK_EVERY], candidates[:, -1:]], 1)
-    returns = model.returns.inverse(
-        model.value(states, goal[:, None].expand(-1, states.shape[1], -1)).unsqueeze(-1)
-    ).squeeze(-1)
-    discount = model.config.data.discount
-    steps = returns.clamp(_LEAST_RETURN, 1.0).log() / math.log(discount)
-    saved = steps[:, :-1] - steps[:, 1:]
-    rest = plan.horizon % _CHECK_EVERY
-    excess = _excess(saved[:, :-1] if rest else saved, plan.stride * _CHECK_EVERY)
-    if rest:
-        excess = excess + _excess(saved[:, -1:], plan.stride * rest)
-    return model.normalised_returns(discount ** (steps[:, -1] + _EXCESS_WEIGHT * excess))
-
-
-def _excess(saved: Tensor, elapsed: int) -> Tensor:
-    """What saved steps to go [B, n] exceed the steps they took by, in sum: [B]."""
-    return (saved - elapsed).clamp(min=0).sum(1)
-
-
-def select(values: Tensor, gumbel: Tensor, settings: PlanningConfig) -> Tensor:
-    """Stage 3: one candidate per row from values [B, K]: index [B]."""
-    if settings.select == "first" or values.shape[1] == 1:
-        return torch.zeros(len(values), dtype=torch.long, device=values.device)
-    if settings.select == "softmax":
-        # the Gumbel maximum is a draw from the softmax
-        return (values + gumbel).argmax(1)
-    return values.argmax(1)
 
 
 def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ def ddim(
     """
     if not 0.0 <= eta <= 1.0:
         raise DiffplanError(f"ddim's eta must lie between 0 and 1, got {eta}")
-    _check(process, grid, proposal, noise, needs_noise=eta > 0.0)
+    check_grid(process, grid, proposal)
+    if eta > 0.0:
+        _check_noise(grid, noise)
     spread = noise_scale(process, scale) if eta > 0.0 else 1.0
     a, r, sigma = process.a, process.r, process.sigma
     for i, (t, s) in enumerate(pairwise(grid)):
@@ -95,17 +97,8 @@ def ancestral(
     )
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ancestral": ancestral}
-
-
-def _check(
-    process: Process,
-    grid: tuple[int, ...],
-    proposal: Tensor | None,
-    noise: Tensor | None,
-    *,
-    needs_noise: bool,
-) -> None:
+def check_grid(process: Process, grid: tuple[int, ...], proposal: Tensor | None) -> None:
+    """Raise DiffplanError for a grid that does not descend to 0, or a proposal that is missing."""
     descending = all(t > s for t, s in pairwise(grid))
     if not grid or grid[-1] != 0 or grid[0] > process.T or not descending:
         raise DiffplanError(
@@ -113,6 +106,9 @@ def _check(
         )
     if proposal is None and any(process.r[t] for t in grid):
         raise DiffplanError(f"process {process.name!r} needs a proposal [B, H, D], got none")
-    if needs_noise and (noise is None or len(noise) < len(grid) - 1):
+
+
+def _check_noise(grid: tuple[int, ...], noise: Tensor | None) -> None:
+    if noise is None or len(noise) < len(grid) - 1:
         given = "none" if noise is None else f"{len(noise)} entries"
         raise DiffplanError(f"{len(grid) - 1} random steps need as many noise entries, got {given}")

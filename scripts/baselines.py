@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from diffplan.data.episodes import DatasetInfo
+from diffplan.data.episodes import DatasetInfo, Episodes
 from diffplan.envs.controllers import RandomPolicy, pointmaze_controllers
 from diffplan.envs.d4rl_catalogue import CATALOGUE
 from diffplan.envs.data_returns import comparable_returns
@@ -59,8 +59,21 @@ def baselines(info: DatasetInfo, seed: int) -> list[Baseline]:
 def data_score(info: DatasetInfo, trained_on: str) -> Score | None:
     """The returns of the dataset's own episodes; None, and a line, where these are not at hand.
 
+    See `training_data`.
+    """
+    episodes = training_data(info, trained_on)
+    if isinstance(episodes, str):
+        tqdm.write(f"the returns in the data are left out: {episodes}")
+        return None
+    returns = comparable_returns(episodes)
+    return Score("episodes of the data", returns, episodes.lengths, success=None)
+
+
+def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
+    """The episodes that a run was trained on, or why they are not at hand.
+
     info: what the dataset says about itself. trained_on: `training.fingerprint` of what the run
-    was trained on; data of the same name that have changed since are left out. Nothing is
+    was trained on; data of the same name that have changed since do not count. Nothing is
     downloaded.
     """
     known = CATALOGUE.get(info.id)
@@ -78,8 +91,6 @@ def data_score(info: DatasetInfo, trained_on: str) -> Score | None:
             continue
         found = fingerprint(episodes)
         if found == trained_on:
-            returns = comparable_returns(episodes)
-            return Score("episodes of the data", returns, episodes.lengths, success=None)
+            return episodes
         reason = f"{info.id} now holds other data ({found}) than the run saw ({trained_on})"
-    tqdm.write(f"the returns in the data are left out: {reason}")
-    return None
+    return reason

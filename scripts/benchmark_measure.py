@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffplan import planner
+from diffplan import planner, selection
 from diffplan.agents import AgentState, PlannerAgent
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark_ceiling import Ceiling, measure_ceiling, reference_ms, threads
@@ -148,7 +148,7 @@ class _Stages:
         goal = None if goals is None else self.model.goal(torch.from_numpy(goals).to(device))
         returns = torch.zeros(batch, device=device) if self.model.use_returns else None
         start = self.model.states(torch.from_numpy(states).to(device))
-        self.context = planner.Context(start, goal, returns)
+        self.context = selection.Context(start, goal, returns)
         settings, model, k = self.settings, self.model, self.settings.k
         shape = (batch, k, model.rows, model.spec.state_dim)
         random_steps = settings.sampler == "ancestral" or settings.eta > 0
@@ -175,15 +175,15 @@ class _Stages:
         candidates = model.from_plan(context.state, plans)
         states = candidates
         if self.chooses:
-            values = planner.evaluate(model, context, candidates).unflatten(0, (rows, k))
-            chosen = planner.select(values, self.noise.select, settings)
+            values = selection.evaluate(model, context, candidates).unflatten(0, (rows, k))
+            chosen = selection.select(values, self.noise.select, settings)
             every = torch.arange(rows, device=chosen.device)
             states = candidates.unflatten(0, (rows, k))[every, chosen]
         mark()
         planner.decode(model, self.context.state, states[:rows, 1], self.lag)
         mark()
 
-    def _repeated(self, k: int) -> planner.Context:
+    def _repeated(self, k: int) -> selection.Context:
         if k == 1:
             return self.context
 
@@ -191,7 +191,7 @@ class _Stages:
             return None if values is None else values.repeat_interleave(k, 0)
 
         context = self.context
-        return planner.Context(
+        return selection.Context(
             context.state.repeat_interleave(k, 0), repeat(context.goal), repeat(context.returns)
         )
 

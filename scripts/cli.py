@@ -24,6 +24,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("train",): ("train", "Train", "train a planner: diffplan train CONFIG --dataset ID"),
     ("evaluate",): ("evaluate", "Evaluate", "seeded episodes of a trained planner, with pictures"),
     ("compare",): ("compare", "Compare", "one trained model, every way of planning with it"),
+    ("calibrate",): ("calibrate", "Calibrate", "statistics of a trained model for dpm-solver-v3"),
     ("benchmark",): ("benchmark", "Benchmark", "what a decision costs, stage by stage, and why"),
     ("study",): ("study", "Study", "several datasets and training seeds, one table"),
     ("survey",): ("survey", "Survey", "every planner and process on the same data, one table"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from diffplan.config import Sampler
 from diffplan.errors import DiffplanError
 
 
@@ -30,12 +31,22 @@ class PlanningOptions:
     """Reverse steps."""
     start_level: Annotated[int | None, _own("INT")] = None
     """First noise level of the sdedit and published starts."""
-    sampler: Annotated[Literal["ddim", "ancestral"] | None, _own("{ddim,ancestral}")] = None
-    """Reverse step."""
+    start_rule: Annotated[Literal["residual", "cosine"] | None, _own("{residual,cosine}")] = None
+    """sdedit: the level by the proposals' held-out error, or by their cosine to the data."""
+    sampler: Annotated[Sampler | None, _own("{" + ",".join(get_args(Sampler)) + "}")] = None
+    """How a reverse step is taken; dpm-solver-v3 needs `diffplan calibrate`."""
+    grid: Annotated[
+        Literal["uniform", "logsnr", "quadratic"] | None, _own("{uniform,logsnr,quadratic}")
+    ] = None
+    """Which levels are visited."""
     eta: Annotated[float | None, _own("FLOAT")] = None
     """Noise of ddim steps; 1 is ancestral."""
+    noise: Annotated[float | None, _own("FLOAT")] = None
+    """Scale of the start noise and the steps' noise; below 1: low temperature."""
     guidance_weight: Annotated[float | None, _own("FLOAT")] = None
     """Classifier-free guidance; 1 is conditional."""
+    value_guidance: Annotated[float | None, _own("FLOAT")] = None
+    """Weight of the noisy value's gradient (a model with heads.noisy_value)."""
     candidates: Annotated[int | None, _own("INT")] = None
     """Plans per decision, K."""
     temperature: Annotated[float | None, _own("FLOAT")] = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffplan.agents import PlannerAgent
+    from diffplan.samplers import Denoise
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def _first_plan(agent: PlannerAgent, seed: int, draws: int) -> Any:
     import torch
 
     from diffplan.envs.environments import evaluation_env_factory
-    from diffplan.planner import Context, propose
+    from diffplan.planner import propose
+    from diffplan.selection import Context
 
     env = evaluation_env_factory(agent.info)()
     observation, _ = env.reset(seed=seed)
@@ -147,6 +149,7 @@ def _refined(
 
     from diffplan.agents import load_agent
     from diffplan.planner import Noise, optimise
+    from diffplan.solvers import SAMPLERS
 
     agent = load_agent(run, **planning)
     model, (proposal, start) = agent.model, proposed
@@ -155,13 +158,17 @@ def _refined(
     steps = torch.randn(settings.steps, *start.shape, generator=generator)
     levels: list[np.ndarray] = []
 
-    def watch(x: Tensor, t: int) -> None:
-        levels.append(_states(agent, model.from_plan(context.state, x)[:, 1:]))
+    def watched(denoise: Denoise, *args: Any, **options: Any) -> Tensor:
+        def shown(x: Tensor, t: int) -> Tensor:
+            levels.append(_states(agent, model.from_plan(context.state, x)[:, 1:]))
+            return denoise(x, t)
+
+        return SAMPLERS[settings.sampler](shown, *args, **options)
 
     noise = Noise(torch.empty(0), start, steps, torch.empty(0))
     given = None if settings.start == "noise" else dataclasses.replace(proposal)
     with torch.no_grad():
-        x = optimise(model, context, given, noise, settings, watch=watch)
+        x = optimise(model, context, given, noise, settings, sampler=watched)
     return levels, _states(agent, model.from_plan(context.state, x))
 
 

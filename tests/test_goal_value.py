@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffplan.config import Config, PlanSpaceConfig
 from diffplan.model import ModelSpec, PlannerModel
-from diffplan.planner import Context, evaluate
+from diffplan.selection import Context, evaluate
 
 DISCOUNT, HORIZON, STRIDE = 0.99, 8, 2
 

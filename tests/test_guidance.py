@@ -8,7 +8,8 @@ from diffplan import guidance
 from diffplan.family import betas_cosine, ddpm, rddm
 from diffplan.grids import time_grid
 from diffplan.process import STARTS
-from diffplan.samplers import SAMPLERS
+from diffplan.samplers import Denoise, ancestral
+from diffplan.solvers import SAMPLERS, evaluations
 
 B, H, D = 4, 5, 3
 COSINE, RDDM = ddpm(betas_cosine(20)), rddm(10)
@@ -46,12 +47,12 @@ def test_two_states_can_be_pinned() -> None:
 
 
 @pytest.mark.parametrize("weight", [1.0, 1.2])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "dpm-solver-v3"])
 @pytest.mark.parametrize("start", STARTS)
 def test_the_first_state_is_bit_exact_at_every_step(
     start: str, sampler: str, weight: float
 ) -> None:
-    process = RDDM if start == "rddm" else COSINE
+    process = RDDM if start == "process" and "pndm" not in sampler else COSINE
     grid = time_grid(process.T, 5)
     proposal, scale, state = normal(B, H, D), torch.rand(H, D), 10 * normal(B, D, seed=1)
     seen = []
@@ -71,7 +72,7 @@ def test_the_first_state_is_bit_exact_at_every_step(
         scale=scale,
         noise=normal(5, B, H, D, seed=3),
     )
-    assert len(seen) == 5
+    assert len(seen) == evaluations(sampler, grid)
     assert all(torch.equal(x, state) for x in seen)
     assert torch.equal(plan[:, 0], state)
     assert plan[:, 1:].abs().max() <= 2.0
@@ -102,3 +103,71 @@ def test_weights_one_and_zero_are_the_two_models() -> None:
 def test_clip_bounds_both_sides() -> None:
     x = torch.tensor([[[-3.0, -1.0, 0.5, 4.0]]])
     assert guidance.clip(lambda x, t: x, 2.0)(x, 1).tolist() == [[[-2.0, -1.0, 0.5, 2.0]]]
+
+
+# --- Pins of columns, and values -----------------------------------------------------------------
+
+
+def test_a_pin_of_some_columns_leaves_the_others_free() -> None:
+    seen: list[Tensor] = []
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        seen.append(x)
+        return x + 1.0
+
+    x, goal, waypoint = normal(B, H, D), normal(B, 1, seed=1), normal(B, D, seed=2)
+    pinned = guidance.pin(guidance.pin(denoise, -1, goal, (1,)), 1, waypoint)
+    x0 = pinned(x, 5)
+    for held, moved in ((seen[0], 0.0), (x0, 1.0)):
+        assert torch.equal(held[:, -1, 1:2], goal)
+        assert torch.equal(held[:, 1], waypoint)
+        torch.testing.assert_close(held[:, 0], x[:, 0] + moved)
+        torch.testing.assert_close(held[:, -1, :1], x[:, -1, :1] + moved)
+
+
+def test_a_value_s_gradient_shifts_the_ancestral_mean_by_its_variance() -> None:
+    """Janner et al. 2022, algorithm 1: mean + weight * variance * gradient, one level down."""
+    x, x0, slope = normal(B, H, D), normal(B, H, D, seed=1), normal(B, H, D, seed=2)
+    x, x0, slope = x.double(), x0.double(), slope.double()
+    noise = torch.zeros(2, B, H, D).double()
+    weight = 0.3
+
+    def step(denoise: Denoise, t: int) -> Tensor:
+        seen: list[Tensor] = []
+
+        def shown(x: Tensor, level: int) -> Tensor:
+            seen.append(x)
+            return denoise(x, level)
+
+        ancestral(shown, COSINE, (t, t - 1, 0), x, noise=noise)
+        return seen[1]
+
+    for t in (20, 12, 4):
+        guided = guidance.value_gradient(
+            lambda x, t: x0, lambda x, t: slope, COSINE, weight, until=4
+        )
+        shift = step(guided, t) - step(lambda x, t: x0, t)
+        expected = weight * COSINE.posterior_std(t, t - 1) ** 2 * slope
+        torch.testing.assert_close(shift, expected, rtol=1e-9, atol=1e-12)
+    below = guidance.value_gradient(lambda x, t: x0, lambda x, t: slope, COSINE, weight, until=4)
+    assert torch.equal(below(x, 3), x0)
+
+
+def test_value_guidance_reaches_the_tilted_gaussian() -> None:
+    """Data N(0, 1) under exp(2 x): every level's exact value is linear, the result N(2, 1)."""
+    process, tilt, n = ddpm(betas_cosine(200)), 2.0, 4000
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        return process.a[t] * x  # of N(0, 1) under a^2 + sigma^2 = 1
+
+    def gradient(x: Tensor, t: int) -> Tensor:
+        # log E[exp(tilt x0) | x_t] = tilt a x_t + const
+        return tilt * process.a[t] * torch.ones_like(x)
+
+    guided = guidance.value_gradient(denoise, gradient, process, 1.0, until=1)
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(*shape, generator=generator) for shape in ((n, 1, 1), (200, n, 1, 1)))
+    end = ancestral(guided, process, time_grid(200, 200), x, noise=noise)
+    # short of it by what 200 levels discretise away
+    assert end.mean().item() == pytest.approx(tilt, abs=0.06 * tilt + 3 / n**0.5)
+    assert end.var().item() == pytest.approx(1.0, abs=0.12)

@@ -16,7 +16,8 @@ from diffplan.config import PlanningConfig, replace_planning
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
-from diffplan.planner import Plan, chain_of, decode, make_plan, matching_level, select
+from diffplan.planner import Plan, chain_of, decode, make_plan, matching_level
+from diffplan.selection import select
 
 Make = Callable[..., Any]
 STARTS = ["process", "sdedit", "published", "noise", "none"]

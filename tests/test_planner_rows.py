@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diffplan.config import PlanningConfig, replace_planning
 from diffplan.model import PlannerModel
-from diffplan.planner import Context, Noise, Plan, make_plan
+from diffplan.planner import Noise, Plan, make_plan
+from diffplan.selection import Context
 
 Make = Callable[..., Any]
 

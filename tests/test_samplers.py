@@ -9,19 +9,12 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import DiffplanError
-from diffplan.process import (
-    STARTS,
-    Process,
-    betas_cosine,
-    betas_linear,
-    consecutive_grid,
-    ddpm,
-    q_sample,
-    rddm,
-    time_grid,
-)
-from diffplan.samplers import SAMPLERS, ancestral, ddim
+from diffplan.family import betas_cosine, betas_linear, ddpm, rddm
+from diffplan.grids import consecutive_grid, time_grid
+from diffplan.process import STARTS, Process, q_sample
+from diffplan.samplers import ancestral, ddim
 
+SAMPLERS = {"ddim": ddim, "ancestral": ancestral}
 H, D = 3, 2
 COSINE, LINEAR, RDDM = ddpm(betas_cosine(20)), ddpm(betas_linear(100)), rddm(10)
 
@@ -153,7 +146,7 @@ def test_a_perfect_predictor_walks_the_forward_path_back_to_x0(process, steps: i
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("start", STARTS)
 def test_every_start_ends_at_the_prediction_bit_by_bit(start: str, sampler: str) -> None:
-    process = RDDM if start == "rddm" else COSINE
+    process = RDDM if start == "process" else COSINE
     x0, proposal, noise = (normal(4, H, D, seed=seed).float() for seed in range(3))
     scale, steps = torch.rand(H, D), normal(4, 4, H, D, seed=3).float()
     grid = time_grid(process.T, 4)
@@ -224,7 +217,9 @@ def test_ancestral_sampling_reproduces_the_variance_of_the_data(family: str) -> 
 
 def test_residual_diffusion_without_proposal_is_ddim() -> None:
     """Liu et al. 2024: A = 1 - sqrt(abar), B = sqrt(1 - abar), x̂ = 0."""
-    residual = Process("rddm", COSINE.a, tuple(1 - a for a in COSINE.a), COSINE.sigma, scaled=True)
+    residual = Process(
+        "rddm", COSINE.a, tuple(1 - a for a in COSINE.a), COSINE.sigma, (1.0,) * 21, True
+    )
     data, x, grid = dense_gaussian(), normal(4, H, D, seed=3), time_grid(20, 7)
     denoise = data.denoiser(COSINE, None, None)
     expected = ddim(denoise, COSINE, grid, x)

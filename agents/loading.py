@@ -1,0 +1,53 @@
+"""The trained agent of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffplan import checkpoint as checkpoints
+from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.calibration import load_statistics
+from diffplan.errors import DiffplanError
+
+
+def load_agent(
+    run: str | Path,
+    checkpoint: str | int = "last",
+    device: str = "cpu",
+    seed: int = 0,
+    engine: str = "eager",
+    **planning: Any,
+) -> PlannerAgent:
+    """The trained agent of a run folder or checkpoint folder.
+
+    checkpoint: "last" or the number of updates of a kept checkpoint. engine: "eager", "onnx" (the
+    fastest on a CPU, needs `diffplan[onnx]`), "cuda-graph" or "auto". planning: settings of
+    `diffplan.config.PlanningConfig` to change, e.g. steps=3, candidates=8, keep=4.
+    Raises DiffplanError if the folder is no run, or damaged.
+    """
+    path = Path(run)
+    if checkpoint != "last":
+        if not str(checkpoint).isdigit():
+            raise DiffplanError(
+                f"checkpoint is {checkpoint!r}, expected 'last' or a number of updates"
+            )
+        path = checkpoints.checkpoint_path(path, int(checkpoint))
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DiffplanError(f"device is {device!r}, but PyTorch sees no CUDA device; use 'cpu'")
+    model, header, _ = checkpoints.load_model(path, device)
+    if planning.get("sampler", model.config.planning.sampler) == "dpm-solver-v3":
+        model.statistics = load_statistics(path)
+    return PlannerAgent(
+        model,
+        header.layout,
+        header.info,
+        config_name=header.config.name,
+        train_seconds=header.seconds,
+        updates=header.step,
+        seed=seed,
+        engine=engine,
+        **planning,
+    )

@@ -1,0 +1,90 @@
+"""Stage 3 of a plan: what each candidate is worth, and which one is followed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffplan.config import PlanningConfig
+from diffplan.model import PlannerModel
+
+_CHECK_EVERY = 4  # plan states between two looks at a plan's progress
+_EXCESS_WEIGHT = 2.0
+_LEAST_RETURN = 1e-3  # the value network resolves no less
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known when a plan is asked for.
+
+    state: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
+    return-to-go or None. previous: [B, M, D] normalised, the M < H states that are left of the
+    plan before (`planning.reuse`), None for a plan from scratch.
+    """
+
+    state: Tensor
+    goal: Tensor | None
+    returns: Tensor | None
+    previous: Tensor | None = None
+
+
+def evaluate(model: PlannerModel, context: Context, candidates: Tensor) -> Tensor:
+    """Value of each candidate [B*K, H+1, D] -> [B*K], in normalised returns-to-go.
+
+    Without a goal, V averaged over the plan's future states; with the published critic, Q of the
+    current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
+    state).
+    """
+    if model.value.uses_action:
+        lag = torch.ones(len(candidates), device=candidates.device)
+        action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
+        result: Tensor = model.value(candidates[:, 0], context.goal, action)
+        return result
+    if context.goal is not None and model.config.data.discount < 1:
+        return _goal_value(model, context.goal, candidates)
+    if context.goal is not None:
+        result = model.value(candidates[:, -1], context.goal)
+        return result
+    # one state's error would decide which of many similar plans looks best
+    average: Tensor = model.value(candidates[:, 1:], None).mean(1)
+    return average
+
+
+def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor:
+    """V of the last state, less twice what the plan gains faster than time passes.
+
+    With a goal V = discount^(steps to go), and no real motion saves more steps than it takes. A
+    plan that does jumps somewhere, through a wall for instance: the very plans that a maximum over
+    candidates would otherwise pick.
+    """
+    plan = model.config.plan
+    states = torch.cat([candidates[:, : plan.horizon : _CHECK_EVERY], candidates[:, -1:]], 1)
+    returns = model.returns.inverse(
+        model.value(states, goal[:, None].expand(-1, states.shape[1], -1)).unsqueeze(-1)
+    ).squeeze(-1)
+    discount = model.config.data.discount
+    steps = returns.clamp(_LEAST_RETURN, 1.0).log() / math.log(discount)
+    saved = steps[:, :-1] - steps[:, 1:]
+    rest = plan.horizon % _CHECK_EVERY
+    excess = _excess(saved[:, :-1] if rest else saved, plan.stride * _CHECK_EVERY)
+    if rest:
+        excess = excess + _excess(saved[:, -1:], plan.stride * rest)
+    return model.normalised_returns(discount ** (steps[:, -1] + _EXCESS_WEIGHT * excess))
+
+
+def _excess(saved: Tensor, elapsed: int) -> Tensor:
+    """What saved steps to go [B, n] exceed the steps they took by, in sum: [B]."""
+    return (saved - elapsed).clamp(min=0).sum(1)
+
+
+def select(values: Tensor, gumbel: Tensor, settings: PlanningConfig) -> Tensor:
+    """Stage 3: one candidate per row from values [B, K]: index [B]."""
+    if settings.select == "first" or values.shape[1] == 1:
+        return torch.zeros(len(values), dtype=torch.long, device=values.device)
+    if settings.select == "softmax":
+        # the Gumbel maximum is a draw from the softmax
+        return (values + gumbel).argmax(1)
+    return values.argmax(1)

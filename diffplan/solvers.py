@@ -1,0 +1,61 @@
+"""All samplers by name, what each suits, and what each costs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from diffplan.dpm_solver_v3 import Statistics, check_statistics, dpm_solver_v3
+from diffplan.errors import DiffplanError
+from diffplan.multistep import MULTISTEP, check_gaps, check_noisy, check_signal, pndm_evaluations
+from diffplan.process import Process
+from diffplan.samplers import Sampler, ancestral, ddim
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": ddim,
+    "ancestral": ancestral,
+    **MULTISTEP,
+    "dpm-solver-v3": dpm_solver_v3,
+}
+
+
+def check_sampler(
+    name: str, process: Process, grid: tuple[int, ...], statistics: Statistics | None = None
+) -> None:
+    """Raise DiffplanError, with the reason, where a sampler does not suit a process and grid.
+
+    statistics: what dpm-solver-v3 was calibrated with.
+    """
+    if name in ("ddim", "ancestral"):
+        return
+    check_noisy(process, name)
+    if name in ("s-pndm", "f-pndm"):
+        check_signal(process, grid, name)
+    if name == "f-pndm":
+        check_gaps(grid)
+    if name == "dpm-solver-v3":
+        if statistics is None:
+            raise DiffplanError(
+                "sampler dpm-solver-v3 needs statistics of the model: run `diffplan calibrate RUN`"
+            )
+        check_statistics(statistics, process, grid)
+
+
+def evaluations(name: str, grid: tuple[int, ...]) -> int:
+    """Denoiser calls of a sampler along a grid."""
+    steps = len(list(pairwise(grid)))
+    if name in ("s-pndm", "f-pndm") and steps:
+        return pndm_evaluations(name, steps)
+    return steps
+
+
+def needs_noise(name: str, eta: float) -> bool:
+    """Whether a sampler draws noise in its steps."""
+    return name == "ancestral" or (name == "ddim" and eta > 0)
+
+
+def sampler_options(name: str, eta: float, statistics: Statistics | None) -> dict[str, Any]:
+    """The keyword arguments that only some samplers take."""
+    if name == "ddim":
+        return {"eta": eta}
+    return {"statistics": statistics} if name == "dpm-solver-v3" else {}

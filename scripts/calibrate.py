@@ -1,0 +1,183 @@
+"""`diffplan calibrate RUN`: the statistics of a trained model that sampler dpm-solver-v3 needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from diffplan.errors import DiffplanError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffplan.agents import PlannerAgent
+    from diffplan.checkpoint import Header
+    from diffplan.dpm_solver_v3 import Statistics
+    from diffplan.selection import Context
+
+_SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift of f"))
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Estimate the statistics of a trained model for the sampler dpm-solver-v3.
+
+    They hold for one start and one guidance weight, those that plans will be made with, and go
+    into the checkpoint's folder, with a picture beside them.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder that `diffplan train --out` wrote."""
+    samples: int = 1024
+    """Plans that the statistics are averaged over."""
+    seed: int = 0
+    """Of the plans that are drawn from the data, and of their noise."""
+    start: Annotated[
+        str | None, tyro.conf.arg(metavar="START", help_behavior_hint="(default: the run's own)")
+    ] = None
+    """How planning will start: noise, sdedit, ..."""
+    guidance_weight: Annotated[
+        float | None,
+        tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: the run's own)"),
+    ] = None
+    """Classifier-free guidance that plans will be made with; 1 is conditional."""
+    average: Literal["batch", "horizon"] = "batch"
+    """Statistics of each plan state (batch), or the same for all of them (horizon)."""
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|UPDATES")] = "last"
+    """Which checkpoint of the run."""
+    device: str = "cpu"
+    """Where the networks run: cpu, cuda, cuda:1, ..."""
+    threads: int = 1
+    """PyTorch threads."""
+
+    def run(self) -> Path:
+        """Estimate, write and draw; returns the file.
+
+        Raises:
+            DiffplanError: RUN is no run, a number out of range, a file that cannot be written, or
+                a start that dpm-solver-v3 cannot make plans with.
+        """
+        self._check()
+        import torch
+
+        torch.set_num_threads(self.threads)
+        return _calibrate(self)
+
+    def _check(self) -> None:
+        for name, least in (("samples", 2), ("seed", 0), ("threads", 1)):
+            if (value := getattr(self, name)) < least:
+                raise DiffplanError(f"--{name} must be at least {least}, got {value}")
+        if not self.folder.is_dir():
+            raise DiffplanError(
+                f"{self.folder} is no folder; give one that `diffplan train --out` wrote"
+            )
+
+
+def _calibrate(options: Calibrate) -> Path:
+    from tqdm import tqdm
+
+    from diffplan import calibration
+    from diffplan.agents import load_agent
+    from diffplan.checkpoint import checkpoint_path, find_checkpoint, read_header
+    from diffplan.scripts.results import check_writable
+
+    given: dict[str, Any] = {"start": options.start, "guidance_weight": options.guidance_weight}
+    agent = load_agent(
+        options.folder,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    last = options.checkpoint == "last"
+    wanted = options.folder if last else checkpoint_path(options.folder, int(options.checkpoint))
+    path = find_checkpoint(wanted)
+    file, picture = path / calibration.FILE, path / "calibration.png"
+    check_writable(file, "statistics")
+    process = calibration.calibrated_process(agent.model, agent.settings)
+    contexts, x0 = _samples(options, agent, read_header(path))
+    with tqdm(total=calibration.rounds(process), desc="calibrating", unit="level") as bar:
+
+        def progress() -> None:
+            bar.update()
+
+        statistics = calibration.calibrate(
+            agent.model,
+            contexts,
+            agent.settings,
+            x0=x0,
+            seed=options.seed,
+            over_horizon=options.average == "horizon",
+            progress=progress,
+        )
+    calibration.save_statistics(statistics, path)
+    _draw(picture, statistics, f"{agent.config_name}, start {agent.settings.start}")
+    conditions = ", ".join(f"{name} {value}" for name, value in statistics.conditions.items())
+    print(
+        f"statistics of {process.name}, {process.T} levels, start {agent.settings.start}, "
+        f"{conditions}, from {options.samples} plans\nwrote {file}\nwrote {picture}"
+    )
+    return file
+
+
+def _samples(
+    options: Calibrate, agent: PlannerAgent, header: Header
+) -> tuple[Context, Tensor | None]:
+    """Contexts of the training data with their clean plans; contexts alone without the data.
+
+    Where returns are asked for, the contexts ask for what planning will: one return for all.
+    """
+    import torch
+
+    from diffplan.data.windows import WindowSampler
+    from diffplan.scripts.baselines import training_data
+    from diffplan.selection import Context
+
+    model, settings = agent.model, agent.settings
+    generator = torch.Generator().manual_seed(options.seed)
+    returns = None
+    if model.use_returns:
+        target = settings.target_return
+        wanted = torch.tensor(target) if target is not None else None
+        if wanted is None:
+            wanted = model.targets(settings.target_quantile)
+        returns = model.normalised_returns(wanted.to(agent.device)).expand(options.samples)
+    episodes = training_data(header.info, header.fingerprint)
+    if isinstance(episodes, str):
+        print(f"from the model's own plans, at states like the data's: {episodes}")
+        spec = model.spec
+
+        def normal(columns: int) -> Tensor:
+            return torch.randn(options.samples, columns, generator=generator).to(agent.device)
+
+        goal = normal(spec.goal_dim) if spec.goal_dim else None
+        return Context(normal(spec.state_dim), goal, returns), None
+    sampler = WindowSampler(episodes, header.config, seed=header.seed)
+    windows = sampler.sample(options.samples, generator)
+    states = model.states(windows.states.to(agent.device))
+    goals = None if windows.goals is None else windows.goals.to(agent.device)
+    x0 = model.to_plan(states[:, 0], states[:, 1:])
+    return Context(states[:, 0], model.goal(goals), returns), x0
+
+
+def _draw(path: Path, statistics: Statistics, title: str) -> None:
+    """l, s and b over lambda: every entry of the plan, and their median."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from diffplan.dpm_solver_v3 import half_log_snr
+    from diffplan.scripts.pictures import CANDIDATE, EXECUTED, save, style
+
+    lam = half_log_snr(statistics)
+    known = np.isfinite(lam)
+    with style():
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        for axes, (name, what) in zip(figure.subplots(1, 3), _SHOWN, strict=True):
+            table = getattr(statistics, name).flatten(1).numpy()[known]
+            axes.plot(lam[known], table, color=CANDIDATE, linewidth=0.6, alpha=0.25)
+            axes.plot(lam[known], np.median(table, axis=1), color=EXECUTED, linewidth=2)
+            axes.set(title=f"{name}: {what}", xlabel="λ = log(a / σ)")
+        figure.suptitle(f"{title}: every entry of the plan, and the median")
+        save(figure, path)

@@ -1,0 +1,108 @@
+"""`diffplan calibrate`: from a trained run to statistics that dpm-solver-v3 can be run with."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffplan.calibration import FILE, load_statistics
+from diffplan.checkpoint import list_checkpoints
+from diffplan.data.episodes import Episodes
+from diffplan.family import betas_cosine, ddpm
+from diffplan.scripts.cli import main
+
+PNG = b"\x89PNG\r\n\x1a\n"
+FEW = ["--samples", "40"]
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, tiny_episodes: Episodes, tiny_options: list[str]
+) -> Path:
+    """A folder with data, and a run with two checkpoints trained on them."""
+    folder = tmp_path_factory.mktemp("calibrate")
+    tiny_episodes.save(folder / "data")
+    words = ["train", "trajectory-diffuser", "--dataset", str(folder / "data")]
+    words += ["--out", str(folder / "run"), "--steps", "4", "--checkpoint-every", "2"]
+    assert main([*words, "--device", "cpu", "--preset", "none", *tiny_options]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run; the data stay where they are."""
+    return Path(shutil.copytree(trained / "run", tmp_path / "run"))
+
+
+def test_statistics_and_a_picture_beside_the_weights(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["calibrate", str(run), "--start", "noise", *FEW]
+    assert main(words) == 0
+    checkpoint = list_checkpoints(run)[-1]
+    out = capsys.readouterr().out
+    assert f"wrote {checkpoint / FILE}" in out
+    assert "ddpm, 20 levels, start noise, guidance_weight 1.0, clip 5.0, from 40 plans" in out
+    assert "own plans" not in out
+    assert (checkpoint / "calibration.png").read_bytes().startswith(PNG)
+    first = load_statistics(run)
+    assert first.a == ddpm(betas_cosine(20)).a
+    assert first.l.shape == (21, 4, 3) and first.details["samples"] == 40
+    assert main(words) == 0  # again: over the first, with the same numbers
+    assert torch.equal(load_statistics(run).b, first.b)
+    assert main([*words, "--seed", "1"]) == 0
+    assert not torch.equal(load_statistics(run).b, first.b)
+    assert not list(checkpoint.glob(".*"))
+
+
+def test_options_reach_the_statistics(run: Path) -> None:
+    checkpoints = list_checkpoints(run)
+    words = ["calibrate", str(run), "--start", "sdedit", "--guidance-weight", "1.5", *FEW]
+    assert main([*words, "--average", "horizon", "--checkpoint", "2"]) == 0
+    assert not (checkpoints[-1] / FILE).exists()
+    found = load_statistics(checkpoints[0])
+    assert found.conditions["guidance_weight"] == 1.5
+    assert found.details["averaged"] == "batch and horizon"
+    assert torch.equal(found.l[:, 0], found.l[:, 1])
+
+
+def test_without_the_data_the_models_own_plans_do(
+    run: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["calibrate", str(run), "--start", "noise", *FEW]
+    assert main(words) == 0
+    with_data = load_statistics(run)
+    (trained / "data").rename(tmp_path / "elsewhere")
+    try:
+        capsys.readouterr()
+        assert main(words) == 0
+    finally:
+        (tmp_path / "elsewhere").rename(trained / "data")
+    assert "from the model's own plans, at states like the data's: " in capsys.readouterr().out
+    assert not torch.equal(load_statistics(run).b, with_data.b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], r"start is 'process', which begins at level 10 of 'rddm'.*--start noise or sdedit"),
+        (["--start", "none"], "refines nothing"),
+        (["--start", "elsewhere"], "start"),
+        (["--samples", "1"], "--samples must be at least 2, got 1"),
+        (["--checkpoint", "9"], "checkpoint-00000009"),
+    ],
+)
+def test_mistakes_get_one_line(
+    options: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", str(run), *options]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
+    assert not list(run.rglob(FILE))
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", str(tmp_path / "nothing")]) == 2
+    assert "is no folder; give one that" in capsys.readouterr().err
