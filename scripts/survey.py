@@ -168,13 +168,15 @@ class Survey:
         from diffplan.envs.rollout import rollout
         from diffplan.planner import network_calls
 
-        agent = load_agent(run, **row.planning)
+        agent = load_agent(run)
         make_env = evaluation_env_factory(agent.info)
-        keeps = row.goal_keeps if agent.layout.goal_dim else row.reward_keeps
+        goal = agent.layout.goal_dim > 0
+        keeps = row.goal_keeps if goal else row.reward_keeps
+        planning = row.planning if goal else row.planning | row.reward_planning
         tuning: dict[int, float] = {}
         for keep in sorted({min(keep, agent.horizon) for keep in keeps}):
             found = rollout(
-                load_agent(run, **row.planning, keep=keep),
+                load_agent(run, **planning, keep=keep),
                 make_env,
                 episodes=self.tune_episodes,
                 num_envs=self.tune_episodes,
@@ -183,7 +185,7 @@ class Survey:
             )
             tuning[keep] = float(found.returns.mean())
         keep = max(tuning, key=lambda k: tuning[k])
-        agent = load_agent(run, **row.planning, keep=keep)
+        agent = load_agent(run, **planning, keep=keep)
         result = rollout(
             agent,
             make_env,

@@ -13,8 +13,9 @@ class Row:
     """One way of planning.
 
     config: the configuration that is trained. training: "section.key" -> value that differs from
-    it and its preset. planning: settings of `PlanningConfig` that differ. goal_keeps, reward_keeps:
-    plan-keeping intervals that are tried, in strides.
+    it and its preset. planning: settings of `PlanningConfig` that differ; reward_planning: for data
+    without a goal as well. goal_keeps, reward_keeps: plan-keeping intervals that are tried, in
+    strides.
     """
 
     config: str
@@ -22,6 +23,7 @@ class Row:
     planning: dict[str, Any] = field(default_factory=dict)
     goal_keeps: tuple[int, ...] = (2, 4, 8, 16)
     reward_keeps: tuple[int, ...] = (1, 2, 4, 8)
+    reward_planning: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> str:
@@ -42,7 +44,13 @@ PLANNERS: dict[str, Row] = {
     "Decision Diffuser": Row(
         "decision-diffuser", goal_keeps=(4, 8, 16, 32, 64), reward_keeps=(1, 4, 16)
     ),
-    "Diffuser": Row("diffuser", goal_keeps=(1, 4, 16, 32), reward_keeps=(1, 4, 8)),
+    # a quarter of the published candidates: 64 take half an hour to score at every step
+    "Diffuser": Row(
+        "diffuser",
+        goal_keeps=(1, 4, 16, 32),
+        reward_keeps=(1, 4, 8),
+        reward_planning={"candidates": 16},
+    ),
     "Diffusion Veteran": Row("diffusion-veteran", goal_keeps=(1, 2, 4, 8), reward_keeps=(1, 2, 4)),
 }
 
