@@ -278,13 +278,17 @@ def _value_gradient(model: PlannerModel, context: Context, process: Process) -> 
     assert value is not None
     condition = model.value_condition(context.state, context.goal)
 
+    def worth(x: Tensor, level: Tensor, given: Tensor) -> Tensor:
+        return value(x, level, given).sum()
+
+    slope = torch.func.grad(worth)
+
     def gradient(x: Tensor, t: int) -> Tensor:
         # what engines make in inference mode cannot be differentiated, copies can
-        with torch.inference_mode(False), torch.enable_grad():
-            moved = x.clone().requires_grad_()
+        with torch.inference_mode(False):
             level = torch.full((len(x),), t / process.T, device=x.device)
-            result = value(moved, level, condition.clone()).sum()
-            return torch.autograd.grad(result, moved)[0]
+            found: Tensor = slope(x.clone(), level, condition.clone())
+            return found
 
     return gradient
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -31,38 +31,39 @@ class Work:
 
 def count(call: Callable[[], object]) -> Work:
     """What one call needs, on whatever device its tensors are."""
-    mapping = {_CPU_ATTENTION: _attention_flops}  # PyTorch's own table knows only the GPU kernels
     # inference mode would hide the products inside linear layers
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=mapping) as flops,
-        _Bytes() as moved,
-    ):
+    with torch.inference_mode(False), torch.no_grad(), _Counted() as counted:
         call()
-    return Work(int(flops.get_total_flops()), moved.total)
+    return Work(counted.flops, counted.bytes)
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    result: int = sdpa_flop_count(query, key, value)
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    result: int = sdpa_flop_count(query.shape, key.shape, value.shape)
     return result
 
 
-class _Bytes(TorchDispatchMode):
-    """Adds up the tensors that go into and come out of the operations that are counted."""
+class _Counted(TorchDispatchMode):
+    """Adds up operations, and the tensors that go into and come out of them.
+
+    PyTorch's own counter cannot look into a gradient, which value guidance takes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.flops = self.bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         packet = func._overloadpacket
-        if packet in flop_registry or packet == _CPU_ATTENTION:
+        # PyTorch's own table knows only the GPU kernels of attention
+        known = _attention_flops if packet == _CPU_ATTENTION else flop_registry.get(packet)
+        if known is not None:
+            self.flops += known(*args, **kwargs, out_val=out)
             tensors = pytree.tree_leaves((args, kwargs, out))
-            self.total += sum(
+            self.bytes += sum(
                 t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor)
             )
         return out

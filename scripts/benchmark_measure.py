@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffplan import planner, selection
+from diffplan import planner, selection, solvers
 from diffplan.agents import AgentState, PlannerAgent
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark_ceiling import Ceiling, measure_ceiling, reference_ms, threads
@@ -150,10 +150,10 @@ class _Stages:
         start = self.model.states(torch.from_numpy(states).to(device))
         self.context = selection.Context(start, goal, returns)
         settings, model, k = self.settings, self.model, self.settings.k
-        shape = (batch, k, model.rows, model.spec.state_dim)
-        random_steps = settings.sampler == "ancestral" or settings.eta > 0
+        shape = (batch, k, model.rows, model.plan_dim)
+        random_steps = solvers.needs_noise(settings.sampler, settings.eta)
         self.noise = planner.Noise(
-            torch.randn(batch, k, agent.horizon, shape[-1] + 1, device=device),
+            torch.randn(batch, k, agent.horizon, model.spec.state_dim + 1, device=device),
             torch.randn(shape, device=device),
             torch.randn(settings.steps, *shape, device=device) if random_steps else None,
             torch.randn(batch, k, device=device),
@@ -180,7 +180,10 @@ class _Stages:
             every = torch.arange(rows, device=chosen.device)
             states = candidates.unflatten(0, (rows, k))[every, chosen]
         mark()
-        planner.decode(model, self.context.state, states[:rows, 1], self.lag)
+        if model.config.plan.actions:
+            model.environment_actions(model.planned_actions(plans)[:rows, 0, 0])
+        else:
+            planner.decode(model, self.context.state, states[:rows, 1], self.lag)
         mark()
 
     def _repeated(self, k: int) -> selection.Context:
