@@ -121,8 +121,8 @@ class DenoiserConfig:
     """Noise levels of rddm and interpolant."""
     path: Literal["linear", "trigonometric"] = "linear"
     """interpolant: how data turn into the proposal."""
-    gamma: Literal["brownian", "quadratic", "sine", "none"] = "brownian"
-    """interpolant: noise on the way; none: rectified flow."""
+    gamma: Literal["brownian", "root", "none"] = "brownian"
+    """interpolant: noise on the way, sqrt(u (1 - u)) or sqrt(u) (1 - u); none: rectified flow."""
     schedule: Literal["cosine", "linear", "vp"] = "cosine"
     """Noise schedule of ddpm, resfusion and diffuse-vae, and of planning without a proposal."""
     schedule_levels: int = 20

@@ -169,11 +169,18 @@ GAMMAS: dict[str, Gamma] = {
         math.sqrt(u * (1 - u)),
         (0.5 - u) / math.sqrt(u * (1 - u)) if 0 < u < 1 else 0.0,
     ),
-    "quadratic": lambda u: (u * (1 - u), 1 - 2 * u),
-    "sine": lambda u: (math.sin(math.pi * u) ** 2, math.pi * math.sin(2 * math.pi * u)),
+    "root": lambda u: (
+        math.sqrt(u) * (1 - u),
+        (1 - 3 * u) / (2 * math.sqrt(u)) if u > 0 else 0.0,
+    ),
     "none": lambda u: (0.0, 0.0),
 }
-"""Noise on the way; none: rectified flow from the proposal."""
+"""Noise on the way; none: rectified flow from the proposal.
+
+At u = 0 it must grow faster than a(u) ~ u. With u (1 - u) or sin^2(pi u), which serve where the
+network does not know x̂, a network that does reads x0 off the very first x_u, and a chain that
+starts at x̂ takes that for x0.
+"""
 
 _FIRST = 1e-3  # of an interpolant: at u = 0 there is no noise to tell x0 and x̂ apart by
 

@@ -207,7 +207,9 @@ def start_process(
         )
     x = process.sigma[level] * noise_scale(process, scale) * noise
     if process.r[level]:
-        x = x + process.r[level] * _required(proposal, f"process {process.name!r}")
+        # x̂ also stands for x0 in the little that an interpolant has of it
+        mean = _required(proposal, f"process {process.name!r}")
+        x = x + (process.r[level] + process.a[level]) * mean
     return x
 
 

@@ -39,6 +39,7 @@ from diffplan.errors import DiffplanError
 from diffplan.losses import Batch
 from diffplan.metrics import MetricsFile
 from diffplan.model import ModelSpec, PlannerModel
+from diffplan.planner import chain_of
 
 _RESIDUAL_EVERY = 100  # updates between measurements of the free-running error
 _RESIDUAL_WINDOWS = 512
@@ -93,8 +94,8 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     result is bit-identical to a run that was never interrupted. On a GPU the data lie there too
     if they fit beside the training; the batches are the CPU's.
 
-    Raises DiffplanError for data that `Episodes.validate` refuses and for what does not fit what
-    `options.out` holds, see `find_previous`.
+    Raises DiffplanError for data that `Episodes.validate` refuses, for a sampler that does not suit
+    the process, and for what does not fit what `options.out` holds, see `find_previous`.
     """
     run = options.out
     previous = find_previous(config, options)
@@ -123,6 +124,8 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     sampler = WindowSampler(episodes, config, seed=options.seed)
     model = PlannerModel(spec, config)
     low, high = torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high)
+    if config.planning.sampler != "dpm-solver-v3":  # which is calibrated after training
+        chain_of(model, model.config.planning)  # refuses now what could not plan in the end
     model.fit(sampler, low, high, options.seed)
     sampler.to(accelerator.device)
     average = AveragedModel(model, multi_avg_fn=_Average(config.training.ema))

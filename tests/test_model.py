@@ -396,3 +396,28 @@ def test_parts_a_config_never_uses_are_not_built(
     assert not published.denoiser.use_proposal
     assert tiny_model(tiny_config("proposer-only"), tiny_episodes).denoiser is None
     assert tiny_model(tiny_config("from-noise"), tiny_episodes).proposer is None
+
+
+def test_a_velocity_learns_from_noise_of_both_signs(
+    data: Episodes, tiny_config: Make, tiny_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws 2 i and 2 i + 1 of a window share their level and have opposite noise."""
+    changes = {"denoiser.process": "interpolant", "denoiser.prediction": "velocity"}
+    model = tiny_model(tiny_config(changes={**changes, "denoiser.draws": 4}), data)
+    seen: list[tuple[Any, ...]] = []
+    assert model.denoiser is not None
+    loss = model.denoiser.loss
+
+    def spy(*args: Any, **options: Any) -> Tensor:
+        seen.append(args)
+        return loss(*args, **options)
+
+    monkeypatch.setattr(model.denoiser, "loss", spy)
+    losses = model(batch_of(model, data), generator())
+    plain, levels, noise = (seen[0][i] for i in (2, 5, 6))
+    main = int((~plain).sum())
+    assert torch.equal(noise[1:main:2], -noise[:main:2])
+    assert torch.equal(levels[1:main:2], levels[:main:2])
+    assert len(levels[:main].unique()) > main // 4
+    assert not torch.equal(noise[main + 1 :: 2][:3], -noise[main::2][:3])
+    assert torch.isfinite(losses["denoiser"])

@@ -197,8 +197,9 @@ def test_start_law(start: str, name: str) -> None:
     proposal, scale = normal(3, 2), normal(3, 2, seed=1).abs() + 0.1
     zero, spread = torch.zeros(3, 2, dtype=torch.float64), scale if process.scaled else 1.0
     std = process.sigma[level] * spread * torch.ones_like(zero)
+    share = process.r[level] + process.a[level] if process.r[level] else 0.0
     mean, std = {
-        "process": (process.r[level] * proposal, std),
+        "process": (share * proposal, std),
         "sdedit": ((process.a[level] + process.r[level]) * proposal, std),
         "published": (proposal, zero),
     }[start]
@@ -228,7 +229,9 @@ def test_the_process_start_does_not_depend_on_x0(name: str) -> None:
     for seed in (3, 4):
         x0 = normal(3, 4, 2, seed=seed)
         x_t = q_sample(process, t, x0, proposal, noise, scale)
-        torch.testing.assert_close(x_t - start, process.a[-1] * x0, rtol=1e-9, atol=1e-12)
+        stands_in = proposal if process.r[-1] else 0.0
+        expected = process.a[-1] * (x0 - stands_in)
+        torch.testing.assert_close(x_t - start, expected, rtol=1e-9, atol=1e-12)
     assert process.a[-1] <= (0.0 if name in ("rddm", "resfusion") else 3e-3)
 
 
@@ -326,12 +329,12 @@ def test_diffuse_vae_shifts_ddpm_by_the_proposal() -> None:
 def test_every_name_builds_its_process() -> None:
     found = {
         kind: build_process(
-            kind, levels=8, betas=betas_cosine(20), path="trigonometric", gamma="sine"
+            kind, levels=8, betas=betas_cosine(20), path="trigonometric", gamma="root"
         )
         for kind in ("rddm", "interpolant", "ddpm", "resfusion", "diffuse-vae")
     }
     assert found["rddm"] == rddm(8)
-    assert found["interpolant"] == interpolant(8, "trigonometric", "sine")
+    assert found["interpolant"] == interpolant(8, "trigonometric", "root")
     assert found["ddpm"] == PROCESSES["cosine"]
     assert found["resfusion"] == PROCESSES["resfusion"]
     assert found["diffuse-vae"] == PROCESSES["diffuse-vae"]
@@ -428,3 +431,15 @@ def test_the_linear_brownian_interpolant_steps_along_brownian_bridges(T: int, da
     u, later = process.a[t], process.a[s]
     variance = (later - u) * (1 - later) / (1 - u)
     assert process.posterior_std(t, s) ** 2 == pytest.approx(variance, rel=1e-9, abs=1e-12)
+
+
+def test_both_signs_of_noise_cancel_the_growth_of_a_velocity() -> None:
+    """Near u = 0 and 1 gamma' grows; the mean of the two targets is x0 - x̂ all the same."""
+    process = interpolant(10)
+    x0, proposal, noise = (normal(10, 4, 2, seed=seed) for seed in range(3))
+    scale, t = torch.ones(4, 2, dtype=torch.float64), torch.arange(1, 11)
+    one, other = (
+        targets_at(process, "velocity", t, x0, proposal, sign * noise, scale) for sign in (1, -1)
+    )
+    torch.testing.assert_close((one + other) / 2, x0 - proposal)
+    assert (one - (x0 - proposal))[-1].std() > 10  # gamma' is 16 at u = 0.001

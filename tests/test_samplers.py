@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from diffplan.errors import DiffplanError
-from diffplan.family import betas_cosine, betas_linear, ddpm, rddm
+from diffplan.family import (
+    betas_cosine,
+    betas_linear,
+    ddpm,
+    diffuse_vae,
+    interpolant,
+    rddm,
+    resfusion,
+)
 from diffplan.grids import consecutive_grid, time_grid
 from diffplan.process import STARTS, Process, q_sample
 from diffplan.samplers import ancestral, ddim
@@ -326,3 +334,66 @@ def test_misuse_gets_one_clear_line() -> None:
         ddim(lambda x, t: x, COSINE, (5, 1, 0), x, eta=0.5)
     with pytest.raises(DiffplanError, match=r"eta must lie between 0 and 1, got 1\.5"):
         ddim(lambda x, t: x, COSINE, (5, 0), x, eta=1.5)
+
+
+# --- The whole family on Gaussian data -----------------------------------------------------------
+
+PROPOSAL_MEAN, PROPOSAL_STD, LEFT_STD = 0.4, 0.8, 0.3
+FAMILY = {
+    "rddm": rddm(200),
+    "resfusion": resfusion(betas_cosine(400)),
+    "diffuse-vae": diffuse_vae(betas_cosine(200)),
+    **{
+        f"{path}, {gamma}": interpolant(200, path, gamma)
+        for path in ("linear", "trigonometric")
+        for gamma in ("brownian", "root")
+    },
+}
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0], ids=["ODE", "between", "SDE"])
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_exact_denoiser_samples_data_given_their_proposal(name: str, eta: float) -> None:
+    """x̂ ~ N, x0 | x̂ ~ N(0.9 x̂, 0.3^2): moments of what comes out, from the process's own start."""
+    process, n = FAMILY[name], 20_000
+    proposal = PROPOSAL_MEAN + PROPOSAL_STD * normal(n, 1, 1)
+    scale = 0.5 * torch.ones(1, 1, dtype=torch.float64)
+    spread = 0.5 if process.scaled else 1.0
+    mean = 0.9 * proposal
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        a, noise = process.a[t], process.sigma[t] * spread
+        gain = a * LEFT_STD**2 / (a * a * LEFT_STD**2 + noise * noise)
+        return mean + gain * (x - a * mean - process.r[t] * proposal)
+
+    x = STARTS["process"](process, process.T, proposal, normal(n, 1, 1, seed=1), scale)
+    grid = time_grid(process.T, process.T)
+    noise = normal(process.T, n, 1, 1, seed=2)
+    end = ddim(denoise, process, grid, x, proposal=proposal, scale=scale, noise=noise, eta=eta)
+    left = end - mean
+    assert left.mean().item() == pytest.approx(0.0, abs=5 * LEFT_STD / math.sqrt(n) + 2e-3)
+    # what x_1 holds of noise is averaged away by the last answer
+    assert left.std().item() == pytest.approx(LEFT_STD, rel=0.06)
+    assert torch.corrcoef(torch.stack([left.flatten(), proposal.flatten()]))[0, 1].abs() < 0.05
+
+
+@pytest.mark.parametrize("gamma", ["brownian", "root", "none"])
+def test_an_interpolant_s_moments_at_every_time(gamma: str) -> None:
+    """Of x_u = u x0 + (1 - u) x̂ + gamma(u) eps, with x0 and x̂ jointly Gaussian."""
+    process, n = interpolant(20, "linear", gamma), 40_000
+    proposal = PROPOSAL_MEAN + PROPOSAL_STD * normal(n, 1, 1)
+    x0 = 0.9 * proposal + LEFT_STD * normal(n, 1, 1, seed=1)
+    scale = torch.ones(1, 1, dtype=torch.float64)
+    for level in (3, 10, 17):
+        u = 1 - level / 20
+        t = torch.full((n,), level)
+        x = q_sample(process, t, x0, proposal, normal(n, 1, 1, seed=2), scale)
+        share = 0.9 * u + 1 - u
+        noise = {
+            "brownian": u * (1 - u),
+            "root": u * (1 - u) ** 2,
+            "none": 0.0,
+        }[gamma]
+        variance = (share * PROPOSAL_STD) ** 2 + (u * LEFT_STD) ** 2 + noise
+        assert x.mean().item() == pytest.approx(share * PROPOSAL_MEAN, abs=0.03)
+        assert x.var().item() == pytest.approx(variance, rel=0.04)

@@ -139,6 +139,17 @@ def test_data_given_from_python_are_validated(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_sampler_that_does_not_suit_is_refused_before_anything_is_learned(
+    tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
+) -> None:
+    config = tiny_config(changes={"planning.sampler": "s-pndm", "planning.steps": 3})
+    message = refusal(lambda: train(tiny_episodes, config, options(tmp_path, 3)))
+    assert "s-pndm cannot pass level 10 of 'rddm'" in message
+    assert not list_checkpoints(tmp_path)
+    later = tiny_config(changes={"planning.sampler": "dpm-solver-v3", "planning.steps": 3})
+    assert train(tiny_episodes, later, options(tmp_path, 1)).is_dir()
+
+
 def test_the_learning_rate_knows_no_end() -> None:
     config = TrainingConfig(learning_rate=0.1, warmup=10, decay_after=100)
     rates = [learning_rate(config, step) for step in range(1000)]
