@@ -85,6 +85,8 @@ def _draw(options: Family, runs: dict[str, Path], target: Path) -> None:
     }
     layout = agent.layout
     proposal = pictures.positions(_states(agent, proposed[0].states), layout)[0]
+    drawn = (pictures.positions(s, layout) for _, plans in found.values() for s in plans)
+    everything = [proposal, *drawn]
     columns = 4
     rows = -(-len(found) // columns)
     shades = colormaps["Greys"]
@@ -104,7 +106,6 @@ def _draw(options: Family, runs: dict[str, Path], target: Path) -> None:
                 xy = pictures.positions(states, layout)
                 axes.plot(*xy.T, "-", color=pictures.PLAN, linewidth=1.2, zorder=5)
             axes.plot(*proposal[0], "o", color=pictures.START, markersize=6, zorder=6)
-            everything = [proposal, *(pictures.positions(s, layout) for s in plans)]
             _frame(axes, everything)
             axes.set_title(label, fontsize=10)
         entries = [
