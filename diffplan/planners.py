@@ -86,12 +86,12 @@ _DIFFUSER = Config(
 
 _DECISION_DIFFUSER = Config(
     name="decision-diffuser",
-    # Ajay et al. 2023, arXiv 2211.15657: released settings, but for the network and its 200 levels
+    # Ajay et al. 2023, arXiv 2211.15657: released settings, but for the network, its 200 levels
+    # and its prediction of eps, which this network does not learn in this many columns
     plan=PlanSpaceConfig(horizon=99, stride=1, space="absolute"),
     data=DataConfig(discount=0.99, relabel="hindsight", use_returns=True),
     denoiser=DenoiserConfig(
         process="ddpm",
-        prediction="eps",
         use_proposal=False,
         draws=1,
         drop_goal=0.25,
