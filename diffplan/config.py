@@ -160,6 +160,9 @@ class HeadsConfig:
     """Train the inverse dynamics also on the way to proposed states, not to true ones alone."""
     expectile: float = 0.7
     """Expectile of the value regression; 0.5 is the mean."""
+    value_target: Literal["returns", "bootstrapped"] = "returns"
+    """What the value regresses on: the data's returns-to-go (with a goal, from steps-to-goal), or
+    reward plus its own value one step on (implicit Q-learning without actions)."""
     value_members: int = 1
     """Value networks that are averaged."""
     value_input: Literal["state", "state-action"] = "state"

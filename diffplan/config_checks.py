@@ -126,6 +126,11 @@ def check(config: Config) -> None:
         "planning.value_guidance",
         "0 with sampler dpm-solver-v3, whose calibration differentiates the denoiser already",
     )
+    require(
+        config.heads.value_target == "returns" or config.heads.value_input == "state",
+        "heads.value_target",
+        "returns with heads.value_input state-action: only V is bootstrapped",
+    )
     if plan.pin_goal:
         require(plan.space == "absolute", "plan.space", "absolute with plan.pin_goal")
         require(

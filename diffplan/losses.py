@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffplan.data.windows import Transitions, Valued, Windows
+from diffplan.data.batches import Step, Transitions, Valued, Windows
 from diffplan.denoiser import Condition
 from diffplan.process import q_sample
 
@@ -58,13 +58,26 @@ def joint_losses(
     if batch.followed is not None:
         losses["inverse_dynamics_proposed"] = _following_loss(model, batch.followed)
     valued = batch.valued
+    returns_to_go = model.normalised_returns(valued.returns)
+    if valued.step is not None:
+        returns_to_go = _bootstrapped(model, valued, valued.step)
     losses["value"] = model.value.loss(
         model.states(valued.states),
         model.goal(valued.goals),
         model.scaled_actions(valued.actions) if model.value.uses_action else None,
-        model.normalised_returns(valued.returns),
+        returns_to_go,
     )
     return losses
+
+
+def _bootstrapped(model: PlannerModel, valued: Valued, step: Step) -> Tensor:
+    """Reward plus discounted value one step on, normalised [B]."""
+    if model.training:
+        model.value.follow()
+    ahead = model.value.ahead(model.states(step.states), model.goal(valued.goals))
+    ahead = model.returns.inverse(ahead.unsqueeze(-1)).squeeze(-1)
+    discount = model.config.data.discount
+    return model.normalised_returns(step.rewards + discount * (1 - step.ended) * ahead)
 
 
 def _denoiser_losses(

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config import Config, replace_planning
+from diffplan.data.batches import Windows
 from diffplan.data.normaliser import Normaliser
 from diffplan.data.targets import TargetTable
-from diffplan.data.windows import Windows, WindowSampler
+from diffplan.data.windows import WindowSampler
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.dpm_solver_v3 import Statistics
 from diffplan.family import SCHEDULES, build_process, ddpm
@@ -112,6 +113,7 @@ class PlannerModel(nn.Module):
             heads.depth,
             heads.expectile,
             heads.value_members,
+            heads.value_target == "bootstrapped",
         )
         self.noisy_value = (
             NoisyValue(

@@ -114,12 +114,11 @@ _DECISION_DIFFUSER = Config(
 
 _DIFFUSION_VETERAN = Config(
     name="diffusion-veteran",
-    # Lu et al. 2025, arXiv 2503.00535: jump steps, unguided, the critic selects among 50
+    # Lu et al. 2025, arXiv 2503.00535: jump steps, unguided, the critic selects among 50; here
+    # too the network predicts x0 where theirs predicts eps
     plan=PlanSpaceConfig(horizon=4, stride=1, space="absolute"),
     data=DataConfig(discount=0.997, relabel="hindsight", use_returns=False),
-    denoiser=DenoiserConfig(
-        process="ddpm", prediction="eps", use_proposal=False, draws=1, drop_returns=0.0
-    ),
+    denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1, drop_returns=0.0),
     heads=HeadsConfig(expectile=0.5),
     planning=PlanningConfig(start="noise", steps=20, candidates=50, keep=1),
     training=TrainingConfig(batch_size=256),

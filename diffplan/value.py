@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp, sinusoidal
+
+_FOLLOW_RATE = 0.005  # as published
 
 
 class Value(nn.Module):
@@ -15,6 +19,10 @@ class Value(nn.Module):
     arXiv 2110.06169, eq. 5, on returns instead of one-step targets); tau = 0.5 is the mean, a
     larger tau leans towards the better returns seen from a state. Several members, each with
     weights of its own, are averaged: a maximum over candidates picks what is overrated.
+
+    Bootstrapped, the return is r + discount V(s') of slowly following weights, which are saved
+    with the others (Kostrikov et al., eq. 5 and 6 without actions, as for goals in Park et al.
+    2023, arXiv 2307.11949, eq. 4).
     """
 
     def __init__(
@@ -27,6 +35,7 @@ class Value(nn.Module):
         depth: int,
         expectile: float,
         members: int,
+        bootstrapped: bool = False,
     ) -> None:
         """action_dim: 0 for a function of the state alone. members: networks to average."""
         super().__init__()
@@ -35,13 +44,33 @@ class Value(nn.Module):
         self.expectile = expectile
         inputs = state_dim + goal_feature_size(goal_dim) + action_dim
         self.members = nn.ModuleList([mlp(inputs, [width] * depth, 1) for _ in range(members)])
+        self.following = copy.deepcopy(self.members).requires_grad_(False) if bootstrapped else None
 
     def forward(self, state: Tensor, goal: Tensor | None, action: Tensor | None = None) -> Tensor:
         """Normalised state [..., D], goal [..., G], scaled action [..., A] -> value [...]."""
         return self.each(state, goal, action).mean(0)
 
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the following weights a little towards the members', once an update."""
+        assert self.following is not None
+        slow: list[Tensor] = list(self.following.parameters())
+        fast: list[Tensor] = list(self.members.parameters())
+        torch._foreach_lerp_(slow, fast, _FOLLOW_RATE)
+
+    @torch.no_grad()
+    def ahead(self, state: Tensor, goal: Tensor | None) -> Tensor:
+        """V of the following weights, the mean of the members: [...]."""
+        assert self.following is not None
+        return self._values(self.following, state, goal, None).mean(0)
+
     def each(self, state: Tensor, goal: Tensor | None, action: Tensor | None = None) -> Tensor:
         """The members' own values [members, ...], for arguments as in `forward`."""
+        return self._values(self.members, state, goal, action)
+
+    def _values(
+        self, members: nn.ModuleList, state: Tensor, goal: Tensor | None, action: Tensor | None
+    ) -> Tensor:
         inputs = [state]
         if goal is not None:
             inputs.append(goal_features(state, goal, self.goal_columns))
@@ -49,7 +78,7 @@ class Value(nn.Module):
             assert action is not None
             inputs.append(action)
         joined = torch.cat(inputs, dim=-1)
-        return torch.stack([member(joined).squeeze(-1) for member in self.members])
+        return torch.stack([member(joined).squeeze(-1) for member in members])
 
     def loss(
         self, state: Tensor, goal: Tensor | None, action: Tensor | None, returns: Tensor

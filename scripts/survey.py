@@ -142,21 +142,18 @@ class Survey:
         return folder / self._row(label).trained / f"seed-{seed}"
 
     def _cell(self, data: str, folder: Path, label: str, seed: int) -> None:
-        from diffplan.checkpoint import list_checkpoints, read_header
         from diffplan.scripts.results import write_json
 
         if self._done(folder, label, seed) is not None:
             return
         row, run = self._row(label), self._run(folder, label, seed)
-        found = list_checkpoints(run)
-        if not found or read_header(found[-1]).step < self.steps:
-            options = ["--dataset", data, "--out", str(run), "--steps", str(self.steps)]
-            for key, value in row.training.items():
-                option = f"--{key.replace('_', '-')}"
-                options += (
-                    [_flag(option, value)] if isinstance(value, bool) else [option, str(value)]
-                )
-            Train.parse([row.config, *options, "--seed", str(seed), "--resume"]).run()
+        options = ["--dataset", data, "--out", str(run), "--steps", str(self.steps)]
+        for key, value in row.training.items():
+            option = f"--{key.replace('_', '-')}"
+            given = [option, str(value)]
+            options += [_flag(option, value)] if isinstance(value, bool) else given
+        # goes on where a run stopped, and refuses one of other settings
+        Train.parse([row.config, *options, "--seed", str(seed), "--resume"]).run()
         file = self._file(folder, label, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"asked": self._asked(label), **self._score(run, row, label)})

@@ -93,6 +93,12 @@ ABLATIONS: dict[str, Row] = {
     "K = 16, the first": Row(OURS, planning={"candidates": 16, "select": "first"}),
     "value by expectile 0.5, the mean": Row(OURS, {"heads.expectile": 0.5}),
     "value by expectile 0.9": Row(OURS, {"heads.expectile": 0.9}),
+    "value bootstrapped, expectile 0.7": Row(
+        OURS, {"heads.value_target": "bootstrapped", "heads.expectile": 0.7}
+    ),
+    "value bootstrapped, expectile 0.9": Row(
+        OURS, {"heads.value_target": "bootstrapped", "heads.expectile": 0.9}
+    ),
     "RDDM, kappa 1": Row(OURS, planning={**_RDDM, **_ONE}),
     "RDDM, kappa 0.5": Row(OURS, {"denoiser.kappa": 0.5}, {**_RDDM, **_ONE}),
     "RDDM, kappa 2": Row(OURS, {"denoiser.kappa": 2.0}, {**_RDDM, **_ONE}),

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffplan.data.batches import Windows
 from diffplan.data.episodes import Episodes
-from diffplan.data.windows import Windows, WindowSampler
+from diffplan.data.windows import WindowSampler
 from diffplan.model import Batch, PlannerModel
 from diffplan.proposal import Proposal
 

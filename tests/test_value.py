@@ -1,9 +1,19 @@
 """The value function: expectiles of what it is shown, and the inputs it listens to."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
+from diffplan.data.episodes import Episodes
+from diffplan.data.windows import WindowSampler
+from diffplan.losses import _bootstrapped
 from diffplan.value import Value
+
+Make = Callable[..., Any]
 
 
 def small(goal: bool = False, actions: int = 0, expectile: float = 0.5, members: int = 1) -> Value:
@@ -76,3 +86,77 @@ def test_the_loss_of_members_is_the_sum_of_theirs() -> None:
     alone = [(1 - float(v)) ** 2 for v in value.each(state, None).detach()[:, 0]]
     loss = value.loss(state, None, None, returns)
     assert float(loss.detach()) == pytest.approx(sum(alone), rel=1e-5)
+
+
+# --- Bootstrapped --------------------------------------------------------------------------------
+
+
+def test_what_it_follows_by_moves_slowly_and_has_no_gradient() -> None:
+    torch.manual_seed(0)
+    value = Value(3, 0, 0, (), 16, 1, 0.7, 2, bootstrapped=True)
+    state = torch.randn(5, 3)
+    torch.testing.assert_close(value.ahead(state, None), value(state, None))
+    with torch.no_grad():
+        for parameter in value.members.parameters():
+            parameter.add_(1.0)
+    before = value.ahead(state, None)
+    value.follow()
+    assert value.following is not None
+    for slow, fast in zip(value.following.parameters(), value.members.parameters(), strict=True):
+        torch.testing.assert_close(fast - slow, torch.full_like(fast, 0.995))
+        assert not slow.requires_grad
+    assert not torch.equal(value.ahead(state, None), before)
+    assert not value.ahead(state, None).requires_grad
+
+
+def test_a_bootstrapped_value_reaches_the_returns_of_a_chain(
+    tiny_config: Make, tiny_model: Make, join_episodes: Make
+) -> None:
+    """States 0 to 9 in a row, reward 1 at the last step alone: V = discount^(9 - i)."""
+    states = [np.eye(10, dtype=np.float32) for _ in range(30)]
+    actions = [np.zeros((9, 2), np.float32) for _ in range(30)]
+    rewards = [np.eye(9)[8] for _ in range(30)]
+    episodes = join_episodes(states, actions, rewards)
+    ends = np.tile(np.eye(9, dtype=bool)[8], 30)
+    episodes = dataclasses.replace(episodes, terminations=ends, truncations=np.zeros(270, bool))
+    changes = {
+        "heads.value_target": "bootstrapped",
+        "heads.expectile": 0.5,
+        "data.discount": 0.8,
+        "plan.stride": 1,
+        "heads.width": 32,
+    }
+    model = tiny_model(tiny_config(changes=changes), episodes).train()
+    sampler = WindowSampler(episodes, model.config, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(model.value.members.parameters(), lr=5e-3)
+    for _ in range(1200):
+        valued = sampler.valued(64, generator)
+        assert valued.step is not None
+        target = _bootstrapped(model, valued, valued.step)
+        loss = model.value.loss(model.states(valued.states), None, None, target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    seen = model.states(torch.eye(10)[:9])
+    with torch.no_grad():
+        found = model.returns.inverse(model.value(seen, None).unsqueeze(-1)).squeeze(-1)
+    expected = 0.8 ** torch.arange(8, -1, -1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.08)
+
+
+def test_towards_a_goal_the_step_that_reaches_it_ends(
+    tiny_goal_episodes: Episodes, tiny_config: Make
+) -> None:
+    config = tiny_config(changes={"heads.value_target": "bootstrapped"})
+    sampler = WindowSampler(tiny_goal_episodes, config, seed=0)
+    valued = sampler.valued(4000, torch.Generator().manual_seed(0))
+    assert valued.step is not None and valued.goals is not None
+    there = (valued.states[:, :2] == valued.goals).all(1)
+    assert there.any() and not there.all()
+    assert torch.equal(valued.step.ended.bool(), there)
+    assert torch.equal(valued.step.rewards, there.float())
+    states = torch.from_numpy(np.asarray(tiny_goal_episodes.states))
+    for row in range(20):
+        (index,) = (states == valued.states[row]).all(1).nonzero()[:1, 0].tolist()
+        assert torch.equal(valued.step.states[row], states[index + 1])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffplan.config import Config
+from diffplan.data.batches import Acted, Step, Transitions, Valued, Windows
 from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import fit_landmarks
 from diffplan.data.placement import fits, move, take
@@ -22,62 +21,6 @@ _NO_PATH = 1e8  # steps, see LandmarkGraph
 _CHUNK = 200_000  # states gathered at once
 _GOOD = 0.9  # quantile of the returns at a step from which on they all count as good
 _SAMPLE = 1_000_000  # states behind the target returns
-
-
-@dataclass(frozen=True)
-class Acted:
-    """An action on the way to each window's first plan state.
-
-    states: [B, D] where it was taken. lag: [B] steps from there to that plan state. actions:
-    [B, A]. mask: [B] float, 0 where the episode has ended or rests at its goal.
-    """
-
-    states: Tensor
-    lag: Tensor
-    actions: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class Windows:
-    """A batch of windows in environment units, plan states `stride` steps apart.
-
-    What is gathered from data on a GPU lies there, the rest on the host.
-
-    states: [B, H+1, D], the first is the current one. mask: [B, H] float, 0 where the episode
-    (and any padding at the goal) has ended. goals: [B, G] or None. returns: [B, H+1]
-    return-to-go at each plan state. weight: [B] in [0, 1]. acted: an action of its first stride,
-    None unless asked for. actions: [B, H, stride, A] that lead to each state, where plans hold
-    them (`plan.actions`).
-    """
-
-    states: Tensor
-    mask: Tensor
-    goals: Tensor | None
-    returns: Tensor
-    weight: Tensor
-    acted: Acted | None = None
-    actions: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Transitions:
-    """Pairs for inverse dynamics: states, ahead [B, D], lag [B] in steps, actions [B, A]."""
-
-    states: Tensor
-    ahead: Tensor
-    lag: Tensor
-    actions: Tensor
-
-
-@dataclass(frozen=True)
-class Valued:
-    """Pairs for the value: states [B, D], goals [B, G] or None, actions [B, A], returns [B]."""
-
-    states: Tensor
-    goals: Tensor | None
-    actions: Tensor
-    returns: Tensor
 
 
 class WindowSampler:
@@ -133,6 +76,8 @@ class WindowSampler:
         self.actions = torch.from_numpy(episodes.actions)
         low, high = episodes.info.action_low, episodes.info.action_high
         self.rest = (torch.tensor(low) + torch.tensor(high)) / 2
+        self.rewards = torch.from_numpy(np.asarray(episodes.rewards))
+        self.ended = torch.from_numpy(np.asarray(episodes.terminations))
         self.first = PerEpisode(starts, starts[:-1])
         self.last = PerEpisode(starts, starts[1:] - 1)
         self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
@@ -355,12 +300,16 @@ class WindowSampler:
         Also the last states of episodes, which have no action (theirs is the last one taken):
         plans end there too.
         """
-        part = "train" if self.config.heads.value_input == "state-action" else "valued"
+        heads = self.config.heads
+        bootstrapped = heads.value_target == "bootstrapped"
+        part = "train" if heads.value_input == "state-action" or bootstrapped else "valued"
         start = self._starts(batch, generator, part)
         actions = take(self.actions, self.step_of[start])
         if not self.has_goals:
             assert self.returns is not None
-            return Valued(take(self.states, start), None, actions, take(self.returns, start))
+            returns = take(self.returns, start)
+            step = self._step(start) if bootstrapped else None
+            return Valued(take(self.states, start), None, actions, returns, step)
         later = (torch.rand(batch, generator=generator) * (self.last[start] - start + 1)).long()
         goal = torch.minimum(start + later, self.last[start])
         steps = (goal - start).float()
@@ -373,7 +322,19 @@ class WindowSampler:
                 own, torch.minimum(steps, self._steps(start, goal)), self._steps(start, goal)
             )
         goals = take(self.states, goal)[:, self.goal_columns]
-        return Valued(take(self.states, start), goals, actions, self._goal_return(steps))
+        step = self._step(start, goal) if bootstrapped else None
+        return Valued(take(self.states, start), goals, actions, self._goal_return(steps), step)
+
+    def _step(self, start: Tensor, goal: Tensor | None = None) -> Step:
+        """What follows states `start` [B], on the way to states `goal` [B] if given."""
+        ahead = take(self.states, start + 1)
+        if goal is None:
+            taken = self.step_of[start]
+            return Step(ahead, take(self.rewards, taken), take(self.ended, taken).float())
+        reached = goal == start
+        there = self._goal_return(torch.zeros(len(start)))
+        on_the_way = there * 0 - float(self.config.data.discount == 1)
+        return Step(ahead, torch.where(reached, there, on_the_way), reached.float())
 
     def _goal_return(self, steps: Tensor) -> Tensor:
         """Return-to-go of a goal that is `steps` away."""
