@@ -3,8 +3,8 @@
     python -m diffplan.scripts.tables            # rewrite the tables
     python -m diffplan.scripts.tables --check    # exit with 1 if one is out of date
 
-A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` instead of a
-file are those of `diffplan.presets`.
+A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` and `baselines`
+instead of a file are those of `diffplan.presets`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tyro
 
 from diffplan.errors import DiffplanError
 from diffplan.planners import get_config
-from diffplan.presets import NOT_RELEASED, RELEASED, REWARD_REASON, SOURCE, preset_for
+from diffplan.presets import BASELINES, NOT_RELEASED, RELEASED, REWARD_REASON, SOURCE, preset_for
 from diffplan.scripts.benchmark_report import benchmark_table
 from diffplan.scripts.survey_report import survey_table
 
@@ -218,6 +218,20 @@ def presets_table() -> str:
     )
 
 
+def baselines_table() -> str:
+    """What other papers' planners change by dataset, and where that comes from."""
+    rows = [
+        [
+            f"`{name}`",
+            "with a goal" if data == "goal" else f"`{data}`",
+            ", ".join(f"`{key}` {value}" for key, value in settings.items()),
+            source,
+        ]
+        for (name, data), (settings, source) in BASELINES.items()
+    ]
+    return _markdown(["planner", "data", "settings", "source"], rows)
+
+
 def reference_table(data: dict[str, Any]) -> str:
     """The table of `diffplan maze2d-controllers`."""
     header = ["maze", "plans at every start", "plans once", "D4RL's maximum", "difference"]
@@ -238,6 +252,9 @@ def reference_table(data: dict[str, Any]) -> str:
         f"difference is of planning once, in standard errors of both means (D4RL's taken over 100 "
         f"episodes).\n\nCommand: `{data['command']}`."
     )
+
+
+_FROM_CODE = {"presets": presets_table, "baselines": baselines_table}
 
 
 def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
@@ -261,8 +278,8 @@ def update(folder: Path, *, check: bool = False) -> list[Path]:
     for page in sorted(folder.glob("*.md")):
 
         def fill(match: re.Match[str], page: Path = page) -> str:
-            if match[2] == "presets":
-                return f"{match[1]}\n{presets_table()}\n\n{match[3]}"
+            if match[2] in _FROM_CODE:
+                return f"{match[1]}\n{_FROM_CODE[match[2]]()}\n\n{match[3]}"
             source = page.parent / match[2]
             if not source.is_file():
                 raise DiffplanError(f"{page} takes a table from {source}, which does not exist")
