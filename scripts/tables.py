@@ -3,8 +3,8 @@
     python -m diffplan.scripts.tables            # rewrite the tables
     python -m diffplan.scripts.tables --check    # exit with 1 if one is out of date
 
-A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` and `baselines`
-instead of a file are those of `diffplan.presets`.
+A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` and
+`baselines` instead of a file are those of `diffplan.presets`.
 """
 
 from __future__ import annotations
