@@ -13,6 +13,8 @@ _AGAINST = {
     "network_calls": ("network calls of a plan", "calls"),
 }
 
+_LEFT: Any = ("axes fraction", "data")  # where a line across the panel gets its name
+
 
 def _score(row: dict[str, Any]) -> tuple[float, list[float]]:
     if "normalised_score" in row:
@@ -93,6 +95,7 @@ def draw(data: dict[str, Any], folder: Path, stem: str) -> list[Path]:
 
 def _panel(axes: Axes, name: str, found: dict[str, Any], key: str, labels: list[str]) -> None:
     from matplotlib import colormaps
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     marks = "osD^v<>Pp*hX"
     for place, label in enumerate(labels):
@@ -115,6 +118,9 @@ def _panel(axes: Axes, name: str, found: dict[str, Any], key: str, labels: list[
     if others and not scaled:
         best = max(others, key=lambda other: others[other][0])
         axes.axhline(others[best][0], color="0.5", linestyle="--", linewidth=1)
-        axes.annotate(best, (0.01, others[best][0]), xycoords=("axes fraction", "data"), fontsize=7)
+        axes.annotate(best, (0.01, others[best][0]), xycoords=_LEFT, fontsize=7, va="bottom")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"{name}, {'score' if scaled else 'return'}", loc="left", fontsize=10)
