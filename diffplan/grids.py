@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from diffplan.errors import DiffplanError
@@ -31,10 +32,14 @@ def quadratic_grid(start: int, steps: int) -> tuple[int, ...]:
     return _descending([start * (left / steps) ** 2 for left in range(steps, -1, -1)])
 
 
+_FAR = -5.1
+
+
 def logsnr_grid(process: Process, start: int, steps: int) -> tuple[int, ...]:
     """Even in log(a / sigma) from `start` to index 1, then 0 (Lu et al. 2022, arXiv 2211.01095).
 
-    A start that holds nothing of x0 stands at -inf: its first step goes one level down.
+    A start below log(a / sigma) = -5.1, the bound of the authors' code, counts as that: what lies
+    further out is one step. One that holds nothing of x0, at -inf, counts as the level after it.
     DiffplanError for a process without noise, which has no such ratio.
     """
     _check(start, steps)
@@ -42,14 +47,14 @@ def logsnr_grid(process: Process, start: int, steps: int) -> tuple[int, ...]:
         raise DiffplanError(
             f"grid logsnr needs noise, but process {process.name!r} has none: use uniform"
         )
-    ratios = [half_log_snr(process, t) for t in range(start + 1)]
-    first = start if ratios[start] > float("-inf") else start - 1
-    left = steps - 1 - (start - first)
-    if left <= 0:
-        return time_grid(start, steps)
-    wanted = [ratios[first] + (ratios[1] - ratios[first]) * i / left for i in range(left + 1)]
-    levels = [float(min(range(1, first + 1), key=lambda t: abs(ratios[t] - w))) for w in wanted]
-    return _descending(([float(start)] if first < start else []) + levels + [0.0])
+    if steps == 1:
+        return start, 0
+    levels = range(1, start + 1)
+    ratios = {t: half_log_snr(process, t) for t in levels}
+    first = max(_FAR, min(ratio for ratio in ratios.values() if math.isfinite(ratio)))
+    wanted = [first + (ratios[1] - first) * i / (steps - 1) for i in range(1, steps)]
+    nearest = [float(min(levels, key=lambda t: abs(ratios[t] - ratio))) for ratio in wanted]
+    return _descending([float(start), *nearest, 0.0])
 
 
 def _descending(wanted: list[float]) -> tuple[int, ...]:

@@ -131,12 +131,10 @@ def unipc(
         here, before = answers[-1], answers[-2] if share else None
         mixed = here if before is None else (1 + share) * here - share * before
         predicted = denoise(steps.data(start, mixed, t, s), s)
-        h = half_log_snr(process, s) - half_log_snr(process, t)
-        if math.isinf(h):
-            corrected = here
-        elif before is None:
+        if before is None:
             corrected = 0.5 * (here + predicted)
         else:
+            h = half_log_snr(process, s) - half_log_snr(process, t)
             back, ahead = _corrector(h, -0.5 / share)
             corrected = here + back * (before - here) + ahead * (predicted - here)
         start = steps.data(start, corrected, t, s)
@@ -190,6 +188,7 @@ def s_pndm(
 
 
 _STARTING = 3  # pseudo Runge-Kutta steps of F-PNDM
+_FACTOR = 4.0  # by which errors may grow in a step of PNDM
 
 
 def f_pndm(
@@ -241,12 +240,26 @@ def _runge_kutta(
 
 
 def check_signal(process: Process, grid: tuple[int, ...], name: str) -> None:
-    """Raise DiffplanError where x_t holds nothing of x0: eps cannot be transferred from there."""
-    for t in grid[:-1]:
+    """Raise DiffplanError where eps cannot be transferred, for want of x0 in x_t.
+
+    A transfer multiplies what eps is off by with a_s / a_t, and over such a step eps changes by
+    about a_s (data of unit size). Beyond `_FACTOR` ddim is nearer to the exact solution.
+    """
+    for i, (t, s) in enumerate(pairwise(grid[:-1])):
         if process.a[t] == 0.0:
             raise DiffplanError(
                 f"sampler {name} cannot pass level {t} of {process.name!r}, where x_t holds "
                 "nothing of x0: use ddim, dpm-solver++2m or unipc"
+            )
+        change = process.a[s]
+        if name == "f-pndm" and i < _STARTING:  # the third answer has that factor already
+            change = max(change, process.a[(t + s) // 2] ** 2 / process.a[t])
+        factor = process.a[s] / process.a[t] * change
+        if factor > _FACTOR:
+            raise DiffplanError(
+                f"sampler {name} cannot go from level {t} to {s} of {process.name!r}, where x_t "
+                f"holds little of x0: errors would grow {factor:.1f} times (expected at most "
+                f"{_FACTOR:g}): use more steps, or ddim, dpm-solver++2m or unipc"
             )
 
 
@@ -256,7 +269,8 @@ def check_gaps(grid: tuple[int, ...]) -> None:
         if s > 0 and t - s < 2:
             raise DiffplanError(
                 f"sampler f-pndm halves its first {_STARTING} steps, but {t} to {s} is one level: "
-                f"use at most {grid[0] // 2} steps from level {grid[0]}, or s-pndm"
+                f"use grid uniform with at most {grid[0] // 2} steps from level {grid[0]}, "
+                "or s-pndm"
             )
 
 
@@ -278,8 +292,9 @@ def evodiff(
     """EVODiff (Li et al. 2025, arXiv 2509.26096), experimental: [B, H, D].
 
     Answers one step apart are compared after one is scaled to the other by their projection, row
-    by row, and what is left corrects the step. As released it is made for images and converges
-    with about order 1; measure before you use it.
+    by row, and what is left corrects the step. As released it is made for images; it converges
+    with about order 1 on levels even in log(a / sigma), and need not on others. Measure before you
+    use it.
     """
     _check(process, grid, proposal, "evodiff")
     steps = _Steps(process, proposal)

@@ -26,7 +26,7 @@ def check_sampler(
 
     statistics: what dpm-solver-v3 was calibrated with.
     """
-    if name in ("ddim", "ancestral"):
+    if name == "ddim":
         return
     check_noisy(process, name)
     if name in ("s-pndm", "f-pndm"):

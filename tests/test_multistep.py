@@ -1,5 +1,6 @@
-"""Samplers of higher order: measured orders, special cases, what they refuse, what they cost."""
+"""Samplers of higher order: measured orders, closed forms, published formulas, blow-ups."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from diffplan import guidance
 from diffplan.errors import DiffplanError
 from diffplan.family import (
     betas_cosine,
+    betas_linear,
     ddpm,
     diffuse_vae,
     interpolant,
@@ -22,8 +24,8 @@ from diffplan.family import (
 from diffplan.grids import logsnr_grid, time_grid
 from diffplan.multistep import MULTISTEP
 from diffplan.process import Process, q_sample, start_process
-from diffplan.samplers import Denoise, ddim
-from diffplan.solvers import SAMPLERS, check_sampler, evaluations, needs_noise, sampler_options
+from diffplan.samplers import Denoise
+from diffplan.solvers import SAMPLERS
 
 B, H, D = 4, 3, 2
 SECOND = ["dpm-solver++2m", "s-pndm", "f-pndm"]
@@ -101,7 +103,7 @@ def measured_order(name: str, process: Process, steps: tuple[int, ...]) -> list[
         ("unipc", 2.6, 3.4),
         ("s-pndm", 1.85, 2.15),
         ("f-pndm", 1.8, 2.3),
-        ("evodiff", 0.6, 2.2),
+        ("evodiff", 0.8, 1.2),
     ],
 )
 def test_measured_order_of_convergence(name: str, low: float, high: float) -> None:
@@ -148,7 +150,7 @@ def test_every_sampler_follows_every_process_to_the_closed_form(name: str, kind:
     last = grid[-2]
     expected = flow(process, y, start, last) + process.r[last] * proposal
     found = solved(name, process, grid, x, **given)
-    tolerance = {"ddim": 0.05, "evodiff": 0.2}.get(name, 0.02)
+    tolerance = {"ddim": 0.04, "evodiff": 0.2}.get(name, 0.004)
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
@@ -177,6 +179,19 @@ def test_a_start_that_holds_nothing_of_x0_is_left_in_first_order(name: str, kind
         torch.testing.assert_close(seen[f"{name} {t}"], seen[f"ddim {t}"], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["dpm-solver++2m", "unipc"])
+def test_a_start_without_x0_is_the_limit_of_one_with_little(name: str) -> None:
+    process, grid = rddm(10), (10, 7, 4, 2, 0)
+    proposal, x = normal(B, H, D, seed=2), normal(B, H, D, seed=4)
+    near = dataclasses.replace(process, a=(*process.a[:-1], 1e-12))
+    exact, limit = (
+        SAMPLERS[name](gaussian(p, proposal), p, grid, x, proposal=proposal)
+        for p in (process, near)
+    )
+    # the share of the answer before falls with 1 / log(a) only
+    torch.testing.assert_close(exact, limit, rtol=0, atol=0.06)
+
+
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_one_step_is_the_denoiser_and_none_is_the_start(name: str) -> None:
     process, x = ddpm(betas_cosine(20)), normal(B, H, D)
@@ -193,6 +208,29 @@ def test_rows_do_not_see_one_another(name: str) -> None:
     for row in range(B):
         alone = SAMPLERS[name](gaussian(process), process, grid, x[row : row + 1])
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-12, atol=1e-12)
+
+
+class Sampled(torch.nn.Module):
+    """A chain of the given sampler as one module."""
+
+    def __init__(self, name: str, process: Process, grid: tuple[int, ...]) -> None:
+        super().__init__()
+        self.name, self.process, self.grid = name, process, grid
+
+    def forward(self, x: Tensor, proposal: Tensor) -> Tensor:
+        def denoise(x: Tensor, t: int) -> Tensor:
+            return torch.tanh(x + 0.1 * t)
+
+        sampler = SAMPLERS[self.name]
+        return sampler(denoise, self.process, self.grid, x, proposal=proposal)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_a_chain_exports_as_one_graph(name: str) -> None:
+    chain = Sampled(name, rddm(10), (8, 6, 4, 2, 0))
+    x, proposal = normal(B, H, D), normal(B, H, D, seed=1)
+    exported = torch.export.export(chain, (x, proposal)).module()
+    torch.testing.assert_close(exported(2 * x, proposal), chain(2 * x, proposal))
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -216,7 +254,7 @@ def test_2m_is_its_published_formula() -> None:
         return answers[-1]
 
     lam = [math.inf, *(math.log(process.a[t] / process.sigma[t]) for t in range(1, 51))]
-    seen = solved_by(denoise, process, (40, 25, 12, 0), x)
+    seen = shown("dpm-solver++2m", denoise, process, (40, 25, 12, 0), x)
     first, second = answers[:2]
     h0, h = lam[25] - lam[40], lam[12] - lam[25]
     x1 = process.sigma[25] / process.sigma[40] * x - process.a[25] * math.expm1(-h0) * first
@@ -225,90 +263,93 @@ def test_2m_is_its_published_formula() -> None:
     torch.testing.assert_close(seen[12], x2, rtol=1e-12, atol=1e-12)
 
 
-def solved_by(
-    denoise: Callable[[Tensor, int], Tensor], process: Process, grid: tuple[int, ...], x: Tensor
+def test_evodiff_is_its_released_formula() -> None:
+    """One row with kappa = sigma / a, step by step: first a plain one, then two corrected."""
+    process, x = ddpm(betas_cosine(50)), normal(1, H, D)
+    sigma, kappa = process.sigma, [s / a for s, a in zip(process.sigma, process.a, strict=True)]
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        return torch.tanh(x) + 0.01 * t
+
+    def share(of: Tensor, along: Tensor) -> float:
+        return float((of * along).sum() / (along * along).sum())
+
+    def squashed(value: float) -> float:
+        return 1 / (1 + math.exp(-value))
+
+    grid = (40, 28, 17, 9, 0)
+    seen = shown("evodiff", denoise, process, grid, x)
+    at, answers = x, [denoise(x, 40)]
+    for i, (t, s) in enumerate(pairwise(grid[:-1])):
+        h = 1 / kappa[s] - 1 / kappa[t]
+        plain = sigma[s] / sigma[t] * at + sigma[s] * h * answers[-1]
+        if i == 0:
+            at, probe = plain, plain
+        else:
+            u = grid[i - 1]
+            r = math.log(kappa[u] / kappa[t]) / math.log(kappa[t] / kappa[s])
+            omega = 0.5 * (1 - ((s + t) / (40 + t)) ** 2)
+            base = math.sqrt((sigma[s] / sigma[t]) / (sigma[t] / sigma[u]))
+
+            def difference(new: Tensor, old: Tensor) -> tuple[Tensor, float]:
+                kept = (1 - omega) * base + omega * max(-2.0, min(2.0, share(new, old)))  # noqa: B023
+                return new - kept * old, kept
+
+            first, kept = difference(answers[-1], answers[-2])
+            r1 = r * squashed(abs(kept) / 4)
+            probe = plain + sigma[s] * h / 2 * first / r1
+            second, _ = difference(denoise(probe, s), answers[-1])
+            low, high = first / (r * h), r * second / h
+            eta = 0.5 * squashed(abs(0.5 * share(high + low, high - low)))
+            both = -eta * first / r + r * (1 - eta) * second
+            left = probe - plain - sigma[s] * h / 2 * both / r1
+            zeta = squashed(abs(share(left, first) / (h * sigma[s])) - 0.5)
+            at = plain + sigma[s] * h / 2 * both / zeta
+        torch.testing.assert_close(seen[s], probe, rtol=1e-9, atol=1e-9)
+        answers.append(denoise(probe, s))
+
+
+def shown(
+    name: str,
+    denoise: Callable[[Tensor, int], Tensor],
+    process: Process,
+    grid: tuple[int, ...],
+    x: Tensor,
 ) -> dict[int, Tensor]:
+    """What the denoiser is shown last at every level."""
     seen: dict[int, Tensor] = {}
 
     def watched(x: Tensor, t: int) -> Tensor:
         seen[t] = x
         return denoise(x, t)
 
-    SAMPLERS["dpm-solver++2m"](watched, process, grid, x)
+    SAMPLERS[name](watched, process, grid, x)
     return seen
 
 
-# --- What suits what -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["s-pndm", "f-pndm"])
-def test_pndm_needs_a_signal_everywhere(name: str) -> None:
-    process, grid = rddm(10), (10, 6, 3, 0)
-    message = "cannot pass level 10 of 'rddm', where x_t holds nothing of x0: use ddim"
-    with pytest.raises(DiffplanError, match=message):
-        check_sampler(name, process, grid)
-    with pytest.raises(DiffplanError, match=message):
-        SAMPLERS[name](gaussian(process), process, grid, normal(1, H, D), proposal=normal(1, H, D))
-    check_sampler(name, process, (8, 4, 2, 0))
-
-
-def test_f_pndm_needs_levels_half_way() -> None:
-    process = ddpm(betas_cosine(20))
-    with pytest.raises(DiffplanError, match=r"12 to 11 is one level: use at most 6 steps"):
-        check_sampler("f-pndm", process, (12, 11, 5, 0))
-    check_sampler("f-pndm", process, (12, 8, 4, 2, 1, 0))
-    check_sampler("f-pndm", process, (1, 0))
-
-
-@pytest.mark.parametrize("name", [*MULTISTEP, "dpm-solver-v3"])
-def test_a_process_without_noise_suits_ddim_alone(name: str) -> None:
-    process = interpolant(10, gamma="none")
-    with pytest.raises(DiffplanError, match=re.escape(name) + " needs noise, but .* has none: use"):
-        check_sampler(name, process, (10, 5, 0))
-    check_sampler("ddim", process, (10, 5, 0))
-
-
-def test_v3_asks_for_its_statistics() -> None:
-    with pytest.raises(DiffplanError, match="needs statistics of the model: run `diffplan calib"):
-        check_sampler("dpm-solver-v3", ddpm(betas_cosine(20)), (10, 5, 0))
-
-
-def test_a_flow_without_noise_ends_at_the_data_of_a_perfect_denoiser() -> None:
-    """x_s = x_t + (u_s - u_t)(x0 - x̂) for the linear path, whatever the number of steps."""
-    process = interpolant(10, gamma="none")
-    x0, proposal = normal(B, H, D), normal(B, H, D, seed=1)
-    seen: dict[int, Tensor] = {}
-
-    def denoise(x: Tensor, t: int) -> Tensor:
-        seen[t] = x
-        return x0
-
-    end = ddim(denoise, process, (10, 6, 3, 0), proposal, proposal=proposal, eta=0.0)
-    assert torch.equal(end, x0)
-    for t in (6, 3):
-        expected = process.a[t] * x0 + process.r[t] * proposal
-        torch.testing.assert_close(seen[t], expected, rtol=0, atol=2e-3)  # a begins at 0.001
-
-
-@pytest.mark.parametrize("name", DETERMINISTIC)
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
-def test_evaluations_are_counted_as_they_are_made(name: str, steps: int) -> None:
-    process, calls = fine(400), []
-    denoise = gaussian(process)
-
-    def counted(x: Tensor, t: int) -> Tensor:
-        calls.append(t)
-        return denoise(x, t)
-
-    grid = time_grid(process.T, steps)
-    SAMPLERS[name](counted, process, grid, normal(1, H, D))
-    assert len(calls) == evaluations(name, grid)
-    assert evaluations(name, (0,)) == 0
-
-
-def test_options_by_sampler() -> None:
-    assert needs_noise("ancestral", 0.0) and needs_noise("ddim", 0.2)
-    assert not needs_noise("ddim", 0.0) and not needs_noise("unipc", 1.0)
-    assert sampler_options("ddim", 0.3, None) == {"eta": 0.3}
-    assert sampler_options("dpm-solver-v3", 0.3, None) == {"statistics": None}
-    assert sampler_options("unipc", 0.3, None) == {}
+@pytest.mark.parametrize("kind", ["cosine", "linear", "interpolant"])
+def test_pndm_refuses_just_what_it_would_blow_up(name: str, kind: str) -> None:
+    """A transfer out of almost pure noise: refused, or no worse than twice ddim."""
+    process = {
+        "cosine": ddpm(betas_cosine(100)),
+        "linear": ddpm(betas_linear(1000, 1e-4, 2e-2)),
+        "interpolant": interpolant(60),
+    }[kind]
+    x, proposal, ran = normal(B, H, D, seed=1), normal(B, H, D, seed=2), 0
+    given = {"proposal": proposal} if any(process.r) else {}
+    for start in (process.T, process.T * 4 // 5, process.T // 2):
+        for steps in (2, 4, 6, 10, 20, 30):
+            grid = time_grid(start, steps)
+            y = flow(process, x - process.r[start] * proposal, start, 0)
+            off = {}
+            for key in ("ddim", name):
+                try:
+                    end = SAMPLERS[key](gaussian(process, proposal), process, grid, x, **given)
+                except DiffplanError as error:
+                    assert re.search("errors would grow|is one level", str(error))
+                else:
+                    off[key] = float((end - y).norm())
+            ran += name in off
+            assert off.get(name, 0.0) < 2 * off["ddim"], grid
+    assert ran >= 9

@@ -22,7 +22,6 @@ from diffplan.family import (
     rddm,
     resfusion,
 )
-from diffplan.grids import consecutive_grid, time_grid
 from diffplan.process import (
     STARTS,
     Process,
@@ -118,36 +117,6 @@ def test_impossible_processes_are_refused() -> None:
         Process("p", (1.0, 0.5), (0.0,), (0.0, 0.5), (1.0, 0.5))
     with pytest.raises(DiffplanError, match="sigma must be positive"):
         Process("p", (1.0, 0.5, 0.0), (0.0, 0.5, 1.0), (0.0, 0.0, 0.5), (1.0, 1.0, 1.0))
-
-
-# --- Grids ---------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
-def test_a_time_grid_descends_evenly_from_start_to_clean(case: tuple[int, int]) -> None:
-    start, steps = case
-    grid = time_grid(start, steps)
-    gaps = [t - s for t, s in pairwise(grid)]
-    assert (grid[0], grid[-1], len(gaps)) == (start, 0, steps)
-    assert min(gaps) >= 1
-    assert max(gaps) - min(gaps) <= 1
-
-
-def test_grids_by_value() -> None:
-    assert time_grid(10, 3) == (10, 7, 3, 0)
-    assert time_grid(5, 5) == consecutive_grid(5) == (5, 4, 3, 2, 1, 0)
-    assert consecutive_grid(0) == (0,)
-
-
-@pytest.mark.parametrize(("start", "steps"), [(5, 6), (5, 0), (0, 1)])
-def test_a_grid_that_does_not_fit_is_refused(start: int, steps: int) -> None:
-    with pytest.raises(DiffplanError, match=f"{steps} sampling steps do not fit"):
-        time_grid(start, steps)
-
-
-def test_negative_steps_are_refused() -> None:
-    with pytest.raises(DiffplanError, match="cannot be negative, got -1"):
-        consecutive_grid(-1)
 
 
 # --- x_t -----------------------------------------------------------------------------------------
