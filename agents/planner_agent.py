@@ -290,7 +290,7 @@ class PlannerAgent:
         values = torch.zeros(rows, k, device=self.device)
         chosen = torch.zeros(rows, dtype=torch.long, device=self.device)
         actions = None
-        if self.model.config.plan.actions:
+        if self.model.config.plans_act:
             steps = self.horizon * self.stride
             actions = torch.zeros(rows, steps, len(self.info.action_low), device=self.device)
         plan = PlanView(Planned(many[:, 0], many, many, values, chosen, actions))

@@ -28,6 +28,9 @@ Sampler = Literal[
 ]
 """Names of `diffplan.solvers.SAMPLERS`."""
 
+Modality = Literal["actions", "rewards", "returns", "goal", "task"]
+"""Names of `diffplan.heads.MODALITIES`."""
+
 _STRICT = ConfigDict(extra="forbid")
 _T = TypeVar("_T")
 
@@ -148,14 +151,28 @@ class DenoiserConfig:
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """Inverse dynamics and value networks."""
+    """What gives actions and values: networks of their own, or the denoiser's."""
 
     __pydantic_config__ = _STRICT
 
+    kind: Literal["separate", "shared", "streams"] = "separate"
+    """separate: inverse dynamics and value networks. shared: heads on the denoiser's features
+    (MT-Diffusion). streams: the denoiser plans states, actions and the return, each at a noise
+    level of its own."""
+    modalities: tuple[Modality, ...] = ("actions", "returns")
+    """shared: what heads tell beside the plan's states."""
+    aggregation: float = 0.0
+    """shared: weight with which these data enter the forward process; 0: they are only told."""
+    known_share: float = 0.5
+    """shared: share of training samples in which each of them is known, with aggregation."""
+    weighting: Literal["fixed", "equal", "uncertainty"] = "fixed"
+    """shared: weights of their losses: fixed ones, all 1, or learned (Kendall et al. 2018)."""
+    bins: int = 51
+    """shared: bins of the return-to-go."""
     width: int = 256
-    """Hidden width of both."""
+    """Hidden width of the separate networks and of heads."""
     depth: int = 2
-    """Hidden layers of both."""
+    """Hidden layers of the separate networks."""
     follow_proposals: bool = False
     """Train the inverse dynamics also on the way to proposed states, not to true ones alone."""
     expectile: float = 0.7
@@ -290,6 +307,20 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def tells(self, name: Modality) -> bool:
+        """Whether a head of the denoiser tells this."""
+        return self.heads.kind == "shared" and name in self.heads.modalities
+
+    @property
+    def actions_in_plan(self) -> bool:
+        """Whether the plan tensor holds actions."""
+        return self.plan.actions or self.heads.kind == "streams"
+
+    @property
+    def plans_act(self) -> bool:
+        """Whether a plan comes with the actions that follow it: no inverse dynamics is needed."""
+        return self.actions_in_plan or self.tells("actions")
 
 
 _ADAPTER = TypeAdapter(Config)

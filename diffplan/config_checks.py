@@ -19,7 +19,7 @@ _COUNTS = {
     "data": ("landmarks", "goal_candidates", "return_candidates"),
     "proposer": ("width", "depth", "heads", "block"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
-    "heads": ("width", "depth", "value_members"),
+    "heads": ("width", "depth", "value_members", "bins"),
     "planning": ("candidates", "keep", "reuse_level", "value_guidance_until"),
     "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
 }
@@ -27,6 +27,7 @@ _SHARES = {
     "data": ("hindsight_share",),
     "proposer": ("dropout",),
     "denoiser": ("drop_state", "drop_goal", "drop_returns"),
+    "heads": ("known_share",),
     "planning": ("eta", "target_quantile", "target_floor"),
     "training": ("ema",),
 }
@@ -36,6 +37,7 @@ _POSITIVE: dict[str, tuple[str, ...]] = {
 }
 _NOT_NEGATIVE = {
     "denoiser": ("kappa",),
+    "heads": ("aggregation",),
     "planning": ("steps", "temperature", "reuse_steps", "noise", "value_guidance"),
     "training": ("weight_decay",),
 }
@@ -79,6 +81,7 @@ def check(config: Config) -> None:
         f"a divisor of plan.horizon ({plan.horizon})",
     )
     _check_processes(config, require)
+    _check_heads(config, require)
     if planning.start_level is not None:
         used = planning.start in ("sdedit", "published")
         least = max(1, planning.steps) if used else 1
@@ -144,6 +147,50 @@ def check(config: Config) -> None:
             "plan.actions",
             "False unless plans come from noise alone (planning.start noise, denoiser.process "
             "ddpm, no denoiser.use_proposal): proposals hold no actions",
+        )
+
+
+def _check_heads(config: Config, require: Callable[[bool, str, str], None]) -> None:
+    """What heads on the denoiser allow."""
+    heads, denoiser = config.heads, config.denoiser
+    if heads.kind == "separate":
+        return
+    require(
+        config.planning.start != "none" and config.planning.steps >= 1,
+        "heads.kind",
+        "separate where no denoiser is run (planning.start none, or no steps)",
+    )
+    require(
+        denoiser.process == "ddpm" or denoiser.plain_share > 0,
+        "heads.kind",
+        "separate without plain DDPM samples in training (--denoiser.plain-share above 0)",
+    )
+    require(
+        not heads.follow_proposals,
+        "heads.follow_proposals",
+        f"False with heads.kind {heads.kind}: a plan then brings its actions along",
+    )
+    if heads.kind == "shared":
+        require(
+            len(set(heads.modalities)) == len(heads.modalities) > 0,
+            "heads.modalities",
+            "one or more kinds of data, none twice",
+        )
+        require(heads.bins >= 2, "heads.bins", "at least 2, between which a return-to-go can lie")
+        require(
+            heads.value_target == "returns" or not config.tells("returns"),
+            "heads.value_target",
+            "returns where a head tells the return-to-go",
+        )
+        require(
+            not (config.tells("actions") and config.plan.actions),
+            "plan.actions",
+            "False where a head tells the actions",
+        )
+        require(
+            not (config.plan.pin_goal and heads.aggregation),
+            "heads.aggregation",
+            "0 with plan.pin_goal",
         )
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
 from diffplan.guidance import DenoisePair
+from diffplan.heads import Heads, Values, level_weight
 from diffplan.nn.embeddings import mlp, sinusoidal
 from diffplan.nn.network import Network
-from diffplan.process import Process, q_sample, readout, targets_at
+from diffplan.process import Process, coefficients, q_sample, readout, targets_at
 from diffplan.samplers import Denoise
 
 Prediction = Literal["x0", "eps", "v", "velocity", "resnoise"]
@@ -37,6 +38,18 @@ class Condition:
             return None if value is None else value.repeat_interleave(k, dim=0)
 
         return Condition(rows(self.state), rows(self.goal), rows(self.returns))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the heads' data are in training: values and weights by modality, see `heads.Modality`.
+
+    known: bool [B] by modality: whether E holds it; a plan knows little of this.
+    """
+
+    values: Values
+    weights: Mapping[str, Tensor]
+    known: Mapping[str, Tensor]
 
 
 class ConditionEncoder(nn.Module):
@@ -102,6 +115,8 @@ class Denoiser(nn.Module):
     proposal x̂ as a second input, may be asked to plan without one, and an x0 prediction is the
     proposal plus the network's output, which is then the negative residual x0 - x̂ of RDDM (Liu et
     al. 2024, arXiv 2308.13712): untrained, it returns the proposal.
+
+    With `heads` the same features also give the other data of a trajectory, see `heads`.
     """
 
     def __init__(
@@ -127,6 +142,7 @@ class Denoiser(nn.Module):
         self.features = features
         self.prediction: Prediction = prediction
         self.use_proposal = use_proposal
+        self.heads: Heads | None = None
         self.time = mlp(features, (2 * features,), features)
         if use_proposal:
             self.absent = nn.Parameter(0.02 * torch.randn(features))
@@ -160,13 +176,14 @@ class Denoiser(nn.Module):
             return features
         return features + torch.where(present.unsqueeze(-1), 0.0, self.absent)
 
-    def _network(self, x_t: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
-        """Raw output [B, H, D] of the network."""
+    def _features(self, x_t: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
+        """The network's features before its output."""
         if not self.use_proposal:
             proposal = None
         elif proposal is None:
             proposal = torch.zeros_like(x_t)
-        return self.network(x_t, proposal, features.expand(x_t.shape[0], -1))
+        level = features.expand(x_t.shape[0], -1).unsqueeze(0)
+        return self.network.bind_features(proposal, level)[0](x_t)
 
     def _predicted(self, out: Tensor, proposal: Tensor | None) -> Tensor:
         """The prediction [B, H, D] that the network's output stands for."""
@@ -189,13 +206,17 @@ class Denoiser(nn.Module):
         proposal: Tensor | None = None,
         shift: Tensor | None = None,
         time: Tensor | None = None,
+        known: Values | None = None,
+        decoded: dict[str, Tensor] | None = None,
     ) -> Denoise:
         """The denoiser of one plan: everything that does not depend on x_t computed here, once.
 
         grid: the table indices it will be called at. encoded: `encode(condition)` [B, F].
         proposal: x̂ [B, H, D] that the network sees, None for all rows. shift: the x̂ of x_t
         where the process has r != 0, whether seen or not. time: the `time_table` of the grid, which
-        no plan changes, where it is at hand.
+        no plan changes, where it is at hand. known: data of the heads' modalities that are given,
+        in E; the others are in E as the heads say. decoded: takes what the heads say at the
+        last level.
         """
         rows = {t: readout(process, self.prediction, t) for t in grid[:-1]}
         if shift is None and any(j for _, j, _ in rows.values()):
@@ -203,11 +224,27 @@ class Denoiser(nn.Module):
         if time is None:
             time = self.time_table(tuple(t / process.T for t in grid[:-1]))
         features = self._mark_absent(time.unsqueeze(1) + encoded, proposal, None)
-        networks = self.network.bind(proposal if self.use_proposal else None, features)
-        network_at = dict(zip(grid[:-1], networks, strict=True))
+        bodies = self.network.bind_features(proposal if self.use_proposal else None, features)
+        body_at = dict(zip(grid[:-1], bodies, strict=True))
+        heads = self.heads
+        aggregates = heads is not None and bool(process.c)
+        parts: dict[str, Tensor] = {}
+        if heads is not None and aggregates:
+            parts = {name: heads.encode_known(name, x) for name, x in (known or {}).items()}
 
         def denoise(x: Tensor, t: int) -> Tensor:
-            x0 = self._predicted(network_at[t](x), proposal)
+            z = x
+            if heads is not None and parts:
+                z = x + process.c[t] * heads.aggregate(parts)
+            h = body_at[t](z)
+            if heads is not None and (aggregates or (decoded is not None and t == grid[-2])):
+                raw = heads.decode(h)
+                if aggregates:
+                    unknown = [name for name in heads.names if name not in (known or {})]
+                    parts.update({n: heads.encode_decoded(n, raw[n]) for n in unknown})
+                if decoded is not None:
+                    decoded.update(raw)
+            x0 = self._predicted(self.network.output(h), proposal)
             i, j, k = rows[t]
             if k != 1.0:
                 x0 = k * x0
@@ -229,19 +266,35 @@ class Denoiser(nn.Module):
         proposal: Tensor | None = None,
         shift: Tensor | None = None,
         time: Tensor | None = None,
+        known: Values | None = None,
+        decoded: dict[str, Tensor] | None = None,
     ) -> DenoisePair:
         """As `bind`, for two encodings [B, F] at once, in one forward of 2B rows.
 
-        Returns (x_t [B, H, D], t) -> (x0_hat under `conditional`, under `unconditional`).
+        Returns (x_t [B, H, D], t) -> (x0_hat under `conditional`, under `unconditional`). decoded
+        takes what the heads say under `conditional`.
         """
         if not self.encoder.sizes:
             raise DiffplanError("classifier-free guidance needs a model that has conditions")
         seen, shifted = (None if x is None else torch.cat([x, x]) for x in (proposal, shift))
         encoded = torch.cat([conditional, unconditional])
-        denoise = self.bind(process, grid, encoded, proposal=seen, shift=shifted, time=time)
+        twice = {name: torch.cat([x, x]) for name, x in (known or {}).items()}
+        said: dict[str, Tensor] = {}
+        denoise = self.bind(
+            process,
+            grid,
+            encoded,
+            proposal=seen,
+            shift=shifted,
+            time=time,
+            known=twice,
+            decoded=None if decoded is None else said,
+        )
 
         def both(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
             first, second = denoise(torch.cat([x, x]), t).chunk(2)
+            if decoded is not None:
+                decoded.update({name: raw.chunk(2)[0] for name, raw in said.items()})
             return first, second
 
         return both
@@ -262,22 +315,25 @@ class Denoiser(nn.Module):
         drop: Drop | None = None,
         mask: Tensor | None = None,
         held: Tensor | None = None,
-    ) -> Tensor:
-        """Denoising loss of every row [B]: mean squared error of what the network predicts.
+        told: Told | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of every row [B] by name; "plan": mean squared error of what is predicted.
 
         x0, noise: [B, H, D]; proposal: x̂ [B, H, D] or None. plain: bool [B], rows that use
         `plain_process` (r = 0, no scale) with the proposal absent; the others use `main`.
         levels_u: uniform [B] in [0, 1); row b is noised to t = 1 + floor(u T) of its process.
         mask: weights [B, H] of the plan states (None: all 1). held: bool [H, D], entries that stay
-        clean in x_t and have no weight, as at planning under `guidance.pin`.
+        clean in x_t and have no weight, as at planning under `guidance.pin`. told: the data of the
+        heads, which it needs where there are any.
         """
         rows = plain.view(-1, 1, 1)
         t_main, t_plain = _indices(main, levels_u), _indices(plain_process, levels_u)
         level = torch.where(plain, t_plain / plain_process.T, t_main / main.T)
+        e = self._aggregate(told) if main.c else None
         x_t = torch.where(
             rows,
-            q_sample(plain_process, t_plain, x0, None, noise),
-            q_sample(main, t_main, x0, proposal, noise, scale),
+            q_sample(plain_process, t_plain, x0, None, noise, aggregate=e),
+            q_sample(main, t_main, x0, proposal, noise, scale, e),
         )
         weights = torch.ones_like(x0) if mask is None else mask.unsqueeze(-1).expand_as(x0)
         if held is not None:
@@ -286,14 +342,39 @@ class Denoiser(nn.Module):
         present = None if proposal is None else ~plain
         seen = _masked(proposal, present)
         features = self.time_features(level.to(x0.dtype)) + self.encode(condition, drop)
-        out = self._network(x_t, seen, self._mark_absent(features, seen, present))
+        h = self._features(x_t, seen, self._mark_absent(features, seen, present))
         target = torch.where(
             rows,
             targets_at(plain_process, self.prediction, t_plain, x0, None, noise),
             targets_at(main, self.prediction, t_main, x0, proposal, noise, scale),
         )
-        error = (self._predicted(out, seen) - target).square()
-        return (weights * error).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-8)
+        error = (self._predicted(self.network.output(h), seen) - target).square()
+        plan = (weights * error).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-8)
+        if self.heads is None or told is None:
+            return {"plan": plan}
+        a, _, sigma = (
+            torch.where(plain, ours.flatten(), theirs.flatten())
+            for ours, theirs in zip(
+                coefficients(plain_process, t_plain, x0.dtype),
+                coefficients(main, t_main, x0.dtype),
+                strict=True,
+            )
+        )
+        said = self.heads.decode(h)
+        omega = level_weight(a, sigma)
+        return {"plan": plan, **self.heads.losses(said, told.values, told.weights, omega)}
+
+    def _aggregate(self, told: Told | None) -> Tensor | None:
+        """E [B, H, D] of what is known in training."""
+        if self.heads is None or told is None:
+            return None
+        encode = self.heads.encode_known
+        return self.heads.aggregate(
+            {
+                name: known.view(-1, 1, 1) * encode(name, told.values[name])
+                for name, known in told.known.items()
+            }
+        )
 
 
 def _indices(process: Process, u: Tensor) -> Tensor:

@@ -9,24 +9,27 @@ import torch
 from torch import Tensor
 
 from diffplan.data.batches import Step, Transitions, Valued, Windows
-from diffplan.denoiser import Condition
+from diffplan.denoiser import Condition, Told
+from diffplan.heads import MODALITIES
 from diffplan.process import q_sample
 
 if TYPE_CHECKING:
     from diffplan.model import PlannerModel
+    from diffplan.value import Value
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one joint update draws from the data, in environment units.
 
+    transitions, valued: None where heads of the denoiser do what they teach.
     plain: windows that teach the denoiser to plan without a proposal, None if it need not.
     followed: windows with an action that teach to act on a proposal, None if nothing does.
     """
 
     windows: Windows
-    transitions: Transitions
-    valued: Valued
+    transitions: Transitions | None
+    valued: Valued | None
     plain: Windows | None = None
     followed: Windows | None = None
 
@@ -48,33 +51,38 @@ def joint_losses(
         losses |= _denoiser_losses(model, windows, proposed, batch.plain, generator)
     if model.noisy_value is not None:
         losses["noisy_value"] = _noisy_value_loss(model, windows, generator)
-    step = batch.transitions
-    losses["inverse_dynamics"] = model.inverse_dynamics.loss(
-        model.states(step.states),
-        model.states(step.ahead),
-        step.lag / model.config.plan.stride,
-        model.scaled_actions(step.actions),
-    )
+    if model.inverse_dynamics is not None and batch.transitions is not None:
+        step = batch.transitions
+        losses["inverse_dynamics"] = model.inverse_dynamics.loss(
+            model.states(step.states),
+            model.states(step.ahead),
+            step.lag / model.config.plan.stride,
+            model.scaled_actions(step.actions),
+        )
     if batch.followed is not None:
         losses["inverse_dynamics_proposed"] = _following_loss(model, batch.followed)
-    valued = batch.valued
-    returns_to_go = model.normalised_returns(valued.returns)
-    if valued.step is not None:
-        returns_to_go = _bootstrapped(model, valued, valued.step)
-    losses["value"] = model.value.loss(
-        model.states(valued.states),
-        model.goal(valued.goals),
-        model.scaled_actions(valued.actions) if model.value.uses_action else None,
-        returns_to_go,
-    )
+    if model.value is not None and batch.valued is not None:
+        losses["value"] = _value_loss(model, model.value, batch.valued)
     return losses
 
 
-def _bootstrapped(model: PlannerModel, valued: Valued, step: Step) -> Tensor:
+def _value_loss(model: PlannerModel, value: Value, valued: Valued) -> Tensor:
+    returns_to_go = model.normalised_returns(valued.returns)
+    if valued.step is not None:
+        returns_to_go = _bootstrapped(model, value, valued, valued.step)
+    return value.loss(
+        model.states(valued.states),
+        model.goal(valued.goals),
+        model.scaled_actions(valued.actions) if value.uses_action else None,
+        returns_to_go,
+    )
+
+
+def _bootstrapped(model: PlannerModel, value: Value, valued: Valued, step: Step) -> Tensor:
     """Reward plus discounted value one step on, normalised [B]."""
     if model.training:
-        model.value.follow()
-    ahead = model.value.ahead(model.states(step.states), model.goal(valued.goals))
+        value.follow()
+    ahead = value.ahead(model.states(step.states), model.goal(valued.goals))
     ahead = model.returns.inverse(ahead.unsqueeze(-1)).squeeze(-1)
     discount = model.config.data.discount
     return model.normalised_returns(step.rewards + discount * (1 - step.ended) * ahead)
@@ -109,6 +117,7 @@ def _denoiser_losses(
     )
     main = len(rows[0][0])
     is_plain = torch.arange(len(x0), device=x0.device) >= main
+    told = _told(model, windows, plain, generator)
     x_hat: Tensor | None = None
     if proposed is not None and (options.use_proposal or options.process != "ddpm"):
         x_hat = model.to_plan(model.states(windows.states[:, 0]), proposed)
@@ -141,12 +150,37 @@ def _denoiser_losses(
         drop,
         mask,
         held=_held(model, x0),
+        told=told,
     )
     weight = windows.weight.repeat_interleave(options.draws)
-    losses = {"denoiser": _weighted(loss[:main], weight)}
+    of_plan = loss.pop("plan")
+    losses = {"denoiser": _weighted(of_plan[:main], weight)}
     if plain is not None:
-        losses["denoiser_plain"] = _weighted(loss[main:], plain.weight)
-    return losses
+        losses["denoiser_plain"] = _weighted(of_plan[main:], plain.weight)
+        weight = torch.cat([weight, plain.weight])
+    return losses | {f"head_{name}": _weighted(each, weight) for name, each in loss.items()}
+
+
+def _told(
+    model: PlannerModel, windows: Windows, plain: Windows | None, generator: torch.Generator
+) -> Told | None:
+    """What the heads should tell of every row that the denoiser sees, None without heads."""
+    assert model.denoiser is not None
+    heads = model.denoiser.heads
+    if heads is None:
+        return None
+    draws, share = model.config.denoiser.draws, model.config.heads.known_share
+    values, weights, known = {}, {}, {}
+    for name in heads.names:
+        value, weight = MODALITIES[name].read(model, windows)
+        value, weight = (x.repeat_interleave(draws, 0) for x in (value, weight))
+        if plain is not None:
+            more = MODALITIES[name].read(model, plain)
+            value, weight = torch.cat([value, more[0]]), torch.cat([weight, more[1]])
+        values[name], weights[name] = value, weight
+        if model.plain_process.c:
+            known[name] = torch.rand(len(value), generator=generator).to(value.device) < share
+    return Told(values, weights, known)
 
 
 def _denoiser_rows(
@@ -154,7 +188,9 @@ def _denoiser_rows(
 ) -> tuple[Tensor, Tensor, Condition]:
     """Clean plans [B*draws, rows, D], their mask and conditions."""
     z = model.states(windows.states)
-    actions = None if windows.actions is None else model.scaled_actions(windows.actions)
+    actions = None
+    if model.config.actions_in_plan and windows.actions is not None:
+        actions = model.scaled_actions(windows.actions)
     x0 = model.to_plan(z[:, 0], z[:, 1:], actions)
     mask = windows.mask
     if model.absolute:
@@ -205,6 +241,7 @@ def _following_loss(model: PlannerModel, windows: Windows) -> Tensor:
     """
     acted = windows.acted
     assert acted is not None and model.proposer is not None
+    assert model.inverse_dynamics is not None
     target = model.normalised_returns(windows.returns[:, 0]) if model.use_returns else None
     start = model.states(windows.states[:, 0])
     with torch.no_grad():

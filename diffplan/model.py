@@ -15,11 +15,12 @@ from diffplan.data.windows import WindowSampler
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.dpm_solver_v3 import Statistics
 from diffplan.family import SCHEDULES, build_process, ddpm
+from diffplan.heads import Heads
 from diffplan.inverse_dynamics import InverseDynamics
 from diffplan.losses import Batch, joint_losses
 from diffplan.nn import NETWORKS
 from diffplan.nn.embeddings import chosen_columns, goal_feature_size, goal_features
-from diffplan.process import Process
+from diffplan.process import Process, aggregated
 from diffplan.proposal import Proposer, ProposerSpec
 from diffplan.proposer import build_proposer
 from diffplan.value import NoisyValue, Value
@@ -33,12 +34,14 @@ _SMALLEST_SCALE = 1e-3
 class ModelSpec:
     """Sizes that come from the dataset.
 
-    goal_columns: columns of the state that hold the achieved goal, () without a goal.
+    goal_columns: columns of the state that hold the achieved goal, () without a goal. tasks: how
+    many there are, 0 where it is not said.
     """
 
     state_dim: int
     action_dim: int
     goal_columns: tuple[int, ...]
+    tasks: int = 0
 
     @property
     def goal_dim(self) -> int:
@@ -48,6 +51,8 @@ class ModelSpec:
 class PlannerModel(nn.Module):
     """Proposer, denoiser, inverse dynamics and value over one normalised state space.
 
+    The last two are networks of their own or heads of the denoiser (`heads.kind`).
+
     The plan tensor x [B, rows, D] is what the diffusion model works on. With
     `space="displacement"` row k-1 is (s_k - s_0) / plan_scale[k-1], H rows; with
     `space="absolute"` row k is the normalised s_k, H+1 rows, row 0 pinned to the current state.
@@ -56,6 +61,8 @@ class PlannerModel(nn.Module):
     Parts that a configuration never uses are None.
     """
 
+    spec: ModelSpec
+    config: Config
     action_low: Tensor
     action_high: Tensor
     plan_scale: Tensor
@@ -72,11 +79,12 @@ class PlannerModel(nn.Module):
         plan, options = config.plan, config.denoiser
         self.absolute = plan.space == "absolute"
         self.rows = plan.horizon + self.absolute
-        self.plan_dim = spec.state_dim + plan.actions * plan.stride * spec.action_dim
+        self.plan_dim = spec.state_dim + config.actions_in_plan * plan.stride * spec.action_dim
         asked = config.data.use_returns
         self.use_returns = asked if asked is not None else not spec.goal_dim
         self.states = Normaliser(spec.state_dim)
         self.returns = Normaliser(1)
+        self.rewards = Normaliser(1)
         self.targets = TargetTable()
         self.register_buffer("action_low", -torch.ones(spec.action_dim))
         self.register_buffer("action_high", torch.ones(spec.action_dim))
@@ -86,34 +94,44 @@ class PlannerModel(nn.Module):
         self.register_buffer("residual_known", torch.zeros(()))
 
         betas = SCHEDULES[options.schedule](options.schedule_levels)
-        self.plain_process: Process = ddpm(betas)
+        weight = config.heads.aggregation if config.heads.kind == "shared" else 0.0
+        self.plain_process: Process = aggregated(ddpm(betas), weight)
         self.main_process = (
             self.plain_process
             if options.process == "ddpm"
-            else build_process(
-                options.process,
-                levels=options.levels,
-                betas=betas,
-                path=options.path,
-                gamma=options.gamma,
+            else aggregated(
+                build_process(
+                    options.process,
+                    levels=options.levels,
+                    betas=betas,
+                    path=options.path,
+                    gamma=options.gamma,
+                ),
+                weight,
             )
         )
         self.proposer = self._build_proposer() if self.needs_proposer(config) else None
         self.denoiser = self._build_denoiser() if config.planning.start != "none" else None
         heads = config.heads
-        self.inverse_dynamics = InverseDynamics(
-            spec.state_dim, spec.action_dim, heads.width, heads.depth
+        self.inverse_dynamics = (
+            None
+            if config.heads.kind != "separate" and config.plans_act
+            else InverseDynamics(spec.state_dim, spec.action_dim, heads.width, heads.depth)
         )
-        self.value = Value(
-            spec.state_dim,
-            spec.goal_dim,
-            spec.action_dim if heads.value_input == "state-action" else 0,
-            spec.goal_columns,
-            heads.width,
-            heads.depth,
-            heads.expectile,
-            heads.value_members,
-            heads.value_target == "bootstrapped",
+        self.value = (
+            None
+            if config.tells("returns")
+            else Value(
+                spec.state_dim,
+                spec.goal_dim,
+                spec.action_dim if heads.value_input == "state-action" else 0,
+                spec.goal_columns,
+                heads.width,
+                heads.depth,
+                heads.expectile,
+                heads.value_members,
+                heads.value_target == "bootstrapped",
+            )
         )
         self.noisy_value = (
             NoisyValue(
@@ -175,6 +193,16 @@ class PlannerModel(nn.Module):
             use_proposal=options.use_proposal,
         )
         denoiser.check_process(self.main_process)
+        heads = self.config.heads
+        if heads.kind == "shared":
+            denoiser.heads = Heads(
+                self,
+                heads.modalities,
+                network,
+                width=heads.width,
+                bins=heads.bins,
+                weighting=heads.weighting,
+            )
         return denoiser
 
     # --- Units -----------------------------------------------------------------------------------
@@ -192,7 +220,12 @@ class PlannerModel(nn.Module):
         moved = (z[:, 1:] - z[:, :1]).square() * windows.mask.unsqueeze(-1)
         rms = (moved.sum(0) / windows.mask.sum(0).clamp(min=1).unsqueeze(-1)).sqrt()
         self.plan_scale.copy_(rms.clamp(min=_SMALLEST_SCALE))
-        self.inverse_dynamics.step_scale.copy_(self.plan_scale[0])
+        if self.inverse_dynamics is not None:
+            self.inverse_dynamics.step_scale.copy_(self.plan_scale[0])
+        if windows.rewards is not None:
+            self.rewards.fit(windows.rewards.reshape(-1, 1))
+        if self.denoiser is not None and self.denoiser.heads is not None:
+            self.denoiser.heads.fit(self.normalised_returns(windows.returns[:, 0]))
         if self.proposer is not None:
             self.proposer.plan_scale.copy_(self.plan_scale)
 
@@ -242,8 +275,12 @@ class PlannerModel(nn.Module):
 
     def planned_actions(self, x: Tensor) -> Tensor:
         """Plan tensor [B, rows, D] -> scaled actions [B, H, stride, A] that lead to each state."""
-        beside = x[:, int(self.absolute) :, self.spec.state_dim :]
-        return beside.unflatten(-1, (self.config.plan.stride, self.spec.action_dim))
+        return self.by_step(x[..., self.spec.state_dim :])
+
+    def by_step(self, actions: Tensor) -> Tensor:
+        """Scaled actions beside a plan's rows [B, rows, stride * A] -> [B, H, stride, A]."""
+        later = actions[:, int(self.absolute) :]
+        return later.unflatten(-1, (self.config.plan.stride, self.spec.action_dim))
 
     def pinned_start(self, start: Tensor) -> Tensor:
         """Row 0 of an absolute plan [B, D] for normalised states [B, D]."""

@@ -7,8 +7,10 @@ come in as tensors, so a plan is a pure function of its arguments and row b depe
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import EllipsisType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +84,11 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
     Raises DiffplanError for settings that the model was not trained for.
     """
     if settings.start == "none":
+        if model.config.heads.kind != "separate":
+            raise DiffplanError(
+                f"planning.start is 'none', but actions and values come from the denoiser "
+                f"(heads.kind {model.config.heads.kind}), which must be run; expected another start"
+            )
         return None
     if model.denoiser is None:
         raise DiffplanError(
@@ -89,6 +96,11 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
             "trained without one (config proposer-only); expected 'none'"
         )
     steps = settings.reuse_steps if reuse else settings.steps
+    if model.config.heads.kind != "separate" and steps == 0:
+        raise DiffplanError(
+            "planning.steps is 0, but actions and values come from the denoiser (heads.kind "
+            f"{model.config.heads.kind}), which must be run at least once"
+        )
     if steps == 0 and settings.start != "noise":
         return None
     process, grid = _levels(model, settings)
@@ -139,7 +151,8 @@ def make_plan(
     proposal = propose(model, context, noise.propose, settings)
     context = _repeat(context, k)
     start = context.state
-    x = optimise(model, context, proposal, noise, settings, chain)
+    told: dict[str, Tensor] = {}
+    x = optimise(model, context, proposal, noise, settings, chain, told=told)
     candidates = model.from_plan(start, x)
     if proposal is None:
         proposed, later = candidates, None
@@ -147,14 +160,13 @@ def make_plan(
         proposed = torch.cat([start[:, None], proposal.states], 1)
         later = proposal.returns.unflatten(0, (rows, k))
     if valued or (k > 1 and settings.select != "first"):
-        values = evaluate(model, context, candidates).unflatten(0, (rows, k))
+        values = evaluate(model, context, candidates, x, told).unflatten(0, (rows, k))
     else:
         values = candidates.new_full((rows, k), math.nan)
     chosen = select(values, noise.select, settings)
     candidates = candidates.unflatten(0, (rows, k))
-    actions = None
-    if model.config.plan.actions:
-        actions = model.planned_actions(x).unflatten(0, (rows, k))
+    actions = actions_of(model, x, told)
+    actions = None if actions is None else actions.unflatten(0, (rows, k))
     if k == 1 or settings.select == "first":
         states = candidates[:, 0]
         actions = None if actions is None else actions[:, 0]
@@ -214,10 +226,12 @@ def optimise(
     chain: Chain | EllipsisType | None = ...,
     *,
     sampler: Sampler | None = None,
+    told: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D].
 
     sampler: called in place of the settings' own, to get hold of the denoiser that planning uses.
+    told: takes what heads of the denoiser say in its last pass, raw (`Heads.decode`).
     """
     start = context.state
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
@@ -235,7 +249,9 @@ def optimise(
     shift = x_hat if any(process.r[t] for t in grid) else None
     condition = model.condition(start, context.goal, context.returns)
     encoded = denoiser.encode(condition)
-    inputs = {"proposal": seen, "shift": shift, "time": chain.time}
+    inputs: dict[str, Any] = {"proposal": seen, "shift": shift, "time": chain.time}
+    if denoiser.heads is not None:
+        inputs |= {"known": _known(model, context), "decoded": {} if told is None else told}
     if settings.conditional_weight == 1.0:
         denoise = denoiser.bind(process, grid, encoded, **inputs)
     else:
@@ -270,6 +286,26 @@ def optimise(
         noise=steps,
         **sampler_options(settings.sampler, settings.eta, model.statistics),
     )
+
+
+def actions_of(model: PlannerModel, x: Tensor, told: Mapping[str, Tensor]) -> Tensor | None:
+    """The actions of plan tensors x [B, rows, D], scaled [B, H, stride, A]; None without any.
+
+    told: what heads of the denoiser said of them.
+    """
+    if model.config.actions_in_plan:
+        return model.planned_actions(x)
+    return model.by_step(told["actions"]) if model.config.tells("actions") else None
+
+
+def _known(model: PlannerModel, context: Context) -> dict[str, Tensor]:
+    """Data of the heads that are given before there is a plan."""
+    known: dict[str, Tensor] = {}
+    if model.config.tells("returns") and context.returns is not None:
+        known["returns"] = context.returns.unsqueeze(-1)
+    if model.config.tells("goal") and context.goal is not None:
+        known["goal"] = context.goal
+    return known
 
 
 def _value_gradient(model: PlannerModel, context: Context, process: Process) -> guidance.Gradient:
@@ -349,6 +385,7 @@ def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Te
     state: [B, D] and ahead: [B, D] normalised. lag: [B], steps left until `ahead` is due, as a
     fraction of the stride. Returns actions [B, A] in environment units, within the bounds.
     """
+    assert model.inverse_dynamics is not None
     return model.environment_actions(model.inverse_dynamics(state, ahead, lag))
 
 

@@ -2,16 +2,18 @@
 
 Every way of linking a proposal x̂ to data x0 used here is one row of
 
-    x_t = a_t x0 + r_t x̂ + sigma_t eps,    eps ~ N(0, I),
+    x_t = a_t x0 + r_t x̂ + c_t E + sigma_t eps,    eps ~ N(0, I),
 
-with t = 0 clean and t = T the far end. What a network predicts is a row of three floats as well,
-target = p_t x0 + q_t x̂ + w_t eps, from which `readout` gives x0 back. All of it is computed in
-float64 once.
+with t = 0 clean and t = T the far end; E aggregates what else is known of a trajectory, and c is
+zero but for multi-task models (`aggregated`). Samplers know nothing of E: what they compute is
+y_t = x_t - c_t E, a chain of the same process without it. What a network predicts is a row of three
+floats as well, target = p_t x0 + q_t x̂ + w_t eps, from which `readout` gives x0 back. All of it is
+computed in float64 once.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +38,8 @@ class Process:
     """Whether sigma multiplies a noise scale [H, D] given at run time."""
     targets: Targets = field(default_factory=dict)
     """Predictions that this process knows beside "x0", "eps" and "v"."""
+    c: tuple[float, ...] = ()
+    """What x_t holds of E at every level, () for nothing."""
 
     def __post_init__(self) -> None:
         if not len(self.a) == len(self.r) == len(self.sigma) == len(self.memory) >= 2:
@@ -74,6 +78,18 @@ class Process:
             return 0.0
         ratio = self.memory[t] / self.memory[s] * self.sigma[s] / self.sigma[t]
         return self.sigma[s] * math.sqrt(max(0.0, 1.0 - ratio * ratio))
+
+
+def aggregated(process: Process, weight: float) -> Process:
+    """The process with c_t = weight a_t t / T: what E tells fades in and is gone at the far end.
+
+    MT-Diffusion (arXiv 2407.17571) adds w_t E in every step, c_t = sqrt(alpha_t) (c_{t-1} + w_t).
+    These are its w_t = weight sqrt(abar_{t-1}) / T; with constant ones c_T is not zero and the
+    chain would not start from the prior. The process itself where the weight is 0.
+    """
+    if not weight:
+        return process
+    return replace(process, c=tuple(weight * a * t / process.T for t, a in enumerate(process.a)))
 
 
 # --- What a network predicts -------------------------------------------------------------------
@@ -170,15 +186,20 @@ def q_sample(
     proposal: Tensor | None,
     noise: Tensor,
     scale: Tensor | None = None,
+    aggregate: Tensor | None = None,
 ) -> Tensor:
     """Draw x_t given x0: [B, H, D] for one table index `t` [B] (long) per row.
 
-    `proposal` [B, H, D] may be None where r = 0; `scale` is [H, D], used by scaled processes.
+    `proposal` [B, H, D] may be None where r = 0; `scale` is [H, D], used by scaled processes;
+    `aggregate` is E [B, H, D], None where nothing is known.
     """
     a, r, sigma = coefficients(process, t, x0.dtype)
     x_t = a * x0 + sigma * noise_scale(process, scale) * noise
     if any(process.r):
         x_t = x_t + r * _required(proposal, f"process {process.name!r}")
+    if process.c and aggregate is not None:
+        c = torch.tensor(process.c, dtype=x0.dtype).to(t.device)[t].view(-1, 1, 1)
+        x_t = x_t + c * aggregate
     return x_t
 
 

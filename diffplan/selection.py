@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from diffplan.config import PlanningConfig
 from diffplan.model import PlannerModel
+from diffplan.reading import read_plans
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0
@@ -31,14 +33,25 @@ class Context:
     previous: Tensor | None = None
 
 
-def evaluate(model: PlannerModel, context: Context, candidates: Tensor) -> Tensor:
+def evaluate(
+    model: PlannerModel, context: Context, candidates: Tensor, x: Tensor, told: Mapping[str, Tensor]
+) -> Tensor:
     """Value of each candidate [B*K, H+1, D] -> [B*K], in normalised returns-to-go.
+
+    x: [B*K, rows, D], the plan tensors. told: what the denoiser's heads said of them, raw.
+    With a value head, its return-to-go, asked once more if the target return was an input.
 
     Without a goal, V averaged over the plan's future states; with the published critic, Q of the
     current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
     state).
     """
+    if model.value is None:
+        assert model.denoiser is not None and model.denoiser.heads is not None
+        if model.use_returns:
+            told = read_plans(model, context, x, {"actions": told["actions"]})
+        return model.denoiser.heads.value("returns", told["returns"]).squeeze(-1)
     if model.value.uses_action:
+        assert model.inverse_dynamics is not None
         lag = torch.ones(len(candidates), device=candidates.device)
         action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
         result: Tensor = model.value(candidates[:, 0], context.goal, action)
@@ -61,6 +74,7 @@ def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor
     candidates would otherwise pick.
     """
     plan = model.config.plan
+    assert model.value is not None
     states = torch.cat([candidates[:, : plan.horizon : _CHECK_EVERY], candidates[:, -1:]], 1)
     returns = model.returns.inverse(
         model.value(states, goal[:, None].expand(-1, states.shape[1], -1)).unsqueeze(-1)

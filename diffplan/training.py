@@ -52,6 +52,9 @@ _SHORT = {  # names in the progress bar
     "loss/inverse_dynamics": "act",
     "loss/inverse_dynamics_proposed": "follow",
     "loss/value": "value",
+    "loss/head_actions": "act",
+    "loss/head_returns": "value",
+    "loss/head_task": "task",
 }
 
 
@@ -189,8 +192,12 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 metrics.add("error/free_running", error)
             batch = Batch(
                 _to(sampler.sample(config.training.batch_size, generator), accelerator),
-                _to(sampler.transitions(config.training.head_batch_size, generator), accelerator),
-                _to(sampler.valued(config.training.head_batch_size, generator), accelerator),
+                _to(sampler.transitions(config.training.head_batch_size, generator), accelerator)
+                if model.inverse_dynamics is not None
+                else None,
+                _to(sampler.valued(config.training.head_batch_size, generator), accelerator)
+                if model.value is not None
+                else None,
                 _to(sampler.sample(model.plain_rows, generator), accelerator)
                 if model.plain_rows
                 else None,

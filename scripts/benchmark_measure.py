@@ -170,18 +170,23 @@ class _Stages:
         proposal = planner.propose(model, self.context, self.noise.propose, settings)
         mark()
         context = self._repeated(k)
-        plans = planner.optimise(model, context, proposal, self.noise, settings, self.chain)
+        told: dict[str, Tensor] = {}
+        plans = planner.optimise(
+            model, context, proposal, self.noise, settings, self.chain, told=told
+        )
         mark()
         candidates = model.from_plan(context.state, plans)
         states = candidates
         if self.chooses:
-            values = selection.evaluate(model, context, candidates).unflatten(0, (rows, k))
+            values = selection.evaluate(model, context, candidates, plans, told)
+            values = values.unflatten(0, (rows, k))
             chosen = selection.select(values, self.noise.select, settings)
             every = torch.arange(rows, device=chosen.device)
             states = candidates.unflatten(0, (rows, k))[every, chosen]
         mark()
-        if model.config.plan.actions:
-            model.environment_actions(model.planned_actions(plans)[:rows, 0, 0])
+        actions = planner.actions_of(model, plans, told)
+        if actions is not None:
+            model.environment_actions(actions[:rows, 0, 0])
         else:
             planner.decode(model, self.context.state, states[:rows, 1], self.lag)
         mark()

@@ -10,6 +10,7 @@ from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.errors import DiffplanError
 from diffplan.family import betas_cosine, betas_linear, ddpm, interpolant, rddm
 from diffplan.nn import NETWORKS, Network
+from diffplan.nn.network import OfPlan
 from diffplan.process import coefficients, q_sample, targets_at
 from diffplan.samplers import ddim
 
@@ -30,9 +31,19 @@ class Stub(Network):
         self.use_proposal = True
         self.seen: list[tuple[Tensor, Tensor | None, Tensor]] = []
 
-    def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
-        self.seen.append((x, proposal, features))
-        return self.answer(x)
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        def at(level: Tensor) -> OfPlan:
+            def body(x: Tensor) -> Tensor:
+                given = torch.zeros_like(x) if proposal is None else proposal
+                self.seen.append((x, given, level.expand(len(x), -1)))
+                return x
+
+            return body
+
+        return tuple(map(at, features.unbind(0)))
+
+    def output(self, h: Tensor) -> Tensor:
+        return self.answer(h)
 
 
 def build(
@@ -284,7 +295,7 @@ def run_loss(denoiser: Denoiser, **changes) -> Tensor:
         "scale": torch.rand(H, D, generator=torch.Generator().manual_seed(3)),
         "condition": condition(),
     }
-    return denoiser.loss(**(arguments | changes))
+    return denoiser.loss(**(arguments | changes))["plan"]
 
 
 def test_loss_shows_the_network_what_planning_will() -> None:

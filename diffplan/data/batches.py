@@ -31,7 +31,8 @@ class Windows:
     (and any padding at the goal) has ended. goals: [B, G] or None. returns: [B, H+1]
     return-to-go at each plan state. weight: [B] in [0, 1]. acted: an action of its first stride,
     None unless asked for. actions: [B, H, stride, A] that lead to each state, where plans hold
-    them (`plan.actions`).
+    or heads tell them. rewards: [B, H], mean of those received on the way to each state; with a
+    goal 1 where it is reached; None unless a head tells them. task: [B] int64, None without tasks.
     """
 
     states: Tensor
@@ -41,6 +42,8 @@ class Windows:
     weight: Tensor
     acted: Acted | None = None
     actions: Tensor | None = None
+    rewards: Tensor | None = None
+    task: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,8 @@ class WindowSampler:
             states = take(self.states, ahead)
             step = self._acted(start, last, generator) if acted else None
             mask, actions = inside[:, 1:].float(), self._actions(start, last)
-            return Windows(states, mask, None, returns, torch.ones(batch), step, actions)
+            rewards = self._rewards(start, last) if self.config.tells("rewards") else None
+            return Windows(states, mask, None, returns, torch.ones(batch), step, actions, rewards)
 
         later = start + 1 + (torch.rand(batch, generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
@@ -257,7 +258,9 @@ class WindowSampler:
         # past its own goal a window rests, which no action of the data shows
         until = torch.where(own, goal, last)
         step = self._acted(start, until, generator) if acted else None
-        return Windows(states, mask, goals, returns, weight, step, self._actions(start, until))
+        actions = self._actions(start, until)
+        rewards = reached[:, 1:].float() if self.config.tells("rewards") else None
+        return Windows(states, mask, goals, returns, weight, step, actions, rewards)
 
     def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
@@ -274,7 +277,7 @@ class WindowSampler:
     def _actions(self, start: Tensor, until: Tensor) -> Tensor | None:
         """The actions of windows from `start` [B], the middle of the bounds from `until` [B] on."""
         plan = self.config.plan
-        if not plan.actions:
+        if not self.config.plans_act:
             return None
         at = start[:, None] + torch.arange(plan.horizon * plan.stride)
         known = at < until[:, None]
@@ -282,6 +285,13 @@ class WindowSampler:
         known = move(known, actions.device)
         actions = torch.where(known[..., None], actions, self.rest.to(actions.device))
         return actions.unflatten(1, (plan.horizon, plan.stride))
+
+    def _rewards(self, start: Tensor, last: Tensor) -> Tensor:
+        """Mean rewards [B, H] on the way to each state from `start` [B]; 0 past the end."""
+        plan = self.config.plan
+        at = start[:, None] + torch.arange(plan.horizon * plan.stride)
+        rewards = take(self.rewards, self.step_of[torch.minimum(at, last[:, None])])
+        return (rewards * (at < last[:, None])).unflatten(1, (plan.horizon, plan.stride)).mean(-1)
 
     def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
         """Draw state pairs one to `stride` steps apart with the action taken at the first."""

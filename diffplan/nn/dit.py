@@ -41,6 +41,8 @@ class DiT(Network):
     every block starts as the identity (Peebles & Xie 2023, section 3.2).
     """
 
+    by_row = True
+
     def __init__(
         self,
         horizon: int,
@@ -56,6 +58,7 @@ class DiT(Network):
             raise DiffplanError(f"the DiT's width {width} must be a multiple of heads={heads}")
         self.use_proposal = use_proposal
         self.depth = depth
+        self.width = width
         self.enter = nn.Linear(dim * (1 + use_proposal), width)
         self.position = nn.Parameter(sinusoidal(torch.arange(horizon), width))
         self.modulation = nn.Linear(features, (6 * depth + 2) * width)
@@ -65,8 +68,8 @@ class DiT(Network):
         zero_(self.modulation)
         zero_(self.leave)
 
-    def bind(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
-        """The network at all levels; what they need beside x_t in one product each."""
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        """The body at all levels; what they need beside x_t in one product each."""
         entry = self.position + self.enter.bias
         if self.use_proposal and proposal is not None:
             entry = entry + F.linear(proposal, self.enter.weight[:, proposal.shape[-1] :])
@@ -75,17 +78,16 @@ class DiT(Network):
         def at(level: Tensor) -> OfPlan:
             modulation = list(level.chunk(6 * self.depth + 2, -1))
 
-            def output(x: Tensor) -> Tensor:
+            def body(x: Tensor) -> Tensor:
                 h = F.linear(x, self.enter.weight[:, : x.shape[-1]]) + entry
                 for i, block in enumerate(self.blocks):
                     h = block(h, modulation[6 * i : 6 * i + 6])
-                result: Tensor = self.leave(_modulate(self.norm(h), *modulation[-2:]))
-                return result
+                return _modulate(self.norm(h), *modulation[-2:])
 
-            return output
+            return body
 
         return tuple(map(at, modulations.unbind(0)))
 
-    def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
-        """x [B, H, D], proposal [B, H, D] (None without `use_proposal`), features [B, F]."""
-        return self.bind(proposal, features.unsqueeze(0))[0](x)
+    def output(self, h: Tensor) -> Tensor:
+        result: Tensor = self.leave(h)
+        return result

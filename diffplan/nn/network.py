@@ -4,33 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 OfPlan = Callable[[Tensor], Tensor]
-"""x_t [B, H, D] -> output [B, H, D]."""
+"""x_t [B, H, D] -> features [B, H, C] or [B, C], or the output [B, H, D]."""
 
 
 class Network(nn.Module):
-    """`net(x [B, H, D], proposal [B, H, D] or None, features [B, F]) -> [B, H, D]`."""
+    """`net(x [B, H, D], proposal [B, H, D] or None, features [B, F]) -> [B, H, D]`.
+
+    A body, which `bind_features` runs, and a last layer, `output`: heads read what lies between.
+    """
 
     use_proposal: bool
+    width: int
+    """Columns C of the features before the output."""
+    by_row: bool
+    """Whether there are features of every plan state, [B, H, C], or of the whole plan, [B, C]."""
 
-    def bind(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
-        """The network at all n levels of one plan: n functions of x_t alone.
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        """The body at all n levels of one plan: n functions of x_t alone.
 
         proposal: [B, H, D]; None: as zeros, if the network takes one. features: [n, B, F] or
-        [n, 1, F]. A network overrides this where part of its work does not depend on x_t.
+        [n, 1, F].
         """
+        raise NotImplementedError
 
-        def at(level: Tensor) -> OfPlan:
-            def output(x: Tensor) -> Tensor:
-                given = proposal
-                if given is None and self.use_proposal:
-                    given = torch.zeros_like(x)
-                result: Tensor = self(x, given, level.expand(len(x), -1))
-                return result
+    def output(self, h: Tensor) -> Tensor:
+        """The last layer: features before the output -> [B, H, D]."""
+        raise NotImplementedError
 
-            return output
+    def bind(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        """The whole network at all n levels of one plan; arguments as for `bind_features`."""
 
-        return tuple(map(at, features.unbind(0)))
+        def whole(body: OfPlan) -> OfPlan:
+            return lambda x: self.output(body(x))
+
+        return tuple(map(whole, self.bind_features(proposal, features)))
+
+    def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
+        """x [B, H, D], proposal [B, H, D] (None without `use_proposal`), features [B, F]."""
+        return self.bind(proposal, features.unsqueeze(0))[0](x)

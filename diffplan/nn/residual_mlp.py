@@ -32,6 +32,8 @@ class ResidualMLP(Network):
     The last layer starts at zero.
     """
 
+    by_row = False
+
     def __init__(
         self,
         horizon: int,
@@ -45,6 +47,7 @@ class ResidualMLP(Network):
         flat = horizon * dim
         self.shape = (horizon, dim)
         self.use_proposal = use_proposal
+        self.width = width
         self.enter = nn.Linear(flat * (1 + use_proposal) + features, width)
         # One product gives the shifts of all blocks.
         self.shifts = nn.Linear(features, depth * width)
@@ -53,8 +56,8 @@ class ResidualMLP(Network):
         self.leave = nn.Linear(width, flat)
         zero_(self.leave)
 
-    def bind(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
-        """The network at all levels; what they need beside x_t in one product each."""
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        """The body at all levels; what they need beside x_t in one product each."""
         flat = self.shape[0] * self.shape[1]
         weight = self.enter.weight
         # Features at the input as well: what they say about each other takes every block to use.
@@ -68,17 +71,16 @@ class ResidualMLP(Network):
         def at(entry: Tensor, shift: Tensor) -> OfPlan:
             parts = shift.chunk(len(self.blocks), -1)
 
-            def output(x: Tensor) -> Tensor:
+            def body(x: Tensor) -> Tensor:
                 h = torch.addmm(entry, x.flatten(1), weight[:, :flat].t())
                 for block, part in zip(self.blocks, parts, strict=True):
                     h = block(h, part)
-                result: Tensor = self.leave(F.silu(self.norm(h)))
-                return result.unflatten(1, self.shape)
+                return F.silu(self.norm(h))
 
-            return output
+            return body
 
         return tuple(map(at, entries.unbind(0), shifts.unbind(0)))
 
-    def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
-        """x [B, H, D], proposal [B, H, D] (None without `use_proposal`), features [B, F]."""
-        return self.bind(proposal, features.unsqueeze(0))[0](x)
+    def output(self, h: Tensor) -> Tensor:
+        result: Tensor = self.leave(h)
+        return result.unflatten(1, self.shape)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
 from diffplan.nn.embeddings import zero_
-from diffplan.nn.network import Network
+from diffplan.nn.network import Network, OfPlan
 
 
 def _conv_block(inputs: int, outputs: int, kernel: int, groups: int) -> nn.Sequential:
@@ -57,6 +57,8 @@ class TemporalUNet(Network):
     up ends with its upsampling. The last layer starts at zero.
     """
 
+    by_row = True
+
     def __init__(
         self,
         horizon: int,
@@ -74,6 +76,7 @@ class TemporalUNet(Network):
         if base % groups:
             raise DiffplanError(f"the U-Net's base {base} must be a multiple of groups={groups}")
         self.horizon = horizon
+        self.width = base * mults[0]
         self.use_proposal = use_proposal
         self.padding = -horizon % 2 ** (len(mults) - 1)
 
@@ -96,14 +99,24 @@ class TemporalUNet(Network):
         self.leave = nn.Conv1d(widths[0], dim, 1)
         zero_(self.leave)
 
-    def forward(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
-        """x [B, H, D], proposal [B, H, D] (None without `use_proposal`), features [B, F]."""
-        if self.use_proposal and proposal is not None:
-            x = torch.cat([x, proposal], dim=-1)
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        features = F.mish(features)
+
+        def at(level: Tensor) -> OfPlan:
+            def body(x: Tensor) -> Tensor:
+                given = torch.zeros_like(x) if proposal is None else proposal
+                inputs = torch.cat([x, given], dim=-1) if self.use_proposal else x
+                return self._body(inputs, level.expand(len(x), -1))
+
+            return body
+
+        return tuple(map(at, features.unbind(0)))
+
+    def _body(self, x: Tensor, features: Tensor) -> Tensor:
+        """x [B, H, D or 2 D], features [B, F] after their activation -> [B, H, C]."""
         h = x.transpose(1, 2)
         if self.padding:
             h = torch.cat([h, h[..., -1:].expand(-1, -1, self.padding)], dim=-1)
-        features = F.mish(features)
         skips = []
         for i, level in enumerate(self.down):
             if i > 0:
@@ -113,4 +126,8 @@ class TemporalUNet(Network):
         h = self.middle(h, features)
         for level, grow in zip(self.up, self.grow, strict=True):
             h = grow(level(torch.cat([h, skips.pop()], dim=1), features))
-        return self.leave(self.last(h))[..., : self.horizon].transpose(1, 2)
+        return self.last(h)[..., : self.horizon].transpose(1, 2)
+
+    def output(self, h: Tensor) -> Tensor:
+        result: Tensor = self.leave(h.transpose(1, 2))
+        return result.transpose(1, 2)
