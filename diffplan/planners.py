@@ -193,6 +193,10 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         "ours, with plain DDPM that sees the proposal as an input: the control experiment",
         _ours("conditioned", process="ddpm"),
     ),
+    "multi-task": (
+        "ours, with actions and values from heads of the denoiser (MT-Diffusion)",
+        Config(name="multi-task", heads=HeadsConfig(kind="shared")),
+    ),
     "decision-transformer": (
         "a transformer proposes, nothing refines (Chen et al. 2021)",
         _DECISION_TRANSFORMER,

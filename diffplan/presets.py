@@ -47,7 +47,8 @@ REWARD_PROCESSES: dict[str, Any] = {
 """Beside REWARD_SETTINGS for ours with other forward processes, from their own starts."""
 
 _PROCESSES = ("resfusion", "interpolant", "rectified-flow", "diffuse-vae", "conditioned")
-_OURS = ("trajectory-diffuser", "proposer-only", "from-noise", *_PROCESSES)
+_MULTI_TASK = ("multi-task",)
+_OURS = ("trajectory-diffuser", "proposer-only", "from-noise", *_PROCESSES, *_MULTI_TASK)
 
 REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "*halfcheetah*": (
@@ -250,8 +251,10 @@ def _published(row: Released, has_goal: bool) -> Preset:
 
 def _rewards(config_name: str, task: str | None = None) -> Preset:
     """Ours; task: a pattern of REWARD_BY_TASK."""
-    refines = config_name == "trajectory-diffuser"
+    refines = config_name in ("trajectory-diffuser", "multi-task")
     settings = REWARD_SETTINGS | (REWARD_REFINING if refines else {})
+    if config_name in _MULTI_TASK:  # a plan brings its actions along
+        settings = settings | {"heads.follow_proposals": False}
     if config_name in _PROCESSES:
         settings = settings | REWARD_PROCESSES
     if task is None:
