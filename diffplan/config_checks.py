@@ -170,6 +170,19 @@ def _check_heads(config: Config, require: Callable[[bool, str, str], None]) -> N
         "heads.follow_proposals",
         f"False with heads.kind {heads.kind}: a plan then brings its actions along",
     )
+    if heads.kind == "streams":
+        planning = config.planning
+        for name, ok, expected in (
+            ("denoiser.process", denoiser.process == "ddpm", "ddpm"),
+            ("denoiser.use_proposal", not denoiser.use_proposal, "False"),
+            ("denoiser.prediction", denoiser.prediction == "x0", "x0"),
+            ("plan.space", config.plan.space == "displacement", "displacement"),
+            ("plan.actions", not config.plan.actions, "False"),
+            ("heads.noisy_value", not heads.noisy_value, "False"),
+            ("heads.value_target", heads.value_target == "returns", "returns"),
+            ("planning.reuse", not planning.reuse, "False"),
+        ):
+            require(ok, name, f"{expected} with heads.kind streams")
     if heads.kind == "shared":
         require(
             len(set(heads.modalities)) == len(heads.modalities) > 0,

@@ -74,7 +74,8 @@ class PlanStep(nn.Module):
         many = k > 1 and settings.temperature > 0 and settings.start != "noise"
         stochastic = needs_noise(settings.sampler, settings.eta)
         steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
-        noised = self.chain is not None and self.chain.start != "published"
+        raw = self.chain is not None and self.chain.start == "published"
+        noised = self.chain is not None and (not raw or bool(self.chain.streams))
         self.sizes = (
             k * proposed * (model.spec.state_dim + 1) if many else 0,
             k * rows * dim if noised else 0,

@@ -12,9 +12,11 @@ from diffplan.data.batches import Step, Transitions, Valued, Windows
 from diffplan.denoiser import Condition, Told
 from diffplan.heads import MODALITIES
 from diffplan.process import q_sample
+from diffplan.streams import draw_levels
 
 if TYPE_CHECKING:
     from diffplan.model import PlannerModel
+    from diffplan.streams import StreamDenoiser
     from diffplan.value import Value
 
 
@@ -49,6 +51,8 @@ def joint_losses(
         proposed = proposal.states
     if model.denoiser is not None:
         losses |= _denoiser_losses(model, windows, proposed, batch.plain, generator)
+    if model.streams is not None:
+        losses |= _stream_losses(model, model.streams, windows, generator)
     if model.noisy_value is not None:
         losses["noisy_value"] = _noisy_value_loss(model, windows, generator)
     if model.inverse_dynamics is not None and batch.transitions is not None:
@@ -159,6 +163,31 @@ def _denoiser_losses(
         losses["denoiser_plain"] = _weighted(of_plan[main:], plain.weight)
         weight = torch.cat([weight, plain.weight])
     return losses | {f"head_{name}": _weighted(each, weight) for name, each in loss.items()}
+
+
+def _stream_losses(
+    model: PlannerModel, streams: StreamDenoiser, windows: Windows, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Losses of states, actions and return, noised independently."""
+    options, process = model.config.denoiser, model.plain_process
+    z = model.states(windows.states)
+    assert windows.actions is not None
+    returns = model.normalised_returns(windows.returns[:, 0])
+    x0 = model.to_plan(z[:, 0], z[:, 1:], model.scaled_actions(windows.actions), returns)
+    condition = model.condition(z[:, 0], model.goal(windows.goals), None)
+    draws = options.draws
+    x0, condition = x0.repeat_interleave(draws, 0), condition.repeat(draws)
+    mask, weight = (x.repeat_interleave(draws, 0) for x in (windows.mask, windows.weight))
+    chances = {"state": options.drop_state, "goal": options.drop_goal}
+    drop = {
+        name: (torch.rand(len(x0), generator=generator) < chance).to(x0.device)
+        for name, chance in chances.items()
+        if chance
+    }
+    levels = draw_levels(len(x0), process, generator).to(x0.device)
+    noise = streams.noise(torch.randn(x0.shape, generator=generator).to(x0.device))
+    found = streams.loss(process, x0, levels, noise, condition, drop, mask)
+    return {f"stream_{name}": _weighted(each, weight) for name, each in found.items()}
 
 
 def _told(

@@ -18,11 +18,12 @@ from diffplan.family import SCHEDULES, build_process, ddpm
 from diffplan.heads import Heads
 from diffplan.inverse_dynamics import InverseDynamics
 from diffplan.losses import Batch, joint_losses
-from diffplan.nn import NETWORKS
+from diffplan.nn import NETWORKS, Network
 from diffplan.nn.embeddings import chosen_columns, goal_feature_size, goal_features
 from diffplan.process import Process, aggregated
 from diffplan.proposal import Proposer, ProposerSpec
 from diffplan.proposer import build_proposer
+from diffplan.streams import Columns, StreamDenoiser
 from diffplan.value import NoisyValue, Value
 
 _FIT_WINDOWS = 8192
@@ -57,7 +58,8 @@ class PlannerModel(nn.Module):
     `space="displacement"` row k-1 is (s_k - s_0) / plan_scale[k-1], H rows; with
     `space="absolute"` row k is the normalised s_k, H+1 rows, row 0 pinned to the current state.
     With `plan.actions` the scaled actions that lead to s_k stand beside it, one per environment
-    step, zeros beside the current state.
+    step, zeros beside the current state; with `heads.kind` streams the return-to-go of the current
+    state as well, alike in all rows.
     Parts that a configuration never uses are None.
     """
 
@@ -79,7 +81,9 @@ class PlannerModel(nn.Module):
         plan, options = config.plan, config.denoiser
         self.absolute = plan.space == "absolute"
         self.rows = plan.horizon + self.absolute
-        self.plan_dim = spec.state_dim + config.actions_in_plan * plan.stride * spec.action_dim
+        acted = config.actions_in_plan * plan.stride * spec.action_dim
+        streams = config.heads.kind == "streams"
+        self.plan_dim = spec.state_dim + acted + streams
         asked = config.data.use_returns
         self.use_returns = asked if asked is not None else not spec.goal_dim
         self.states = Normaliser(spec.state_dim)
@@ -111,16 +115,18 @@ class PlannerModel(nn.Module):
             )
         )
         self.proposer = self._build_proposer() if self.needs_proposer(config) else None
-        self.denoiser = self._build_denoiser() if config.planning.start != "none" else None
+        refines = config.planning.start != "none" and not streams
+        self.denoiser = self._build_denoiser() if refines else None
+        self.streams = self._build_streams() if streams else None
         heads = config.heads
         self.inverse_dynamics = (
             None
-            if config.heads.kind != "separate" and config.plans_act
+            if heads.kind != "separate" and config.plans_act
             else InverseDynamics(spec.state_dim, spec.action_dim, heads.width, heads.depth)
         )
         self.value = (
             None
-            if config.tells("returns")
+            if streams or config.tells("returns")
             else Value(
                 spec.state_dim,
                 spec.goal_dim,
@@ -162,8 +168,8 @@ class PlannerModel(nn.Module):
         )
         return build_proposer(spec, self.config.proposer)
 
-    def _build_denoiser(self) -> Denoiser:
-        options, dim = self.config.denoiser, self.plan_dim
+    def _build_network(self) -> Network:
+        options = self.config.denoiser
         sizes = (
             {"base": options.width}
             if options.network == "unet"
@@ -172,22 +178,35 @@ class PlannerModel(nn.Module):
                 "depth": options.depth,
             }
         )
-        network = NETWORKS[options.network](
-            self.rows, dim, options.features, use_proposal=options.use_proposal, **sizes
+        result: Network = NETWORKS[options.network](
+            self.rows, self.plan_dim, options.features, use_proposal=options.use_proposal, **sizes
         )
-        encoder = ConditionEncoder(
-            options.features,
+        return result
+
+    def _build_encoder(self) -> ConditionEncoder:
+        return ConditionEncoder(
+            self.config.denoiser.features,
             # inside the plan the first state is pinned, not a condition
             state_dim=0 if self.absolute else self.spec.state_dim,
             # nor is a goal that stands at the end of the plan
             goal_dim=0 if self.config.plan.pin_goal else goal_feature_size(self.spec.goal_dim),
-            use_returns=self.use_returns,
+            # nor a return that is a stream of the plan
+            use_returns=self.use_returns and self.config.heads.kind != "streams",
         )
+
+    def _build_streams(self) -> StreamDenoiser:
+        states, end = self.spec.state_dim, self.plan_dim - 1
+        columns = Columns(slice(0, states), slice(states, end), slice(end, end + 1))
+        features = self.config.denoiser.features
+        return StreamDenoiser(self._build_network(), self._build_encoder(), columns, features)
+
+    def _build_denoiser(self) -> Denoiser:
+        options, network = self.config.denoiser, self._build_network()
         denoiser = Denoiser(
             network,
-            encoder,
+            self._build_encoder(),
             horizon=self.rows,
-            dim=dim,
+            dim=self.plan_dim,
             features=options.features,
             prediction=options.prediction,
             use_proposal=options.use_proposal,
@@ -250,10 +269,16 @@ class PlannerModel(nn.Module):
         share = (scaled.clamp(-1, 1) + 1) / 2
         return self.action_low + share * (self.action_high - self.action_low)
 
-    def to_plan(self, start: Tensor, states: Tensor, actions: Tensor | None = None) -> Tensor:
+    def to_plan(
+        self,
+        start: Tensor,
+        states: Tensor,
+        actions: Tensor | None = None,
+        returns: Tensor | None = None,
+    ) -> Tensor:
         """Normalised start [B, D] and future states [B, H, D] -> plan tensor [B, rows, D].
 
-        actions: [B, H, stride, A] scaled, where plans hold them.
+        actions: [B, H, stride, A] scaled, where plans hold them. returns: [B] normalised, too.
         """
         if self.absolute:
             x = torch.cat([start[:, None], states], 1)
@@ -264,7 +289,10 @@ class PlannerModel(nn.Module):
         beside = actions.flatten(2)
         if self.absolute:
             beside = torch.cat([torch.zeros_like(beside[:, :1]), beside], 1)
-        return torch.cat([x, beside], -1)
+        parts = [x, beside]
+        if returns is not None:
+            parts.append(returns.view(-1, 1, 1).expand(-1, self.rows, 1))
+        return torch.cat(parts, -1)
 
     def from_plan(self, start: Tensor, x: Tensor) -> Tensor:
         """Plan tensor [B, rows, D] -> normalised states [B, H+1, D], the first the current one."""
@@ -275,7 +303,8 @@ class PlannerModel(nn.Module):
 
     def planned_actions(self, x: Tensor) -> Tensor:
         """Plan tensor [B, rows, D] -> scaled actions [B, H, stride, A] that lead to each state."""
-        return self.by_step(x[..., self.spec.state_dim :])
+        end = self.plan_dim - (self.streams is not None)
+        return self.by_step(x[..., self.spec.state_dim : end])
 
     def by_step(self, actions: Tensor) -> Tensor:
         """Scaled actions beside a plan's rows [B, rows, stride * A] -> [B, H, stride, A]."""

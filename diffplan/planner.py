@@ -25,6 +25,7 @@ from diffplan.proposal import Proposal
 from diffplan.samplers import Sampler
 from diffplan.selection import Context, evaluate, select
 from diffplan.solvers import SAMPLERS, check_sampler, evaluations, sampler_options
+from diffplan.streams import Levels, StreamDenoiser, schedule
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,15 @@ class Chain:
     """What the reverse steps of every plan have in common: `chain_of` makes it once.
 
     start: how x at grid[0] is made, one of `STARTS`. grid: table indices to visit. time:
-    [len(grid) - 1, F] features of their levels.
+    [len(grid) - 1, F] features of their levels. streams: the levels of all streams, () without
+    any; grid is then that of the states.
     """
 
     start: str
     process: Process
     grid: tuple[int, ...]
     time: Tensor
+    streams: tuple[Levels, ...] = ()
 
 
 @torch.no_grad()
@@ -90,6 +93,8 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
                 f"(heads.kind {model.config.heads.kind}), which must be run; expected another start"
             )
         return None
+    if model.streams is not None:
+        return _stream_chain(model, model.streams, settings)
     if model.denoiser is None:
         raise DiffplanError(
             f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
@@ -113,6 +118,26 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
     return Chain(start, process, grid, time)
 
 
+def _stream_chain(model: PlannerModel, streams: StreamDenoiser, settings: PlanningConfig) -> Chain:
+    """States from where they start, actions from noise, the return as asked for."""
+    if settings.sampler != "ddim" or settings.eta or settings.start == "process":
+        raise DiffplanError(
+            "heads.kind streams takes DDIM steps without noise from planning.start noise, sdedit "
+            f"or published, got sampler {settings.sampler!r}, eta {settings.eta:g} and start "
+            f"{settings.start!r}"
+        )
+    if settings.conditional_weight != 1.0:
+        raise DiffplanError(
+            f"planning.guidance_weight is {settings.guidance_weight:g}, but heads.kind streams has "
+            "no classifier-free guidance; expected the weight of the conditional model"
+        )
+    process, grid = _levels(model, settings)
+    asked = {"returns": 0} if model.use_returns else {}
+    levels = schedule(process, settings.steps, states=(grid[0], 0), actions=(process.T, 0), **asked)
+    start = "process" if settings.start == "noise" else settings.start
+    return Chain(start, process, grid, streams.schedule_features(process, levels), levels)
+
+
 def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     """Networks that one plan from scratch calls one after the other, candidates at once.
 
@@ -125,6 +150,10 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     chain = chain_of(model, settings)
     if chain is None:
         return calls
+    asks = settings.k > 1 and settings.select != "first"
+    if chain.streams:
+        return calls + len(chain.grid) - 1 + asks
+    calls += model.config.tells("returns") and asks and model.use_returns
     guided = 1 + (settings.conditional_weight != 1.0)
     calls += guided * evaluations(settings.sampler, chain.grid)
     if settings.value_guidance:
@@ -240,6 +269,8 @@ def optimise(
     if chain is None:
         assert x_hat is not None
         return x_hat
+    if model.streams is not None:
+        return _optimise_streams(model, model.streams, context, x_hat, noise, settings, chain)
     denoiser = model.denoiser
     assert denoiser is not None
     process, grid = chain.process, chain.grid
@@ -286,6 +317,28 @@ def optimise(
         noise=steps,
         **sampler_options(settings.sampler, settings.eta, model.statistics),
     )
+
+
+def _optimise_streams(
+    model: PlannerModel,
+    streams: StreamDenoiser,
+    context: Context,
+    x_hat: Tensor | None,
+    noise: Noise,
+    settings: PlanningConfig,
+    chain: Chain,
+) -> Tensor:
+    """Plan tensors [B*K, rows, D] with states and actions, and the return that was asked for."""
+    columns = streams.columns
+    x = settings.noise * streams.noise(noise.start.flatten(0, 1))
+    told = x[..., columns.returns]
+    if model.use_returns and context.returns is not None:
+        told = context.returns.view(-1, 1, 1).expand_as(told)
+    states = x[..., columns.states]
+    states = STARTS[chain.start](chain.process, chain.grid[0], x_hat, states, None)
+    x = torch.cat([states, x[..., columns.actions], told], -1)
+    encoded = streams.encoder(model.condition(context.state, context.goal, None))
+    return streams.sample(chain.process, chain.streams, x, encoded, chain.time, settings.clip)
 
 
 def actions_of(model: PlannerModel, x: Tensor, told: Mapping[str, Tensor]) -> Tensor | None:

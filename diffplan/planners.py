@@ -197,6 +197,16 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         "ours, with actions and values from heads of the denoiser (MT-Diffusion)",
         Config(name="multi-task", heads=HeadsConfig(kind="shared")),
     ),
+    "streams": (
+        "states, actions and return from noise, each at its own level (UniDiffuser's idea)",
+        Config(
+            name="streams",
+            heads=HeadsConfig(kind="streams"),
+            denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
+            planning=PlanningConfig(start="noise", steps=5),
+            training=TrainingConfig(batch_size=256),
+        ),
+    ),
     "decision-transformer": (
         "a transformer proposes, nothing refines (Chen et al. 2021)",
         _DECISION_TRANSFORMER,

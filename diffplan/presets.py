@@ -47,7 +47,7 @@ REWARD_PROCESSES: dict[str, Any] = {
 """Beside REWARD_SETTINGS for ours with other forward processes, from their own starts."""
 
 _PROCESSES = ("resfusion", "interpolant", "rectified-flow", "diffuse-vae", "conditioned")
-_MULTI_TASK = ("multi-task",)
+_MULTI_TASK = ("multi-task", "streams")
 _OURS = ("trajectory-diffuser", "proposer-only", "from-noise", *_PROCESSES, *_MULTI_TASK)
 
 REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -7,9 +7,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffplan.streams import schedule
+
 if TYPE_CHECKING:
     from diffplan.model import PlannerModel
     from diffplan.selection import Context
+
+
+def read_return(model: PlannerModel, context: Context, x: Tensor) -> Tensor:
+    """Mean return-to-go [B] of plan tensors x [B, rows, D] of streams, given states and actions.
+
+    What x holds of a return is not looked at.
+    """
+    streams, process = model.streams, model.plain_process
+    assert streams is not None
+    levels = schedule(process, 1, states=0, actions=0, returns=(process.T, 0))
+    told = streams.columns.returns
+    x = torch.cat([x[..., : told.start], torch.zeros_like(x[..., told])], -1)
+    encoded = streams.encoder(model.condition(context.state, context.goal, None))
+    time = streams.schedule_features(process, levels)
+    found = streams.sample(process, levels, x, encoded, time, None)
+    return found[..., told].mean((1, 2))
+
 
 _LEVEL = 1  # of the plain process: the least noise that the network knows
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffplan.config import PlanningConfig
 from diffplan.model import PlannerModel
-from diffplan.reading import read_plans
+from diffplan.reading import read_plans, read_return
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0
@@ -38,13 +38,16 @@ def evaluate(
 ) -> Tensor:
     """Value of each candidate [B*K, H+1, D] -> [B*K], in normalised returns-to-go.
 
-    x: [B*K, rows, D], the plan tensors. told: what the denoiser's heads said of them, raw.
-    With a value head, its return-to-go, asked once more if the target return was an input.
+    x: [B*K, rows, D], the plan tensors. told: what the denoiser's heads said of them, raw. Of
+    streams the return is denoised given states and actions. With a value head it is what the head
+    told, asked once more where the target return was an input.
 
     Without a goal, V averaged over the plan's future states; with the published critic, Q of the
     current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
     state).
     """
+    if model.streams is not None:
+        return read_return(model, context, x)
     if model.value is None:
         assert model.denoiser is not None and model.denoiser.heads is not None
         if model.use_returns:
