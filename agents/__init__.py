@@ -2,5 +2,6 @@
 
 from diffplan.agents.loading import load_agent
 from diffplan.agents.planner_agent import AgentState, PlannerAgent, PlanView
+from diffplan.agents.queries import Queries
 
-__all__ = ["AgentState", "PlanView", "PlannerAgent", "load_agent"]
+__all__ = ["AgentState", "PlanView", "PlannerAgent", "Queries", "load_agent"]

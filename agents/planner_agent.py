@@ -136,7 +136,7 @@ class PlannerAgent:
         self.seed = seed
         self.device = model.plan_scale.device
         self.engine = make_engine(engine, model, settings)
-        self._first = self._first_target()
+        self.first_target = self._first_target()
 
     @property
     def planning(self) -> dict[str, Any]:
@@ -262,7 +262,7 @@ class PlannerAgent:
             asked = table(settings.target_quantile, steps).cpu().numpy()
             result: np.ndarray = asked.astype(np.float64)
             return result
-        first = self._first
+        first = self.first_target
         if settings.target == "kept":
             return np.full(len(step), first)
         # a negative target is no share of itself: there is nothing to hold on to

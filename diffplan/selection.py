@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffplan.config import PlanningConfig
 from diffplan.model import PlannerModel
-from diffplan.reading import read_plans, read_return
+from diffplan.queries import evaluation
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0
@@ -46,12 +46,10 @@ def evaluate(
     current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
     state).
     """
-    if model.streams is not None:
-        return read_return(model, context, x)
+    if model.streams is not None or (model.value is None and model.use_returns):
+        return evaluation(model, context, x)
     if model.value is None:
         assert model.denoiser is not None and model.denoiser.heads is not None
-        if model.use_returns:
-            told = read_plans(model, context, x, {"actions": told["actions"]})
         return model.denoiser.heads.value("returns", told["returns"]).squeeze(-1)
     if model.value.uses_action:
         assert model.inverse_dynamics is not None
