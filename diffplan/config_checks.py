@@ -189,6 +189,11 @@ def _check_heads(config: Config, require: Callable[[bool, str, str], None]) -> N
             "heads.modalities",
             "one or more kinds of data, none twice",
         )
+        require(
+            denoiser.prediction == "x0",
+            "denoiser.prediction",
+            "x0 with heads.kind shared, whose heads read the plan that was just denoised",
+        )
         require(heads.bins >= 2, "heads.bins", "at least 2, between which a return-to-go can lie")
         require(
             heads.value_target == "returns" or not config.tells("returns"),

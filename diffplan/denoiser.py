@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
 from diffplan.guidance import DenoisePair
-from diffplan.heads import Heads, Values, level_weight
+from diffplan.heads import Heads, Path, Values, level_weight
 from diffplan.nn.embeddings import mlp, sinusoidal
 from diffplan.nn.network import Network
 from diffplan.process import Process, coefficients, q_sample, readout, targets_at
@@ -44,12 +44,14 @@ class Condition:
 class Told:
     """What the heads' data are in training: values and weights by modality, see `heads.Modality`.
 
-    known: bool [B] by modality: whether E holds it; a plan knows little of this.
+    known: bool [B] by modality: whether E holds it; a plan knows little of this. path: from plan
+    tensor to states.
     """
 
     values: Values
     weights: Mapping[str, Tensor]
     known: Mapping[str, Tensor]
+    path: Path
 
 
 class ConditionEncoder(nn.Module):
@@ -208,6 +210,7 @@ class Denoiser(nn.Module):
         time: Tensor | None = None,
         known: Values | None = None,
         decoded: dict[str, Tensor] | None = None,
+        path: Path | None = None,
     ) -> Denoise:
         """The denoiser of one plan: everything that does not depend on x_t computed here, once.
 
@@ -216,7 +219,7 @@ class Denoiser(nn.Module):
         where the process has r != 0, whether seen or not. time: the `time_table` of the grid, which
         no plan changes, where it is at hand. known: data of the heads' modalities that are given,
         in E; the others are in E as the heads say. decoded: takes what the heads say at the
-        last level.
+        last level. path: from plan tensor to states, needed with heads.
         """
         rows = {t: readout(process, self.prediction, t) for t in grid[:-1]}
         if shift is None and any(j for _, j, _ in rows.values()):
@@ -237,13 +240,6 @@ class Denoiser(nn.Module):
             if heads is not None and parts:
                 z = x + process.c[t] * heads.aggregate(parts)
             h = body_at[t](z)
-            if heads is not None and (aggregates or (decoded is not None and t == grid[-2])):
-                raw = heads.decode(h)
-                if aggregates:
-                    unknown = [name for name in heads.names if name not in (known or {})]
-                    parts.update({n: heads.encode_decoded(n, raw[n]) for n in unknown})
-                if decoded is not None:
-                    decoded.update(raw)
             x0 = self._predicted(self.network.output(h), proposal)
             i, j, k = rows[t]
             if k != 1.0:
@@ -252,6 +248,14 @@ class Denoiser(nn.Module):
                 x0 = x0 + i * x
             if j and shift is not None:
                 x0 = x0 + j * shift
+            if heads is not None and (aggregates or (decoded is not None and t == grid[-2])):
+                assert path is not None
+                raw = heads.decode(h, path(x0))
+                if aggregates:
+                    unknown = [name for name in heads.names if name not in (known or {})]
+                    parts.update({n: heads.encode_decoded(n, raw[n]) for n in unknown})
+                if decoded is not None:
+                    decoded.update(raw)
             return x0
 
         return denoise
@@ -268,6 +272,7 @@ class Denoiser(nn.Module):
         time: Tensor | None = None,
         known: Values | None = None,
         decoded: dict[str, Tensor] | None = None,
+        path: Path | None = None,
     ) -> DenoisePair:
         """As `bind`, for two encodings [B, F] at once, in one forward of 2B rows.
 
@@ -289,6 +294,7 @@ class Denoiser(nn.Module):
             time=time,
             known=twice,
             decoded=None if decoded is None else said,
+            path=None if path is None else lambda x: torch.cat([path(part) for part in x.chunk(2)]),
         )
 
         def both(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
@@ -348,7 +354,8 @@ class Denoiser(nn.Module):
             targets_at(plain_process, self.prediction, t_plain, x0, None, noise),
             targets_at(main, self.prediction, t_main, x0, proposal, noise, scale),
         )
-        error = (self._predicted(self.network.output(h), seen) - target).square()
+        predicted = self._predicted(self.network.output(h), seen)
+        error = (predicted - target).square()
         plan = (weights * error).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-8)
         if self.heads is None or told is None:
             return {"plan": plan}
@@ -360,7 +367,8 @@ class Denoiser(nn.Module):
                 strict=True,
             )
         )
-        said = self.heads.decode(h)
+        x0_hat = predicted if held is None else torch.where(held, x0, predicted)
+        said = self.heads.decode(h, told.path(x0_hat.detach()))
         omega = level_weight(a, sigma)
         return {"plan": plan, **self.heads.losses(said, told.values, told.weights, omega)}
 

@@ -101,6 +101,40 @@ MODALITIES: dict[str, Modality] = {
 """Kinds of data beside the plan's states, which are the diffusion space itself."""
 
 
+Path = Callable[[Tensor], Tensor]
+"""Plan tensor [B, rows, D] -> normalised states [B, H+1, S], the first the current one."""
+
+
+class RowHead(nn.Module):
+    """Tells something of every step of a plan from features, and from the step itself.
+
+    The step is what the network has just denoised, from state to state: a head of actions is then
+    an inverse dynamics that knows the plan around it and has only ever seen states as the network
+    makes them.
+    """
+
+    step_scale: Tensor
+
+    def __init__(self, rows: int, inputs: int, state_dim: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.of_plan = nn.Linear(inputs, width)
+        self.of_step = nn.Linear(2 * state_dim, width)
+        self.position = nn.Parameter(torch.zeros(rows, width))
+        self.rest = nn.Sequential(nn.SiLU(), mlp(width, [width], outputs))
+        self.register_buffer("step_scale", torch.ones(state_dim))
+
+    def forward(self, h: Tensor, states: Tensor) -> Tensor:
+        """h: [B, C] or [B, rows, C]; states: [B, H+1, S] -> [B, rows, outputs]."""
+        step = torch.cat([states[:, :-1], states.diff(dim=1) / self.step_scale], -1)
+        if len(self.position) == states.shape[1]:  # a row of the current state, which none leads to
+            step = F.pad(step, (0, 0, 1, 0))
+        plan = self.of_plan(h)
+        if plan.ndim == 2:
+            plan = plan.unsqueeze(1)
+        result: Tensor = self.rest(plan + self.of_step(step) + self.position)
+        return result
+
+
 class Heads(nn.Module):
     """Encoders into the diffusion space and decoders from the denoiser's features.
 
@@ -140,9 +174,11 @@ class Heads(nn.Module):
         for name in names:
             modality, columns = MODALITIES[name], self.columns[name]
             outputs = bins if modality.likelihood == "bins" else columns
-            if modality.by_row and not network.by_row:
-                outputs *= self.rows
-            self.decoders[name] = mlp(network.width, [width], outputs)
+            self.decoders[name] = (
+                RowHead(self.rows, network.width, model.spec.state_dim, width, outputs)
+                if modality.by_row
+                else mlp(network.width, [width], outputs)
+            )
             inputs = bins if modality.likelihood == "bins" else columns
             spread = self.dim if modality.by_row else self.rows * self.dim
             self.encoders[name] = nn.Linear(inputs, spread)
@@ -162,25 +198,26 @@ class Heads(nn.Module):
             else None
         )
 
-    def fit(self, returns: Tensor) -> None:
-        """Spread the bins over normalised returns [n]."""
+    def fit(self, returns: Tensor, step_scale: Tensor) -> None:
+        """Spread the bins over normalised returns [n]; step_scale: [S], size of one plan step."""
+        for head in self.decoders.values():
+            if isinstance(head, RowHead):
+                head.step_scale.copy_(step_scale)
         low, high = float(returns.min()), float(returns.max())
         self.bins.copy_(torch.linspace(low, max(high, low + 1e-3), len(self.bins)))
 
     # --- Decoding --------------------------------------------------------------------------------
 
-    def decode(self, h: Tensor) -> dict[str, Tensor]:
-        """Raw outputs from the network's features: means, or logits of bins and classes."""
-        return {name: self._decode(name, h) for name in self.names}
+    def decode(self, h: Tensor, states: Tensor) -> dict[str, Tensor]:
+        """Raw outputs: means, or logits of bins and classes.
 
-    def _decode(self, name: str, h: Tensor) -> Tensor:
-        modality = MODALITIES[name]
-        if not modality.by_row:
-            h = h.mean(1) if self.by_row else h
-        out: Tensor = self.decoders[name](h)
-        if modality.by_row and not self.by_row:
-            out = out.unflatten(1, (self.rows, -1))
-        return out
+        h: the network's features. states: [B, H+1, S] normalised, of the plan it denoised.
+        """
+        pooled = h.mean(1) if self.by_row else h
+        return {
+            name: head(h, states) if MODALITIES[name].by_row else head(pooled)
+            for name, head in self.decoders.items()
+        }
 
     def value(self, name: str, raw: Tensor) -> Tensor:
         """What a raw output says: mean [B, ...] or, of classes, probabilities [B, classes]."""

@@ -209,7 +209,10 @@ def _told(
         values[name], weights[name] = value, weight
         if model.plain_process.c:
             known[name] = torch.rand(len(value), generator=generator).to(value.device) < share
-    return Told(values, weights, known)
+    start = model.states(windows.states[:, 0]).repeat_interleave(draws, 0)
+    if plain is not None:
+        start = torch.cat([start, model.states(plain.states[:, 0])])
+    return Told(values, weights, known, model.path_from(start))
 
 
 def _denoiser_rows(

@@ -15,7 +15,7 @@ from diffplan.data.windows import WindowSampler
 from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.dpm_solver_v3 import Statistics
 from diffplan.family import SCHEDULES, build_process, ddpm
-from diffplan.heads import Heads
+from diffplan.heads import Heads, Path
 from diffplan.inverse_dynamics import InverseDynamics
 from diffplan.losses import Batch, joint_losses
 from diffplan.nn import NETWORKS, Network
@@ -244,7 +244,9 @@ class PlannerModel(nn.Module):
         if windows.rewards is not None:
             self.rewards.fit(windows.rewards.reshape(-1, 1))
         if self.denoiser is not None and self.denoiser.heads is not None:
-            self.denoiser.heads.fit(self.normalised_returns(windows.returns[:, 0]))
+            self.denoiser.heads.fit(
+                self.normalised_returns(windows.returns[:, 0]), self.plan_scale[0]
+            )
         if self.proposer is not None:
             self.proposer.plan_scale.copy_(self.plan_scale)
 
@@ -300,6 +302,15 @@ class PlannerModel(nn.Module):
         if self.absolute:
             return x
         return torch.cat([start[:, None], start[:, None] + x * self.plan_scale], 1)
+
+    def path_from(self, start: Tensor) -> Path:
+        """`from_plan` of this start [B, D], which an absolute plan need not hold."""
+
+        def path(x: Tensor) -> Tensor:
+            states = self.from_plan(start, x)
+            return torch.cat([start[:, None], states[:, 1:]], 1) if self.absolute else states
+
+        return path
 
     def planned_actions(self, x: Tensor) -> Tensor:
         """Plan tensor [B, rows, D] -> scaled actions [B, H, stride, A] that lead to each state."""

@@ -282,7 +282,11 @@ def optimise(
     encoded = denoiser.encode(condition)
     inputs: dict[str, Any] = {"proposal": seen, "shift": shift, "time": chain.time}
     if denoiser.heads is not None:
-        inputs |= {"known": _known(model, context), "decoded": {} if told is None else told}
+        inputs |= {
+            "known": _known(model, context),
+            "decoded": {} if told is None else told,
+            "path": model.path_from(start),
+        }
     if settings.conditional_weight == 1.0:
         denoise = denoiser.bind(process, grid, encoded, **inputs)
     else:

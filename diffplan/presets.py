@@ -51,6 +51,15 @@ _MULTI_TASK = ("multi-task", "streams")
 _OURS = ("trajectory-diffuser", "proposer-only", "from-noise", *_PROCESSES, *_MULTI_TASK)
 
 REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "*hopper*": (
+        {},
+        {
+            "planning.start": "published",
+            "planning.steps": 5,
+            "planning.start_level": 5,
+            "planning.candidates": 1,
+        },
+    ),
     "*halfcheetah*": (
         {"plan.stride": 1, "planning.keep": 1, "planning.target_quantile": 0.6},
         {

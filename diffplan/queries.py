@@ -75,7 +75,11 @@ def forward_model(
     if model.absolute:
         beside = torch.cat([torch.zeros_like(beside[:, :1]), beside], 1)
     denoise = denoiser.bind(
-        process, grid, _encoded(model, context, blind=True), known={"actions": beside}
+        process,
+        grid,
+        _encoded(model, context, blind=True),
+        known={"actions": beside},
+        path=model.path_from(context.state),
     )
     x = start_process(process, grid[0], None, noise, None)
     return ddim(denoise, process, grid, x, proposal=None, scale=None, noise=None, eta=0.0)
@@ -150,7 +154,14 @@ def _told(
     if denoiser is None or denoiser.heads is None:
         return told
     encoded = _encoded(model, context, blind)
-    bound = denoiser.bind(model.plain_process, (level, 0), encoded, known=known, decoded=told)
+    bound = denoiser.bind(
+        model.plain_process,
+        (level, 0),
+        encoded,
+        known=known,
+        decoded=told,
+        path=model.path_from(context.state),
+    )
     bound(x_t, level)
     return told
 
