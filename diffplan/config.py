@@ -174,7 +174,8 @@ class HeadsConfig:
     depth: int = 2
     """Hidden layers of the separate networks."""
     follow_proposals: bool = False
-    """Train the inverse dynamics also on the way to proposed states, not to true ones alone."""
+    """Train the inverse dynamics, or the head of actions, also on proposed states, not on true ones
+    alone."""
     expectile: float = 0.7
     """Expectile of the value regression; 0.5 is the mean."""
     value_target: Literal["returns", "bootstrapped"] = "returns"

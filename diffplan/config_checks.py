@@ -165,11 +165,6 @@ def _check_heads(config: Config, require: Callable[[bool, str, str], None]) -> N
         "heads.kind",
         "separate without plain DDPM samples in training (--denoiser.plain-share above 0)",
     )
-    require(
-        not heads.follow_proposals,
-        "heads.follow_proposals",
-        f"False with heads.kind {heads.kind}: a plan then brings its actions along",
-    )
     if heads.kind == "streams":
         planning = config.planning
         for name, ok, expected in (
@@ -179,6 +174,7 @@ def _check_heads(config: Config, require: Callable[[bool, str, str], None]) -> N
             ("plan.space", config.plan.space == "displacement", "displacement"),
             ("plan.actions", not config.plan.actions, "False"),
             ("heads.noisy_value", not heads.noisy_value, "False"),
+            ("heads.follow_proposals", not heads.follow_proposals, "False"),
             ("heads.value_target", heads.value_target == "returns", "returns"),
             ("planning.reuse", not planning.reuse, "False"),
         ):

@@ -372,6 +372,26 @@ class Denoiser(nn.Module):
         omega = level_weight(a, sigma)
         return {"plan": plan, **self.heads.losses(said, told.values, told.weights, omega)}
 
+    def telling_loss(
+        self,
+        process: Process,
+        t: int,
+        x: Tensor,
+        condition: Condition,
+        drop: Drop | None,
+        told: Told,
+    ) -> dict[str, Tensor]:
+        """Losses of the heads alone, every row [B], where x [B, H, D] is taken for x_t.
+
+        x: without a proposal that is seen, for instance one as it is.
+        """
+        assert self.heads is not None
+        level = torch.full((len(x),), t / process.T, device=x.device)
+        features = self.time_features(level) + self.encode(condition, drop)
+        h = self._features(x, None, self._mark_absent(features, None, None))
+        said = self.heads.decode(h, told.path(self.network.output(h).detach()))
+        return self.heads.losses(said, told.values, told.weights, torch.ones_like(level))
+
     def _aggregate(self, told: Told | None) -> Tensor | None:
         """E [B, H, D] of what is known in training."""
         if self.heads is None or told is None:

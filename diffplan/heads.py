@@ -268,10 +268,11 @@ class Heads(nn.Module):
     ) -> dict[str, Tensor]:
         """Loss of every row [B] and modality, lambda_i and omega(t) included.
 
-        raw: of `decode`. values: true ones. weights: [B, rows] or [B]. level_weight: omega(t) [B].
+        raw: of `decode`. values: true ones, of those modalities that are to be learned. weights:
+        [B, rows] or [B]. level_weight: omega(t) [B].
         """
         result = {}
-        for name in self.names:
+        for name in values:
             loss = level_weight * self._loss(name, raw[name], values[name], weights[name])
             if self.log_variances is not None:
                 s = self.log_variances[name]

@@ -51,6 +51,8 @@ def joint_losses(
         proposed = proposal.states
     if model.denoiser is not None:
         losses |= _denoiser_losses(model, windows, proposed, batch.plain, generator)
+    if model.tells_of_proposals and proposed is not None:
+        losses["head_followed"] = _telling_loss(model, windows, proposed)
     if model.streams is not None:
         losses |= _stream_losses(model, model.streams, windows, generator)
     if model.noisy_value is not None:
@@ -163,6 +165,24 @@ def _denoiser_losses(
         losses["denoiser_plain"] = _weighted(of_plan[main:], plain.weight)
         weight = torch.cat([weight, plain.weight])
     return losses | {f"head_{name}": _weighted(each, weight) for name, each in loss.items()}
+
+
+def _telling_loss(model: PlannerModel, windows: Windows, proposed: Tensor) -> Tensor:
+    """What the head of actions says of proposals, against the data's actions.
+
+    For the same reason as `_following_loss`: where plans start from raw proposals, the last pass
+    sees something between these and data.
+    """
+    denoiser = model.denoiser
+    assert denoiser is not None and denoiser.heads is not None
+    start = model.states(windows.states[:, 0])
+    value, weight = MODALITIES["actions"].read(model, windows)
+    told = Told({"actions": value}, {"actions": weight}, {}, model.path_from(start))
+    returns = model.normalised_returns(windows.returns[:, 0])
+    condition = model.condition(start, model.goal(windows.goals), returns)
+    x = model.to_plan(start, proposed)
+    found = denoiser.telling_loss(model.plain_process, 1, x, condition, None, told)
+    return _weighted(found["actions"], windows.weight)
 
 
 def _stream_losses(

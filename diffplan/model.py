@@ -368,7 +368,13 @@ class PlannerModel(nn.Module):
     @property
     def follows_proposals(self) -> bool:
         """Whether the inverse dynamics also learns what to do where a proposal leads."""
-        return self.config.heads.follow_proposals and self.proposer is not None
+        follows = self.config.heads.follow_proposals and self.proposer is not None
+        return follows and self.inverse_dynamics is not None
+
+    @property
+    def tells_of_proposals(self) -> bool:
+        """Whether the head of actions learns from proposals, too."""
+        return self.config.heads.follow_proposals and self.config.tells("actions")
 
     def value_condition(self, start: Tensor, goal: Tensor | None) -> Tensor:
         """What the noisy value knows beside the plan [B, C]: normalised start and goal."""

@@ -224,7 +224,7 @@ def test_settings_that_exclude_each_other_are_refused(
     assert expected in message
 
 
-FROM_NOISE = ("from-noise", "diffuser", "decision-diffuser", "diffusion-veteran")
+FROM_NOISE = ("from-noise", "diffuser", "decision-diffuser", "diffusion-veteran", "streams")
 UNREFINED = ("proposer-only", "decision-transformer")
 
 
@@ -247,6 +247,7 @@ def test_every_config_plans(name: str, kind: str, models: Make, plan_inputs: Mak
     assert torch.isfinite(plan.states).all()
     assert torch.equal(plan.states[:, 0], context.state)
     assert (model.proposer is None) == (name in FROM_NOISE)
-    assert (model.denoiser is None) == (name in UNREFINED)
-    assert (plan.actions is not None) == (name == "diffuser")
+    assert (model.denoiser is None and model.streams is None) == (name in UNREFINED)
+    assert (plan.actions is not None) == (name in ("diffuser", "multi-task", "streams"))
+    assert (model.inverse_dynamics is None) == (name in ("multi-task", "streams"))
     assert model.proposer is None or model.proposer.autoregressive

@@ -90,12 +90,15 @@ def test_ours_go_by_the_kind_of_data() -> None:
 
 @pytest.mark.parametrize("dataset", ["halfcheetah-medium-v2", "mujoco/HalfCheetah/medium-v0"])
 def test_ours_differ_for_a_task_with_reasons_of_its_own(dataset: str) -> None:
-    every = config_for("trajectory-diffuser", "hopper-medium-v2", has_goal=False)
+    every = config_for("trajectory-diffuser", "walker2d-medium-v2", has_goal=False)
     own = config_for("trajectory-diffuser", dataset, has_goal=False)
     assert (own.plan.stride, own.planning.keep, own.planning.candidates) == (1, 1, 1)
     assert own.planning.start == "process"
     assert (every.plan.stride, every.planning.keep, every.planning.candidates) == (2, 4, 4)
     assert own.data == every.data
+    hopper = config_for("trajectory-diffuser", "hopper-medium-v2", has_goal=False)
+    assert (hopper.planning.start, hopper.planning.candidates) == ("published", 1)
+    assert hopper.plan == every.plan and every.planning.start == "sdedit"
     alone = config_for("proposer-only", dataset, has_goal=False)
     assert (alone.plan.stride, alone.planning.start) == (1, "none")
 
