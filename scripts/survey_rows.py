@@ -82,39 +82,47 @@ PROCESSES: dict[str, Row] = {
 }
 
 _RDDM = {"start": "process", "start_level": None}
+# without a goal the value has something to choose only among noised proposals
+_CHOOSING = {"start": "sdedit", "start_level": 6, "candidates": 4}
+
+
+def _without(training: dict[str, Any] | None = None, planning: dict[str, Any] | None = None) -> Row:
+    """Ours with something changed in training or planning."""
+    planning = planning or {}
+    return Row(OURS, training or {}, planning, reward_planning=_CHOOSING | planning)
+
 
 ABLATIONS: dict[str, Row] = {
-    "ours": Row(OURS),
-    "teacher-forced proposals": Row(OURS, {"proposer.training": "teacher-forced"}),
-    "K = 1": Row(OURS, planning={"candidates": 1}),
-    "K = 4": Row(OURS, planning={"candidates": 4}),
-    "K = 16": Row(OURS, planning={"candidates": 16}),
-    "K = 16, softmax over values": Row(OURS, planning={"candidates": 16, "select": "softmax"}),
-    "K = 16, the first": Row(OURS, planning={"candidates": 16, "select": "first"}),
-    "value by expectile 0.5, the mean": Row(OURS, {"heads.expectile": 0.5}),
-    "value by expectile 0.9": Row(OURS, {"heads.expectile": 0.9}),
-    "value bootstrapped, expectile 0.7": Row(
-        OURS, {"heads.value_target": "bootstrapped", "heads.expectile": 0.7}
+    "ours": _without(),
+    "teacher-forced proposals": _without({"proposer.training": "teacher-forced"}),
+    "K = 1": _without(planning={"candidates": 1}),
+    "K = 4": _without(planning={"candidates": 4}),
+    "K = 16": _without(planning={"candidates": 16}),
+    "K = 16, softmax over values": _without(planning={"candidates": 16, "select": "softmax"}),
+    "K = 16, the first": _without(planning={"candidates": 16, "select": "first"}),
+    "value by expectile 0.5, the mean": _without({"heads.expectile": 0.5}),
+    "value by expectile 0.9": _without({"heads.expectile": 0.9}),
+    "value bootstrapped, expectile 0.7": _without(
+        {"heads.value_target": "bootstrapped", "heads.expectile": 0.7}
     ),
-    "value bootstrapped, expectile 0.9": Row(
-        OURS, {"heads.value_target": "bootstrapped", "heads.expectile": 0.9}
+    "value bootstrapped, expectile 0.9": _without(
+        {"heads.value_target": "bootstrapped", "heads.expectile": 0.9}
     ),
-    "RDDM, kappa 1": Row(OURS, planning={**_RDDM, **_ONE}),
-    "RDDM, kappa 0.5": Row(OURS, {"denoiser.kappa": 0.5}, {**_RDDM, **_ONE}),
-    "RDDM, kappa 2": Row(OURS, {"denoiser.kappa": 2.0}, {**_RDDM, **_ONE}),
-    "RDDM, one residual for all steps": Row(
-        OURS, {"denoiser.residual_scale": "one"}, {**_RDDM, **_ONE}
+    "RDDM, kappa 1": _without(planning={**_RDDM, **_ONE}),
+    "RDDM, kappa 0.5": _without({"denoiser.kappa": 0.5}, {**_RDDM, **_ONE}),
+    "RDDM, kappa 2": _without({"denoiser.kappa": 2.0}, {**_RDDM, **_ONE}),
+    "RDDM, one residual for all steps": _without(
+        {"denoiser.residual_scale": "one"}, {**_RDDM, **_ONE}
     ),
-    "RDDM, v instead of x0": Row(OURS, {"denoiser.prediction": "v"}, {**_RDDM, **_ONE}),
-    "RDDM, proposal not an input": Row(
-        OURS,
+    "RDDM, v instead of x0": _without({"denoiser.prediction": "v"}, {**_RDDM, **_ONE}),
+    "RDDM, proposal not an input": _without(
         {
             "denoiser.use_proposal": False,
             "denoiser.plain_share": 0.0,
             "planning.start": "process",
             "planning.start_level": None,
         },
-        _ONE,
+        {**_RDDM, **_ONE},
     ),
     "noise, x0": Row("from-noise"),
     "noise, eps instead of x0": Row("from-noise", {"denoiser.prediction": "eps"}),

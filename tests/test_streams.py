@@ -279,7 +279,7 @@ def test_one_network_learns_to_answer(
         ahead = model.from_plan(z[:, 0], moved)
         error = ((ahead - z).square()[:, 1:] * windows.mask[..., None]).mean()
         still = ((z[:, :1] - z).square()[:, 1:] * windows.mask[..., None]).mean()
-        assert error < 0.5 * still
+        assert error < 0.7 * still
         worth = queries.evaluation(model, context, x)
         assert np.corrcoef(worth, returns)[0, 1] > 0.8
         now = queries.policy(model, context, noise)
