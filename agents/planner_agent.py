@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,9 @@ from diffplan.engines import EagerEngine, Engine, make_engine
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
 from diffplan.planner import matching_level
+from diffplan.task_code import TaskEncoder
+
+_REMEMBERED = 512  # ends of strides of an episode
 
 
 class PlanView:
@@ -74,7 +78,8 @@ class AgentState:
     age: [B] environment steps since each row's plan was made, 0 right after a replan.
     seeds: [B] random seed of each row. count: [B] plans made since it was set.
     step: [B] environment steps since the episode began. target: [B] return-to-go that was asked
-    for, less what `observe` was told since (`planning.target` received).
+    for, less what `observe` was told since (`planning.target` received). history: [B, N, D] states
+    at the ends of strides, the first `step // stride + 1` of them, of agents made by `from_history`.
     """
 
     plan: PlanView
@@ -84,6 +89,7 @@ class AgentState:
     count: np.ndarray
     step: np.ndarray
     target: np.ndarray
+    history: np.ndarray | None = None
 
 
 class PlannerAgent:
@@ -137,6 +143,8 @@ class PlannerAgent:
         self.device = model.plan_scale.device
         self.engine = make_engine(engine, model, settings)
         self.first_target = self._first_target()
+        self._told: Tensor | None = None if model.tasks is None else model.tasks.unknown.detach()
+        self._remembers = False
 
     @property
     def planning(self) -> dict[str, Any]:
@@ -149,6 +157,82 @@ class PlannerAgent:
     def uses_returns(self) -> bool:
         """Whether plans are made for a target return."""
         return self.model.use_returns
+
+    # --- Which task ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def for_task(self, task: int | None) -> PlannerAgent:
+        """This agent, told that its task is number `task` of the data's; None: it is not told.
+
+        DiffplanError for a model that is told otherwise (`tasks.given`) or knows no such number.
+        """
+        tasks = self._tasks()
+        if task is None:
+            return self._copy(tasks.unknown.detach())
+        if not 0 <= task < self.model.spec.tasks:
+            raise DiffplanError(
+                f"task is {task}, expected 0 to {self.model.spec.tasks - 1}: "
+                + ", ".join(f"{i} {known.name}" for i, known in enumerate(self.info.tasks))
+            )
+        return self._copy(tasks.from_id(torch.tensor([task], device=self.device))[0])
+
+    @torch.no_grad()
+    def for_demonstration(self, states: np.ndarray) -> PlannerAgent:
+        """This agent, shown the states [n, D] of one episode of its task, in environment units."""
+        found = np.asarray(states, np.float32)
+        if found.ndim != 2 or found.shape[1] != self.layout.state_dim or not len(found):
+            raise DiffplanError(
+                f"the demonstration has shape {found.shape}, expected [n, {self.layout.state_dim}]"
+            )
+        return self._copy(self._shown(found[None])[0])
+
+    def from_history(self) -> PlannerAgent:
+        """This agent, which infers its task from the states it has been in this episode."""
+        self._tasks().from_states(torch.zeros(1, 1, self.layout.state_dim, device=self.device))
+        return self._copy(None, remembers=True)
+
+    def _tasks(self) -> TaskEncoder:
+        if self.model.tasks is None:
+            raise DiffplanError(
+                "this model is told nothing of its task: it was trained on one, or with "
+                "tasks.given none"
+            )
+        return self.model.tasks
+
+    def _copy(self, told: Tensor | None, remembers: bool = False) -> PlannerAgent:
+        twin = copy.copy(self)
+        twin._told, twin._remembers = told, remembers
+        return twin
+
+    def _shown(self, states: np.ndarray) -> Tensor:
+        """Codes [B, F] from states [B, n, D] of the tasks, evenly spaced over them."""
+        count = self.model.config.tasks.prompt
+        index = np.linspace(0, states.shape[1] - 1, count).round().astype(np.int64)
+        return self._tasks().from_states(self.model.states(self._tensor(states[:, index])))
+
+    @torch.no_grad()
+    def _codes(self, history: np.ndarray | None, step: np.ndarray) -> Tensor | None:
+        """What the networks are told of the tasks [B, F], in rows at these steps of episodes."""
+        if self._told is not None:
+            return self._told.expand(len(step), -1)
+        if history is None:
+            return None
+        many = np.minimum(step // self.stride, history.shape[1] - 1) + 1
+        return torch.cat([self._shown(row[None, :n]) for row, n in zip(history, many, strict=True)])
+
+    def _remember(
+        self, history: np.ndarray | None, states: np.ndarray, step: np.ndarray
+    ) -> np.ndarray | None:
+        """The history with the states that end a stride; the last place holds the newest."""
+        if not self._remembers:
+            return None
+        if history is None:
+            history = np.zeros((len(states), _REMEMBERED, states.shape[1]), np.float32)
+        history = history.copy()
+        place = np.minimum(step // self.stride, _REMEMBERED - 1)
+        rows = np.flatnonzero(step % self.stride == 0)
+        history[rows, place[rows]] = states[rows]
+        return history
 
     # --- Stable-Baselines3's interface -----------------------------------------------------------
 
@@ -193,6 +277,7 @@ class PlannerAgent:
         due = begins | moved | (age >= self.settings.keep * self.stride)
         count = state.count
         plan = state.plan
+        history = self._remember(state.history, states, step)
         if due.any():
             target[due] = self._target(step[due], target[due])
             seeds = self._seeds(state.seeds, deterministic)
@@ -206,12 +291,13 @@ class PlannerAgent:
                     *(states[marked], _take(goals, marked), target[marked]),
                     *(seeds[marked], count[marked]),
                     self._left(state.plan, marked) if goes_on else None,
+                    self._codes(_take(history, marked), step[marked]),
                 )
                 plan = made if marked.all() else plan.replaced(marked, made)
             age = np.where(due, 0, age)
             count = count + due
         actions = self._act(states, plan, age)
-        following = AgentState(plan, goals, age, state.seeds, count, step, target)
+        following = AgentState(plan, goals, age, state.seeds, count, step, target, history)
         return (actions[0] if single else actions), following
 
     def observe(self, state: AgentState, rewards: np.ndarray, rows: np.ndarray) -> AgentState:
@@ -241,7 +327,9 @@ class PlannerAgent:
         blank = self._blank(len(states))
         target = self._target(blank.step, blank.target)
         every = EagerEngine(self.model, self.settings, valued=True)
-        return self._plan(every, states, goals, target, blank.seeds, blank.count)
+        history = self._remember(None, states, blank.step)
+        codes = self._codes(history, blank.step)
+        return self._plan(every, states, goals, target, blank.seeds, blank.count, None, codes)
 
     def _first_target(self) -> float:
         """Return-to-go to ask for at first, where it does not go by the step (reads the device)."""
@@ -316,6 +404,7 @@ class PlannerAgent:
         seeds: np.ndarray,
         count: np.ndarray,
         previous: Tensor | None = None,
+        codes: Tensor | None = None,
     ) -> PlanView:
         planned = engine.plan(
             self._tensor(states),
@@ -324,6 +413,7 @@ class PlannerAgent:
             self._tensor(seeds),
             self._tensor(count),
             previous,
+            codes,
         )
         return PlanView(planned)
 

@@ -190,6 +190,22 @@ class HeadsConfig:
 
 
 @dataclass(frozen=True)
+class TasksConfig:
+    """Several tasks in the data: what one model for all of them is told."""
+
+    __pydantic_config__ = _STRICT
+
+    given: Literal["id", "prompt", "none"] = "id"
+    """Its number, states of one demonstration or of the past, or nothing."""
+    unknown_share: float = 0.2
+    """Share of training samples that are not told, so that it can be asked without."""
+    features: int = 32
+    """Size of what stands for a task."""
+    prompt: int = 16
+    """States of a demonstration, evenly spaced over it."""
+
+
+@dataclass(frozen=True)
 class PlanningConfig:
     """How a plan is made from the trained networks; may be changed after training."""
 
@@ -303,6 +319,7 @@ class Config:
     proposer: ProposerConfig = field(default_factory=ProposerConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     planning: PlanningConfig = field(default_factory=PlanningConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

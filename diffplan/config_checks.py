@@ -20,6 +20,7 @@ _COUNTS = {
     "proposer": ("width", "depth", "heads", "block"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
     "heads": ("width", "depth", "value_members", "bins"),
+    "tasks": ("features", "prompt"),
     "planning": ("candidates", "keep", "reuse_level", "value_guidance_until"),
     "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
 }
@@ -28,6 +29,7 @@ _SHARES = {
     "proposer": ("dropout",),
     "denoiser": ("drop_state", "drop_goal", "drop_returns"),
     "heads": ("known_share",),
+    "tasks": ("unknown_share",),
     "planning": ("eta", "target_quantile", "target_floor"),
     "training": ("ema",),
 }

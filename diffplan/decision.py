@@ -102,11 +102,12 @@ class PlanStep(nn.Module):
         steps: Tensor,
         select: Tensor,
         previous: Tensor | None = None,
+        task: Tensor | None = None,
     ) -> Planned:
         """Plans for states [B, D], goals [B, G] and target returns-to-go [B] (None without).
 
-        previous: [B, H - keep, D], the states left of the plan before, with `reuse`. The rest are
-        the `Draws`.
+        previous: [B, H - keep, D], the states left of the plan before, with `reuse`. task: [B, F]
+        codes of the tasks, None where the networks are not told. The rest are the `Draws`.
         """
         model, settings = self.model, self.settings
         context = Context(
@@ -114,6 +115,7 @@ class PlanStep(nn.Module):
             model.goal(goals),
             None if targets is None else model.normalised_returns(targets),
             None if previous is None else model.states(previous),
+            task,
         )
         k, state_dim = settings.k, model.spec.state_dim
         shape = (k, model.rows, model.plan_dim)

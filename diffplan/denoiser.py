@@ -30,6 +30,8 @@ class Condition:
     """Goal [B, G]."""
     returns: Tensor | None = None
     """Return-to-go [B]."""
+    task: Tensor | None = None
+    """Code of the task [B, F]."""
 
     def repeat(self, k: int) -> "Condition":
         """Every row k times: row b becomes rows b * k ... b * k + k - 1."""
@@ -37,7 +39,7 @@ class Condition:
         def rows(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.repeat_interleave(k, dim=0)
 
-        return Condition(rows(self.state), rows(self.goal), rows(self.returns))
+        return Condition(*map(rows, (self.state, self.goal, self.returns, self.task)))
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,17 @@ class ConditionEncoder(nn.Module):
         state_dim: int = 0,
         goal_dim: int = 0,
         use_returns: bool = True,
+        task_dim: int = 0,
         hidden: int = 256,
     ) -> None:
         super().__init__()
         self.features = features
-        sizes = {"state": state_dim, "goal": goal_dim, "returns": int(use_returns)}
+        sizes = {
+            "state": state_dim,
+            "goal": goal_dim,
+            "returns": int(use_returns),
+            "task": task_dim,
+        }
         self.sizes = {name: size for name, size in sizes.items() if size}
         self.embeddings = nn.ModuleDict(
             {name: nn.Linear(size, hidden) for name, size in self.sizes.items()}

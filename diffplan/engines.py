@@ -43,11 +43,12 @@ class Engine(Protocol):
         seeds: Tensor,
         counts: Tensor,
         previous: Tensor | None = None,
+        task: Tensor | None = None,
     ) -> Planned:
         """Plans in environment units for states [B, D], goals [B, G], target returns [B].
 
         seeds, counts: int64 [B], what their random numbers follow from. previous: [B, H - keep, D],
-        what is left of the plans before, to go on from them.
+        what is left of the plans before, to go on from them. task: [B, F] codes of the tasks.
         """
         ...
 
@@ -76,9 +77,10 @@ class EagerEngine:
         seeds: Tensor,
         counts: Tensor,
         previous: Tensor | None = None,
+        task: Tensor | None = None,
     ) -> Planned:
         step = self._plan if previous is None else self._again
-        planned: Planned = step(states, goals, targets, *step.draw(seeds, counts), previous)
+        planned: Planned = step(states, goals, targets, *step.draw(seeds, counts), previous, task)
         return planned
 
     @torch.inference_mode()
@@ -119,9 +121,10 @@ class OnnxEngine:
         seeds: Tensor,
         counts: Tensor,
         previous: Tensor | None = None,
+        task: Tensor | None = None,
     ) -> Planned:
         key, step = ("plan", self._plan) if previous is None else ("again", self._again)
-        inputs = [states, goals, targets, *step.draw(seeds, counts), previous]
+        inputs = [states, goals, targets, *step.draw(seeds, counts), previous, task]
         return Planned(*self._run(key, step, inputs))
 
     @torch.inference_mode()
@@ -173,6 +176,7 @@ class GraphEngine:
         seeds: Tensor,
         counts: Tensor,
         previous: Tensor | None = None,
+        task: Tensor | None = None,
     ) -> Planned:
         key, step = ("plan", self._plan) if previous is None else ("again", self._again)
 
@@ -183,10 +187,11 @@ class GraphEngine:
             seeds: Tensor,
             counts: Tensor,
             previous: Tensor | None,
+            task: Tensor | None,
         ) -> Sequence[Tensor]:
-            return _made(step(states, goals, targets, *step.draw(seeds, counts), previous))
+            return _made(step(states, goals, targets, *step.draw(seeds, counts), previous, task))
 
-        inputs = [states, goals, targets, seeds, counts, previous]
+        inputs = [states, goals, targets, seeds, counts, previous, task]
         return Planned(*self._run(key, planned, inputs))
 
     @torch.inference_mode()

@@ -45,16 +45,17 @@ def joint_losses(
     z = model.states(windows.states)
     goal, returns = model.goal(windows.goals), model.normalised_returns(windows.returns)
     proposed: Tensor | None = None
+    task = model.task_code(windows, generator)
     if model.proposer is not None:
-        loss, proposal = model.proposer.loss(z, goal, returns, windows.mask)
+        loss, proposal = model.proposer.loss(z, goal, returns, windows.mask, task)
         losses["proposer"] = _weighted(loss, windows.weight)
         proposed = proposal.states
     if model.denoiser is not None:
-        losses |= _denoiser_losses(model, windows, proposed, batch.plain, generator)
+        losses |= _denoiser_losses(model, windows, task, proposed, batch.plain, generator)
     if model.tells_of_proposals and proposed is not None:
-        losses["head_followed"] = _telling_loss(model, windows, proposed)
+        losses["head_followed"] = _telling_loss(model, windows, task, proposed)
     if model.streams is not None:
-        losses |= _stream_losses(model, model.streams, windows, generator)
+        losses |= _stream_losses(model, model.streams, windows, task, generator)
     if model.noisy_value is not None:
         losses["noisy_value"] = _noisy_value_loss(model, windows, generator)
     if model.inverse_dynamics is not None and batch.transitions is not None:
@@ -68,27 +69,33 @@ def joint_losses(
     if batch.followed is not None:
         losses["inverse_dynamics_proposed"] = _following_loss(model, batch.followed)
     if model.value is not None and batch.valued is not None:
-        losses["value"] = _value_loss(model, model.value, batch.valued)
+        losses["value"] = _value_loss(model, model.value, batch.valued, generator)
     return losses
 
 
-def _value_loss(model: PlannerModel, value: Value, valued: Valued) -> Tensor:
+def _value_loss(
+    model: PlannerModel, value: Value, valued: Valued, generator: torch.Generator
+) -> Tensor:
     returns_to_go = model.normalised_returns(valued.returns)
+    task = model.task_code(valued, generator)
     if valued.step is not None:
-        returns_to_go = _bootstrapped(model, value, valued, valued.step)
+        returns_to_go = _bootstrapped(model, value, valued, valued.step, task)
     return value.loss(
         model.states(valued.states),
         model.goal(valued.goals),
         model.scaled_actions(valued.actions) if value.uses_action else None,
         returns_to_go,
+        task,
     )
 
 
-def _bootstrapped(model: PlannerModel, value: Value, valued: Valued, step: Step) -> Tensor:
+def _bootstrapped(
+    model: PlannerModel, value: Value, valued: Valued, step: Step, task: Tensor | None = None
+) -> Tensor:
     """Reward plus discounted value one step on, normalised [B]."""
     if model.training:
         value.follow()
-    ahead = value.ahead(model.states(step.states), model.goal(valued.goals))
+    ahead = value.ahead(model.states(step.states), model.goal(valued.goals), task)
     ahead = model.returns.inverse(ahead.unsqueeze(-1)).squeeze(-1)
     discount = model.config.data.discount
     return model.normalised_returns(step.rewards + discount * (1 - step.ended) * ahead)
@@ -97,6 +104,7 @@ def _bootstrapped(model: PlannerModel, value: Value, valued: Valued, step: Step)
 def _denoiser_losses(
     model: PlannerModel,
     windows: Windows,
+    task: Tensor | None,
     proposed: Tensor | None,
     plain: Windows | None,
     generator: torch.Generator,
@@ -108,9 +116,9 @@ def _denoiser_losses(
     """
     assert model.denoiser is not None
     options = model.config.denoiser
-    rows = [_denoiser_rows(model, windows, options.draws)]
+    rows = [_denoiser_rows(model, windows, options.draws, task)]
     if plain is not None:
-        rows.append(_denoiser_rows(model, plain, 1))
+        rows.append(_denoiser_rows(model, plain, 1, model.task_code(plain, generator)))
     x0, mask = torch.cat([r[0] for r in rows]), torch.cat([r[1] for r in rows])
     parts = [r[2] for r in rows]
     condition = Condition(
@@ -118,7 +126,7 @@ def _denoiser_losses(
             None
             if (first := getattr(parts[0], name)) is None
             else torch.cat([first, *(getattr(part, name) for part in parts[1:])])
-            for name in ("state", "goal", "returns")
+            for name in ("state", "goal", "returns", "task")
         )
     )
     main = len(rows[0][0])
@@ -167,7 +175,9 @@ def _denoiser_losses(
     return losses | {f"head_{name}": _weighted(each, weight) for name, each in loss.items()}
 
 
-def _telling_loss(model: PlannerModel, windows: Windows, proposed: Tensor) -> Tensor:
+def _telling_loss(
+    model: PlannerModel, windows: Windows, task: Tensor | None, proposed: Tensor
+) -> Tensor:
     """What the head of actions says of proposals, against the data's actions.
 
     For the same reason as `_following_loss`: where plans start from raw proposals, the last pass
@@ -179,14 +189,18 @@ def _telling_loss(model: PlannerModel, windows: Windows, proposed: Tensor) -> Te
     value, weight = MODALITIES["actions"].read(model, windows)
     told = Told({"actions": value}, {"actions": weight}, {}, model.path_from(start))
     returns = model.normalised_returns(windows.returns[:, 0])
-    condition = model.condition(start, model.goal(windows.goals), returns)
+    condition = model.condition(start, model.goal(windows.goals), returns, task)
     x = model.to_plan(start, proposed)
     found = denoiser.telling_loss(model.plain_process, 1, x, condition, None, told)
     return _weighted(found["actions"], windows.weight)
 
 
 def _stream_losses(
-    model: PlannerModel, streams: StreamDenoiser, windows: Windows, generator: torch.Generator
+    model: PlannerModel,
+    streams: StreamDenoiser,
+    windows: Windows,
+    task: Tensor | None,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Losses of states, actions and return, noised independently."""
     options, process = model.config.denoiser, model.plain_process
@@ -194,7 +208,7 @@ def _stream_losses(
     assert windows.actions is not None
     returns = model.normalised_returns(windows.returns[:, 0])
     x0 = model.to_plan(z[:, 0], z[:, 1:], model.scaled_actions(windows.actions), returns)
-    condition = model.condition(z[:, 0], model.goal(windows.goals), None)
+    condition = model.condition(z[:, 0], model.goal(windows.goals), None, task)
     draws = options.draws
     x0, condition = x0.repeat_interleave(draws, 0), condition.repeat(draws)
     mask, weight = (x.repeat_interleave(draws, 0) for x in (windows.mask, windows.weight))
@@ -236,7 +250,7 @@ def _told(
 
 
 def _denoiser_rows(
-    model: PlannerModel, windows: Windows, draws: int
+    model: PlannerModel, windows: Windows, draws: int, task: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Condition]:
     """Clean plans [B*draws, rows, D], their mask and conditions."""
     z = model.states(windows.states)
@@ -248,7 +262,7 @@ def _denoiser_rows(
     if model.absolute:
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
     returns = model.normalised_returns(windows.returns[:, 0])
-    condition = model.condition(z[:, 0], model.goal(windows.goals), returns)
+    condition = model.condition(z[:, 0], model.goal(windows.goals), returns, task)
     if draws == 1:
         return x0, mask, condition
     return (
@@ -297,7 +311,9 @@ def _following_loss(model: PlannerModel, windows: Windows) -> Tensor:
     target = model.normalised_returns(windows.returns[:, 0]) if model.use_returns else None
     start = model.states(windows.states[:, 0])
     with torch.no_grad():
-        ahead = model.proposer.propose(start, model.goal(windows.goals), target, horizon=1)
+        ahead = model.proposer.propose(
+            start, model.goal(windows.goals), target, horizon=1, task=model.task_code(windows)
+        )
     lag = acted.lag / model.config.plan.stride
     actions = model.inverse_dynamics(model.states(acted.states), ahead.states[:, 0], lag)
     error = (actions - model.scaled_actions(acted.actions)).square().mean(-1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config import Config, replace_planning
-from diffplan.data.batches import Windows
+from diffplan.data.batches import Valued, Windows
 from diffplan.data.normaliser import Normaliser
 from diffplan.data.targets import TargetTable
 from diffplan.data.windows import WindowSampler
@@ -24,6 +24,7 @@ from diffplan.process import Process, aggregated
 from diffplan.proposal import Proposer, ProposerSpec
 from diffplan.proposer import build_proposer
 from diffplan.streams import Columns, StreamDenoiser
+from diffplan.task_code import TaskEncoder
 from diffplan.value import NoisyValue, Value
 
 _FIT_WINDOWS = 8192
@@ -89,6 +90,13 @@ class PlannerModel(nn.Module):
         self.states = Normaliser(spec.state_dim)
         self.returns = Normaliser(1)
         self.rewards = Normaliser(1)
+        told = config.tasks
+        self.tasks = (
+            TaskEncoder(told.given, spec.tasks, spec.state_dim, told.features, config.heads.width)
+            if spec.tasks > 1 and told.given != "none"
+            else None
+        )
+        self.task_dim = 0 if self.tasks is None else told.features
         self.targets = TargetTable()
         self.register_buffer("action_low", -torch.ones(spec.action_dim))
         self.register_buffer("action_high", torch.ones(spec.action_dim))
@@ -137,6 +145,7 @@ class PlannerModel(nn.Module):
                 heads.expectile,
                 heads.value_members,
                 heads.value_target == "bootstrapped",
+                self.task_dim,
             )
         )
         self.noisy_value = (
@@ -165,6 +174,7 @@ class PlannerModel(nn.Module):
             self.spec.goal_dim,
             self.spec.goal_columns,
             self.use_returns,
+            self.task_dim,
         )
         return build_proposer(spec, self.config.proposer)
 
@@ -192,6 +202,7 @@ class PlannerModel(nn.Module):
             goal_dim=0 if self.config.plan.pin_goal else goal_feature_size(self.spec.goal_dim),
             # nor a return that is a stream of the plan
             use_returns=self.use_returns and self.config.heads.kind != "streams",
+            task_dim=self.task_dim,
         )
 
     def _build_streams(self) -> StreamDenoiser:
@@ -326,14 +337,44 @@ class PlannerModel(nn.Module):
         """Row 0 of an absolute plan [B, D] for normalised states [B, D]."""
         return nn.functional.pad(start, (0, self.plan_dim - self.spec.state_dim))
 
-    def condition(self, start: Tensor, goal: Tensor | None, returns: Tensor | None) -> Condition:
-        """Denoiser conditions from normalised start [B, D], goal [B, G], return [B]."""
+    def condition(
+        self,
+        start: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        task: Tensor | None = None,
+    ) -> Condition:
+        """Denoiser conditions from normalised start [B, D], goal [B, G], return [B].
+
+        task: [B, F] codes of the tasks.
+        """
         if self.config.plan.pin_goal:
             goal = None
         if goal is not None:
             goal = goal_features(start, goal, self.spec.goal_columns)
         state = None if self.absolute else start
-        return Condition(state, goal, returns if self.use_returns else None)
+        return Condition(state, goal, returns if self.use_returns else None, task)
+
+    def task_code(
+        self, batch: Windows | Valued, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """Codes [B, F] of what a batch says of its tasks, None where the networks are not told.
+
+        generator: to leave `tasks.unknown_share` of them untold, as in training.
+        """
+        if self.tasks is None:
+            return None
+        if self.tasks.given == "id":
+            assert batch.task is not None
+            code = self.tasks.from_id(batch.task)
+        else:
+            assert batch.prompt is not None
+            code = self.tasks.from_states(self.states(batch.prompt))
+        if generator is None:
+            return code
+        share = self.config.tasks.unknown_share
+        drop = torch.rand(len(code), generator=generator) < share
+        return self.tasks.dropped(code, drop.to(code.device))
 
     @property
     def noise_scale(self) -> Tensor | None:
@@ -393,7 +434,9 @@ class PlannerModel(nn.Module):
         z = self.states(windows.states)
         target = self.normalised_returns(windows.returns[:, 0]) if self.use_returns else None
         self.proposer.eval()  # without dropout, as at planning time
-        proposal = self.proposer.propose(z[:, 0], self.goal(windows.goals), target)
+        proposal = self.proposer.propose(
+            z[:, 0], self.goal(windows.goals), target, task=self.task_code(windows)
+        )
         self.proposer.train(self.training)
         proposed = self.to_plan(z[:, 0], proposal.states)
         wanted = self.to_plan(z[:, 0], z[:, 1:])

@@ -235,10 +235,14 @@ def propose(
     returns = context.returns if model.use_returns else None
     kept = context.previous
     if kept is None:
-        found = model.proposer.propose(context.state, context.goal, returns, scaled)
+        found = model.proposer.propose(
+            context.state, context.goal, returns, scaled, task=context.task
+        )
     else:
         missing = model.config.plan.horizon - kept.shape[1]
-        tail = model.proposer.propose(kept[:, -1], context.goal, returns, scaled, missing)
+        tail = model.proposer.propose(
+            kept[:, -1], context.goal, returns, scaled, missing, context.task
+        )
         unknown = tail.returns.new_full(kept.shape[:2], math.nan)
         found = Proposal(torch.cat([kept, tail.states], 1), torch.cat([unknown, tail.returns], 1))
     if sampled or k == 1:
@@ -278,7 +282,7 @@ def optimise(
     seen = x_hat if denoiser.use_proposal and process is model.main_process else None
     scale = model.noise_scale if process.scaled else None
     shift = x_hat if any(process.r[t] for t in grid) else None
-    condition = model.condition(start, context.goal, context.returns)
+    condition = model.condition(start, context.goal, context.returns, context.task)
     encoded = denoiser.encode(condition)
     inputs: dict[str, Any] = {"proposal": seen, "shift": shift, "time": chain.time}
     if denoiser.heads is not None:
@@ -341,7 +345,8 @@ def _optimise_streams(
     states = x[..., columns.states]
     states = STARTS[chain.start](chain.process, chain.grid[0], x_hat, states, None)
     x = torch.cat([states, x[..., columns.actions], told], -1)
-    encoded = streams.encoder(model.condition(context.state, context.goal, None))
+    condition = model.condition(context.state, context.goal, None, context.task)
+    encoded = streams.encoder(condition)
     return streams.sample(chain.process, chain.streams, x, encoded, chain.time, settings.clip)
 
 
@@ -454,4 +459,5 @@ def _repeat(context: Context, k: int) -> Context:
         None if context.goal is None else context.goal.repeat_interleave(k, 0),
         None if context.returns is None else context.returns.repeat_interleave(k, 0),
         None if context.previous is None else context.previous.repeat_interleave(k, 0),
+        None if context.task is None else context.task.repeat_interleave(k, 0),
     )

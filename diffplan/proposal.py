@@ -24,7 +24,8 @@ class Proposal:
 class ProposerSpec:
     """Sizes and inputs of a proposer.
 
-    goal_columns: columns of the state that hold the achieved goal, () without a goal.
+    goal_columns: columns of the state that hold the achieved goal, () without a goal. task_dim:
+    size of the code of the task, 0 without.
     """
 
     horizon: int
@@ -32,10 +33,12 @@ class ProposerSpec:
     goal_dim: int
     goal_columns: tuple[int, ...]
     use_returns: bool
+    task_dim: int = 0
 
     @property
     def token_dim(self) -> int:
-        return self.state_dim + goal_feature_size(self.goal_dim) + self.use_returns
+        features = goal_feature_size(self.goal_dim)
+        return self.state_dim + features + self.use_returns + self.task_dim
 
 
 class Proposer(nn.Module):
@@ -52,8 +55,14 @@ class Proposer(nn.Module):
         self.spec = spec
         self.register_buffer("plan_scale", torch.ones(spec.horizon, spec.state_dim))
 
-    def token(self, state: Tensor, goal: Tensor | None, returns: Tensor | None) -> Tensor:
-        """Inputs of one step: state [..., D], features of the goal [..., G], return [...]."""
+    def token(
+        self,
+        state: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        task: Tensor | None = None,
+    ) -> Tensor:
+        """Inputs of a step: state [..., D], goal features [..., G], return [...], task [..., F]."""
         parts = [state]
         if self.spec.goal_dim:
             assert goal is not None
@@ -61,6 +70,9 @@ class Proposer(nn.Module):
         if self.spec.use_returns:
             assert returns is not None
             parts.append(returns.unsqueeze(-1))
+        if self.spec.task_dim:
+            assert task is not None
+            parts.append(task)
         return torch.cat(parts, dim=-1) if len(parts) > 1 else state
 
     def propose(
@@ -70,11 +82,13 @@ class Proposer(nn.Module):
         returns: Tensor | None,
         noise: Tensor | None = None,
         horizon: int | None = None,
+        task: Tensor | None = None,
     ) -> Proposal:
         """Propose H states, or the first `horizon` of them.
 
         start: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
         or None. noise: [B, H, D+1], standard normal times the temperature; None gives the mean.
+        task: [B, F] code of the task or None.
         """
         raise NotImplementedError
 
@@ -84,10 +98,12 @@ class Proposer(nn.Module):
         goal: Tensor | None,
         returns: Tensor,
         mask: Tensor,
+        task: Tensor | None = None,
     ) -> tuple[Tensor, Proposal]:
         """Per-window loss [B] and the free-running proposal (detached) for the denoiser.
 
-        states: [B, H+1, D] normalised. returns: [B, H+1] normalised. mask: [B, H].
+        states: [B, H+1, D] normalised. returns: [B, H+1] normalised. mask: [B, H]. task: [B, F]
+        or None.
         """
         raise NotImplementedError
 

@@ -69,18 +69,19 @@ class AutoregressiveProposer(Proposer):
         shape = (self.block, self.spec.state_dim + 1)
         return mean.unflatten(-1, shape), bounded_log_std(log_std).unflatten(-1, shape)
 
-    def _tokens(self, goal: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """Where the plan stands ([B, D], or [B, D+1] with the return) -> `token` of it and goal."""
+    def _tokens(self, goal: Tensor | None, task: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """Where the plan stands ([B, D], or [B, D+1] with the return) -> its `token`."""
+        told = (task,) if self.spec.task_dim and task is not None else ()
         if self.goal_map is None:
-            return lambda place: place
+            return lambda place: torch.cat((place, *told), dim=-1) if told else place
         assert goal is not None
         dim, features = self.spec.state_dim, self.goal_map.bind(goal)
 
         def token(place: Tensor) -> Tensor:
             if not self.spec.use_returns:
-                return torch.cat((place, *features(place)), dim=-1)
+                return torch.cat((place, *features(place), *told), dim=-1)
             state = place[:, :dim]
-            return torch.cat((state, *features(state), place[:, dim:]), dim=-1)
+            return torch.cat((state, *features(state), place[:, dim:], *told), dim=-1)
 
         return token
 
@@ -123,6 +124,7 @@ class AutoregressiveProposer(Proposer):
         returns: Tensor | None,
         noise: Tensor | None,
         horizon: int | None = None,
+        task: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """States [B, H, D], returns [B, H], and the features [B, n, F] of the n steps."""
         horizon = self.spec.horizon if horizon is None else horizon
@@ -133,7 +135,7 @@ class AutoregressiveProposer(Proposer):
             assert returns is not None
             place = torch.cat([start, returns.unsqueeze(-1)], 1)
         size = place.shape[1]
-        token, move = self._tokens(goal), self._moves(noise)
+        token, move = self._tokens(goal, task), self._moves(noise)
         steps, path = [], []
         for k in range(-(-horizon // block)):
             features, carry = self.step_features(token(place), carry, k)
@@ -158,12 +160,18 @@ class AutoregressiveProposer(Proposer):
         returns: Tensor | None,
         noise: Tensor | None = None,
         horizon: int | None = None,
+        task: Tensor | None = None,
     ) -> Proposal:
-        states, later, _ = self._unroll(start, goal, returns, noise, horizon)
+        states, later, _ = self._unroll(start, goal, returns, noise, horizon, task)
         return Proposal(states, later)
 
     def loss(
-        self, states: Tensor, goal: Tensor | None, returns: Tensor, mask: Tensor
+        self,
+        states: Tensor,
+        goal: Tensor | None,
+        returns: Tensor,
+        mask: Tensor,
+        task: Tensor | None = None,
     ) -> tuple[Tensor, Proposal]:
         blocks = self.spec.horizon // self.block
         scale = self.plan_scale[: self.block].repeat(blocks, 1)
@@ -173,7 +181,7 @@ class AutoregressiveProposer(Proposer):
         true_change = (states[:, 1:] - states[:, origin]) / scale
         if self.free_running:
             target = returns[:, 0] if self.spec.use_returns else None
-            ours, later, features = self._unroll(states[:, 0], goal, target, None)
+            ours, later, features = self._unroll(states[:, 0], goal, target, None, None, task)
             log_std = self._gaussian(features)[1].flatten(1, 2)
             error = (ours - states[:, 1:]) / self.plan_scale
             # how far one step is off from where the model itself stood
@@ -182,9 +190,11 @@ class AutoregressiveProposer(Proposer):
             step_error = torch.cat([drift, (later - returns[:, 1:]).unsqueeze(-1)], -1)
             proposal = Proposal(ours.detach(), later.detach())
         else:
-            every = None if goal is None else goal[:, None].expand(-1, blocks, -1)
+            every, told = (
+                None if x is None else x[:, None].expand(-1, blocks, -1) for x in (goal, task)
+            )
             past = returns[:, : -1 : self.block] if self.spec.use_returns else None
-            tokens = self.token(states[:, : -1 : self.block], every, past)
+            tokens = self.token(states[:, : -1 : self.block], every, past, told)
             change, log_std = (
                 part.flatten(1, 2) for part in self._gaussian(self.sequence_features(tokens))
             )
@@ -195,19 +205,19 @@ class AutoregressiveProposer(Proposer):
             step_error = torch.cat([error, (later - returns[:, 1:]).unsqueeze(-1)], -1)
             with torch.no_grad():
                 target = returns[:, 0] if self.spec.use_returns else None
-                proposal = self._propose_in_training(states[:, 0], goal, target)
+                proposal = self._propose_in_training(states[:, 0], goal, target, task)
         fit = error.square().mean(-1) + (later - returns[:, 1:]).square()
         spread = spread_loss(log_std, step_error).mean(-1)
         return masked_mean(fit + 0.1 * spread, mask), proposal
 
     def _propose_in_training(
-        self, start: Tensor, goal: Tensor | None, returns: Tensor | None
+        self, start: Tensor, goal: Tensor | None, returns: Tensor | None, task: Tensor | None
     ) -> Proposal:
         """A free-running proposal as at planning time: without dropout."""
         training = self.training
         self.eval()
         try:
-            return self.propose(start, goal, returns)
+            return self.propose(start, goal, returns, task=task)
         finally:
             self.train(training)
 
@@ -313,18 +323,24 @@ class OneShotProposer(Proposer):
         returns: Tensor | None,
         noise: Tensor | None = None,
         horizon: int | None = None,
+        task: Tensor | None = None,
     ) -> Proposal:
-        mean, log_std = self._gaussian(self.token(start, goal, returns))
+        mean, log_std = self._gaussian(self.token(start, goal, returns, task))
         if noise is not None:
             mean = mean + noise * log_std.exp()
         states = start[:, None] + self.plan_scale * mean[..., :-1]
         return Proposal(states[:, :horizon], mean[:, :horizon, -1])
 
     def loss(
-        self, states: Tensor, goal: Tensor | None, returns: Tensor, mask: Tensor
+        self,
+        states: Tensor,
+        goal: Tensor | None,
+        returns: Tensor,
+        mask: Tensor,
+        task: Tensor | None = None,
     ) -> tuple[Tensor, Proposal]:
         target = returns[:, 0] if self.spec.use_returns else None
-        mean, log_std = self._gaussian(self.token(states[:, 0], goal, target))
+        mean, log_std = self._gaussian(self.token(states[:, 0], goal, target, task))
         change = (states[:, 1:] - states[:, :1]) / self.plan_scale
         error = mean - torch.cat([change, returns[:, 1:].unsqueeze(-1)], -1)
         fit = error[..., :-1].square().mean(-1) + error[..., -1].square()

@@ -136,7 +136,8 @@ def _encoded(model: PlannerModel, context: Context, blind: bool = False) -> Tens
         returns = torch.zeros(len(context.state)).to(context.state)
     everything = torch.ones(len(context.state), dtype=torch.bool, device=context.state.device)
     drop = {"returns": everything} | ({"goal": everything} if blind else {})
-    result: Tensor = module.encoder(model.condition(context.state, goal, returns), drop)
+    condition = model.condition(context.state, goal, returns, context.task)
+    result: Tensor = module.encoder(condition, drop)
     return result
 
 

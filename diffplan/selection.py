@@ -24,13 +24,15 @@ class Context:
 
     state: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
     return-to-go or None. previous: [B, M, D] normalised, the M < H states that are left of the
-    plan before (`planning.reuse`), None for a plan from scratch.
+    plan before (`planning.reuse`), None for a plan from scratch. task: [B, F] code of the task,
+    None where the networks are not told.
     """
 
     state: Tensor
     goal: Tensor | None
     returns: Tensor | None
     previous: Tensor | None = None
+    task: Tensor | None = None
 
 
 def evaluate(
@@ -55,19 +57,27 @@ def evaluate(
         assert model.inverse_dynamics is not None
         lag = torch.ones(len(candidates), device=candidates.device)
         action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
-        result: Tensor = model.value(candidates[:, 0], context.goal, action)
+        result: Tensor = model.value(candidates[:, 0], context.goal, action, context.task)
         return result
     if context.goal is not None and model.config.data.discount < 1:
-        return _goal_value(model, context.goal, candidates)
+        return _goal_value(model, context.goal, candidates, context.task)
     if context.goal is not None:
-        result = model.value(candidates[:, -1], context.goal)
+        result = model.value(candidates[:, -1], context.goal, task=context.task)
         return result
     # one state's error would decide which of many similar plans looks best
-    average: Tensor = model.value(candidates[:, 1:], None).mean(1)
+    later = candidates[:, 1:]
+    average: Tensor = model.value(later, None, task=_along(context.task, later)).mean(1)
     return average
 
 
-def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor:
+def _along(task: Tensor | None, states: Tensor) -> Tensor | None:
+    """Codes [B, F] for states [B, n, D]: [B, n, F]."""
+    return None if task is None else task[:, None].expand(-1, states.shape[1], -1)
+
+
+def _goal_value(
+    model: PlannerModel, goal: Tensor, candidates: Tensor, task: Tensor | None
+) -> Tensor:
     """V of the last state, less twice what the plan gains faster than time passes.
 
     With a goal V = discount^(steps to go), and no real motion saves more steps than it takes. A
@@ -78,7 +88,9 @@ def _goal_value(model: PlannerModel, goal: Tensor, candidates: Tensor) -> Tensor
     assert model.value is not None
     states = torch.cat([candidates[:, : plan.horizon : _CHECK_EVERY], candidates[:, -1:]], 1)
     returns = model.returns.inverse(
-        model.value(states, goal[:, None].expand(-1, states.shape[1], -1)).unsqueeze(-1)
+        model.value(
+            states, goal[:, None].expand(-1, states.shape[1], -1), task=_along(task, states)
+        ).unsqueeze(-1)
     ).squeeze(-1)
     discount = model.config.data.discount
     steps = returns.clamp(_LEAST_RETURN, 1.0).log() / math.log(discount)

@@ -36,19 +36,32 @@ class Value(nn.Module):
         expectile: float,
         members: int,
         bootstrapped: bool = False,
+        task_dim: int = 0,
     ) -> None:
-        """action_dim: 0 for a function of the state alone. members: networks to average."""
+        """action_dim: 0 for a function of the state alone. members: networks to average. task_dim:
+        size of the code of the task, 0 without.
+        """
         super().__init__()
         self.uses_action = action_dim > 0
         self.goal_columns = goal_columns
         self.expectile = expectile
-        inputs = state_dim + goal_feature_size(goal_dim) + action_dim
+        inputs = state_dim + goal_feature_size(goal_dim) + action_dim + task_dim
+        self.task_dim = task_dim
         self.members = nn.ModuleList([mlp(inputs, [width] * depth, 1) for _ in range(members)])
         self.following = copy.deepcopy(self.members).requires_grad_(False) if bootstrapped else None
 
-    def forward(self, state: Tensor, goal: Tensor | None, action: Tensor | None = None) -> Tensor:
-        """Normalised state [..., D], goal [..., G], scaled action [..., A] -> value [...]."""
-        return self.each(state, goal, action).mean(0)
+    def forward(
+        self,
+        state: Tensor,
+        goal: Tensor | None,
+        action: Tensor | None = None,
+        task: Tensor | None = None,
+    ) -> Tensor:
+        """Normalised state [..., D], goal [..., G], scaled action [..., A] -> value [...].
+
+        task: [..., F] code of the task or None.
+        """
+        return self.each(state, goal, action, task).mean(0)
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -59,17 +72,28 @@ class Value(nn.Module):
         torch._foreach_lerp_(slow, fast, _FOLLOW_RATE)
 
     @torch.no_grad()
-    def ahead(self, state: Tensor, goal: Tensor | None) -> Tensor:
+    def ahead(self, state: Tensor, goal: Tensor | None, task: Tensor | None = None) -> Tensor:
         """V of the following weights, the mean of the members: [...]."""
         assert self.following is not None
-        return self._values(self.following, state, goal, None).mean(0)
+        return self._values(self.following, state, goal, None, task).mean(0)
 
-    def each(self, state: Tensor, goal: Tensor | None, action: Tensor | None = None) -> Tensor:
+    def each(
+        self,
+        state: Tensor,
+        goal: Tensor | None,
+        action: Tensor | None = None,
+        task: Tensor | None = None,
+    ) -> Tensor:
         """The members' own values [members, ...], for arguments as in `forward`."""
-        return self._values(self.members, state, goal, action)
+        return self._values(self.members, state, goal, action, task)
 
     def _values(
-        self, members: nn.ModuleList, state: Tensor, goal: Tensor | None, action: Tensor | None
+        self,
+        members: nn.ModuleList,
+        state: Tensor,
+        goal: Tensor | None,
+        action: Tensor | None,
+        task: Tensor | None,
     ) -> Tensor:
         inputs = [state]
         if goal is not None:
@@ -77,14 +101,22 @@ class Value(nn.Module):
         if self.uses_action:
             assert action is not None
             inputs.append(action)
+        if self.task_dim:
+            assert task is not None
+            inputs.append(task)
         joined = torch.cat(inputs, dim=-1)
         return torch.stack([member(joined).squeeze(-1) for member in members])
 
     def loss(
-        self, state: Tensor, goal: Tensor | None, action: Tensor | None, returns: Tensor
+        self,
+        state: Tensor,
+        goal: Tensor | None,
+        action: Tensor | None,
+        returns: Tensor,
+        task: Tensor | None = None,
     ) -> Tensor:
         """Expectile loss against normalised returns [B], summed over the members: a scalar."""
-        error = returns - self.each(state, goal, action)
+        error = returns - self.each(state, goal, action, task)
         weight = torch.where(error < 0, 1 - self.expectile, self.expectile)
         # twice the weight, so that tau = 0.5 is the mean squared error
         return (2 * weight * error.square()).mean(-1).sum()

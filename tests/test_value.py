@@ -133,7 +133,7 @@ def test_a_bootstrapped_value_reaches_the_returns_of_a_chain(
     for _ in range(1200):
         valued = sampler.valued(64, generator)
         assert valued.step is not None
-        target = _bootstrapped(model, valued, valued.step)
+        target = _bootstrapped(model, model.value, valued, valued.step)
         loss = model.value.loss(model.states(valued.states), None, None, target)
         optimiser.zero_grad()
         loss.backward()

@@ -33,6 +33,7 @@ class Windows:
     None unless asked for. actions: [B, H, stride, A] that lead to each state, where plans hold
     or heads tell them. rewards: [B, H], mean of those received on the way to each state; with a
     goal 1 where it is reached; None unless a head tells them. task: [B] int64, None without tasks.
+    prompt: [B, P, D], states of another episode of that task, None unless networks are told by it.
     """
 
     states: Tensor
@@ -44,6 +45,7 @@ class Windows:
     actions: Tensor | None = None
     rewards: Tensor | None = None
     task: Tensor | None = None
+    prompt: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Step:
 class Valued:
     """Pairs for the value: states [B, D], goals [B, G] or None, actions [B, A], returns [B].
 
-    step: what follows, where the value is bootstrapped.
+    step: what follows, where the value is bootstrapped. task, prompt: as of `Windows`.
     """
 
     states: Tensor
@@ -77,3 +79,5 @@ class Valued:
     actions: Tensor
     returns: Tensor
     step: Step | None = None
+    task: Tensor | None = None
+    prompt: Tensor | None = None
