@@ -80,6 +80,8 @@ def fingerprint(episodes: Episodes) -> str:
     crc = 0
     for array in (episodes.states, episodes.actions, episodes.rewards, episodes.state_starts):
         crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+    if episodes.tasks is not None:
+        crc = zlib.crc32(np.ascontiguousarray(episodes.tasks).data, crc)
     return f"{episodes.num_episodes}-{episodes.num_steps}-{crc:08x}"
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 from diffplan.data.episodes import DatasetInfo, ObservationLayout
-from diffplan.envs.environments import make_env
 from diffplan.envs.flat import LARGEST_BOUND
+from diffplan.envs.tasks import make_task_env
 from diffplan.errors import DiffplanError
 
 _FLATTEN = "gymnasium.wrappers.FlattenObservation"
@@ -20,12 +20,12 @@ def check_environment(layout: ObservationLayout, info: DatasetInfo) -> int | Non
     """Make the environment of `info` once and compare its spaces with the data.
 
     layout: how the data's observations become states and goals. info: names the environment and
-    the bounds of the data's actions.
+    the bounds of the data's actions, of several tasks one alone (`task_infos`).
     Returns the environment's time limit in steps, None if Gymnasium knows of none.
     Raises DiffplanError naming the first thing that does not fit: kind and shape of the
     observations, a missing key, kind, shape and bounds of the actions.
     """
-    env = make_env(info)
+    env = make_task_env(info, layout)
     try:
         check_spaces(layout, info, env.observation_space, env.action_space)
         limit = env.spec.max_episode_steps if env.spec is not None else None

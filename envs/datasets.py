@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes
 from diffplan.envs.arrays import load_arrays
 from diffplan.envs.d4rl import load_d4rl
@@ -59,6 +60,26 @@ def load_dataset(
         info = dataclasses.replace(episodes.info, env_id=env, env_kwargs={})
         episodes = dataclasses.replace(episodes, info=info)
     return episodes.validate() if validate else episodes
+
+
+def load_datasets(
+    names: Sequence[str], env: str | None = None, *, progress: bool = True
+) -> Episodes:
+    """One dataset by `load_dataset`; several, combined in memory, are the tasks of one.
+
+    Raises DiffplanError also for an `env` with several, and for what `combine` refuses.
+    """
+    if not names:
+        raise DiffplanError("no dataset named; see: diffplan datasets list")
+    if len(names) == 1:
+        return load_dataset(names[0], env, progress=progress)
+    if env is not None:
+        raise DiffplanError(
+            f"--env {env} goes with one dataset, got {len(names)}: each is evaluated in its own "
+            "environment"
+        )
+    parts = [load_dataset(name, validate=False, progress=progress) for name in names]
+    return combine(parts, " + ".join(names))
 
 
 def fetch_dataset(name: str, progress: bool = True) -> str:

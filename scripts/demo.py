@@ -50,7 +50,7 @@ class Demo:
         )
         print(f"\n2/3  training: trajectory-diffuser, {self.steps} updates")
         Train(
-            dataset,
+            (dataset,),
             self.out,
             steps=self.steps,
             seed=self.seed,

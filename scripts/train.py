@@ -2,6 +2,7 @@
 
 diffplan train trajectory-diffuser --dataset pointmaze-medium --steps 6000 --out runs/medium
 diffplan train trajectory-diffuser-published --dataset hopper-medium-v2 --out runs/hopper
+diffplan train multi-task --dataset pointmaze-umaze pointmaze-medium --out runs/mazes
 torchrun --nproc-per-node 2 -m diffplan.scripts.cli train trajectory-diffuser --dataset ...
 """
 
@@ -35,8 +36,9 @@ class Train:
     From Python `config` is taken as it is; see `diffplan.presets.config_for`.
     """
 
-    dataset: Annotated[str, tyro.conf.arg(metavar="ID")]
-    """A NAME of `diffplan datasets list`, a Minari id, or a .hdf5 or .npz file of your own."""
+    dataset: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]")]
+    """A NAME of `diffplan datasets list`, a Minari id, or a .hdf5 or .npz file of your own.
+    Several are the tasks of one model."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for checkpoints, metrics and TensorBoard events."""
     steps: int = 6000
@@ -94,7 +96,7 @@ class Train:
         """Train; returns the last checkpoint."""
         import torch
 
-        from diffplan.envs.datasets import load_dataset
+        from diffplan.envs.datasets import load_datasets
         from diffplan.training import RunOptions, find_previous, train
 
         self._check()
@@ -112,7 +114,7 @@ class Train:
             config = self._settled(*known, main)
         find_previous(config, options)  # refuses before the data are loaded
         torch.set_num_threads(self.threads)
-        episodes = load_dataset(self.dataset, self.env, progress=main)
+        episodes = load_datasets(self.dataset, self.env, progress=main)
         self._check_environment(episodes, main)
         if known is None:
             config = self._settled(episodes.info, episodes.layout, main)
@@ -123,7 +125,8 @@ class Train:
             )
         last = train(episodes, config, options)
         if main:
-            env = "" if episodes.info.env_id else " --env GYMNASIUM_ID"
+            info = episodes.info
+            env = "" if info.env_id or info.tasks else " --env GYMNASIUM_ID"
             print(
                 f"trained: {last}{_speed(self.out / 'metrics.jsonl')}\n"
                 f"next: diffplan evaluate {self.out}{env}"
@@ -155,22 +158,22 @@ class Train:
     def _check_environment(self, episodes: Episodes, main: bool) -> None:
         """Refuse data that the evaluation environment could not be planned in with."""
         from diffplan.envs.compatibility import check_spaces
-        from diffplan.envs.environments import make_env
+        from diffplan.envs.tasks import make_task_env, task_infos
 
-        info = episodes.info
-        if info.env_id is None:
-            return
-        try:
-            env = make_env(info)
-        except DiffplanError as error:
-            if self.env is not None:
-                raise
-            if main:  # training needs no simulator
-                print(f"note: {error}; training goes on, evaluation will need it")
-            return
-        spaces = env.observation_space, env.action_space
-        env.close()
-        check_spaces(episodes.layout, info, *spaces)
+        for info in task_infos(episodes.info):
+            if info.env_id is None:
+                continue
+            try:
+                env = make_task_env(info, episodes.layout)
+            except DiffplanError as error:
+                if self.env is not None:
+                    raise
+                if main:  # training needs no simulator
+                    print(f"note: {error}; training goes on, evaluation will need it")
+                return
+            spaces = env.observation_space, env.action_space
+            env.close()
+            check_spaces(episodes.layout, info, *spaces)
 
     def _check(self) -> None:
         """Refuse at once what would fail after the data are loaded."""

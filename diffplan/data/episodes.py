@@ -6,14 +6,24 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffplan.data.description import DatasetInfo, ObservationLayout, Task
 from diffplan.errors import DiffplanError
+
+__all__ = [
+    "FORMAT",
+    "DatasetInfo",
+    "Episodes",
+    "ObservationLayout",
+    "Task",
+    "replace_folder",
+]
 
 FORMAT = 1
 _HEADER = "episodes.json"
@@ -26,113 +36,10 @@ _ARRAYS = {
     "truncations": np.bool_,
     "state_starts": np.int64,
     "step_starts": np.int64,
+    "tasks": np.int64,
 }
 _ACTION_TOLERANCE = 1e-3
 _PIECE = 1 << 16  # rows that are checked at a time
-
-
-@dataclass(frozen=True)
-class ObservationLayout:
-    """How an environment's observation becomes state [D] and goal [G].
-
-    state_dim: D.
-    goal_dim: G, 0 without a goal.
-    goal_columns: columns of the state that hold the achieved goal, G of them, or () if unknown.
-    rest_columns: columns of the state that are zero when resting at the goal (velocities).
-    dict_keys: () for a Box observation; for goal dicts the keys whose arrays, concatenated in
-        this order, are the state. The goal is then the array under "desired_goal".
-    """
-
-    state_dim: int
-    goal_dim: int = 0
-    goal_columns: tuple[int, ...] = ()
-    rest_columns: tuple[int, ...] = ()
-    dict_keys: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.goal_dim and not self.dict_keys:
-            raise DiffplanError("a layout with a goal needs dict_keys, e.g. ('observation',)")
-        if self.goal_columns and len(self.goal_columns) != self.goal_dim:
-            raise DiffplanError(
-                f"goal_columns {self.goal_columns} do not match a goal of {self.goal_dim} numbers"
-            )
-        for column in self.goal_columns + self.rest_columns:
-            if not 0 <= column < self.state_dim:
-                raise DiffplanError(f"column {column} is outside a state of {self.state_dim}")
-
-    def split(self, observation: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        """Split an observation into state and goal.
-
-        observation: array [..., D], or for goal dicts a mapping of arrays [..., *].
-        Returns the state [..., D] and the goal [..., G] (None without one), both float32.
-        Raises DiffplanError for a wrong shape, a missing key, NaN or infinity.
-        """
-        if not self.dict_keys:
-            if isinstance(observation, Mapping):
-                raise DiffplanError(
-                    f"the observation is a dict with keys {sorted(observation)}, "
-                    f"expected an array with {self.state_dim} columns"
-                )
-            return _checked(observation, self.state_dim, "observation"), None
-        if not isinstance(observation, Mapping):
-            keys = self.dict_keys + (("desired_goal",) if self.goal_dim else ())
-            raise DiffplanError(
-                f"the observation is a {type(observation).__name__}, expected a dict with {keys}"
-            )
-        parts = [np.asarray(_entry(observation, key), np.float32) for key in self.dict_keys]
-        try:
-            state = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-        except ValueError:
-            shapes = ", ".join(f"{k} {p.shape}" for k, p in zip(self.dict_keys, parts, strict=True))
-            raise DiffplanError(f"these parts of the observation do not fit: {shapes}") from None
-        state = _checked(state, self.state_dim, "observation")
-        if not self.goal_dim:
-            return state, None
-        goal = _checked(_entry(observation, "desired_goal"), self.goal_dim, "desired_goal")
-        if goal.shape[:-1] != state.shape[:-1]:
-            raise DiffplanError(
-                f"observation {state.shape} and desired_goal {goal.shape} differ in batch shape"
-            )
-        return state, goal
-
-
-def _entry(observation: Mapping[str, Any], key: str) -> Any:
-    if key not in observation:
-        raise DiffplanError(f"the observation has keys {sorted(observation)}, '{key}' is missing")
-    return observation[key]
-
-
-def _checked(array: Any, width: int, name: str) -> np.ndarray:
-    array = np.asarray(array, np.float32)
-    if array.ndim == 0 or array.shape[-1] != width:
-        raise DiffplanError(f"{name} has shape {array.shape}, expected [..., {width}]")
-    if not np.isfinite(array).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise DiffplanError(
-            f"{name} holds {array[where]} at index {where}, expected finite numbers"
-        )
-    return array
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What a dataset is and where its policies are evaluated; everything fits into JSON.
-
-    id: the name under which it was asked for (a Minari id, a file, a folder).
-    source: "minari", "d4rl" or "arrays".
-    env_id: Gymnasium id of the evaluation environment, None if unknown.
-    env_kwargs: keyword arguments of `gymnasium.make` at evaluation.
-    action_low, action_high: bounds of the action space, one number per dimension.
-    details: free text and numbers: steps, seed, path rule, author.
-    """
-
-    id: str
-    source: str
-    env_id: str | None
-    env_kwargs: dict[str, Any]
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-    details: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -145,7 +52,8 @@ class Episodes:
     states: [M, D] float32. goals: [M, G] float32, the desired goal in force at each state, or
     None. actions: [N, A] float32 in environment units. rewards: [N] float32, reward t follows
     action t. terminations, truncations: [N] bool, kept apart. state_starts, step_starts: [E+1]
-    int64 offsets into the states and into the steps. The arrays may be memory-mapped read-only.
+    int64 offsets into the states and into the steps. tasks: [E] int64, which of `info.tasks` each
+    episode is of, None without tasks. The arrays may be memory-mapped read-only.
     """
 
     states: np.ndarray
@@ -158,6 +66,7 @@ class Episodes:
     step_starts: np.ndarray
     layout: ObservationLayout
     info: DatasetInfo
+    tasks: np.ndarray | None = None
 
     @property
     def num_episodes(self) -> int:
@@ -185,11 +94,12 @@ class Episodes:
         """Check everything that training relies on and return self.
 
         Raises DiffplanError naming the first thing that is wrong: types and shapes, offsets, an
-        empty episode, NaN or infinity (with episode and step), bounds without room between them,
-        actions out of bounds.
+        empty episode, tasks that do not exist or share a name, NaN or infinity (with episode and
+        step), bounds without room between them, actions out of bounds.
         """
         self._check_shapes()
         self._check_episodes()
+        self._check_tasks()
         for name in ("states", "goals", "actions", "rewards"):
             array = getattr(self, name)
             bad = None if array is None else _first(array, lambda part: ~np.isfinite(part))
@@ -239,11 +149,17 @@ class Episodes:
             "truncations": (steps,),
             "state_starts": (len(self.state_starts),),
             "step_starts": (len(self.state_starts),),
+            "tasks": (len(self.state_starts) - 1,),
         }
         if (self.goals is None) != (self.layout.goal_dim == 0):
             raise DiffplanError(
                 f"dataset {name}: the layout has {self.layout.goal_dim} goal dimensions, "
                 f"but goals are {'missing' if self.goals is None else 'given'}"
+            )
+        if (self.tasks is None) != (not self.info.tasks):
+            raise DiffplanError(
+                f"dataset {name}: {len(self.info.tasks)} tasks are described, but which episode is "
+                f"of which is {'missing' if self.tasks is None else 'given'}"
             )
         if len(self.info.action_high) != width:
             raise DiffplanError(f"dataset {name}: action_low and action_high differ in length")
@@ -289,6 +205,34 @@ class Episodes:
                 f"{self.lengths[e] + extra[e]} states, expected as many states or one more"
             )
 
+    def _check_tasks(self) -> None:
+        if self.tasks is None:
+            return
+        name, tasks = self.info.id, self.info.tasks
+        names = [task.name for task in tasks]
+        if twice := next((n for n in names if names.count(n) > 1), None):
+            raise DiffplanError(f"dataset {name}: two tasks are called {twice!r}; rename one")
+        wrong = np.flatnonzero((self.tasks < 0) | (self.tasks >= len(tasks)))
+        if len(wrong):
+            raise DiffplanError(
+                f"dataset {name}: episode {wrong[0]} is of task {self.tasks[wrong[0]]}, expected "
+                f"0 to {len(tasks) - 1}"
+            )
+        width = self.layout.state_dim
+        for index, task in enumerate(tasks):
+            if not 1 <= task.state_dim <= width:
+                raise DiffplanError(
+                    f"dataset {name}: task {task.name} has {task.state_dim} state columns, "
+                    f"expected 1 to {width}"
+                )
+            for e in np.flatnonzero(self.tasks == index) if task.state_dim < width else ():
+                own = slice(self.state_starts[e], self.state_starts[e + 1])
+                if self.states[own, task.state_dim :].any():
+                    raise DiffplanError(
+                        f"dataset {name}: episode {e} is of task {task.name}, whose states have "
+                        f"{task.state_dim} columns, but is not zero in those to their right"
+                    )
+
     def save(self, folder: str | Path) -> None:
         """Write one .npy file per array and episodes.json.
 
@@ -327,17 +271,19 @@ class Episodes:
                     f"make it again"
                 )
             layout = ObservationLayout(**_with_tuples(header["layout"]))
-            info = DatasetInfo(**_with_tuples(header["info"]))
+            about = _with_tuples(header["info"])
+            about["tasks"] = tuple(Task(**task) for task in about.get("tasks", ()))
+            info = DatasetInfo(**about)
+            absent: dict[str, Any] = {} if layout.goal_dim else {"goals": None}
+            absent |= {} if info.tasks else {"tasks": None}
             arrays: dict[str, Any] = {
-                key: _read(folder / f"{key}.npy", mmap)
-                for key in _ARRAYS
-                if key != "goals" or layout.goal_dim
+                key: _read(folder / f"{key}.npy", mmap) for key in _ARRAYS if key not in absent
             }
         except DiffplanError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DiffplanError(f"{folder} is no readable episode store: {error}") from None
-        episodes = Episodes(**{"goals": None, **arrays}, layout=layout, info=info)
+        episodes = Episodes(**absent, **arrays, layout=layout, info=info)
         episodes._check_shapes()
         return episodes
 

@@ -1,0 +1,132 @@
+"""What a dataset is: the layout of its observations, where it is evaluated, which tasks it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffplan.errors import DiffplanError
+
+
+@dataclass(frozen=True)
+class ObservationLayout:
+    """How an environment's observation becomes state [D] and goal [G].
+
+    state_dim: D.
+    goal_dim: G, 0 without a goal.
+    goal_columns: columns of the state that hold the achieved goal, G of them, or () if unknown.
+    rest_columns: columns of the state that are zero when resting at the goal (velocities).
+    dict_keys: () for a Box observation; for goal dicts the keys whose arrays, concatenated in
+        this order, are the state. The goal is then the array under "desired_goal".
+    """
+
+    state_dim: int
+    goal_dim: int = 0
+    goal_columns: tuple[int, ...] = ()
+    rest_columns: tuple[int, ...] = ()
+    dict_keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.goal_dim and not self.dict_keys:
+            raise DiffplanError("a layout with a goal needs dict_keys, e.g. ('observation',)")
+        if self.goal_columns and len(self.goal_columns) != self.goal_dim:
+            raise DiffplanError(
+                f"goal_columns {self.goal_columns} do not match a goal of {self.goal_dim} numbers"
+            )
+        for column in self.goal_columns + self.rest_columns:
+            if not 0 <= column < self.state_dim:
+                raise DiffplanError(f"column {column} is outside a state of {self.state_dim}")
+
+    def split(self, observation: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """Split an observation into state and goal.
+
+        observation: array [..., D], or for goal dicts a mapping of arrays [..., *].
+        Returns the state [..., D] and the goal [..., G] (None without one), both float32.
+        Raises DiffplanError for a wrong shape, a missing key, NaN or infinity.
+        """
+        if not self.dict_keys:
+            if isinstance(observation, Mapping):
+                raise DiffplanError(
+                    f"the observation is a dict with keys {sorted(observation)}, "
+                    f"expected an array with {self.state_dim} columns"
+                )
+            return _checked(observation, self.state_dim, "observation"), None
+        if not isinstance(observation, Mapping):
+            keys = self.dict_keys + (("desired_goal",) if self.goal_dim else ())
+            raise DiffplanError(
+                f"the observation is a {type(observation).__name__}, expected a dict with {keys}"
+            )
+        parts = [np.asarray(_entry(observation, key), np.float32) for key in self.dict_keys]
+        try:
+            state = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+        except ValueError:
+            shapes = ", ".join(f"{k} {p.shape}" for k, p in zip(self.dict_keys, parts, strict=True))
+            raise DiffplanError(f"these parts of the observation do not fit: {shapes}") from None
+        state = _checked(state, self.state_dim, "observation")
+        if not self.goal_dim:
+            return state, None
+        goal = _checked(_entry(observation, "desired_goal"), self.goal_dim, "desired_goal")
+        if goal.shape[:-1] != state.shape[:-1]:
+            raise DiffplanError(
+                f"observation {state.shape} and desired_goal {goal.shape} differ in batch shape"
+            )
+        return state, goal
+
+
+def _entry(observation: Mapping[str, Any], key: str) -> Any:
+    if key not in observation:
+        raise DiffplanError(f"the observation has keys {sorted(observation)}, '{key}' is missing")
+    return observation[key]
+
+
+def _checked(array: Any, width: int, name: str) -> np.ndarray:
+    array = np.asarray(array, np.float32)
+    if array.ndim == 0 or array.shape[-1] != width:
+        raise DiffplanError(f"{name} has shape {array.shape}, expected [..., {width}]")
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise DiffplanError(
+            f"{name} holds {array[where]} at index {where}, expected finite numbers"
+        )
+    return array
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the tasks of a dataset; everything fits into JSON.
+
+    name: what people call it; no two tasks of a dataset share it. env_id, env_kwargs: its own
+    evaluation environment, see `DatasetInfo`. state_dim: how many columns of the states are its
+    own; those to their right are zero.
+    """
+
+    name: str
+    env_id: str | None
+    env_kwargs: dict[str, Any]
+    state_dim: int
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset is and where its policies are evaluated; everything fits into JSON.
+
+    id: the name under which it was asked for (a Minari id, a file, a folder).
+    source: "minari", "d4rl", "arrays", or "combined" out of several.
+    env_id: Gymnasium id of the evaluation environment, None if unknown or if each task has its own.
+    env_kwargs: keyword arguments of `gymnasium.make` at evaluation.
+    action_low, action_high: bounds of the action space, one number per dimension.
+    details: free text and numbers: steps, seed, path rule, author.
+    tasks: which there are, () where it is not said; `Episodes.tasks` points into them.
+    """
+
+    id: str
+    source: str
+    env_id: str | None
+    env_kwargs: dict[str, Any]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    details: dict[str, Any]
+    tasks: tuple[Task, ...] = ()
