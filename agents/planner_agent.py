@@ -4,92 +4,24 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffplan.agents.plans import AgentState, PlanView, as_array
 from diffplan.calibration import check_conditions
+from diffplan.chains import matching_level
 from diffplan.config import PlanningConfig, config_to_dict, replace_planning
 from diffplan.data.episodes import DatasetInfo, ObservationLayout
 from diffplan.decision import Planned
 from diffplan.engines import EagerEngine, Engine, make_engine
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
-from diffplan.planner import matching_level
 from diffplan.task_code import TaskEncoder
 
 _REMEMBERED = 512  # ends of strides of an episode
-
-
-class PlanView:
-    """A batch of plans in environment units; states are `stride` environment steps apart.
-
-    proposal, candidates: [B, K, H+1, D], before and after optimisation. values: [B, K] in units
-    of the return-to-go, in a state of `predict` NaN where there was nothing to choose. chosen:
-    [B], index into K. states: [B, H+1, D], the chosen candidate; index 0 is the state the plan was
-    made in. actions: [B, H * stride, A], None where plans hold none. They are fetched from the
-    device when they are read.
-    """
-
-    def __init__(self, planned: Planned) -> None:
-        self.planned = planned
-
-    @cached_property
-    def proposal(self) -> np.ndarray:
-        return _array(self.planned.proposal)
-
-    @cached_property
-    def candidates(self) -> np.ndarray:
-        return _array(self.planned.candidates)
-
-    @cached_property
-    def values(self) -> np.ndarray:
-        return _array(self.planned.values)
-
-    @cached_property
-    def chosen(self) -> np.ndarray:
-        return _array(self.planned.chosen)
-
-    @cached_property
-    def states(self) -> np.ndarray:
-        return _array(self.planned.states)
-
-    @cached_property
-    def actions(self) -> np.ndarray | None:
-        return None if self.planned.actions is None else _array(self.planned.actions)
-
-    def replaced(self, rows: np.ndarray, new: PlanView) -> PlanView:
-        """A copy with the plans of the marked rows [B] taken from `new`, in order."""
-        index = torch.from_numpy(np.flatnonzero(rows)).to(self.planned.states.device)
-        pairs = zip(self.planned, new.planned, strict=True)
-        both = ((old, made) for old, made in pairs if old is not None and made is not None)
-        return PlanView(Planned(*(old.index_copy(0, index, made) for old, made in both)))
-
-
-@dataclass(frozen=True)
-class AgentState:
-    """What the agent remembers between calls; hand back what `predict` returned.
-
-    plan: each row's current plan. goals: [B, G] goals the plans were made for, None without.
-    age: [B] environment steps since each row's plan was made, 0 right after a replan.
-    seeds: [B] random seed of each row. count: [B] plans made since it was set.
-    step: [B] environment steps since the episode began. target: [B] return-to-go that was asked
-    for, less what `observe` was told since (`planning.target` received). history: [B, N, D] states
-    at the ends of strides, the first `step // stride + 1` of them, of agents made by `from_history`.
-    """
-
-    plan: PlanView
-    goals: np.ndarray | None
-    age: np.ndarray
-    seeds: np.ndarray
-    count: np.ndarray
-    step: np.ndarray
-    target: np.ndarray
-    history: np.ndarray | None = None
 
 
 class PlannerAgent:
@@ -427,20 +359,15 @@ class PlannerAgent:
         planned = plan.planned.actions
         if planned is not None:
             index = self._tensor(age)[:, None, None].expand(-1, 1, planned.shape[2])
-            return _array(planned.gather(1, index).squeeze(1))
+            return as_array(planned.gather(1, index).squeeze(1))
         strides, since = np.divmod(age, self.stride)
         lag = ((self.stride - since) / self.stride).astype(np.float32)
-        return _array(
+        return as_array(
             self.engine.act(
                 *(self._tensor(states), plan.planned.states),
                 *(self._tensor(strides + 1), self._tensor(lag)),
             )
         )
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    result: np.ndarray = tensor.cpu().numpy()
-    return result
 
 
 def _check_target(settings: PlanningConfig, model: PlannerModel, goals: bool) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from diffplan import queries
-from diffplan.agents.planner_agent import PlannerAgent, PlanView
+from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.agents.plans import PlanView
 from diffplan.errors import DiffplanError
 from diffplan.selection import Context
 

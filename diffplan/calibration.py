@@ -22,12 +22,13 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from diffplan.chains import Chain, chain_of
 from diffplan.checkpoint import find_checkpoint
 from diffplan.config import PlanningConfig
 from diffplan.dpm_solver_v3 import Statistics, half_log_snr
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
-from diffplan.planner import Chain, Noise, chain_of, optimise, propose
+from diffplan.planner import Noise, optimise, propose
 from diffplan.process import Process, q_sample
 from diffplan.samplers import Denoise
 from diffplan.selection import Context

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffplan.conditions import Condition
 from diffplan.data.batches import Step, Transitions, Valued, Windows
-from diffplan.denoiser import Condition, Told
+from diffplan.denoiser import Told
 from diffplan.heads import MODALITIES
 from diffplan.process import q_sample
 from diffplan.streams import draw_levels

@@ -7,25 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffplan import networks
+from diffplan.conditions import Condition
 from diffplan.config import Config, replace_planning
 from diffplan.data.batches import Valued, Windows
 from diffplan.data.normaliser import Normaliser
 from diffplan.data.targets import TargetTable
 from diffplan.data.windows import WindowSampler
-from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
 from diffplan.dpm_solver_v3 import Statistics
-from diffplan.family import SCHEDULES, build_process, ddpm
-from diffplan.heads import Heads, Path
+from diffplan.family import SCHEDULES, ddpm
+from diffplan.heads import Path
 from diffplan.inverse_dynamics import InverseDynamics
 from diffplan.losses import Batch, joint_losses
-from diffplan.nn import NETWORKS, Network
-from diffplan.nn.embeddings import chosen_columns, goal_feature_size, goal_features
+from diffplan.nn.embeddings import chosen_columns, goal_features
 from diffplan.process import Process, aggregated
-from diffplan.proposal import Proposer, ProposerSpec
-from diffplan.proposer import build_proposer
-from diffplan.streams import Columns, StreamDenoiser
 from diffplan.task_code import TaskEncoder
-from diffplan.value import NoisyValue, Value
 
 _FIT_WINDOWS = 8192
 _CANDIDATES = 16  # plans per decision where there is a goal
@@ -90,13 +86,13 @@ class PlannerModel(nn.Module):
         self.states = Normaliser(spec.state_dim)
         self.returns = Normaliser(1)
         self.rewards = Normaliser(1)
-        told = config.tasks
+        tasks = config.tasks
         self.tasks = (
-            TaskEncoder(told.given, spec.tasks, spec.state_dim, told.features, config.heads.width)
-            if spec.tasks > 1 and told.given != "none"
+            TaskEncoder(tasks.given, spec.tasks, spec.state_dim, tasks.features, config.heads.width)
+            if spec.tasks > 1 and tasks.given != "none"
             else None
         )
-        self.task_dim = 0 if self.tasks is None else told.features
+        self.task_dim = 0 if self.tasks is None else tasks.features
         self.targets = TargetTable()
         self.register_buffer("action_low", -torch.ones(spec.action_dim))
         self.register_buffer("action_high", torch.ones(spec.action_dim))
@@ -106,134 +102,31 @@ class PlannerModel(nn.Module):
         self.register_buffer("residual_known", torch.zeros(()))
 
         betas = SCHEDULES[options.schedule](options.schedule_levels)
-        weight = config.heads.aggregation if config.heads.kind == "shared" else 0.0
-        self.plain_process: Process = aggregated(ddpm(betas), weight)
-        self.main_process = (
-            self.plain_process
-            if options.process == "ddpm"
-            else aggregated(
-                build_process(
-                    options.process,
-                    levels=options.levels,
-                    betas=betas,
-                    path=options.path,
-                    gamma=options.gamma,
-                ),
-                weight,
-            )
-        )
-        self.proposer = self._build_proposer() if self.needs_proposer(config) else None
-        refines = config.planning.start != "none" and not streams
-        self.denoiser = self._build_denoiser() if refines else None
-        self.streams = self._build_streams() if streams else None
         heads = config.heads
+        weight = heads.aggregation if heads.kind == "shared" else 0.0
+        self.plain_process: Process = aggregated(ddpm(betas), weight)
+        plain = options.process == "ddpm"
+        self.main_process = (
+            self.plain_process if plain else networks.main_process_of(self, betas, weight)
+        )
+        self.proposer = networks.proposer_of(self) if self.needs_proposer(config) else None
+        refines = config.planning.start != "none" and not streams
+        self.denoiser = networks.denoiser_of(self) if refines else None
+        self.streams = networks.streams_of(self) if streams else None
         self.inverse_dynamics = (
             None
             if heads.kind != "separate" and config.plans_act
             else InverseDynamics(spec.state_dim, spec.action_dim, heads.width, heads.depth)
         )
-        self.value = (
-            None
-            if streams or config.tells("returns")
-            else Value(
-                spec.state_dim,
-                spec.goal_dim,
-                spec.action_dim if heads.value_input == "state-action" else 0,
-                spec.goal_columns,
-                heads.width,
-                heads.depth,
-                heads.expectile,
-                heads.value_members,
-                heads.value_target == "bootstrapped",
-                self.task_dim,
-            )
-        )
-        self.noisy_value = (
-            NoisyValue(
-                self.rows,
-                self.plan_dim,
-                spec.state_dim + goal_feature_size(spec.goal_dim),
-                options.features,
-                heads.width,
-                heads.depth,
-            )
-            if heads.noisy_value
-            else None
-        )
+        told = streams or config.tells("returns")
+        self.value = None if told else networks.value_of(self)
+        self.noisy_value = networks.noisy_value_of(self) if heads.noisy_value else None
 
     @staticmethod
     def needs_proposer(config: Config) -> bool:
         """Whether anything in the configuration uses proposals."""
         uses = config.denoiser.use_proposal or config.denoiser.process != "ddpm"
         return uses or config.planning.start != "noise"
-
-    def _build_proposer(self) -> Proposer:
-        spec = ProposerSpec(
-            self.config.plan.horizon,
-            self.spec.state_dim,
-            self.spec.goal_dim,
-            self.spec.goal_columns,
-            self.use_returns,
-            self.task_dim,
-        )
-        return build_proposer(spec, self.config.proposer)
-
-    def _build_network(self) -> Network:
-        options = self.config.denoiser
-        sizes = (
-            {"base": options.width}
-            if options.network == "unet"
-            else {
-                "width": options.width,
-                "depth": options.depth,
-            }
-        )
-        result: Network = NETWORKS[options.network](
-            self.rows, self.plan_dim, options.features, use_proposal=options.use_proposal, **sizes
-        )
-        return result
-
-    def _build_encoder(self) -> ConditionEncoder:
-        return ConditionEncoder(
-            self.config.denoiser.features,
-            # inside the plan the first state is pinned, not a condition
-            state_dim=0 if self.absolute else self.spec.state_dim,
-            # nor is a goal that stands at the end of the plan
-            goal_dim=0 if self.config.plan.pin_goal else goal_feature_size(self.spec.goal_dim),
-            # nor a return that is a stream of the plan
-            use_returns=self.use_returns and self.config.heads.kind != "streams",
-            task_dim=self.task_dim,
-        )
-
-    def _build_streams(self) -> StreamDenoiser:
-        states, end = self.spec.state_dim, self.plan_dim - 1
-        columns = Columns(slice(0, states), slice(states, end), slice(end, end + 1))
-        features = self.config.denoiser.features
-        return StreamDenoiser(self._build_network(), self._build_encoder(), columns, features)
-
-    def _build_denoiser(self) -> Denoiser:
-        options, network = self.config.denoiser, self._build_network()
-        denoiser = Denoiser(
-            network,
-            self._build_encoder(),
-            horizon=self.rows,
-            dim=self.plan_dim,
-            features=options.features,
-            prediction=options.prediction,
-            use_proposal=options.use_proposal,
-        )
-        denoiser.check_process(self.main_process)
-        heads = self.config.heads
-        if heads.kind == "shared":
-            denoiser.heads = Heads(
-                self,
-                heads.modalities,
-                network,
-                width=heads.width,
-                bins=heads.bins,
-                weighting=heads.weighting,
-            )
-        return denoiser
 
     # --- Units -----------------------------------------------------------------------------------
 

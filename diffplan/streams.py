@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffplan.denoiser import Condition, ConditionEncoder, Drop
+from diffplan.conditions import Condition, ConditionEncoder, Drop
 from diffplan.grids import time_grid
 from diffplan.nn.embeddings import mlp, sinusoidal
 from diffplan.nn.network import Network

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from diffplan.chains import chain_of
 from diffplan.checkpoint import (
     Header,
     find_checkpoint,
@@ -39,7 +40,6 @@ from diffplan.errors import DiffplanError
 from diffplan.losses import Batch
 from diffplan.metrics import MetricsFile
 from diffplan.model import ModelSpec, PlannerModel
-from diffplan.planner import chain_of
 
 _RESIDUAL_EVERY = 100  # updates between measurements of the free-running error
 _RESIDUAL_WINDOWS = 512

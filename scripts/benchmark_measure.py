@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from diffplan import planner, selection, solvers
 from diffplan.agents import AgentState, PlannerAgent
+from diffplan.chains import chain_of
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark_ceiling import Ceiling, measure_ceiling, reference_ms, threads
 from diffplan.scripts.benchmark_count import Work, count
@@ -158,7 +159,7 @@ class _Stages:
             torch.randn(settings.steps, *shape, device=device) if random_steps else None,
             torch.randn(batch, k, device=device),
         )
-        self.chain = planner.chain_of(model, settings)
+        self.chain = chain_of(model, settings)
         self.chooses = k > 1 and settings.select != "first"
         self.lag = torch.ones(batch, device=device)
 

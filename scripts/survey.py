@@ -161,9 +161,9 @@ class Survey:
     def _score(self, run: Path, row: Row, label: str) -> dict[str, Any]:
         """Tune and evaluate one trained network."""
         from diffplan.agents import load_agent
+        from diffplan.chains import network_calls
         from diffplan.envs.environments import evaluation_env_factory
         from diffplan.envs.rollout import rollout
-        from diffplan.planner import network_calls
 
         agent = load_agent(run)
         make_env = evaluation_env_factory(agent.info)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diffplan.agents import PlannerAgent
+from diffplan.chains import network_calls
 from diffplan.config import replace_planning
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
@@ -16,7 +17,7 @@ from diffplan.engines import make_engine
 from diffplan.errors import DiffplanError
 from diffplan.losses import Batch
 from diffplan.model import PlannerModel
-from diffplan.planner import make_plan, network_calls
+from diffplan.planner import make_plan
 
 Make = Callable[..., Any]
 PINNED = {"plan.pin_goal": True, "plan.stride": 2}
@@ -112,12 +113,20 @@ def test_a_plan_ends_at_the_goal_and_begins_at_the_state(
 
 
 def test_the_network_sees_held_entries_clean_and_learns_nothing_there(
-    tiny_goal_episodes: Episodes, diffuser: PlannerModel
+    tiny_goal_episodes: Episodes, diffuser: PlannerModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = batch_of(sampler_of(tiny_goal_episodes, diffuser))
-    seen = []
+    seen: list[torch.Tensor] = []
     assert diffuser.denoiser is not None
-    diffuser.denoiser.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network = diffuser.denoiser.network
+    bodies = network.bind_features
+
+    def watched(proposal: Any, features: torch.Tensor) -> tuple[Any, ...]:
+        return tuple(
+            lambda x, body=body: seen.append(x) or body(x) for body in bodies(proposal, features)
+        )
+
+    monkeypatch.setattr(network, "bind_features", watched)
     losses = diffuser(batch, torch.Generator().manual_seed(0))
     x, z = seen[0], diffuser.states(batch.windows.states)
     columns = list(diffuser.spec.goal_columns)

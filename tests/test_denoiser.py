@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
+from diffplan.conditions import Condition, ConditionEncoder
+from diffplan.denoiser import Denoiser
 from diffplan.errors import DiffplanError
 from diffplan.family import betas_cosine, betas_linear, ddpm, interpolant, rddm
 from diffplan.nn import NETWORKS, Network

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from diffplan.denoiser import Condition, ConditionEncoder, Denoiser
+from diffplan.conditions import Condition, ConditionEncoder
+from diffplan.denoiser import Denoiser
 from diffplan.family import betas_cosine, ddpm
 from diffplan.nn import ResidualMLP
 from diffplan.process import q_sample

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from diffplan.chains import network_calls
 from diffplan.config import HeadsConfig, config_from_dict
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
@@ -15,7 +16,7 @@ from diffplan.family import SCHEDULES, build_process, ddpm
 from diffplan.heads import MODALITIES, Heads, level_weight, two_hot
 from diffplan.losses import Batch
 from diffplan.model import PlannerModel
-from diffplan.planner import actions_of, make_plan, network_calls
+from diffplan.planner import actions_of, make_plan
 from diffplan.process import Process, aggregated, q_sample
 
 Make = Callable[..., Any]

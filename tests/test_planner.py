@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diffplan import planner
+from diffplan.chains import chain_of, matching_level
 from diffplan.config import PlanningConfig, replace_planning
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
-from diffplan.planner import Plan, chain_of, decode, make_plan, matching_level
+from diffplan.planner import Plan, decode, make_plan
 from diffplan.selection import select
 
 Make = Callable[..., Any]

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from diffplan import queries
-from diffplan.config import config_from_dict
+from diffplan.chains import chain_of, network_calls
+from diffplan.config import config_from_dict, replace_planning
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
 from diffplan.family import SCHEDULES, ddpm
 from diffplan.losses import Batch
 from diffplan.model import PlannerModel
-from diffplan.planner import make_plan, network_calls
+from diffplan.planner import make_plan
 from diffplan.samplers import ddim
 from diffplan.selection import Context
 from diffplan.streams import STREAMS, StreamDenoiser, draw_levels, schedule
@@ -207,8 +208,6 @@ def test_a_plan_is_made_for_the_return_asked_for(models: Make, plan_inputs: Make
 def test_what_streams_cannot_do_is_refused(
     changes: dict[str, Any], part: str, models: Make
 ) -> None:
-    from diffplan.config import replace_planning
-    from diffplan.planner import chain_of
 
     model = models("streams")
     with pytest.raises(DiffplanError, match=part):
