@@ -48,12 +48,16 @@ class Windows:
 
 @dataclass(frozen=True)
 class Transitions:
-    """Pairs for inverse dynamics: states, ahead [B, D], lag [B] in steps, actions [B, A]."""
+    """Pairs for inverse dynamics: states, ahead [B, D], lag [B] in steps, actions [B, A].
+
+    task: [B] int64, None without tasks.
+    """
 
     states: Tensor
     ahead: Tensor
     lag: Tensor
     actions: Tensor
+    task: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Step:
 class Valued:
     """Pairs for the value: states [B, D], goals [B, G] or None, actions [B, A], returns [B].
 
-    step: what follows, where the value is bootstrapped.
+    step: what follows, where the value is bootstrapped. task: [B] int64, None without tasks.
     """
 
     states: Tensor
@@ -77,3 +81,4 @@ class Valued:
     actions: Tensor
     returns: Tensor
     step: Step | None = None
+    task: Tensor | None = None
