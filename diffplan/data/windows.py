@@ -196,7 +196,7 @@ class WindowSampler:
         return self.between(a, b)
 
     def _pick_goal(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A goal state of the same task, in training, per start [B]: index [B], its advantage [B]."""
+        """A goal state of the same task in training per start [B]: index [B], its advantage [B]."""
         data = self.config.data
         shape = (len(start), data.goal_candidates)
         task = self._task(start[:, None])
