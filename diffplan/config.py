@@ -77,6 +77,8 @@ class DataConfig:
     """Shortfall of the return, in standard deviations, that cuts its chance by a factor e."""
     use_returns: bool | None = None
     """Condition on the return-to-go. None: yes where there is no goal."""
+    balance_tasks: bool = True
+    """Draw every task equally often, whatever its share of the data (data of several tasks)."""
 
 
 @dataclass(frozen=True)

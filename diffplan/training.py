@@ -124,7 +124,10 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         raise DiffplanError("--device is cuda, but PyTorch sees no CUDA device; use --device cpu")
     rank = accelerator.process_index
     spec = ModelSpec(
-        episodes.states.shape[1], episodes.actions.shape[1], episodes.layout.goal_columns
+        episodes.states.shape[1],
+        episodes.actions.shape[1],
+        episodes.layout.goal_columns,
+        0 if episodes.tasks is None else len(episodes.info.tasks),
     )
     sampler = WindowSampler(episodes, config, seed=options.seed)
     model = PlannerModel(spec, config)

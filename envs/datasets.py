@@ -18,6 +18,7 @@ from diffplan.envs.d4rl_catalogue import CATALOGUE, d4rl_folder
 from diffplan.envs.d4rl_files import D4RL_SUFFIXES, fetch_d4rl
 from diffplan.envs.environments import check_env_id
 from diffplan.envs.mazes import POINTMAZES
+from diffplan.envs.metaworld_data import METAWORLD, metaworld_id
 from diffplan.envs.minari_data import is_local, load_minari, local_datasets
 from diffplan.envs.minari_remote import fetch_minari, is_minari_id
 from diffplan.envs.pointmaze import pointmaze_id
@@ -110,7 +111,7 @@ _MAZE2D = [
     if dataset.domain == "maze2d"
 ]
 # What `diffplan datasets make` takes.
-MAKEABLE = (*sorted(POINTMAZES), *_MAZE2D)
+MAKEABLE = (*sorted(POINTMAZES), *_MAZE2D, *METAWORLD)
 
 
 def _load(name: str, env: str | None, progress: bool) -> Episodes:
@@ -130,14 +131,19 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
     made = made_maze2d(name)
     if made is not None and made.is_file():
         return _called(name, load_d4rl(made, env, progress=progress))
-    if is_local(pointmaze_id(name)) and "/" not in name:
-        return load_minari(pointmaze_id(name), progress)
+    if is_local(_made_id(name)) and "/" not in name:
+        return load_minari(_made_id(name), progress)
     if is_local(name):
         return load_minari(name, progress)
     if name and path.is_dir():
         return _called(str(path), Episodes.load(path))
     _fetch_minari(name)
     return load_minari(name, progress)
+
+
+def _made_id(name: str) -> str:
+    """The Minari id under which `diffplan datasets make` saves a NAME."""
+    return metaworld_id(name) if name in METAWORLD else pointmaze_id(name)
 
 
 def _fetch_minari(name: str) -> None:
@@ -160,8 +166,9 @@ def _called(name: str, episodes: Episodes) -> Episodes:
 def _unknown(name: str, as_minari: str = "") -> DiffplanError:
     """as_minari: what came of asking Minari for it, "" if it was not asked."""
     if name in MAKEABLE:
+        steps = "" if name in METAWORLD else " --steps 200000"
         return DiffplanError(
-            f"{name} is not made yet; make it with: diffplan datasets make {name} --steps 200000"
+            f"{name} is not made yet; make it with: diffplan datasets make {name}{steps}"
         )
     known = [entry.name for entry in list_datasets()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -204,10 +211,11 @@ def _makeable() -> list[DatasetEntry]:
         entries.append(
             DatasetEntry(name, "maze2d, made here", "local" if made else "can be made", note)
         )
-    for name in sorted(POINTMAZES):
-        made = is_local(pointmaze_id(name))
-        note = f"made: {pointmaze_id(name)}" if made else f"diffplan datasets make {name}"
-        entries.append(DatasetEntry(name, "pointmaze", "local" if made else "can be made", note))
+    for name in (*sorted(POINTMAZES), *METAWORLD):
+        made = is_local(_made_id(name))
+        note = f"made: {_made_id(name)}" if made else f"diffplan datasets make {name}"
+        domain = "metaworld" if name in METAWORLD else "pointmaze"
+        entries.append(DatasetEntry(name, domain, "local" if made else "can be made", note))
     return entries
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from diffplan.envs.maze2d import LAYOUTS, Maze2D, goal_point, reward_at
 from diffplan.envs.maze2d_controllers import Grid, steer
-from diffplan.envs.pointmaze import software_versions
+from diffplan.envs.minari_write import software_versions
 from diffplan.envs.registration import MAZE2D_LIMITS, MAZE2D_VERSIONS
 from diffplan.errors import DiffplanError
 

@@ -18,10 +18,11 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.storage import get_dataset_path
 from tqdm import tqdm
 
-from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
+from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout, Task
 from diffplan.envs.cache import cached
 from diffplan.envs.environments import env_from_spec
 from diffplan.envs.flat import action_bounds, widened
+from diffplan.envs.minari_write import RECIPE
 from diffplan.envs.store import StoreWriter
 from diffplan.errors import DiffplanError
 
@@ -208,20 +209,40 @@ def _write(
             lengths.append(len(actions))
             counts.append(len(states))
         env_id, env_kwargs = _evaluation(dataset)
+        tasks, task_of = _tasks(dataset_id, dataset)
         low, high = action_bounds(dataset.action_space, extremes)
         details = _details(dataset.storage.metadata)
         store.finish(
             form.layout(same, env_id),
-            DatasetInfo(dataset_id, "minari", env_id, env_kwargs, low, high, details),
+            DatasetInfo(dataset_id, "minari", env_id, env_kwargs, low, high, details, tasks),
             {
                 "rewards": _float(np.concatenate(whole["rewards"])),
                 "terminations": np.concatenate(whole["terminations"]).astype(np.bool_),
                 "truncations": np.concatenate(whole["truncations"]).astype(np.bool_),
                 "state_starts": np.cumsum(counts, dtype=np.int64),
                 "step_starts": np.cumsum(lengths, dtype=np.int64),
+                **({"tasks": task_of} if tasks else {}),
             },
         )
     return True
+
+
+def _tasks(dataset_id: str, dataset: minari.MinariDataset) -> tuple[tuple[Task, ...], np.ndarray]:
+    """The tasks that the metadata describe under "diffplan", and that of each episode [E]."""
+    described = dataset.storage.metadata.get(RECIPE, {}).get("tasks", ())
+    tasks = tuple(Task(**task) for task in described)
+    if not tasks:
+        return (), np.zeros(0, np.int64)
+    index = {task.name: i for i, task in enumerate(tasks)}
+    found = []
+    for e, about in enumerate(dataset.storage.get_episode_metadata(dataset.episode_indices)):
+        if about.get("task") not in index:
+            raise DiffplanError(
+                f"dataset {dataset_id}: episode {e} is of task {about.get('task')!r}, expected one "
+                f"of {', '.join(index)} in its metadata"
+            )
+        found.append(index[about["task"]])
+    return tasks, np.array(found, np.int64)
 
 
 def _details(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +250,8 @@ def _details(metadata: dict[str, Any]) -> dict[str, Any]:
     details = {key: metadata[key] for key in _KEPT_METADATA if metadata.get(key) is not None}
     if "author" in details:
         details["author"] = ", ".join(sorted(details["author"]))
-    details.update(metadata.get("diffplan", {}))
+    details.update(metadata.get(RECIPE, {}))
+    details.pop("tasks", None)  # which are described apart
     details.setdefault("data_source", "a Minari dataset, not D4RL's file")
     return details
 

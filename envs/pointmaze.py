@@ -9,38 +9,25 @@ truncation and draws a new random goal, without moving the ball.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import itertools
-import json
-import os
-import shutil
-import sys
-import uuid
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from minari import create_dataset_from_buffers
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
-from minari.namespace import create_namespace, list_local_namespaces
-from minari.storage import get_dataset_path
 from tqdm import tqdm
 
-from diffplan.data.episodes import replace_folder
 from diffplan.envs.mazes import POINTMAZES, Maze, PathRule, lay_waypoints
+from diffplan.envs.minari_write import already_made, software_versions, write_minari
 from diffplan.envs.simulators import require_simulator
 from diffplan.errors import DiffplanError
 
 GAIN = 10.0
 NOISE_STD = 0.5
 WAYPOINT_DISTANCE = 0.1
-_RECIPE = "diffplan"  # the metadata key under which a dataset remembers how it was made
 _RECIPE_KEYS = ("maze", "steps", "seed", "path_rule", "maze_map")
 
 
@@ -168,7 +155,7 @@ def make_pointmaze(
         "noise_std": NOISE_STD,
         "versions": software_versions(),
     }
-    if _already_made(dataset_id, recipe, overwrite):
+    if already_made(dataset_id, recipe, _RECIPE_KEYS, _describe, overwrite):
         return dataset_id
     env_id = POINTMAZES["pointmaze-umaze"] if grid is not None else POINTMAZES[name]
     run = run_pointmaze(env_id, steps, seed, maze_map=grid, path_rule=path_rule, progress=progress)
@@ -180,21 +167,18 @@ def make_pointmaze(
     # Medium too.
     limit = {} if grid is None else {"max_episode_steps": 50 * (len(grid) + len(grid[0]) - 4)}
     evaluation = _spec(env_id, reset_target=False, **kwargs, **limit)
-    _write(dataset_id, run, collected, evaluation, recipe, progress)
+    write_minari(
+        dataset_id,
+        _buffers(run),
+        len(run.episode_starts) - 1,
+        recipe,
+        progress=progress,
+        env=collected,
+        eval_env=evaluation,
+        algorithm_name=f"waypoint controller, {path_rule} paths",
+        description="PointMaze navigation made by the procedure of D4RL/pointmaze/*-v2.",
+    )
     return dataset_id
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of what decides the data: MuJoCo above all (other versions, other bits).
-
-    Without gymnasium-robotics where it is not installed: maze2d needs none of it. Raises
-    DiffplanError where MuJoCo is not installed.
-    """
-    require_simulator("mujoco", "making data")
-    packages = ["mujoco", "gymnasium", "numpy", "minari"]
-    if importlib.util.find_spec("gymnasium_robotics") is not None:
-        packages.append("gymnasium-robotics")
-    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def _checked_id(name: str, has_map: bool, dataset_id: str | None) -> str:
@@ -212,33 +196,6 @@ def _checked_id(name: str, has_map: bool, dataset_id: str | None) -> str:
             f"'{dataset_id}' is no Minari id; expected for example mine/maze-v0"
         ) from None
     return dataset_id
-
-
-def _already_made(dataset_id: str, recipe: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the very dataset is there already; DiffplanError if another one is."""
-    folder = get_dataset_path(dataset_id)
-    if not folder.exists():
-        return False
-    try:
-        there = json.loads((folder / "data" / "metadata.json").read_text()).get(_RECIPE)
-    except (OSError, ValueError):
-        there = None
-    if there is not None and _same(there, recipe):
-        tqdm.write(f"{dataset_id} is already there with the same settings; kept", file=sys.stderr)
-        return True
-    if overwrite:
-        return False
-    was = "was not made by diffplan" if there is None else f"has {_describe(there)}"
-    raise DiffplanError(
-        f"{dataset_id} exists and {was}; asked for {_describe(recipe)}: "
-        f"give --overwrite to replace it"
-    )
-
-
-def _same(there: dict[str, Any], recipe: dict[str, Any]) -> bool:
-    if there.get("versions", {}).get("mujoco") != recipe["versions"]["mujoco"]:
-        return False
-    return all(there.get(key) == recipe[key] for key in _RECIPE_KEYS)
 
 
 def _describe(recipe: dict[str, Any]) -> str:
@@ -274,54 +231,3 @@ def _buffers(run: PointMazeRun) -> Iterator[EpisodeBuffer]:
             terminations=np.zeros(length, np.bool_),
             truncations=last,
         )
-
-
-def _write(
-    dataset_id: str,
-    run: PointMazeRun,
-    collected: gym.envs.registration.EnvSpec,
-    evaluation: gym.envs.registration.EnvSpec,
-    recipe: dict[str, Any],
-    progress: bool,
-) -> None:
-    """Save through Minari, under a hidden folder that is renamed when complete."""
-    final = get_dataset_path(dataset_id)
-    building = get_dataset_path() / f".diffplan-{uuid.uuid4().hex[:8]}"
-    building.mkdir(parents=True)
-    count = len(run.episode_starts) - 1
-    buffers = tqdm(_buffers(run), total=count, desc="saving", unit="episode", disable=not progress)
-    try:
-        with _minari_root(building), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that no author's address is given
-            dataset = create_dataset_from_buffers(
-                dataset_id,
-                buffers,  # an iterable will do, so no second copy is held in memory
-                env=collected,
-                eval_env=evaluation,
-                algorithm_name=f"waypoint controller, {recipe['path_rule']} paths",
-                author="diffplan",
-                description="PointMaze navigation made by the procedure of D4RL/pointmaze/*-v2.",
-                requirements=[f"{key}=={value}" for key, value in recipe["versions"].items()],
-            )
-            dataset.storage.update_metadata({_RECIPE: recipe})
-        namespace = parse_dataset_id(dataset_id)[0]
-        if namespace is not None and namespace not in list_local_namespaces():
-            create_namespace(namespace)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        replace_folder(building / dataset_id, final)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _minari_root(folder: Path) -> Iterator[None]:
-    """Let Minari write below `folder`: it reads its root from the process environment only."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before

@@ -1,4 +1,4 @@
-"""D4RL's environments that Gymnasium lacks, registered under "diffplan/" and D4RL's names."""
+"""D4RL's environments that Gymnasium lacks, by D4RL's names under "diffplan/"; Meta-World's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 
+METAWORLD_LIMIT = 500
 MAZE2D_VERSIONS = {"open": 0, "umaze": 1, "medium": 1, "large": 1}
 MAZE2D_LIMITS = {"open": 150, "umaze": 300, "medium": 600, "large": 800}
 ANTMAZE_LIMITS = {"umaze": 700, "medium": 1000, "large": 1000}
@@ -26,7 +27,7 @@ def register_environments() -> None:
 
     diffplan/maze2d-{open-v0,umaze-v1,medium-v1,large-v1}, also with -dense before the version;
     diffplan/antmaze-...-v2; diffplan/kitchen-{complete,partial,mixed}-v0;
-    diffplan/{hopper,walker2d,ant}-v2.
+    diffplan/{hopper,walker2d,ant}-v2; diffplan/metaworld-v3, which takes env_name.
     """
     for maze, limit in MAZE2D_LIMITS.items():
         for dense in (False, True):
@@ -37,6 +38,7 @@ def register_environments() -> None:
             _register(f"antmaze-{maze}{kind}-v2", "diffplan.envs.antmaze:AntMaze", limit, maze=maze)
     for tasks in KITCHEN_TASKS:
         _register(f"kitchen-{tasks}-v0", "diffplan.envs.kitchen:Kitchen", 280, tasks=tasks)
+    _register("metaworld-v3", "diffplan.envs.metaworld:MetaWorld", METAWORLD_LIMIT)
     _register("ant-v2", "diffplan.envs.ant:AntWithoutContacts", 1000)
     for name, entry_point in _MUJOCO_V4.items():
         _register(name, entry_point, 1000)

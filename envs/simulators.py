@@ -11,16 +11,18 @@ import gymnasium as gym
 
 from diffplan.errors import DiffplanError
 
-Extra = Literal["mujoco", "robotics"]
+Extra = Literal["mujoco", "robotics", "metaworld"]
 
 # What each extra of the package brings: the module it is known by, and its name for people.
 _SIMULATORS: dict[Extra, tuple[str, str]] = {
     "mujoco": ("mujoco", "MuJoCo"),
     "robotics": ("gymnasium_robotics", "gymnasium-robotics"),
+    "metaworld": ("metaworld", "Meta-World"),
 }
 # First part of an entry point -> the extra behind it. The longer ones stand first.
 _ENTRY_POINTS: dict[str, Extra] = {
     "diffplan.envs.kitchen:": "robotics",
+    "diffplan.envs.metaworld:": "metaworld",
     "diffplan.envs.": "mujoco",
     "gymnasium.envs.mujoco": "mujoco",
     "gymnasium_robotics.": "robotics",
@@ -42,7 +44,7 @@ _ROBOTICS_IDS = (
 
 def register_robotics() -> None:
     """Register the environments of gymnasium-robotics, where it is installed."""
-    if not all(_installed(extra) for extra in _SIMULATORS):
+    if not (_installed("mujoco") and _installed("robotics")):
         return
     # It prints a note about Adroit reward versions that misleads everyone who works on something
     # else.
@@ -57,8 +59,8 @@ def require_simulator(extra: Extra, what: str) -> None:
 
     what: who needs them, the subject of the message; "environment Hopper-v5".
     """
-    # gymnasium-robotics brings MuJoCo along, so one command is enough for both.
-    needed: tuple[Extra, ...] = ("robotics", "mujoco") if extra == "robotics" else ("mujoco",)
+    # The others bring MuJoCo along, so one command is enough for both.
+    needed: tuple[Extra, ...] = (extra, "mujoco")
     for missing in needed:
         if not _installed(missing):
             raise DiffplanError(

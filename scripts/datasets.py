@@ -15,18 +15,36 @@ from diffplan.errors import DiffplanError
 
 @dataclass(frozen=True)
 class Make:
-    """Make PointMaze or maze2d data by the published procedures.
+    """Make PointMaze or maze2d data by the published procedures, or Meta-World's by its policies.
 
-    pointmaze-* become local Minari datasets (`minari list local` shows them too), maze2d-* files
-    in D4RL's layout and frame. The same steps and seed give the same data.
+    pointmaze-* and metaworld-* become local Minari datasets (`minari list local` shows them too),
+    maze2d-* files in D4RL's layout and frame. The same settings and seed give the same data.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
-    """pointmaze-{open,umaze,medium,large} or maze2d-{open,umaze,medium,large}[-dense]."""
-    steps: int = 200_000
-    """Environment steps; the published sets have 1,000,000 (maze2d: 1 to 4 millions)."""
+    """pointmaze-{open,umaze,medium,large}, maze2d-{open,umaze,medium,large}[-dense],
+    metaworld-mt10 or one of its tasks (metaworld-reach)."""
+    steps: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 200,000; metaworld: 150)"),
+    ] = None
+    """Mazes: environment steps in all; the published sets have 1,000,000 (maze2d: 1 to 4
+    millions). Meta-World: steps of the longest episode."""
     seed: int = 0
     """Seed of the environment and of the controller's noise."""
+    episodes_per_task: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 50)")
+    ] = None
+    """Meta-World: episodes of each task."""
+    action_noise: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0)")
+    ] = None
+    """Meta-World: standard deviation of the noise on the scripted policies' actions."""
+    workers: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: one per core, at most 8)"),
+    ] = None
+    """Meta-World: processes."""
     path_rule: Literal["depth-first", "shortest"] | None = None
     """PointMaze: how the controller finds its way, with detours as in the published data (by
     default) or without. maze2d's takes shortest paths."""
@@ -37,6 +55,7 @@ class Make:
         """Make the dataset and say what to do next."""
         from diffplan.envs.datasets import MAKEABLE, made_maze2d
         from diffplan.envs.maze2d_data import make_maze2d
+        from diffplan.envs.metaworld_data import METAWORLD
         from diffplan.envs.pointmaze import make_pointmaze
 
         if self.name not in MAKEABLE:
@@ -44,24 +63,60 @@ class Make:
                 f"diffplan cannot make '{self.name}'; it makes {', '.join(MAKEABLE)}"
             )
         file = made_maze2d(self.name)
-        if file is not None:
+        self._check(of_metaworld=self.name in METAWORLD)
+        steps = 200_000 if self.steps is None else self.steps
+        if self.name in METAWORLD:
+            self._make_metaworld()
+        elif file is not None:
             if self.path_rule == "depth-first":
                 raise DiffplanError(
                     "--path-rule depth-first is PointMaze's; maze2d's controller takes shortest "
                     "paths: leave the option out"
                 )
-            make_maze2d(self.name, self.steps, self.seed, file, overwrite=self.overwrite)
+            make_maze2d(self.name, steps, self.seed, file, overwrite=self.overwrite)
             print(f"{self.name} is the file {file}")
         else:
             dataset_id = make_pointmaze(
                 self.name,
-                self.steps,
+                steps,
                 self.seed,
                 path_rule=self.path_rule or "depth-first",
                 overwrite=self.overwrite,
             )
             print(f"{self.name} is the Minari dataset {dataset_id}")
         print(f"look at it:  diffplan datasets show {self.name}")
+
+    def _check(self, of_metaworld: bool) -> None:
+        """Refuse the options that mean nothing to these data, and no workers."""
+        if of_metaworld:
+            wrong = ["--path-rule"] if self.path_rule is not None else []
+        else:
+            given = (self.episodes_per_task, self.action_noise, self.workers)
+            names = ("--episodes-per-task", "--action-noise", "--workers")
+            wrong = [n for n, value in zip(names, given, strict=True) if value is not None]
+        if wrong:
+            kind = "the mazes'" if of_metaworld else "Meta-World's"
+            raise DiffplanError(f"{wrong[0]} is {kind}, not of {self.name}: leave the option out")
+
+    def _make_metaworld(self) -> None:
+        from diffplan.envs.datasets import load_dataset
+        from diffplan.envs.metaworld_data import make_metaworld
+
+        given = {
+            "episodes_per_task": self.episodes_per_task,
+            "steps": self.steps,
+            "action_noise": self.action_noise,
+        }
+        dataset_id = make_metaworld(
+            self.name,
+            seed=self.seed,
+            workers=self.workers,
+            overwrite=self.overwrite,
+            **{key: value for key, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )
+        for name, share in load_dataset(self.name).info.details["success_rate"].items():
+            print(f"  {name:<22} success {share:.0%}")
+        print(f"{self.name} is the Minari dataset {dataset_id}")
 
 
 @dataclass(frozen=True)
@@ -203,6 +258,7 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
             f"{int(episodes.terminations.sum()):,} terminated, "
             f"{int(episodes.truncations.sum()):,} truncated; final observation {kept}",
         ),
+        *_tasks(episodes),
         ("state", f"{layout.state_dim} columns"),
         ("goal", _goal_line(episodes)),
         ("action", f"{len(info.action_low)} columns, {_bounds_line(episodes)}"),
@@ -217,6 +273,22 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
         episodes.validate()
     except DiffplanError as error:
         lines.append(("PROBLEM", str(error)))
+    return lines
+
+
+def _tasks(episodes: Episodes) -> list[tuple[str, str]]:
+    """A line per task: episodes, returns, its own columns where there are others, environment."""
+    if episodes.tasks is None:
+        return []
+    lines = []
+    for index, task in enumerate(episodes.info.tasks):
+        own = episodes.tasks == index
+        parts = [f"{own.sum():,} episodes"]
+        if own.any():
+            parts.append(f"return {_spread(episodes.returns[own])}")
+        if task.state_dim < episodes.layout.state_dim:
+            parts.append(f"{task.state_dim} state columns")
+        lines.append((f"task {index}", f"{task.name}: {', '.join(parts)}"))
     return lines
 
 
@@ -313,6 +385,9 @@ def _evaluation(episodes: Episodes) -> str:
     import gymnasium as gym
 
     info = episodes.info
+    if info.env_id is None and info.tasks:
+        named = sorted({str(task.env_id or "unknown") for task in info.tasks})
+        return f"each task in its own: {', '.join(named)}"
     if info.env_id is None:
         return "unknown: name the environment with --env"
     kwargs = {key: value for key, value in info.env_kwargs.items() if key != "maze_map"}

@@ -37,7 +37,7 @@ class Maze2dControllers:
     def run(self) -> None:
         """Run the episodes, print and write the returns."""
         from diffplan.envs.maze2d import LAYOUTS
-        from diffplan.envs.pointmaze import software_versions
+        from diffplan.envs.minari_write import software_versions
         from diffplan.scripts.results import check_writable, write_json
 
         if self.episodes < 2 or self.seed < 0:

@@ -40,7 +40,8 @@ class PointmazeCounts:
     def run(self) -> None:
         """Make the steps, print and write the counts."""
         from diffplan.envs.mazes import POINTMAZES
-        from diffplan.envs.pointmaze import run_pointmaze, software_versions
+        from diffplan.envs.minari_write import software_versions
+        from diffplan.envs.pointmaze import run_pointmaze
         from diffplan.scripts.results import check_writable, write_json
 
         if self.steps < 1 or self.seed < 0:

@@ -268,7 +268,8 @@ def test_a_batch_of_plans_is_its_rows(network: str) -> None:
     scale = torch.rand(H, D, dtype=DOUBLE)
 
     def plan(rows: slice) -> Tensor:
-        given = Condition(*(value[rows] for value in vars(condition(dtype=DOUBLE)).values()))
+        known = vars(condition(dtype=DOUBLE)).values()
+        given = Condition(*(None if value is None else value[rows] for value in known))
         denoise = denoiser.bind(RDDM, grid, denoiser.encode(given), proposal=proposal[rows])
         return ddim(denoise, RDDM, grid, x[rows], proposal=proposal[rows], scale=scale)
 

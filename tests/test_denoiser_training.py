@@ -36,9 +36,8 @@ def test_training_finds_the_posterior_mean_of_gaussian_data() -> None:
     for _ in range(600):
         c, x0 = draw()
         u, noise = torch.rand(n), torch.randn(n, 1, 1)
-        loss = denoiser.loss(
-            x0, None, none, process, process, u, noise, None, Condition(state=c)
-        ).mean()
+        losses = denoiser.loss(x0, None, none, process, process, u, noise, None, Condition(state=c))
+        loss = losses["plan"].mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -19,7 +19,9 @@ def model(monkeypatch: pytest.MonkeyPatch) -> PlannerModel:
     config = Config(plan=PlanSpaceConfig(horizon=HORIZON, stride=STRIDE))
     model = PlannerModel(ModelSpec(1, 1, (0,)), config).eval()
 
-    def forward(state: Tensor, goal: Tensor, action: Tensor | None = None) -> Tensor:
+    def forward(
+        state: Tensor, goal: Tensor, action: Tensor | None = None, task: Tensor | None = None
+    ) -> Tensor:
         return DISCOUNT ** (100 * (state - goal).abs().squeeze(-1))
 
     monkeypatch.setattr(model.value, "forward", forward)
@@ -30,7 +32,7 @@ def steps_left(model: PlannerModel, plans: list[list[float]]) -> list[float]:
     candidates = torch.tensor(plans).unsqueeze(-1)
     context = Context(candidates[:, 0], torch.ones(len(plans), 1), None)
     with torch.no_grad():
-        values = evaluate(model, context, candidates)
+        values = evaluate(model, context, candidates, candidates, {})
     return [math.log(float(value)) / math.log(DISCOUNT) for value in values]
 
 

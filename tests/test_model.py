@@ -307,7 +307,9 @@ class Fixed(torch.nn.Module):
         super().__init__()
         self.answer = answer
 
-    def propose(self, start: Tensor, goal: Any, returns: Any, noise: Any = None) -> Proposal:
+    def propose(
+        self, start: Tensor, goal: Any, returns: Any, noise: Any = None, task: Any = None
+    ) -> Proposal:
         return Proposal(self.answer, self.answer[..., 0])
 
 

@@ -25,7 +25,7 @@ _LAGS = (4, 8, 16, 32)  # steps spanned by an edge
 _NEIGHBOURS = 3  # landmarks considered around a point
 _SPEED_LAG = 16
 _SUBSAMPLE = 20_000  # points among which landmarks are chosen
-_CHUNK = 200_000  # states whose edges are taken at once
+_CHUNK = 200_000  # states at once
 _UNREACHABLE = 1e9
 
 
@@ -100,6 +100,49 @@ def fit_landmarks(points: Tensor, starts: Tensor, count: int, seed: int) -> Land
     for via in range(m):  # Floyd-Warshall
         distances = torch.minimum(distances, distances[:, via : via + 1] + distances[via])
     return LandmarkGraph(centres, distances, speed)
+
+
+class StepsBetween:
+    """Steps between any two states of a dataset, by a graph over each of its tasks alone.
+
+    Coordinates of one task mean nothing in another, so no path joins two.
+    """
+
+    def __init__(self, states: Tensor, columns: list[int]) -> None:
+        """states: [M, D]. columns: G of them, the achieved goal. Nothing is known before `add`."""
+        self._states, self._columns = states, columns
+        self._near = torch.zeros(len(states), _NEIGHBOURS, dtype=torch.int32)
+        self._gap = torch.zeros(len(states), _NEIGHBOURS)
+        self.graph = LandmarkGraph(torch.empty(0, len(columns)), torch.empty(0, 0), 0.0)
+
+    def add(self, known: Rows, starts: Tensor, members: Rows, count: int, seed: int) -> None:
+        """Fit a graph to one task and locate its states.
+
+        known: the states it may learn from, episode by episode. starts: [E+1] offsets of these
+        episodes among them. members: all states of the task. count, seed: of `fit_landmarks`.
+        """
+        points = torch.cat([self._points(index) for index in known.split(_CHUNK)])
+        own = fit_landmarks(points, starts, count, seed)
+        before = len(self.graph.centres)
+        for index in members.split(_CHUNK):
+            near, gap = own.locate(self._points(index))
+            # fewer landmarks than neighbours: the nearest again
+            again = torch.arange(_NEIGHBOURS) % near.shape[1]
+            self._near[index], self._gap[index] = near[:, again] + before, gap[:, again]
+        centres = torch.cat([self.graph.centres, own.centres])
+        distances = torch.full((len(centres), len(centres)), _UNREACHABLE)
+        distances[:before, :before] = self.graph.distances
+        distances[before:, before:] = own.distances
+        # states are located in the graphs of their tasks: the joint speed is never asked for
+        self.graph = LandmarkGraph(centres, distances, max(self.graph.speed, own.speed))
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Steps from states `a` to states `b`, indices that broadcast; at least 1e8 if unknown."""
+        here, there = (self._near[a], self._gap[a]), (self._near[b], self._gap[b])
+        return self.graph.steps_between(here, there)
+
+    def _points(self, index: Tensor) -> Tensor:
+        return self._states[index][:, self._columns]
 
 
 def _spread(points: Tensor, count: int) -> Tensor:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from diffplan.data.episodes import Episodes
 
 _CHUNK = 65_536  # steps at once: temporaries stay in the processor's cache
 
@@ -42,3 +46,24 @@ def discounted_returns(
         carry = values[0]
         result[first : first + len(values)] = values
     return result
+
+
+def returns_to_go(episodes: Episodes, discount: float) -> Tensor:
+    """Discounted return-to-go at every state [M]; at a state after the last step what follows.
+
+    A time limit is no end: what would have followed is taken as more of the same.
+    """
+    state_starts, starts = np.asarray(episodes.state_starts), np.asarray(episodes.step_starts)
+    last = starts[1:] - 1
+    tail = np.zeros(len(last))
+    if discount < 1:
+        cut = episodes.truncations[last] & ~episodes.terminations[last]
+        sums = np.add.reduceat(episodes.rewards, starts[:-1], dtype=np.float64)
+        tail = np.where(cut, sums / np.diff(starts) / (1 - discount), 0.0)
+    extra = np.diff(state_starts) > np.diff(starts)
+    acted = np.ones(len(episodes.states), np.bool_)
+    acted[state_starts[1:][extra] - 1] = False
+    result = np.empty(len(acted), np.float32)
+    result[acted] = discounted_returns(episodes.rewards, starts, discount, tail)
+    result[~acted] = tail[extra]
+    return torch.from_numpy(result)

@@ -42,6 +42,45 @@ class Rows:
         return torch.repeat_interleave(self._shift, counts).add_(torch.arange(self._size))
 
 
+class TaskRows(Rows):
+    """Rows to draw from, where there are tasks from the one asked for; then ordered by task."""
+
+    def __init__(
+        self, first: Tensor, counts: Tensor, tasks: Tensor | None = None, balanced: bool = True
+    ) -> None:
+        """first, counts: [E] as of `Rows`. tasks: [E] task of each run, int64, None without.
+
+        balanced: each task that has members is drawn equally often, not by its share of them.
+        """
+        self._sizes: Tensor | None = None
+        if tasks is not None:
+            order = tasks.argsort(stable=True)
+            first, counts, tasks = first[order], counts[order].clamp(min=0), tasks[order]
+            self._sizes = torch.zeros(int(tasks[-1]) + 1, dtype=torch.long)
+            self._sizes.index_add_(0, tasks, counts)
+            self._before = self._sizes.cumsum(0) - self._sizes
+            self._tickets = (self._sizes.clamp(max=1) if balanced else self._sizes).cumsum(0)
+        super().__init__(first, counts)
+
+    def draw_tasks(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
+        """Draw a task for each draw to come, [*shape] int64; None, at no cost, without tasks."""
+        if self._sizes is None:
+            return None
+        ticket = torch.randint(int(self._tickets[-1]), shape, generator=generator)
+        return torch.searchsorted(self._tickets, ticket, right=True)
+
+    def draw(
+        self, shape: tuple[int, ...], generator: torch.Generator, task: Tensor | None
+    ) -> Tensor:
+        """Draw members, [*shape], from the `task` of each (broadcast to shape), of all if None."""
+        if self._sizes is None or task is None:
+            return self[torch.randint(len(self), shape, generator=generator)]
+        size = self._sizes[task]
+        # in double precision: float32 has too few digits for the members of large data
+        share = torch.rand(shape, generator=generator, dtype=torch.float64)
+        return self[self._before[task] + torch.minimum((share * size).long(), size - 1)]
+
+
 class PerEpisode:
     """table[i]: the value of the episode that state i belongs to."""
 

@@ -8,17 +8,16 @@ from torch import Tensor, nn
 
 from diffplan.config import Config
 from diffplan.data.batches import Acted, Step, Transitions, Valued, Windows
-from diffplan.data.episodes import Episodes
-from diffplan.data.landmarks import fit_landmarks
+from diffplan.data.episodes import DatasetInfo, Episodes
+from diffplan.data.landmarks import StepsBetween
 from diffplan.data.placement import fits, move, take
-from diffplan.data.returns import discounted_returns
-from diffplan.data.rows import PerEpisode, Rows, StepOf
+from diffplan.data.returns import returns_to_go
+from diffplan.data.rows import PerEpisode, Rows, StepOf, TaskRows
 from diffplan.data.targets import Sample, TargetTable
 from diffplan.errors import DiffplanError
 
 _CALIBRATION = 8192  # draws that place the zero of the advantage
 _NO_PATH = 1e8  # steps, see LandmarkGraph
-_CHUNK = 200_000  # states gathered at once
 _GOOD = 0.9  # quantile of the returns at a step from which on they all count as good
 _SAMPLE = 1_000_000  # states behind the target returns
 
@@ -49,6 +48,10 @@ class WindowSampler:
     so that what the better episodes did is learned best, at every step of an episode (as by
     cloning the best episodes alone, Chen et al. 2021, arXiv 2106.01345, section 5.1, but softly).
 
+    Several tasks (`Episodes.tasks`). With `balance_tasks` each is drawn equally often, whatever its
+    share of the data; goals, candidates and landmarks are of the window's own task. Episodes are
+    held out in each task. The quantiles of the returns are those of all tasks together.
+
     After the goal is reached the window stays at the goal's state with zero velocity: data that
     move on at once never show how to stay.
 
@@ -59,7 +62,8 @@ class WindowSampler:
     """
 
     def __init__(self, episodes: Episodes, config: Config, *, seed: int) -> None:
-        """Prepare the index tables. Raises DiffplanError if every episode is too short."""
+        """Prepare the index tables. Raises DiffplanError if every episode, also of one task,
+        is too short."""
         self.config = config
         self.layout = episodes.layout
         self.span = config.plan.horizon * config.plan.stride
@@ -83,8 +87,10 @@ class WindowSampler:
         self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
         self.goal_columns = list(self.layout.goal_columns)
         self.has_goals = bool(self.goal_columns)
-        self.returns = None if self.has_goals else self._returns_to_go(episodes)
-        held = self._held_out(counts, config.training.held_out, seed)
+        self.returns = None if self.has_goals else returns_to_go(episodes, config.data.discount)
+        self.tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
+        self.task_of = None if self.tasks is None else PerEpisode(starts, self.tasks)
+        held = self._held_out(counts, config.training.held_out, seed, episodes.info)
         self.parts = self._split(starts, counts, held)
         self.good: TargetTable | None = None
         if self.returns is not None and config.data.return_candidates > 1:
@@ -93,40 +99,60 @@ class WindowSampler:
             self.good.fit(sample)
             self.return_std = sample.returns.std().clamp(min=1e-6)
         self.offset = 0.0
-        self.graph = None
+        self.between: StepsBetween | None = None
         if self.has_goals and config.data.relabel == "stitched":
-            chunks = (self.states[i] for i in self.parts["valued"].split(_CHUNK))
-            points = torch.cat([chunk[:, self.goal_columns] for chunk in chunks])
-            offsets = nn.functional.pad(counts[~held].cumsum(0), (1, 0))
-            self.graph = fit_landmarks(points, offsets, config.data.landmarks, seed)
-            self.near, self.gap = self.graph.locate(self.states[:, self.goal_columns])
+            self.between = StepsBetween(self.states, self.goal_columns)
+            for own in self._groups(len(counts)):
+                seen = own[~held[own]]
+                known = Rows(starts[seen], counts[seen])
+                offsets = nn.functional.pad(counts[seen].cumsum(0), (1, 0))
+                every = Rows(starts[own], counts[own])
+                self.between.add(known, offsets, every, config.data.landmarks, seed)
             generator = torch.Generator().manual_seed(seed)
             start = self._starts(_CALIBRATION, generator, "train")
             advantage = self._pick_goal(start, generator)[1]
-            known = advantage[advantage > -_NO_PATH]
-            self.offset = float(known.quantile(0.75)) if len(known) else 0.0
+            reached = advantage[advantage > -_NO_PATH]
+            self.offset = float(reached.quantile(0.75)) if len(reached) else 0.0
 
-    def _held_out(self, counts: Tensor, share: float, seed: int) -> Tensor:
-        """Which episodes [E] are held out; none if the others are all too short to train on."""
-        episodes = len(counts)
-        held = torch.zeros(episodes, dtype=torch.bool)
-        if episodes > 1:
-            order = torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))
-            held[order[: min(max(1, round(share * episodes)), episodes - 1)]] = True
+    def _groups(self, episodes: int) -> list[Tensor]:
+        """The episodes [n] of each task that has some; all of them without tasks."""
+        if self.tasks is None:
+            return [torch.arange(episodes)]
+        return [(self.tasks == task).nonzero().flatten() for task in self.tasks.unique().tolist()]
+
+    def _held_out(self, counts: Tensor, share: float, seed: int, info: DatasetInfo) -> Tensor:
+        """Which episodes [E] are held out; none of a task if its others are all too short."""
+        held = torch.zeros(len(counts), dtype=torch.bool)
         usable = counts > self.config.plan.stride
-        return held if (usable & ~held).any() else torch.zeros_like(held)
+        generator = torch.Generator().manual_seed(seed)
+        for own in self._groups(len(counts)):
+            if self.tasks is not None and not usable[own].any():
+                raise DiffplanError(
+                    f"task {info.tasks[int(self.tasks[own[0]])].name} of {info.id} has no episode "
+                    f"of more than {self.config.plan.stride} states, the stride of the plans; "
+                    "leave it out or lower --plan.stride"
+                )
+            if len(own) > 1:
+                order = own[torch.randperm(len(own), generator=generator)]
+                held[order[: min(max(1, round(share * len(own))), len(own) - 1)]] = True
+            if not (usable & ~held)[own].any():
+                held[own] = False
+        return held
 
-    def _split(self, starts: Tensor, counts: Tensor, held: Tensor) -> dict[str, Rows]:
+    def _split(self, starts: Tensor, counts: Tensor, held: Tensor) -> dict[str, TaskRows]:
         """States from which at least one plan state follows, by held-out episodes.
 
-        "valued" holds all states of the training episodes.
+        "valued" holds all states of the training episodes, "starts" the first of each.
         """
         first, usable = starts[:-1], counts - self.config.plan.stride
-        parts = {
-            "train": Rows(first, usable * ~held),
-            "held-out": Rows(first, usable * held),
-            "valued": Rows(first, counts * ~held),
+        sizes = {
+            "train": usable * ~held,
+            "held-out": usable * held,
+            "valued": counts * ~held,
+            "starts": (~held).long(),
         }
+        balance = self.config.data.balance_tasks
+        parts = {key: TaskRows(first, size, self.tasks, balance) for key, size in sizes.items()}
         if not len(parts["held-out"]):
             parts["held-out"] = parts["train"]
         return parts
@@ -142,30 +168,9 @@ class WindowSampler:
             self.returns = None if self.returns is None else self.returns.to(device)
         return self
 
-    def _returns_to_go(self, episodes: Episodes) -> Tensor:
-        """Discounted return-to-go at every state [M]; at a state after the last step what follows.
-
-        A time limit is no end: what would have followed is taken as more of the same.
-        """
-        discount = self.config.data.discount
-        state_starts, starts = np.asarray(episodes.state_starts), np.asarray(episodes.step_starts)
-        last = starts[1:] - 1
-        tail = np.zeros(len(last))
-        if discount < 1:
-            cut = episodes.truncations[last] & ~episodes.terminations[last]
-            sums = np.add.reduceat(episodes.rewards, starts[:-1], dtype=np.float64)
-            tail = np.where(cut, sums / np.diff(starts) / (1 - discount), 0.0)
-        extra = np.diff(state_starts) > np.diff(starts)
-        acted = np.ones(len(episodes.states), np.bool_)
-        acted[state_starts[1:][extra] - 1] = False
-        result = np.empty(len(acted), np.float32)
-        result[acted] = discounted_returns(episodes.rewards, starts, discount, tail)
-        result[~acted] = tail[extra]
-        return torch.from_numpy(result)
-
     def _starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
         table = self.parts[part]
-        return table[torch.randint(len(table), (batch,), generator=generator)]
+        return table.draw((batch,), generator, table.draw_tasks((batch,), generator))
 
     def _good_starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
         """Starts in training of good returns rather than bad ones, see the class; else as any."""
@@ -173,7 +178,7 @@ class WindowSampler:
             return self._starts(batch, generator, part)
         data, table = self.config.data, self.parts["train"]
         shape = (batch, data.return_candidates)
-        candidates = table[torch.randint(len(table), shape, generator=generator)]
+        candidates = table.draw(shape, generator, table.draw_tasks((batch, 1), generator))
         assert self.returns is not None
         returns = take(self.returns, candidates).cpu()
         wanted = self.good(_GOOD, candidates - self.first[candidates])
@@ -182,19 +187,27 @@ class WindowSampler:
         pick = (shortfall / data.return_temperature + gumbel).argmax(1)
         return candidates[torch.arange(batch), pick]
 
-    def _at(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.near[index], self.gap[index]
+    def _task(self, state: Tensor) -> Tensor | None:
+        """The task [B] that states [B] are of; None without tasks."""
+        return None if self.task_of is None else self.task_of[state]
+
+    def _told(self, state: Tensor, generator: torch.Generator) -> tuple[Tensor | None, ...]:
+        """The task of states [B] and, where networks are told by it, a prompt [B, P, D]."""
+        task, tasks = self._task(state), self.config.tasks
+        if task is None or tasks.given != "prompt":
+            return task, None
+        return task, self.prompts(task, tasks.prompt, generator)
 
     def _steps(self, a: Tensor, b: Tensor) -> Tensor:
-        assert self.graph is not None
-        return self.graph.steps_between(self._at(a), self._at(b))
+        assert self.between is not None
+        return self.between(a, b)
 
     def _pick_goal(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A goal state of any training episode per start [B]: index [B], its advantage [B]."""
+        """A goal state of the same task in training per start [B]: index [B], its advantage [B]."""
         data = self.config.data
         shape = (len(start), data.goal_candidates)
-        known = self.parts["valued"]
-        candidates = known[torch.randint(len(known), shape, generator=generator)]
+        task = self._task(start[:, None])
+        candidates = self.parts["valued"].draw(shape, generator, task)
         steps = (self.last[start] - start).clamp(max=self.span)
         here = self._steps(start[:, None], candidates)
         there = self._steps((start + steps)[:, None], candidates)
@@ -227,14 +240,17 @@ class WindowSampler:
             step = self._acted(start, last, generator) if acted else None
             mask, actions = inside[:, 1:].float(), self._actions(start, last)
             rewards = self._rewards(start, last) if self.config.tells("rewards") else None
-            return Windows(states, mask, None, returns, torch.ones(batch), step, actions, rewards)
+            told = self._told(start, generator)
+            return Windows(
+                states, mask, None, returns, torch.ones(batch), step, actions, rewards, *told
+            )
 
         later = start + 1 + (torch.rand(batch, generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
         to_goal = (goal - start).float()
         weight = torch.ones(batch)
         own = torch.ones(batch, dtype=torch.bool)
-        if self.graph is not None:
+        if self.between is not None:
             steps = (goal - start).clamp(max=self.span)
             rest = self._steps(start + steps, goal) * (goal - start > steps)
             advantage = self._steps(start, goal) - steps - rest - self.offset
@@ -260,7 +276,8 @@ class WindowSampler:
         step = self._acted(start, until, generator) if acted else None
         actions = self._actions(start, until)
         rewards = reached[:, 1:].float() if self.config.tells("rewards") else None
-        return Windows(states, mask, goals, returns, weight, step, actions, rewards)
+        told = self._told(start, generator)
+        return Windows(states, mask, goals, returns, weight, step, actions, rewards, *told)
 
     def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
@@ -302,6 +319,7 @@ class WindowSampler:
             take(self.states, start + lag),
             lag.float(),
             take(self.actions, self.step_of[start]),
+            self._task(start),
         )
 
     def valued(self, batch: int, generator: torch.Generator) -> Valued:
@@ -314,18 +332,18 @@ class WindowSampler:
         bootstrapped = heads.value_target == "bootstrapped"
         part = "train" if heads.value_input == "state-action" or bootstrapped else "valued"
         start = self._starts(batch, generator, part)
-        actions = take(self.actions, self.step_of[start])
+        actions, task = take(self.actions, self.step_of[start]), self._task(start)
         if not self.has_goals:
             assert self.returns is not None
             returns = take(self.returns, start)
             step = self._step(start) if bootstrapped else None
-            return Valued(take(self.states, start), None, actions, returns, step)
+            told = self._told(start, generator)
+            return Valued(take(self.states, start), None, actions, returns, step, *told)
         later = (torch.rand(batch, generator=generator) * (self.last[start] - start + 1)).long()
         goal = torch.minimum(start + later, self.last[start])
         steps = (goal - start).float()
-        if self.graph is not None:
-            known = self.parts["valued"]
-            other = known[torch.randint(len(known), (batch,), generator=generator)]
+        if self.between is not None:
+            other = self.parts["valued"].draw((batch,), generator, task)
             own = torch.rand(batch, generator=generator) < 0.5
             goal = torch.where(own, goal, other)
             steps = torch.where(
@@ -333,7 +351,21 @@ class WindowSampler:
             )
         goals = take(self.states, goal)[:, self.goal_columns]
         step = self._step(start, goal) if bootstrapped else None
-        return Valued(take(self.states, start), goals, actions, self._goal_return(steps), step)
+        returns = self._goal_return(steps)
+        told = self._told(start, generator)
+        return Valued(take(self.states, start), goals, actions, returns, step, *told)
+
+    def prompts(self, task: Tensor, length: int, generator: torch.Generator) -> Tensor:
+        """Demonstrations of tasks [B]: states [B, length, D] of a training episode of each.
+
+        Evenly spaced from its first to its last state; every training episode of a task is as
+        likely as any other, also the one that a window is from. Raises DiffplanError without tasks.
+        """
+        if self.tasks is None:
+            raise DiffplanError("prompts show a task, and these data have none; see combine")
+        first = self.parts["starts"].draw((len(task),), generator, task.cpu())
+        steps = (self.last[first] - first)[:, None] * torch.linspace(0, 1, length)
+        return take(self.states, first[:, None] + steps.round().long())
 
     def _step(self, start: Tensor, goal: Tensor | None = None) -> Step:
         """What follows states `start` [B], on the way to states `goal` [B] if given."""
@@ -354,13 +386,14 @@ class WindowSampler:
     def returns_by_step(self, seed: int) -> Sample:
         """Returns-to-go of training states with their steps: all, or a seeded draw of a million.
 
-        With goals, of states and goals as the value is trained on.
+        With goals, of states and goals as the value is trained on; with tasks as they are drawn.
         """
         generator = torch.Generator().manual_seed(seed)
         if self.returns is None:
             returns = self.valued(_CALIBRATION, generator).returns
             return Sample(returns, torch.zeros(len(returns), dtype=torch.long))
         part = self.parts["train"]
-        many = len(part) > _SAMPLE
-        index = self._starts(_SAMPLE, generator, "train") if many else part.tensor()
+        drawn = len(part) > _SAMPLE or self.tasks is not None
+        count = min(len(part), _SAMPLE)
+        index = self._starts(count, generator, "train") if drawn else part.tensor()
         return Sample(take(self.returns, index), index - self.first[index])

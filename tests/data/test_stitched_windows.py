@@ -159,8 +159,8 @@ def test_goals_and_landmarks_come_from_training_episodes(
         lanes[f"{part} goals"] = set(windows.goals[:, 1].tolist())
     assert len(lanes["train"]) == len(lanes["held-out"]) == 6
     assert not lanes["train"] & lanes["held-out"]
-    assert sampler.graph is not None
-    assert set(sampler.graph.centres[:, 1].tolist()) == lanes["train"]
+    assert sampler.between is not None
+    assert set(sampler.between.graph.centres[:, 1].tolist()) == lanes["train"]
     assert lanes["train goals"] == lanes["held-out goals"] == lanes["train"]
 
 
