@@ -49,12 +49,14 @@ class PlannerAgent:
         train_seconds, updates: what the training took, for reports. engine: how decisions are run,
         one of `diffplan.engines.ENGINES` or "auto". planning: settings of
         `PlanningConfig` that replace the model's own, e.g. steps=3; a quantile or a target by step
-        also in place of the model's own target_return.
+        also in place of the model's own target_return, a start_rule of its start_level.
         Raises DiffplanError for a wrong setting, or one of a target return that has no effect.
         """
         read_off = "target_quantile" in planning or planning.get("target") == "by-step"
         if read_off and "target_return" not in planning:
             planning["target_return"] = None
+        if "start_rule" in planning and "start_level" not in planning:
+            planning["start_level"] = None
         settings = replace_planning(model.config, **planning).planning
         _check_target(settings, model, goals=layout.goal_dim > 0)
         if settings.candidates is None:

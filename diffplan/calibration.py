@@ -34,8 +34,8 @@ from diffplan.samplers import Denoise
 from diffplan.selection import Context
 
 FILE = "calibration.safetensors"
-CONDITIONS = ("guidance_weight", "guidance_convention", "clip")
-"""Planning settings that change the denoiser, and with it the statistics."""
+CONDITIONS = ("start", "conditional_weight", "clip")
+"""Properties of the planning settings that change the denoiser, and with it the statistics."""
 
 _FORMAT = "1"
 _RIDGE = 1e-6  # in squared plan units; f hardly varies where the data hardly do
@@ -233,7 +233,7 @@ def calibrate(
     settings = dataclasses.replace(settings, candidates=1, sampler="ddim", eta=0.0, reuse=False)
     own, chain = chain_of(model, settings), _whole_chain(model, settings)
     generator = torch.Generator().manual_seed(seed)
-    rows, dim, horizon = model.rows, model.spec.state_dim, model.config.plan.horizon
+    rows, dim, horizon = model.rows, model.plan_dim, model.config.plan.horizon
     device = contexts.state.device
     parts: list[Part] = []
     for first in range(0, len(contexts.state), _BATCH):
@@ -245,7 +245,7 @@ def calibrate(
             return torch.randn(shape, generator=generator).to(device)
 
         noise = Noise(
-            normal(count, 1, horizon, dim + 1),
+            normal(count, 1, horizon, model.spec.state_dim + 1),
             normal(count, 1, rows, dim),
             None,
             torch.zeros(count, 1, device=device),
@@ -323,8 +323,9 @@ def check_conditions(statistics: Statistics, settings: PlanningConfig) -> None:
         known = statistics.conditions.get(name)
         if known != asked:
             raise DiffplanError(
-                f"planning.{name} is {asked}, but the statistics of dpm-solver-v3 were estimated "
-                f"with {known}; run `diffplan calibrate` with the same setting"
+                f"{name} of the planning settings is {asked}, but the statistics of dpm-solver-v3 "
+                f"were estimated with {known}; plan with that, or run `diffplan calibrate` on "
+                f"a run trained or called with {asked}"
             )
 
 

@@ -95,7 +95,8 @@ def _stream_chain(model: PlannerModel, streams: StreamDenoiser, settings: Planni
 def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     """Networks that one plan from scratch calls one after the other, candidates at once.
 
-    Proposer steps, denoiser evaluations (two for a guided one) and value gradients.
+    Proposer steps, denoiser evaluations (one, of twice the rows, for a guided one) and value
+    gradients.
     """
     calls = 0
     if settings.start != "noise" and model.proposer is not None:
@@ -108,10 +109,9 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     if chain.streams:
         return calls + len(chain.grid) - 1 + asks
     calls += model.config.tells("returns") and asks and model.use_returns
-    guided = 1 + (settings.conditional_weight != 1.0)
-    calls += guided * evaluations(settings.sampler, chain.grid)
-    if settings.value_guidance:
-        calls += sum(t >= settings.value_guidance_until for t in chain.grid[:-1])
+    calls += evaluations(settings.sampler, chain.grid)
+    if settings.value_guidance:  # not in the last step
+        calls += sum(t >= settings.value_guidance_until for t in chain.grid[:-2])
     return calls
 
 

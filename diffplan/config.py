@@ -246,9 +246,10 @@ class PlanningConfig:
     """interpolate: eps_u + w (eps_c - eps_u), 1 is conditional (Decision Diffuser). extrapolate:
     (1 + w) eps_c - w eps_u, 0 is conditional (Ho & Salimans)."""
     value_guidance: float = 0.0
-    """Weight of the noisy value's gradient in every step (Diffuser; needs heads.noisy_value)."""
-    value_guidance_until: int = 2
-    """Noise level, counted from clean, below which the gradient no longer guides."""
+    """Weight of the noisy value's gradient in every step, in units of the return (Diffuser; needs
+    heads.noisy_value)."""
+    value_guidance_until: int = 3
+    """Noise level, 1 the least, below which the gradient no longer guides."""
     keep: int = 8
     """Strides a plan is followed before the next one is made."""
     reuse: bool = False

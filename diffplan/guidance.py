@@ -6,6 +6,7 @@ weights that sum to one is the same as mixing eps or v predictions.
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -74,15 +75,23 @@ Gradient = Callable[[Tensor, int], Tensor]
 
 
 def value_gradient(
-    denoise: Denoise, gradient: Gradient, process: Process, weight: float, until: int
+    denoise: Denoise,
+    gradient: Gradient,
+    process: Process,
+    weight: float,
+    until: int,
+    grid: tuple[int, ...],
+    eta: float = 1.0,
 ) -> Denoise:
     """Move x0_hat up the gradient of a value of x_t (Janner et al. 2022, algorithm 1).
 
     They shift the mean of every ancestral step by weight times its variance times the gradient;
-    here x0_hat is shifted by what does the same to that mean, so that any sampler can use it.
-    until: level below which nothing guides.
+    here x0_hat is shifted by what does the same to the mean of the step of `grid` that is taken,
+    by ddim with this eta (1 is ancestral). What sampler takes other steps is guided about as much.
+    until: level below which nothing guides; the last step, which is not noisy, never is.
     """
-    factors = {t: weight * _shift(process, t) for t in range(max(until, 1), process.T + 1)}
+    steps = (pair for pair in pairwise(grid) if pair[0] >= until)
+    factors = {t: weight * _shift(process, t, s, eta) for t, s in steps}
 
     def guided(x: Tensor, t: int) -> Tensor:
         x0 = denoise(x, t)
@@ -92,10 +101,10 @@ def value_gradient(
     return guided
 
 
-def _shift(process: Process, t: int) -> float:
-    """Variance of the ancestral step t -> t - 1 over the share that x0_hat has in its mean."""
-    variance = process.posterior_std(t, t - 1) ** 2
+def _shift(process: Process, t: int, s: int, eta: float) -> float:
+    """Variance of the ancestral step t -> s over the share of x0_hat in the mean of ddim's."""
+    variance = process.posterior_std(t, s) ** 2
     if variance == 0.0:
         return 0.0
-    keep = math.sqrt(max(0.0, process.sigma[t - 1] ** 2 - variance)) / process.sigma[t]
-    return variance / (process.a[t - 1] - keep * process.a[t])
+    keep = math.sqrt(max(0.0, process.sigma[s] ** 2 - eta**2 * variance)) / process.sigma[t]
+    return variance / (process.a[s] - keep * process.a[t])

@@ -207,6 +207,8 @@ def optimise(
             process,
             settings.value_guidance,
             settings.value_guidance_until,
+            grid,
+            1.0 if settings.sampler == "ancestral" else settings.eta,
         )
     if settings.clip is not None:
         denoise = guidance.clip(denoise, settings.clip)
@@ -278,7 +280,8 @@ def _value_gradient(model: PlannerModel, context: Context, process: Process) -> 
     condition = model.value_condition(context.state, context.goal)
 
     def worth(x: Tensor, level: Tensor, given: Tensor) -> Tensor:
-        return value(x, level, given).sum()
+        # in the units of the data's returns, as published weights are meant
+        return model.returns.std[0] * value(x, level, given).sum()
 
     slope = torch.func.grad(worth)
 

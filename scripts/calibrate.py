@@ -89,6 +89,8 @@ def _calibrate(options: Calibrate) -> Path:
         options.folder,
         checkpoint=options.checkpoint,
         device=options.device,
+        # any other sampler: what is to be estimated is not there yet
+        sampler="ddim",
         **{name: value for name, value in given.items() if value is not None},
     )
     last = options.checkpoint == "last"
@@ -158,7 +160,10 @@ def _samples(
     windows = sampler.sample(options.samples, generator)
     states = model.states(windows.states.to(agent.device))
     goals = None if windows.goals is None else windows.goals.to(agent.device)
-    x0 = model.to_plan(states[:, 0], states[:, 1:])
+    actions = None
+    if model.config.actions_in_plan and windows.actions is not None:
+        actions = model.scaled_actions(windows.actions.to(agent.device))
+    x0 = model.to_plan(states[:, 0], states[:, 1:], actions)
     return Context(states[:, 0], model.goal(goals), returns), x0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,16 +23,20 @@ if TYPE_CHECKING:
 
 _ROUNDS, _PLANS_A_ROUND = 3, 6  # of timing
 _PROTOCOL = (
-    "Every row has the same data and the same number of updates, and where it has a network of a "
-    "kind the same size of it. A cell is one row, dataset and training seed: it chooses its "
-    "plan-keeping interval, the best mean of those tried, on {tune_episodes} episodes from seed "
-    "{tune_seed}, and is scored with it on {episodes} episodes from seed {seed}, the same for "
-    "all. Intervals are 95 %, by a bootstrap over training seeds and the episodes of each: with "
-    "few training seeds they say less than the truth about how these differ. Milliseconds are "
-    "medians at a batch of one, eager on one thread, environment time excluded; all rows of a "
-    "dataset are timed in turn in {rounds} rounds, of which each row's fastest counts; per "
-    "decision is one plan and the steps until the next over their number. Network calls are those "
-    "of one plan that wait for one another: proposer, denoiser and value gradient."
+    "Every row has the same data and the same number of updates. Networks of a kind are the same "
+    "size, but for the transformer of the Decision Transformer, and without a goal ours averages "
+    "four value networks and draws the better of 16 windows, which are its settings and not "
+    "theirs; batches are 256 windows where there is no proposer and 64 with one, noised twice. "
+    "Without a goal Diffuser plans 16 candidates, and Decision Diffuser's horizon is 31. A cell "
+    "is one row, dataset and training seed: it chooses its plan-keeping interval, the best mean "
+    "of those tried, on {tune_episodes} episodes from seed {tune_seed}, and is scored with it on "
+    "{episodes} episodes from seed {seed}, the same for all. Intervals are 95 %, by a bootstrap "
+    "over training seeds and the episodes of each: with few training seeds they say less than the "
+    "truth about how these differ. Milliseconds are medians at a batch of one, eager on one "
+    "thread, environment time excluded; all rows of a dataset are timed in turn in {rounds} "
+    "rounds, of which each row's fastest counts; per decision is one plan and the steps until the "
+    "next over their number. Network calls are those of one plan that wait for one another: "
+    "proposer, denoiser and value gradient."
 )
 
 
@@ -79,8 +84,14 @@ class Survey:
             for data, name in zip(self.data, names, strict=True)
         ]
         if not self.summary:
-            for data, name, label, seed in cells[index::count]:
-                self._cell(data, self.out / name, label, seed)
+            # rows that share a network belong to one part: two must not train it at once
+            runs = list(
+                dict.fromkeys(self._run(self.out / n, label, s) for _, n, label, s in cells)
+            )
+            mine = set(runs[index::count])
+            for data, name, label, seed in cells:
+                if self._run(self.out / name, label, seed) in mine:
+                    self._cell(data, self.out / name, label, seed)
         if count > 1 and any(
             self._done(self.out / n, label, s) is None for _, n, label, s in cells
         ):
@@ -95,9 +106,19 @@ class Survey:
     def _check(self) -> tuple[int, int]:
         if not self.data:
             raise DiffplanError("name at least one dataset; see: diffplan datasets list")
-        for name in ("seeds", "steps", "episodes", "tune_episodes"):
-            if (value := getattr(self, name)) < 1:
-                raise DiffplanError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        least = {
+            "seeds": 1,
+            "steps": 1,
+            "episodes": 1,
+            "tune_episodes": 1,
+            "seed": 0,
+            "tune_seed": 0,
+        }
+        for name, low in least.items():
+            if (value := getattr(self, name)) < low:
+                raise DiffplanError(
+                    f"--{name.replace('_', '-')} must be at least {low}, got {value}"
+                )
         known = GROUPS[self.rows]
         if unknown := [label for label in self.only if label not in known]:
             raise DiffplanError(f"no row {unknown[0]!r} in {self.rows}; it has {', '.join(known)}")
@@ -115,6 +136,11 @@ class Survey:
         if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
             raise DiffplanError(f"--part is {self.part!r}, expected I/N with 1 <= I <= N, as 1/2")
         return int(index) - 1, int(count)
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """Datasets whose environments are there."""
+        return set()
 
     # --- Cells -----------------------------------------------------------------------------------
 
@@ -152,11 +178,28 @@ class Survey:
             option = f"--{key.replace('_', '-')}"
             given = [option, str(value)]
             options += [_flag(option, value)] if isinstance(value, bool) else given
+        self._check_environment(data)
         # goes on where a run stopped, and refuses one of other settings
         Train.parse([row.config, *options, "--seed", str(seed), "--resume"]).run()
         file = self._file(folder, label, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"asked": self._asked(label), **self._score(run, row, label)})
+
+    def _check_environment(self, data: str) -> None:
+        """Refuse before the training what could not be scored after it."""
+        from diffplan.envs.datasets import load_dataset
+        from diffplan.envs.environments import evaluation_env_factory
+
+        if data in self._known:
+            return
+        info = load_dataset(data, None, progress=False).info
+        if info.env_id is None:
+            raise DiffplanError(
+                f"{data} does not say in which environment it was collected, which a survey needs; "
+                "name the file after a D4RL task, or store an env_id in it"
+            )
+        evaluation_env_factory(info)
+        self._known.add(data)
 
     def _score(self, run: Path, row: Row, label: str) -> dict[str, Any]:
         """Tune and evaluate one trained network."""
@@ -221,6 +264,11 @@ class Survey:
             found = self._dataset(self.out / name)
             if found["rows"]:
                 report["survey"][name] = found
+        if not report["survey"]:
+            raise DiffplanError(
+                f"{self.out} holds no cells of these {self.rows} with these settings; run the "
+                "command without --summary, or give the settings it was run with"
+            )
         write_json(target, report)
         pictures = draw(report, self.out, self.rows)
         print(survey_table(report))

@@ -77,7 +77,7 @@ PROCESSES: dict[str, Row] = {
     "SDEdit, level by cosine": Row(
         OURS, planning={**_ONE, "start": "sdedit", "start_level": None, "start_rule": "cosine"}
     ),
-    "published start": Row(OURS, planning={**_ONE, "start": "published", "start_level": 5}),
+    "raw proposal at level 5": Row(OURS, planning={**_ONE, "start": "published", "start_level": 5}),
     "noise, 5 steps": Row(OURS, planning={**_ONE, "start": "noise", "start_level": None}),
 }
 

@@ -272,8 +272,8 @@ def test_every_network_is_calibrated(network: str, models, plan_inputs) -> None:
     assert torch.equal(found.l, again.l) and torch.equal(found.b, again.b)
     assert found.l[2:5].std() > 1e-3  # an untrained network still has a Jacobian
     assert found.conditions == {
-        "guidance_weight": 1.0,
-        "guidance_convention": "interpolate",
+        "start": "noise",
+        "conditional_weight": 1.0,
         "clip": 5.0,
     }
 
@@ -294,7 +294,7 @@ def test_the_denoiser_is_the_one_that_planning_uses(models, plan_inputs) -> None
     assert (found.l[1:, 0] == 1).all() and (found.l[1:, 1:] != 1).all()
     torch.testing.assert_close(found.b[1:, 0], torch.zeros_like(found.b[1:, 0]))
     weighted = calibrate(model, contexts, settings_of(model, guidance_weight=2.0, start_level=8))
-    assert weighted.conditions["guidance_weight"] == 2.0
+    assert weighted.conditions["conditional_weight"] == 2.0
     assert not torch.allclose(weighted.l, found.l, atol=1e-4)
     shut = calibrate(model, contexts, settings_of(model, clip=1e-9, start_level=8))
     assert (shut.l[1:] == 1).all()
@@ -344,9 +344,9 @@ def test_other_settings_than_calibrated_are_refused(models, plan_inputs) -> None
     model = models("from-noise")
     found = calibrate(model, contexts_of(model, plan_inputs), settings_of(model))
     check_conditions(found, settings_of(model, steps=3))
-    with pytest.raises(DiffplanError, match=r"guidance_weight is 1\.5, .* estimated with 1\.0"):
+    with pytest.raises(DiffplanError, match=r"conditional_weight .* is 1\.5, .* with 1\.0"):
         check_conditions(found, settings_of(model, guidance_weight=1.5))
-    with pytest.raises(DiffplanError, match=r"planning\.clip is None, .* with 5\.0; run `diffplan"):
+    with pytest.raises(DiffplanError, match=r"clip of the .* is None, .* with 5\.0; plan"):
         check_conditions(found, settings_of(model, clip=None))
 
 
@@ -356,7 +356,7 @@ def test_other_settings_than_calibrated_are_refused(models, plan_inputs) -> None
 @pytest.fixture
 def kept(tmp_path: Path) -> tuple[Path, Statistics]:
     """A checkpoint folder with statistics, and these."""
-    conditions = {"guidance_weight": 1.2, "guidance_convention": "extrapolate", "clip": None}
+    conditions = {"start": "noise", "conditional_weight": 2.2, "clip": None}
     found = estimate(RDDM, [part(RDDM, COVARIANCE, 20)], conditions=conditions)
     folder = tmp_path / "checkpoint-00000001"
     folder.mkdir()

@@ -8,7 +8,7 @@ from diffplan import guidance
 from diffplan.family import betas_cosine, betas_linear, ddpm, rddm
 from diffplan.grids import time_grid
 from diffplan.process import STARTS
-from diffplan.samplers import Denoise, ancestral
+from diffplan.samplers import Denoise, ancestral, ddim
 from diffplan.solvers import SAMPLERS, evaluations
 
 B, H, D = 4, 5, 3
@@ -135,24 +135,27 @@ def test_a_value_s_gradient_shifts_the_ancestral_mean_by_its_variance() -> None:
     noise = torch.zeros(2, B, H, D).double()
     weight = 0.3
 
-    def step(denoise: Denoise, t: int) -> Tensor:
+    def step(denoise: Denoise, grid: tuple[int, ...], eta: float) -> Tensor:
         seen: list[Tensor] = []
 
         def shown(x: Tensor, level: int) -> Tensor:
             seen.append(x)
             return denoise(x, level)
 
-        ancestral(shown, COSINE, (t, t - 1, 0), x, noise=noise)
+        ddim(shown, COSINE, grid, x, noise=noise, eta=eta)
         return seen[1]
 
-    for t in (20, 12, 4):
-        guided = guidance.value_gradient(
-            lambda x, t: x0, lambda x, t: slope, COSINE, weight, until=4
+    def guided(grid: tuple[int, ...], eta: float) -> Denoise:
+        return guidance.value_gradient(
+            lambda x, t: x0, lambda x, t: slope, COSINE, weight, 4, grid, eta
         )
-        shift = step(guided, t) - step(lambda x, t: x0, t)
-        expected = weight * COSINE.posterior_std(t, t - 1) ** 2 * slope
+
+    for t, s, eta in ((20, 19, 1.0), (12, 11, 1.0), (4, 3, 1.0), (20, 16, 1.0), (8, 4, 0.0)):
+        grid = (t, s, 0)
+        shift = step(guided(grid, eta), grid, eta) - step(lambda x, t: x0, grid, eta)
+        expected = weight * COSINE.posterior_std(t, s) ** 2 * slope
         torch.testing.assert_close(shift, expected, rtol=1e-9, atol=1e-12)
-    below = guidance.value_gradient(lambda x, t: x0, lambda x, t: slope, COSINE, weight, until=4)
+    below = guided((4, 3, 2, 0), 1.0)
     assert torch.equal(below(x, 3), x0)
 
 
@@ -167,10 +170,11 @@ def test_value_guidance_reaches_the_tilted_gaussian() -> None:
         # log E[exp(tilt x0) | x_t] = tilt a x_t + const
         return tilt * process.a[t] * torch.ones_like(x)
 
-    guided = guidance.value_gradient(denoise, gradient, process, 1.0, until=1)
+    grid = time_grid(200, 200)
+    guided = guidance.value_gradient(denoise, gradient, process, 1.0, 1, grid)
     generator = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(*shape, generator=generator) for shape in ((n, 1, 1), (200, n, 1, 1)))
-    end = ancestral(guided, process, time_grid(200, 200), x, noise=noise)
+    end = ancestral(guided, process, grid, x, noise=noise)
     # short of it by what 200 levels discretise away
     assert end.mean().item() == pytest.approx(tilt, abs=0.06 * tilt + 3 / n**0.5)
     assert end.var().item() == pytest.approx(1.0, abs=0.12)
