@@ -209,7 +209,7 @@ def test_the_command_makes_shows_and_lists(
     assert main(["datasets", "show", "metaworld-reach"]) == 0
     out = capsys.readouterr().out
     assert "task 0            reach: 1 episodes, return min" in out
-    assert "evaluation        each task in its own: diffplan/metaworld-v3" in out
+    assert "evaluation        diffplan/metaworld-v3, at most 500 steps, env_name=reach-v3" in out
     assert main(["datasets", "list", "metaworld"]) == 0
     out = capsys.readouterr().out
     assert "metaworld/reach-v0" in out and "diffplan datasets make metaworld-mt10" in out
