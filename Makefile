@@ -39,7 +39,7 @@ format: $(INSTALLED)
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@.ci/setup $(VENV) -e '.[dev,onnx,robotics,video]'
+	@.ci/setup $(VENV) -e '.[dev,metaworld,onnx,robotics,video]'
 	@touch $@
 
 clean:

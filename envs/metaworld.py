@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from diffplan.data.episodes import DatasetInfo
 from diffplan.envs.simulators import require_simulator
 from diffplan.errors import DiffplanError
 
 AFTER_SUCCESS = 10
+_COLUMNS = 39
 
 
 class MetaWorld(gym.Env):
@@ -82,3 +85,36 @@ class MetaWorld(gym.Env):
 
     def close(self) -> None:
         self.sim.close()
+
+
+class ScriptedPolicy:
+    """Meta-World's own policy of a task, without noise, for observations [B, 39 or more].
+
+    Its actions [B, 4] follow from the observation alone; it keeps no state.
+    """
+
+    def __init__(self, env_name: str) -> None:
+        require_simulator("metaworld", f"the scripted policy of {env_name}")
+        from metaworld.policies import ENV_POLICY_MAP
+
+        kind: Any = ENV_POLICY_MAP[env_name]
+        self.policy = kind()
+
+    def predict(
+        self,
+        observation: Any,
+        state: None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that some actions are clipped
+            rows = [self.policy.get_action(row[:_COLUMNS]) for row in np.asarray(observation)]
+        return np.clip(np.stack(rows), -1.0, 1.0).astype(np.float32), None
+
+
+def scripted_policies(info: DatasetInfo) -> dict[str, ScriptedPolicy]:
+    """The policy that made the data of a Meta-World task, as "controller"; {} for other data."""
+    if info.env_id != "diffplan/metaworld-v3":
+        return {}
+    return {"controller": ScriptedPolicy(info.env_kwargs["env_name"])}

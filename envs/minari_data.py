@@ -210,6 +210,8 @@ def _write(
             counts.append(len(states))
         env_id, env_kwargs = _evaluation(dataset)
         tasks, task_of = _tasks(dataset_id, dataset)
+        if env_id is None and len(tasks) == 1:
+            env_id, env_kwargs = tasks[0].env_id, tasks[0].env_kwargs
         low, high = action_bounds(dataset.action_space, extremes)
         details = _details(dataset.storage.metadata)
         store.finish(

@@ -11,8 +11,9 @@ from diffplan.data.episodes import DatasetInfo, Episodes
 from diffplan.envs.controllers import RandomPolicy, pointmaze_controllers
 from diffplan.envs.d4rl_catalogue import CATALOGUE
 from diffplan.envs.data_returns import comparable_returns
-from diffplan.envs.datasets import load_dataset
+from diffplan.envs.datasets import load_dataset, load_datasets
 from diffplan.envs.maze2d_controllers import maze2d_controllers
+from diffplan.envs.metaworld import scripted_policies
 from diffplan.envs.minari_data import is_local
 from diffplan.envs.minari_remote import is_minari_id
 from diffplan.envs.rollout import Policy
@@ -36,7 +37,7 @@ class Baseline:
 
 
 def baselines(info: DatasetInfo, seed: int) -> list[Baseline]:
-    """The controllers of the data (PointMaze, maze2d in D4RL's frame), and random actions.
+    """The controllers of the data (mazes, Meta-World without its noise), and random actions.
 
     PointMaze: the one that made the data and the shortest-path one, which may be the same. maze2d:
     the one that made the data and the one behind D4RL's reference scores.
@@ -52,6 +53,8 @@ def baselines(info: DatasetInfo, seed: int) -> list[Baseline]:
     for key, controller2d in maze2d_controllers(info, seed=seed).items():
         one = None if controller2d.replan else 1  # its rows plan once, in their first episode
         found.append(Baseline(key, controller2d.name, controller2d, one))
+    for key, scripted in scripted_policies(info).items():
+        found.append(Baseline(key, "scripted policy", scripted))
     found.append(Baseline("random", "random actions", RandomPolicy.of(info, seed=seed)))
     return found
 
@@ -76,6 +79,8 @@ def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
     was trained on; data of the same name that have changed since do not count. Nothing is
     downloaded.
     """
+    if info.source == "combined":
+        return _combined_data(info, trained_on)
     known = CATALOGUE.get(info.id)
     here = known.path.is_file() if known else is_local(info.id) or Path(info.id).exists()
     reason = ""
@@ -94,3 +99,20 @@ def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
             return episodes
         reason = f"{info.id} now holds other data ({found}) than the run saw ({trained_on})"
     return reason
+
+
+def _combined_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
+    """See `training_data`; the parts may be anywhere, but for what would have to be downloaded."""
+    parts = info.details["parts"]
+    for part in parts:
+        known = CATALOGUE.get(part)
+        if not (known.path.is_file() if known else is_local(part) or Path(part).exists()):
+            return f"{part} is not on this machine"
+    try:
+        episodes = load_datasets(parts)
+    except DiffplanError as error:
+        return str(error)
+    found = fingerprint(episodes)
+    if found != trained_on:
+        return f"{info.id} now holds other data ({found}) than the run saw ({trained_on})"
+    return episodes

@@ -11,6 +11,7 @@ import tyro
 
 from diffplan.config import Sampler
 from diffplan.errors import DiffplanError
+from diffplan.scripts.task_given import TaskGiven
 
 
 def _own(metavar: str) -> Any:
@@ -79,7 +80,8 @@ class Evaluate:
     """Roll a trained planner out on seeded episodes, beside what made its data and random actions.
 
     Prints one table with 95 % intervals and writes results.json and pictures into RUN. Several
-    RUNs, the training seeds of one configuration, get a row each and one row over all.
+    RUNs, the training seeds of one configuration, get a row each and one row over all. A model of
+    several tasks plays each in its own environment and gets a row for each and one for their mean.
     """
 
     runs: Annotated[
@@ -88,7 +90,7 @@ class Evaluate:
     ]
     """Folders that `diffplan train --out` wrote."""
     episodes: int = 100
-    """Episodes of each policy, on the same seeds."""
+    """Episodes of each policy, of several tasks in each, on the same seeds."""
     num_envs: int = 50
     """Environments stepped together."""
     seed: int = 1000
@@ -118,6 +120,15 @@ class Evaluate:
     """Episodes that choose the best checkpoint (only with --checkpoint best)."""
     select_seed: int = 100_000
     """Of the first of them."""
+    task_given: Annotated[
+        TaskGiven | None,
+        tyro.conf.arg(
+            metavar="{id,demonstration,history,unknown}",
+            help_behavior_hint="(default: as in training)",
+        ),
+    ] = None
+    """What a model of several tasks is told of each: its number, one episode of its data, nothing
+    but the episode so far, or nothing."""
     planning: Annotated[PlanningOptions, tyro.conf.arg(name="")] = PlanningOptions()
     env: Annotated[
         str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="(default: the dataset's own)")
@@ -152,6 +163,7 @@ class Evaluate:
             "checkpoint": self.checkpoint if self.checkpoint != "last" else None,
             "env": self.env,
             "time_limit": self.time_limit,
+            "task_given": self.task_given,
             "engine": self.engine if self.engine != "eager" else None,
         }
         return {k: v for k, v in asked.items() if v is not None} | self.planning.given

@@ -21,7 +21,8 @@ from diffplan.envs.mazes import maze_of
 from diffplan.envs.parallel import rollout_in_processes
 from diffplan.envs.rollout import Policy, time_decisions
 from diffplan.envs.traces import Trace
-from diffplan.scripts import pictures
+from diffplan.errors import DiffplanError
+from diffplan.scripts import pictures, task_evaluation
 from diffplan.scripts.baselines import baselines, data_score
 from diffplan.scripts.evaluate import Evaluate
 from diffplan.scripts.labels import Labels
@@ -34,16 +35,12 @@ from diffplan.scripts.results import (
     table,
     write_json,
 )
-from diffplan.scripts.runs import Run, load_runs, with_best_checkpoint
+from diffplan.scripts.runs import Run, load_runs, run_summary, with_best_checkpoint
 from diffplan.scripts.video import check_rendering, maze_video, rendered_video
 
 _PANELS = 4
 _GO_ON_AT_GOAL = ("PointMaze_", "diffplan/maze2d-")
 _VIDEO_EPISODES = 3
-_RUN_FIELDS = (
-    "return_mean", "return_ci95", "normalised_score", "normalised_ci95", "success_rate",
-    "success_ci95", "episodes", "decision_ms_median", "replan_ms_median",
-)  # fmt: skip
 
 
 def evaluate(options: Evaluate) -> dict[str, Any]:
@@ -55,6 +52,13 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         if options.pictures or options.video:
             check_writable(folder / "plans.png", "picture")
         agent = runs[0].agent
+        if len(agent.info.tasks) > 1:
+            return _evaluate_tasks(options, runs, target, folder)
+        if options.task_given is not None:
+            raise DiffplanError(
+                f"--task-given {options.task_given} goes with a model of several tasks, and "
+                f"{options.runs[0]} has one; leave it out"
+            )
         info = _used(agent.info, options)
         limit = check_environment(agent.layout, info)
         if limit is None:
@@ -87,6 +91,21 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
             written += rendered_video(
                 folder, agent, drawn, episodes=_VIDEO_EPISODES, seed=options.seed
             )
+    print("\n".join(f"wrote {path}" for path in written))
+    return results
+
+
+def _evaluate_tasks(
+    options: Evaluate, runs: Sequence[Run], target: Path, folder: Path
+) -> dict[str, Any]:
+    task_evaluation.check(options)
+    found = task_evaluation.measure(options, runs, runs[0].agent.info)
+    results = task_evaluation.results(options, found)
+    print(task_evaluation.report(options, found))
+    write_json(target, results)
+    written = [target]
+    if options.pictures:
+        written += task_evaluation.draw(folder, found)
     print("\n".join(f"wrote {path}" for path in written))
     return results
 
@@ -226,7 +245,7 @@ def _results(
         "command": options.command,
         "config": agent.config_name,
         "checkpoint": options.checkpoint,
-        "runs": [_run_summary(run, policies) for run in runs],
+        "runs": [run_summary(run, policies) for run in runs],
         "planning": agent.planning,
         "engine": agent.engine.name,
         "overrides": options.planning.given,
@@ -239,18 +258,6 @@ def _results(
         "protocol": protocol(len(runs)),
         "machine": machine(options.device, options.threads),
         "policies": policies,
-    }
-
-
-def _run_summary(run: Run, policies: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    own = policies.get(f"planner_seed_{run.seed}", policies["planner"])
-    return {
-        "folder": str(run.folder),
-        "training_seed": run.seed,
-        "updates": run.header.step,
-        "train_seconds": run.agent.train_seconds,
-        "selection": run.selection.summary() if run.selection else None,
-        **{key: own[key] for key in _RUN_FIELDS if key in own},
     }
 
 

@@ -36,7 +36,12 @@ _POOLED_PROTOCOL = (
     "Student's t over their means, on common episode seeds; for rates the hull of that and Wilson "
     "over all episodes."
 )
-_PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco")
+TASK_PROTOCOL = (
+    " Each task plays as many episodes, on the same seeds. The mean over tasks weighs them alike "
+    "and takes them as given: its interval leaves out how they differ (rates: Wilson over all "
+    "episodes, which is a little wider)."
+)
+_PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "metaworld")
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,11 @@ class Score:
     """[C] milliseconds per decision during the batched rollout."""
     runs: int = 1
     """R, the trained models (training seeds) behind the episodes; they are the units if several."""
+    strata: int = 1
+    """Tasks behind the episodes of one run, as many of each one after the other."""
 
     @staticmethod
-    def of(name: str, result: Rollout, times: DecisionTimes) -> "Score":
+    def of(name: str, result: Rollout, times: DecisionTimes | None) -> "Score":
         """The score of a rollout."""
         return Score(
             name, result.returns, result.lengths, result.success, times, result.decision_ms
@@ -78,6 +85,7 @@ class Score:
             DecisionTimes.joined(times) if times else None,
             np.concatenate(batched) if batched else None,
             len(scores),
+            scores[0].strata,
         )
 
     @property
@@ -100,6 +108,10 @@ class Score:
     def _mean(self, values: np.ndarray) -> Estimate:
         if self.runs > 1:
             return pooled_mean(np.split(values, self.runs))
+        if self.strata > 1:
+            # resampled around the mean of each task, which leaves out how these differ
+            means = np.repeat(values.reshape(self.strata, -1).mean(1), len(values) // self.strata)
+            values = values - means + values.mean()
         return bootstrap_mean(values)
 
     def summary(self, reference: str | None) -> dict[str, Any]:
@@ -172,11 +184,11 @@ def table(
     lines = [header]
     for score in scores:
         estimate, rate = score.return_estimate, score.success_estimate
-        line = [score.name, _interval(estimate)]
+        line = [score.name, interval(estimate)]
         if "success [95 % CI]" in header:
-            line.append(_interval(rate, 100, " %") if rate else "-")
+            line.append(interval(rate, 100, " %") if rate else "-")
         if scaled := score.normalised_estimate(reference):
-            line.append(_interval(scaled))
+            line.append(interval(scaled))
         each = len(score.returns) // score.runs
         line.append(str(each) if score.runs == 1 else f"{score.runs} x {each}")
         if score.times is None:
@@ -185,6 +197,11 @@ def table(
             ms = decision_times(score.times)
             line.append(f"{ms['decision_ms_median']:.2f} / {ms['decision_ms_p95']:.2f}")
         lines.append(line)
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of as many cells each as a table: the first column to the left, others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -195,7 +212,8 @@ def table(
     )
 
 
-def _interval(estimate: Estimate, scale: float = 1.0, unit: str = "") -> str:
+def interval(estimate: Estimate, scale: float = 1.0, unit: str = "") -> str:
+    """An estimate with its interval, times `scale` and with a unit."""
     digits = 3 if 0 < abs(estimate.mean * scale) < 1 else 1
     mean, low, high = (
         f"{value * scale:.{digits}f}" for value in (estimate.mean, estimate.low, estimate.high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ from diffplan.checkpoint import Header, checkpoint_path, find_checkpoint, list_c
 from diffplan.checkpoint import read_header as read_checkpoint_header
 from diffplan.config import config_to_dict
 from diffplan.data.episodes import DatasetInfo
-from diffplan.envs.environments import evaluation_env_factory
 from diffplan.envs.references import normalised_score, reference_key
 from diffplan.envs.rollout import rollout
+from diffplan.envs.tasks import task_env_factory, task_infos
 from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate import Evaluate
 from diffplan.statistics import Estimate, bootstrap_mean
+
+_RUN_FIELDS = (
+    "return_mean", "return_ci95", "normalised_score", "normalised_ci95", "success_rate",
+    "success_ci95", "episodes", "decision_ms_median", "replan_ms_median",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,29 @@ def read_header(folder: Path, checkpoint: str) -> Header:
     return read_checkpoint_header(path)
 
 
-def with_best_checkpoint(run: Run, options: Evaluate, info: DatasetInfo) -> Run:
+def run_summary(run: Run, policies: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A run for results.json, with its own figures among those of all `policies`."""
+    own = policies.get(f"planner_seed_{run.seed}", policies["planner"])
+    return {
+        "folder": str(run.folder),
+        "training_seed": run.seed,
+        "updates": run.header.step,
+        "train_seconds": run.agent.train_seconds,
+        "selection": run.selection.summary() if run.selection else None,
+        **{key: own[key] for key in _RUN_FIELDS if key in own},
+    }
+
+
+def with_best_checkpoint(
+    run: Run,
+    options: Evaluate,
+    info: DatasetInfo,
+    tell: Callable[[PlannerAgent, int], PlannerAgent] = lambda agent, _: agent,
+) -> Run:
     """The run with the checkpoint that scores best on the selection seeds.
 
-    Every kept checkpoint plays the same episodes. info: says in which environment.
+    Every kept checkpoint plays the same episodes. info: says in which environment; several tasks
+    are all played, and their mean counts. tell: tells an agent the number of its task.
     """
     steps = [int(path.name.rsplit("-", 1)[1]) for path in list_checkpoints(run.folder)]
     if not steps:
@@ -108,20 +132,22 @@ def with_best_checkpoint(run: Run, options: Evaluate, info: DatasetInfo) -> Run:
             f"{run.folder} holds no checkpoints to choose from; give the run folder that "
             "`diffplan train --out` wrote"
         )
-    reference = reference_key(info)
     scores: dict[int, Estimate] = {}
     for step in steps:
         agent = _agent(run.folder, step, options)
-        found = rollout(
-            agent,
-            evaluation_env_factory(info),
-            episodes=options.select_episodes,
-            num_envs=options.num_envs,
-            seed=options.select_seed,
-            description=f"{run.folder.name}, {step} updates",
-        )
-        score = normalised_score(reference, found.returns)
-        scores[step] = bootstrap_mean(found.returns if score is None else score)
+        found = []
+        for index, own in enumerate(task_infos(info)):
+            played = rollout(
+                tell(agent, index),
+                task_env_factory(own, agent.layout),
+                episodes=options.select_episodes,
+                num_envs=options.num_envs,
+                seed=options.select_seed,
+                description=f"{run.folder.name}, {step} updates",
+            )
+            score = normalised_score(reference_key(own), played.returns)
+            found.append(played.returns if score is None else score)
+        scores[step] = bootstrap_mean(np.concatenate(found))
     last_seed = options.select_seed + options.select_episodes - 1
     selection = Selection(scores, options.select_seed, last_seed)
     chosen = selection.chosen

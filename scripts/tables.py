@@ -114,6 +114,38 @@ def results_table(data: dict[str, Any]) -> str:
     )
 
 
+def tasks_table(data: dict[str, Any]) -> str:
+    """The table of `diffplan evaluate` for a model of several tasks."""
+    others = list(dict.fromkeys(key for t in data["tasks"].values() for key in t["policies"]))
+    others.remove("planner")
+    header = ["task", "return [95 % CI]", "success [95 % CI]", "n"]
+    rows = []
+    for name, task in data["tasks"].items():
+        row = task["policies"]["planner"]
+        line = [name, _interval(row["return_mean"], row["return_ci95"]), _percent(row)]
+        beside = (task["policies"].get(key) for key in others)
+        rows.append(
+            [*line, str(row["episodes"]), *("–" if o is None else _brief(o) for o in beside)]
+        )
+    mean = [_interval(data["return_mean"], data["return_ci95"]), _percent(data)]
+    rows.append(["**mean**", *mean, str(data["episodes"]), *("" for _ in others)])
+    seeds = len(data["runs"])
+    return (
+        f"{data['config']} on {data['dataset']}, told of its task: "
+        f"{data['task_given'] or 'nothing'}; trained in {data['train_seconds']:.0f} s; seeds "
+        f"{data['seed']} to "
+        f"{data['seed'] + data['episodes_per_task'] - 1}; "
+        f"{'one training seed' if seeds == 1 else f'{seeds} training seeds'}.\n\n"
+        f"{_markdown([*header, *(key.replace('_', ' ') for key in others)], rows)}\n\n"
+        f"{data['protocol']}\n\nCommand: `{data['command']}`. Machine: {_machine(data)}."
+    )
+
+
+def _brief(row: dict[str, Any]) -> str:
+    success = row["success_rate"]
+    return f"{row['return_mean']:.1f}" + ("" if success is None else f", {100 * success:.0f} %")
+
+
 def _own(made: dict[str, Any] | None) -> str:
     """Score, or else return, of what made the data."""
     if made is None:
@@ -266,6 +298,8 @@ def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
         return compare_table
     if "datasets" in data:
         return study_table
+    if "tasks" in data:
+        return tasks_table
     if "policies" in data:
         return results_table
     reference = any("d4rl_reference_maximum" in maze for maze in data["mazes"].values())

@@ -23,7 +23,14 @@ import diffplan
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("agents", "envs", "scripts")  # at the top of the repository, installed inside diffplan
-ENVIRONMENT_LIBRARIES = ("gymnasium", "gymnasium_robotics", "h5py", "minari", "mujoco")
+ENVIRONMENT_LIBRARIES = (
+    "gymnasium",
+    "gymnasium_robotics",
+    "h5py",
+    "metaworld",
+    "minari",
+    "mujoco",
+)
 
 # Needed, though no module of ours imports them.
 INDIRECT = {

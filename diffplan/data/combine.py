@@ -42,11 +42,12 @@ def combine(parts: Sequence[Episodes], name: str) -> Episodes:
         tuple(low.min(axis=0).tolist()),
         tuple(high.max(axis=0).tolist()),
         {
+            "parts": [part.info.id for part in parts],
             "tasks": {
                 task.name: task_details(part.info, task)
                 for part in parts
                 for task in _tasks_of(part)
-            }
+            },
         },
         tuple(tasks),
     )

@@ -47,9 +47,9 @@ def test_every_module_imports_without_simulators(tmp_path: Path) -> None:
         folder = importlib.import_module(f"diffplan{package}").__path__
         for module in pkgutil.iter_modules(folder, f"diffplan{package}."):
             importlib.import_module(module.name)
-    print(sorted({"mujoco", "gymnasium_robotics"} & set(sys.modules)))
+    print(sorted({"mujoco", "gymnasium_robotics", "metaworld"} & set(sys.modules)))
     """
-    assert run_without("mujoco,gymnasium_robotics", code, tmp_path) == "[]\n"
+    assert run_without("mujoco,gymnasium_robotics,metaworld", code, tmp_path) == "[]\n"
 
 
 def test_training_on_a_file_without_simulators(tmp_path: Path) -> None:
@@ -86,6 +86,7 @@ def test_a_missing_simulator_is_one_line_with_the_command(tmp_path: Path) -> Non
     from diffplan.data.episodes import DatasetInfo
     from diffplan.envs.environments import check_env_id, make_env
     from diffplan.envs.maze2d_data import make_maze2d
+    from diffplan.envs.metaworld_data import make_metaworld
     from diffplan.envs.pointmaze import make_pointmaze
     from diffplan.errors import DiffplanError
     from pathlib import Path
@@ -100,6 +101,7 @@ def test_a_missing_simulator_is_one_line_with_the_command(tmp_path: Path) -> Non
         "PointMaze_UMaze-v3",
         "AdroitHandPen-v1",
         "gymnasium_robotics:AntMaze_UMaze-v5",
+        "diffplan/metaworld-v3",
     ):
         info = DatasetInfo("mine", "arrays", env_id, {}, (), (), {})
         for ask in (lambda: make_env(info), lambda: check_env_id(env_id)):
@@ -111,13 +113,14 @@ def test_a_missing_simulator_is_one_line_with_the_command(tmp_path: Path) -> Non
         lambda: gym.make("diffplan/maze2d-umaze-v1"),
         lambda: make_maze2d("maze2d-umaze", 100, 0, Path("made.hdf5")),
         lambda: make_pointmaze("pointmaze-umaze", 100, 0),
+        lambda: make_metaworld("metaworld-mt10"),
     ):
         try:
             make()
         except DiffplanError as error:
             print(error)
     """
-    mujoco, robotics = "MuJoCo", "gymnasium-robotics"
+    mujoco, robotics, metaworld = "MuJoCo", "gymnasium-robotics", "Meta-World"
     environments = {
         "Hopper-v5": mujoco,
         "diffplan/hopper-v2": mujoco,
@@ -128,11 +131,14 @@ def test_a_missing_simulator_is_one_line_with_the_command(tmp_path: Path) -> Non
         "PointMaze_UMaze-v3": robotics,
         "AdroitHandPen-v1": robotics,
         "gymnasium_robotics:AntMaze_UMaze-v5": robotics,
+        "diffplan/metaworld-v3": metaworld,
     }
     twice = [(f"environment {name}", who) for name, who in environments.items() for _ in range(2)]
     made = [("maze2d", mujoco), ("making data", mujoco), ("making pointmaze-umaze", robotics)]
-    command = {mujoco: "diffplan[mujoco]", robotics: "diffplan[robotics]"}
-    assert run_without("mujoco,gymnasium_robotics", code, tmp_path).splitlines() == [
+    made.append(("making metaworld-mt10", metaworld))
+    extras = {mujoco: "mujoco", robotics: "robotics", metaworld: "metaworld"}
+    command = {who: f"diffplan[{extra}]" for who, extra in extras.items()}
+    assert run_without("mujoco,gymnasium_robotics,metaworld", code, tmp_path).splitlines() == [
         f'{what} needs {who}, which is not installed; install it with: pip install "{command[who]}"'
         for what, who in (*twice, *made)
     ]
