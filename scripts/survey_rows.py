@@ -93,7 +93,7 @@ def _without(training: dict[str, Any] | None = None, planning: dict[str, Any] | 
 
 
 ABLATIONS: dict[str, Row] = {
-    "ours": _without(),
+    "base": _without(),
     "teacher-forced proposals": _without({"proposer.training": "teacher-forced"}),
     "K = 1": _without(planning={"candidates": 1}),
     "K = 4": _without(planning={"candidates": 4}),

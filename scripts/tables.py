@@ -4,7 +4,8 @@
     python -m diffplan.scripts.tables --check    # exit with 1 if one is out of date
 
 A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` and
-`baselines` instead of a file are those of `diffplan.presets`.
+`baselines` instead of a file are those of `diffplan.presets`. With a `*` in its name the
+files of one run each of `diffplan benchmark` become the rows of one table.
 """
 
 from __future__ import annotations
@@ -286,6 +287,40 @@ def reference_table(data: dict[str, Any]) -> str:
     )
 
 
+def benchmarks_table(runs: list[dict[str, Any]]) -> str:
+    """One row per `diffplan benchmark`, at its own settings; the fastest plan is the measure."""
+    fastest = min(run["replan_ms_median"] for run in runs)
+    cheapest = min(run["amortised_ms"] for run in runs)
+    rows = []
+    for run in sorted(runs, key=lambda run: float(run["replan_ms_median"])):
+        own = next(case for case in run["cases"] if run["own"].items() <= case.items())
+        rows.append(
+            [
+                run["label"].split(",")[0].split(" at ")[0],
+                f"{own['horizon']}",
+                f"{own['steps']}",
+                f"{own['candidates']}",
+                f"{own['flops'] / 1e6:,.1f}",
+                f"{run['replan_ms_median']:,.2f}",
+                f"{run['replan_ms_median'] / fastest:,.0f}",
+                f"{run['amortised_ms']:,.2f}",
+                f"{run['amortised_ms'] / cheapest:,.0f}",
+            ]
+        )
+    header = ["planner", "H", "steps", "K", "MFLOP", "ms per plan", "times the fastest"]
+    header += ["ms per decision", "times the cheapest"]
+    products = [run["reference_matmul_ms"] for run in runs]
+    machine = runs[0]["machine"]
+    return (
+        f"{_markdown(header, rows)}\n\nRandom weights; engine {runs[0]['engine']}, batch of one, "
+        f"{machine['threads']} thread. Beside each run a 1024 × 1024 × 1024 float32 product took "
+        f"{min(products):.1f} to {max(products):.1f} ms. Per decision is the mean over the steps "
+        "that a plan is kept.\n\nCommands:\n\n"
+        + "\n".join(f"- `{run['command']}`" for run in runs)
+        + f"\n\nMachine: {machine['cpu']}, PyTorch {machine['versions']['torch']}."
+    )
+
+
 _FROM_CODE = {"presets": presets_table, "baselines": baselines_table}
 
 
@@ -314,6 +349,12 @@ def update(folder: Path, *, check: bool = False) -> list[Path]:
         def fill(match: re.Match[str], page: Path = page) -> str:
             if match[2] in _FROM_CODE:
                 return f"{match[1]}\n{_FROM_CODE[match[2]]()}\n\n{match[3]}"
+            if "*" in match[2]:
+                files = sorted(page.parent.glob(match[2]))
+                if not files:
+                    raise DiffplanError(f"{page} takes a table from {match[2]}: there are none")
+                runs = [json.loads(file.read_text()) for file in files]
+                return f"{match[1]}\n{benchmarks_table(runs)}\n\n{match[3]}"
             source = page.parent / match[2]
             if not source.is_file():
                 raise DiffplanError(f"{page} takes a table from {source}, which does not exist")

@@ -38,6 +38,36 @@ def test_a_table_is_written_between_its_markers_and_then_is_up_to_date(tmp_path:
     assert update(tmp_path, check=True) == []
 
 
+def test_several_benchmarks_become_one_table_the_fastest_first(tmp_path: Path) -> None:
+    machine = {"cpu": "a CPU", "threads": 1, "versions": {"torch": "2"}}
+    for name, ms, kept in (("slow", 30.0, 30.0), ("fast", 2.0, 0.5)):
+        own = {"batch": 1, "horizon": 8, "steps": 5, "candidates": 4}
+        run = {
+            "label": f"{name}, with changes at the sizes of hopper",
+            "command": f"diffplan benchmark {name}",
+            "engine": "eager",
+            "machine": machine,
+            "own": own,
+            "cases": [own | {"batch": 64, "flops": 0}, own | {"flops": 2.5e6}],
+            "replan_ms_median": ms,
+            "amortised_ms": kept,
+            "reference_matmul_ms": 20.0 + ms,
+        }
+        (tmp_path / f"sizes-{name}.json").write_text(json.dumps(run))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: sizes-*.json -->\n<!-- end -->\n")
+    update(tmp_path)
+    text = page.read_text()
+    first = "| fast | 8 | 5 | 4 | 2.5 | 2.00 | 1 | 0.50 | 1 |"
+    assert f"{first}\n| slow | 8 | 5 | 4 | 2.5 | 30.00 | 15 | 30.00 | 60 |" in text
+    assert "took 22.0 to 50.0 ms" in text and "- `diffplan benchmark slow`" in text
+    assert update(tmp_path, check=True) == []
+    for file in tmp_path.glob("sizes-*"):
+        file.unlink()
+    with pytest.raises(DiffplanError, match=r"sizes-\*\.json: there are none"):
+        update(tmp_path)
+
+
 def test_a_missing_source_is_named(tmp_path: Path) -> None:
     page(tmp_path)
     (tmp_path / "counts.json").unlink()

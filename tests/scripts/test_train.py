@@ -53,11 +53,11 @@ def test_the_preset_is_used_named_and_kept(
 ) -> None:
     assert main(command()) == 0
     out = capsys.readouterr().out
-    assert "preset for data without a goal: plan.horizon=8" in out
+    assert "preset for hopper: plan.horizon=8" in out
     assert out.count("windows/s") == 1
     config = trained(tmp_path)
     assert (config.plan.horizon, config.data.discount, config.heads.width) == (8, 0.999, 16)
-    assert config.planning.start == "sdedit"
+    assert config.planning.start == "published"
 
     assert main(command("--resume", steps=4)) == 0
     assert trained(tmp_path) == config
