@@ -235,7 +235,8 @@ class PlanningConfig:
     clip: float | None = 5.0
     """Bound on the predicted clean plan, in plan units; None: no bound."""
     candidates: int | None = None
-    """Plans per decision, K. None: 16 with a goal, 1 without, where the value ranks less well."""
+    """Plans per decision, K. None: 16 with a goal and a value network of its own, else 1, as other
+    values rank less well."""
     temperature: float = 0.5
     """Scale of the proposer's noise in candidates 2 to K; the first is always the mean."""
     select: Literal["value", "softmax", "first"] = "value"

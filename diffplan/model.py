@@ -72,7 +72,10 @@ class PlannerModel(nn.Module):
     def __init__(self, spec: ModelSpec, config: Config) -> None:
         super().__init__()
         if config.planning.candidates is None:
-            config = replace_planning(config, candidates=_CANDIDATES if spec.goal_dim else 1)
+            told = config.heads.kind == "streams" or config.tells("returns")
+            config = replace_planning(
+                config, candidates=_CANDIDATES if spec.goal_dim and not told else 1
+            )
         self.spec, self.config = spec, config
         self.statistics: Statistics | None = None  # of `diffplan calibrate`, set on loading
         plan, options = config.plan, config.denoiser

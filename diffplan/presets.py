@@ -69,6 +69,15 @@ REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "planning.candidates": 1,
         },
     ),
+    "*metaworld*": (
+        {"data.use_returns": False, "data.return_candidates": 1},
+        {
+            "planning.start": "process",
+            "planning.steps": 3,
+            "planning.start_level": None,
+            "planning.candidates": 1,
+        },
+    ),
 }
 """Pattern of a dataset's name -> what differs there, in both of the above."""
 
@@ -89,7 +98,10 @@ REWARD_REASON = (
     "changes at every step, so a stride of two is too coarse, a plan that is kept goes out of "
     "step (kept one, two, four steps: 10431, 4207, 1444), and the value's choice hurts. On the "
     "mixture a high target asks for what few episodes show: with quantiles 0.9, 0.75 and 0.6 the "
-    "proposal alone returns 10555, 10435, 11454, and refined from its own residual noise 11543."
+    "proposal alone returns 10555, 10435, 11454, and refined from its own residual noise 11543. "
+    "Meta-World: its episodes end soon after success, so that the highest returns are those of "
+    "whoever stands close by and does not succeed: asked for them MT10 succeeds in 20 % of its "
+    "episodes after 5000 updates (10 x 4), imitated without returns in 88 %."
 )
 
 # --- Other papers' planners --------------------------------------------------------------------

@@ -42,7 +42,7 @@ _PROTOCOL = (
 
 @dataclass(frozen=True)
 class Survey:
-    """Train and score rows of planners, processes or ablations on several datasets and seeds.
+    """Train and score rows of planners or of choices within one on several datasets and seeds.
 
     Cells that are in OUT are not done again, so that a stopped survey goes on where it was; two
     processes share the work with --part 1/2 and --part 2/2. The summary holds what is there.
@@ -52,7 +52,7 @@ class Survey:
     """Names, Minari ids or files, as for `diffplan train --dataset`."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the runs (DIR/DATASET/ROW/seed-S), cells and results."""
-    rows: Literal["planners", "processes", "ablations"] = "planners"
+    rows: Literal["planners", "processes", "ablations", "heads", "head-choices"] = "planners"
     """What is compared."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW...")] = ()
     """Names of the rows to do, where not all."""

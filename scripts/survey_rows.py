@@ -128,8 +128,27 @@ ABLATIONS: dict[str, Row] = {
     "noise, eps instead of x0": Row("from-noise", {"denoiser.prediction": "eps"}),
 }
 
+HEADS: dict[str, Row] = {
+    "separate networks": Row(OURS),
+    "separate networks, K = 1": Row(OURS, planning={"candidates": 1}),
+    "shared heads": Row("multi-task"),
+    "shared heads, K = 16": Row("multi-task", planning={"candidates": 16}),
+    "streams": Row("streams"),
+    "streams, K = 16": Row("streams", planning={"candidates": 16}),
+}
+
+HEAD_CHOICES: dict[str, Row] = {
+    "shared heads": Row("multi-task"),
+    "aggregated, weight 0.5": Row("multi-task", {"heads.aggregation": 0.5}),
+    "equal weights": Row("multi-task", {"heads.weighting": "equal"}),
+    "learned weights": Row("multi-task", {"heads.weighting": "uncertainty"}),
+    "a noise level per stream": Row("streams"),
+}
+
 GROUPS: dict[str, dict[str, Row]] = {
     "planners": PLANNERS,
     "processes": PROCESSES,
     "ablations": ABLATIONS,
+    "heads": HEADS,
+    "head-choices": HEAD_CHOICES,
 }
