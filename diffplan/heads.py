@@ -51,22 +51,22 @@ class Modality:
     read: Callable[[PlannerModel, Windows], tuple[Tensor, Tensor]]
 
 
-def _rows(model: PlannerModel, windows: Windows, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [B, H, C] of the future states as rows of the plan, with their weights."""
-    mask = windows.mask
+def _rows(model: PlannerModel, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [B, H, C] of the future states and weights [B, H] as rows of the plan."""
     if model.absolute:  # nothing leads to the current state
         values, mask = F.pad(values, (0, 0, 1, 0)), F.pad(mask, (1, 0))
     return values, mask
 
 
 def _actions(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
-    assert windows.actions is not None
-    return _rows(model, windows, model.scaled_actions(windows.actions).flatten(2))
+    assert windows.actions is not None and windows.acting is not None
+    actions = model.scaled_actions(windows.actions).flatten(2)
+    return _rows(model, actions, windows.acting)
 
 
 def _rewards(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
     assert windows.rewards is not None
-    return _rows(model, windows, model.rewards(windows.rewards.unsqueeze(-1)))
+    return _rows(model, model.rewards(windows.rewards.unsqueeze(-1)), windows.mask)
 
 
 def _returns(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:

@@ -206,13 +206,15 @@ def _stream_losses(
     """Losses of states, actions and return, noised independently."""
     options, process = model.config.denoiser, model.plain_process
     z = model.states(windows.states)
-    assert windows.actions is not None
+    assert windows.actions is not None and windows.acting is not None
     returns = model.normalised_returns(windows.returns[:, 0])
     x0 = model.to_plan(z[:, 0], z[:, 1:], model.scaled_actions(windows.actions), returns)
     condition = model.condition(z[:, 0], model.goal(windows.goals), None, task)
     draws = options.draws
     x0, condition = x0.repeat_interleave(draws, 0), condition.repeat(draws)
-    mask, weight = (x.repeat_interleave(draws, 0) for x in (windows.mask, windows.weight))
+    mask, acting, weight = (
+        x.repeat_interleave(draws, 0) for x in (windows.mask, windows.acting, windows.weight)
+    )
     chances = {"state": options.drop_state, "goal": options.drop_goal}
     drop = {
         name: (torch.rand(len(x0), generator=generator) < chance).to(x0.device)
@@ -221,7 +223,7 @@ def _stream_losses(
     }
     levels = draw_levels(len(x0), process, generator).to(x0.device)
     noise = streams.noise(torch.randn(x0.shape, generator=generator).to(x0.device))
-    found = streams.loss(process, x0, levels, noise, condition, drop, mask)
+    found = streams.loss(process, x0, levels, noise, condition, drop, mask, acting)
     return {f"stream_{name}": _weighted(each, weight) for name, each in found.items()}
 
 

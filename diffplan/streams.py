@@ -90,11 +90,12 @@ class StreamDenoiser(nn.Module):
         condition: Condition,
         drop: Drop | None,
         mask: Tensor,
+        acting: Tensor,
     ) -> dict[str, Tensor]:
         """Squared errors of x0 by stream, every row [B]; a stream that is given has none.
 
         x0, noise: [B, H, D], of the return alike in all rows of a plan. levels: [B, 3] table
-        indices. mask: [B, H].
+        indices. mask: weights [B, H] of the plan states; acting: of the actions.
         """
         table = torch.tensor((process.a, process.sigma), dtype=x0.dtype).to(x0.device)
         a, sigma = (self._by_column(x) for x in table[:, levels])
@@ -104,7 +105,8 @@ class StreamDenoiser(nn.Module):
         result = {}
         for i, name in enumerate(STREAMS):
             squares = error[..., self.columns.of(name)].mean(-1)
-            mean = (squares * mask).sum(1) / mask.sum(1).clamp(min=1e-8)
+            weights = acting if name == "actions" else mask
+            mean = (squares * weights).sum(1) / weights.sum(1).clamp(min=1e-8)
             result[name] = WEIGHTS[name] * (levels[:, i] > 0) * mean
         return result
 

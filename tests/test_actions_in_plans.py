@@ -60,7 +60,9 @@ def test_windows_hold_the_actions_that_lead_from_state_to_state(
         episode = int(np.searchsorted(starts, index, side="right")) - 1
         step = index - starts[episode] + steps[episode]
         for k in range(config.plan.horizon):
-            if windows.mask[row, k] and step + 2 * k + 2 <= steps[episode + 1]:
+            shown = step + 2 * k + 2 <= steps[episode + 1]
+            assert windows.acting is not None and bool(windows.acting[row, k]) == shown
+            if windows.mask[row, k] and shown:
                 expected = actions[step + 2 * k : step + 2 * k + 2]
                 assert torch.equal(windows.actions[row, k], expected)
                 checked += 1
@@ -77,6 +79,7 @@ def test_after_its_end_a_window_s_actions_rest(
     ended = windows.mask[:, -1] == 0
     resting = (windows.states[:, -1] == windows.states[:, -2]).all(1) & ~ended
     assert resting.any()
+    assert windows.acting is not None and (windows.acting[resting, -1] == 0).all()
     assert torch.equal(
         windows.actions[resting, -1], ((low + high) / 2).expand_as(windows.actions[resting, -1])
     )

@@ -238,12 +238,10 @@ class WindowSampler:
             returns = returns * move(inside, returns.device)
             states = take(self.states, ahead)
             step = self._acted(start, last, generator) if acted else None
-            mask, actions = inside[:, 1:].float(), self._actions(start, last)
+            mask, acts = inside[:, 1:].float(), self._actions(start, last)
             rewards = self._rewards(start, last) if self.config.tells("rewards") else None
-            told = self._told(start, generator)
-            return Windows(
-                states, mask, None, returns, torch.ones(batch), step, actions, rewards, *told
-            )
+            weight, told = torch.ones(batch), self._told(start, generator)
+            return Windows(states, mask, None, returns, weight, step, *acts, rewards, *told)
 
         later = start + 1 + (torch.rand(batch, generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
@@ -274,10 +272,9 @@ class WindowSampler:
         # past its own goal a window rests, which no action of the data shows
         until = torch.where(own, goal, last)
         step = self._acted(start, until, generator) if acted else None
-        actions = self._actions(start, until)
         rewards = reached[:, 1:].float() if self.config.tells("rewards") else None
-        told = self._told(start, generator)
-        return Windows(states, mask, goals, returns, weight, step, actions, rewards, *told)
+        acts, told = self._actions(start, until), self._told(start, generator)
+        return Windows(states, mask, goals, returns, weight, step, *acts, rewards, *told)
 
     def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
@@ -291,17 +288,21 @@ class WindowSampler:
             (at < until).float(),
         )
 
-    def _actions(self, start: Tensor, until: Tensor) -> Tensor | None:
-        """The actions of windows from `start` [B], the middle of the bounds from `until` [B] on."""
+    def _actions(self, start: Tensor, until: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Actions of windows from `start` [B], and what rows lie before `until` [B] altogether.
+
+        The middle of the bounds from there on.
+        """
         plan = self.config.plan
         if not self.config.plans_act:
-            return None
+            return None, None
         at = start[:, None] + torch.arange(plan.horizon * plan.stride)
         known = at < until[:, None]
         actions = take(self.actions, self.step_of[torch.minimum(at, until[:, None])])
         known = move(known, actions.device)
         actions = torch.where(known[..., None], actions, self.rest.to(actions.device))
-        return actions.unflatten(1, (plan.horizon, plan.stride))
+        rows = known.unflatten(1, (plan.horizon, plan.stride)).all(-1).float()
+        return actions.unflatten(1, (plan.horizon, plan.stride)), rows
 
     def _rewards(self, start: Tensor, last: Tensor) -> Tensor:
         """Mean rewards [B, H] on the way to each state from `start` [B]; 0 past the end."""
