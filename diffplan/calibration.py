@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffplan.chains import Chain, chain_of
 from diffplan.checkpoint import find_checkpoint
+from diffplan.conditions import Context
 from diffplan.config import PlanningConfig
 from diffplan.dpm_solver_v3 import Statistics, half_log_snr
 from diffplan.errors import DiffplanError
@@ -31,7 +32,6 @@ from diffplan.model import PlannerModel
 from diffplan.planner import Noise, optimise, propose
 from diffplan.process import Process, q_sample
 from diffplan.samplers import Denoise
-from diffplan.selection import Context
 
 FILE = "calibration.safetensors"
 CONDITIONS = ("start", "conditional_weight", "clip")

@@ -16,6 +16,23 @@ Drop = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Context:
+    """What is known when a plan is asked for.
+
+    state: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
+    return-to-go or None. previous: [B, M, D] normalised, the M < H states that are left of the
+    plan before (`planning.reuse`), None for a plan from scratch. task: [B, F] code of the task,
+    None where the networks are not told.
+    """
+
+    state: Tensor
+    goal: Tensor | None
+    returns: Tensor | None
+    previous: Tensor | None = None
+    task: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Condition:
     """What a plan is conditioned on, in plan units; None where the model has no such input."""
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from diffplan.chains import chain_of
+from diffplan.conditions import Context
 from diffplan.config import PlanningConfig
 from diffplan.model import PlannerModel
 from diffplan.noise import standard_normal, uniform
 from diffplan.planner import Noise, decode, make_plan
-from diffplan.selection import Context
 from diffplan.solvers import needs_noise
 
 

@@ -55,6 +55,8 @@ def joint_losses(
         losses |= _denoiser_losses(model, windows, task, proposed, batch.plain, generator)
     if model.tells_of_proposals and proposed is not None:
         losses["head_followed"] = _telling_loss(model, windows, task, proposed)
+    if model.tells_of_states and batch.valued is not None:
+        losses["head_states"] = _state_value_loss(model, batch.valued, generator)
     if model.streams is not None:
         losses |= _stream_losses(model, model.streams, windows, task, generator)
     if model.noisy_value is not None:
@@ -194,6 +196,31 @@ def _telling_loss(
     x = model.to_plan(start, proposed)
     found = denoiser.telling_loss(model.plain_process, 1, x, condition, None, told)
     return _weighted(found["actions"], windows.weight)
+
+
+def _state_value_loss(model: PlannerModel, valued: Valued, generator: torch.Generator) -> Tensor:
+    """What the head of returns says of states with a goal and without a plan.
+
+    Candidates with a goal are judged by where they get to, see `selection.evaluate`; windows alone
+    teach that too little.
+    """
+    assert model.denoiser is not None
+    start = model.states(valued.states)
+    returns = model.normalised_returns(valued.returns)
+    told = Told(
+        {"returns": returns.unsqueeze(-1)},
+        {"returns": torch.ones_like(returns)},
+        {},
+        model.path_from(start),
+    )
+    condition = model.condition(
+        start, model.goal(valued.goals), returns, model.task_code(valued, generator)
+    )
+    drop = {"returns": torch.ones(len(start), dtype=torch.bool, device=start.device)}
+    blank = torch.zeros(len(start), model.rows, model.plan_dim, device=start.device)
+    process = model.plain_process
+    found = model.denoiser.telling_loss(process, process.T, blank, condition, drop, told)
+    return found["returns"].mean()
 
 
 def _stream_losses(

@@ -313,6 +313,11 @@ class PlannerModel(nn.Module):
         """Whether the head of actions learns from proposals, too."""
         return self.config.heads.follow_proposals and self.config.tells("actions")
 
+    @property
+    def tells_of_states(self) -> bool:
+        """Whether the head of returns also judges states, as a value network would."""
+        return self.spec.goal_dim > 0 and self.config.tells("returns")
+
     def value_condition(self, start: Tensor, goal: Tensor | None) -> Tensor:
         """What the noisy value knows beside the plan [B, C]: normalised start and goal."""
         if goal is None:

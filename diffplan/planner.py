@@ -17,13 +17,14 @@ from torch import Tensor
 
 from diffplan import guidance
 from diffplan.chains import Chain, chain_of
+from diffplan.conditions import Context
 from diffplan.config import PlanningConfig
 from diffplan.errors import DiffplanError
 from diffplan.model import PlannerModel
 from diffplan.process import STARTS, Process
 from diffplan.proposal import Proposal
 from diffplan.samplers import Sampler
-from diffplan.selection import Context, evaluate, select
+from diffplan.selection import evaluate, select
 from diffplan.solvers import SAMPLERS, sampler_options
 from diffplan.streams import StreamDenoiser
 

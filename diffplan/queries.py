@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffplan.conditions import Context
 from diffplan.errors import DiffplanError
 from diffplan.grids import time_grid
 from diffplan.process import start_process
@@ -19,7 +20,6 @@ from diffplan.streams import Levels, schedule
 
 if TYPE_CHECKING:
     from diffplan.model import PlannerModel
-    from diffplan.selection import Context
 
 _LEVEL = 1  # of the plain process: the least noise that the network knows
 
@@ -104,6 +104,26 @@ def evaluation(model: PlannerModel, context: Context, x: Tensor) -> Tensor:
     raw = _asked(model, said, "returns")
     assert heads is not None
     return heads.value("returns", raw).squeeze(-1)
+
+
+def state_values(
+    model: PlannerModel, states: Tensor, goals: Tensor, task: Tensor | None = None
+) -> Tensor:
+    """Return-to-go [B, n] of states [B, n, D] with goals [B, n, G], asked with a blank plan.
+
+    task: codes [B, n, F]. Of a model with `PlannerModel.tells_of_states`.
+    """
+    heads = model.denoiser.heads if model.denoiser is not None else None
+    assert heads is not None
+    context = Context(
+        states.flatten(0, 1),
+        goals.flatten(0, 1),
+        None,
+        task=None if task is None else task.flatten(0, 1),
+    )
+    blank = torch.zeros(len(context.state), model.rows, model.plan_dim).to(states)
+    told = _told(model, context, blank, model.plain_process.T, {})
+    return heads.value("returns", told["returns"]).view(states.shape[:2])
 
 
 def task(model: PlannerModel, context: Context, x: Tensor, level: int, noise: Tensor) -> Tensor:

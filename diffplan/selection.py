@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from diffplan.conditions import Context
 from diffplan.config import PlanningConfig
 from diffplan.model import PlannerModel
-from diffplan.queries import evaluation
+from diffplan.queries import evaluation, state_values
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0
 _LEAST_RETURN = 1e-3  # the value network resolves no less
-
-
-@dataclass(frozen=True)
-class Context:
-    """What is known when a plan is asked for.
-
-    state: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
-    return-to-go or None. previous: [B, M, D] normalised, the M < H states that are left of the
-    plan before (`planning.reuse`), None for a plan from scratch. task: [B, F] code of the task,
-    None where the networks are not told.
-    """
-
-    state: Tensor
-    goal: Tensor | None
-    returns: Tensor | None
-    previous: Tensor | None = None
-    task: Tensor | None = None
 
 
 def evaluate(
@@ -41,8 +24,9 @@ def evaluate(
     """Value of each candidate [B*K, H+1, D] -> [B*K], in normalised returns-to-go.
 
     x: [B*K, rows, D], the plan tensors. told: what the denoiser's heads said of them, raw. Of
-    streams the return is denoised given states and actions. With a value head it is what the head
-    told, asked once more where the target return was an input.
+    streams the return is denoised given states and actions. With a value head and without a goal
+    it is what the head told, asked once more where the target return was an input; with a goal the
+    head is asked of states, as a value network.
 
     Without a goal, V averaged over the plan's future states; with the published critic, Q of the
     current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
@@ -50,6 +34,8 @@ def evaluate(
     """
     if model.streams is not None or (model.value is None and model.use_returns):
         return evaluation(model, context, x)
+    if model.tells_of_states and context.goal is not None:
+        return _goal_value(model, context.goal, candidates, context.task)
     if model.value is None:
         assert model.denoiser is not None and model.denoiser.heads is not None
         return model.denoiser.heads.value("returns", told["returns"]).squeeze(-1)
@@ -85,13 +71,14 @@ def _goal_value(
     candidates would otherwise pick.
     """
     plan = model.config.plan
-    assert model.value is not None
     states = torch.cat([candidates[:, : plan.horizon : _CHECK_EVERY], candidates[:, -1:]], 1)
-    returns = model.returns.inverse(
-        model.value(
-            states, goal[:, None].expand(-1, states.shape[1], -1), task=_along(task, states)
-        ).unsqueeze(-1)
-    ).squeeze(-1)
+    goals, told = goal[:, None].expand(-1, states.shape[1], -1), _along(task, states)
+    values = (
+        state_values(model, states, goals, told)
+        if model.value is None
+        else model.value(states, goals, task=told)
+    )
+    returns = model.returns.inverse(values.unsqueeze(-1)).squeeze(-1)
     discount = model.config.data.discount
     steps = returns.clamp(_LEAST_RETURN, 1.0).log() / math.log(discount)
     saved = steps[:, :-1] - steps[:, 1:]

@@ -201,7 +201,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 if model.inverse_dynamics is not None
                 else None,
                 _to(sampler.valued(config.training.head_batch_size, generator), accelerator)
-                if model.value is not None
+                if model.value is not None or model.tells_of_states
                 else None,
                 _to(sampler.sample(model.plain_rows, generator), accelerator)
                 if model.plain_rows

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from diffplan import planner, selection, solvers
 from diffplan.agents import AgentState, PlannerAgent
 from diffplan.chains import chain_of
+from diffplan.conditions import Context
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark_ceiling import Ceiling, measure_ceiling, reference_ms, threads
 from diffplan.scripts.benchmark_count import Work, count
@@ -149,7 +150,7 @@ class _Stages:
         goal = None if goals is None else self.model.goal(torch.from_numpy(goals).to(device))
         returns = torch.zeros(batch, device=device) if self.model.use_returns else None
         start = self.model.states(torch.from_numpy(states).to(device))
-        self.context = selection.Context(start, goal, returns)
+        self.context = Context(start, goal, returns)
         settings, model, k = self.settings, self.model, self.settings.k
         shape = (batch, k, model.rows, model.plan_dim)
         random_steps = solvers.needs_noise(settings.sampler, settings.eta)
@@ -192,7 +193,7 @@ class _Stages:
             planner.decode(model, self.context.state, states[:rows, 1], self.lag)
         mark()
 
-    def _repeated(self, k: int) -> selection.Context:
+    def _repeated(self, k: int) -> Context:
         if k == 1:
             return self.context
 
@@ -200,7 +201,7 @@ class _Stages:
             return None if values is None else values.repeat_interleave(k, 0)
 
         context = self.context
-        return selection.Context(
+        return Context(
             context.state.repeat_interleave(k, 0), repeat(context.goal), repeat(context.returns)
         )
 

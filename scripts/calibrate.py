@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from diffplan.agents import PlannerAgent
     from diffplan.checkpoint import Header
+    from diffplan.conditions import Context
     from diffplan.dpm_solver_v3 import Statistics
-    from diffplan.selection import Context
 
 _SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift of f"))
 
@@ -133,9 +133,9 @@ def _samples(
     """
     import torch
 
+    from diffplan.conditions import Context
     from diffplan.data.windows import WindowSampler
     from diffplan.scripts.baselines import training_data
-    from diffplan.selection import Context
 
     model, settings = agent.model, agent.settings
     generator = torch.Generator().manual_seed(options.seed)

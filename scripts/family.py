@@ -121,9 +121,9 @@ def _first_plan(agent: PlannerAgent, seed: int, draws: int) -> Any:
     """Context of an episode's first state, `draws` times, and (proposal, start noise)."""
     import torch
 
+    from diffplan.conditions import Context
     from diffplan.envs.environments import evaluation_env_factory
     from diffplan.planner import propose
-    from diffplan.selection import Context
 
     env = evaluation_env_factory(agent.info)()
     observation, _ = env.reset(seed=seed)

@@ -22,13 +22,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.conditions import Context
 from diffplan.config import Config, PlanningConfig
 from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
 from diffplan.data.windows import WindowSampler
 from diffplan.model import ModelSpec, PlannerModel
 from diffplan.planner import Noise
 from diffplan.planners import get_config
-from diffplan.selection import Context
 
 # Shared machines stall for longer than any deadline worth setting; CI must not fail by chance.
 hypothesis.settings.register_profile(

@@ -23,6 +23,7 @@ from diffplan.calibration import (
     rounds,
     save_statistics,
 )
+from diffplan.conditions import Context
 from diffplan.config import PlanningConfig, replace_planning
 from diffplan.dpm_solver_v3 import Statistics, dpm_solver_v3, half_log_snr
 from diffplan.errors import DiffplanError
@@ -32,7 +33,6 @@ from diffplan.model import PlannerModel
 from diffplan.planner import Noise, optimise, propose
 from diffplan.process import Process
 from diffplan.samplers import Denoise, ddim
-from diffplan.selection import Context
 
 H, D = 3, 2
 N = H * D

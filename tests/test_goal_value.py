@@ -6,25 +6,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffplan.config import Config, PlanSpaceConfig
+from diffplan import selection
+from diffplan.conditions import Context
+from diffplan.config import Config, HeadsConfig, PlanSpaceConfig
 from diffplan.model import ModelSpec, PlannerModel
-from diffplan.selection import Context, evaluate
+from diffplan.selection import evaluate
 
 DISCOUNT, HORIZON, STRIDE = 0.99, 8, 2
 
 
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> PlannerModel:
+@pytest.fixture(params=["separate", "shared"])
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PlannerModel:
     """One coordinate: `100 * |s - g|` steps to go, in plain units."""
-    config = Config(plan=PlanSpaceConfig(horizon=HORIZON, stride=STRIDE))
-    model = PlannerModel(ModelSpec(1, 1, (0,)), config).eval()
+    plan, heads = PlanSpaceConfig(horizon=HORIZON, stride=STRIDE), HeadsConfig(request.param)
+    model = PlannerModel(ModelSpec(1, 1, (0,)), Config(plan=plan, heads=heads)).eval()
 
     def forward(
         state: Tensor, goal: Tensor, action: Tensor | None = None, task: Tensor | None = None
     ) -> Tensor:
         return DISCOUNT ** (100 * (state - goal).abs().squeeze(-1))
 
-    monkeypatch.setattr(model.value, "forward", forward)
+    def told(model: PlannerModel, states: Tensor, goals: Tensor, task: None) -> Tensor:
+        return forward(states, goals)
+
+    if model.value is None:
+        monkeypatch.setattr(selection, "state_values", told)
+    else:
+        monkeypatch.setattr(model.value, "forward", forward)
     return model
 
 

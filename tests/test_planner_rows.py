@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from diffplan.conditions import Context
 from diffplan.config import PlanningConfig, replace_planning
 from diffplan.model import PlannerModel
 from diffplan.planner import Noise, Plan, make_plan
-from diffplan.selection import Context
 
 Make = Callable[..., Any]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffplan import queries
 from diffplan.chains import chain_of, network_calls
+from diffplan.conditions import Context
 from diffplan.config import config_from_dict, replace_planning
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
@@ -19,7 +20,6 @@ from diffplan.losses import Batch
 from diffplan.model import PlannerModel
 from diffplan.planner import make_plan
 from diffplan.samplers import ddim
-from diffplan.selection import Context
 from diffplan.streams import STREAMS, StreamDenoiser, draw_levels, schedule
 
 Make = Callable[..., Any]
@@ -250,7 +250,9 @@ def _trained(name: str, tiny_config: Make, tiny_model: Make, data: Episodes) -> 
     for _ in range(400):
         windows = sampler.sample(64, source)
         plain = sampler.sample(model.plain_rows, source) if model.plain_rows else None
-        losses = model(Batch(windows, None, None, plain), source)
+        valued = sampler.valued(64, source) if model.tells_of_states else None
+        losses = model(Batch(windows, None, valued, plain), source)
+        assert ("head_states" in losses) == model.tells_of_states
         optimiser.zero_grad()
         sum(losses.values()).backward()  # type: ignore[union-attr]
         optimiser.step()
@@ -285,6 +287,12 @@ def test_one_network_learns_to_answer(
         assert error < 0.7 * still
         worth = queries.evaluation(model, context, x)
         assert np.corrcoef(worth, returns)[0, 1] > 0.7
+        if model.tells_of_states:
+            valued = WindowSampler(data, model.config, seed=0).valued(512, generator(7))
+            states, goals = model.states(valued.states), model.goal(valued.goals)
+            assert goals is not None
+            told = queries.state_values(model, states[:, None], goals[:, None]).squeeze(1)
+            assert np.corrcoef(told, model.normalised_returns(valued.returns))[0, 1] > 0.8
         now = queries.policy(model, context, noise)
         first = actions[:, 0, 0]
         assert (now - first).square().mean() < 0.8 * first.var(0).mean()
