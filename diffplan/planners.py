@@ -195,7 +195,11 @@ CONFIGS: dict[str, tuple[str, Config]] = {
     ),
     "multi-task": (
         "ours, with actions and values from heads of the denoiser (MT-Diffusion)",
-        Config(name="multi-task", heads=HeadsConfig(kind="shared")),
+        Config(
+            name="multi-task",
+            heads=HeadsConfig(kind="shared"),
+            planning=PlanningConfig(keep=2),  # its actions are not corrected on the way
+        ),
     ),
     "streams": (
         "states, actions and return from noise, each at its own level (UniDiffuser's idea)",
@@ -203,7 +207,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
             name="streams",
             heads=HeadsConfig(kind="streams"),
             denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
-            planning=PlanningConfig(start="noise", steps=5),
+            planning=PlanningConfig(start="noise", steps=5, keep=2),
             training=TrainingConfig(batch_size=256),
         ),
     ),

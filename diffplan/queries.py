@@ -126,11 +126,23 @@ def state_values(
     return heads.value("returns", told["returns"]).view(states.shape[:2])
 
 
-def task(model: PlannerModel, context: Context, x: Tensor, level: int, noise: Tensor) -> Tensor:
-    """Probabilities [B, tasks] of the task that plans x noised to a level belong to."""
+def task(
+    model: PlannerModel,
+    context: Context,
+    x: Tensor,
+    level: int,
+    noise: Tensor,
+    label: Tensor | None = None,
+) -> Tensor:
+    """Probabilities [B, tasks] of the task that plans x noised to a level belong to.
+
+    label: true tasks [B], int64, inside the forward process, where they must not show at high
+    levels.
+    """
     process = model.plain_process
     x_t = process.a[level] * x + process.sigma[level] * noise
-    raw = _asked(model, _told(model, context, x_t, level, {}), "task")
+    known = {} if label is None else {"task": label}
+    raw = _asked(model, _told(model, context, x_t, level, known), "task")
     return raw.softmax(-1)
 
 

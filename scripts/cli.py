@@ -25,6 +25,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("evaluate",): ("evaluate", "Evaluate", "seeded episodes of a trained planner, with pictures"),
     ("compare",): ("compare", "Compare", "one trained model, every way of planning with it"),
     ("calibrate",): ("calibrate", "Calibrate", "statistics of a trained model for dpm-solver-v3"),
+    ("queries",): ("queries", "Queries", "what a model of several heads or streams knows, drawn"),
     ("benchmark",): ("benchmark", "Benchmark", "what a decision costs, stage by stage, and why"),
     ("study",): ("study", "Study", "several datasets and training seeds, one table"),
     ("survey",): ("survey", "Survey", "every planner and process on the same data, one table"),

@@ -25,6 +25,7 @@ from diffplan.errors import DiffplanError
 from diffplan.planners import get_config
 from diffplan.presets import BASELINES, NOT_RELEASED, RELEASED, REWARD_REASON, SOURCE, preset_for
 from diffplan.scripts.benchmark_report import benchmark_table
+from diffplan.scripts.queries import queries_table
 from diffplan.scripts.survey_report import survey_table
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -327,6 +328,8 @@ _FROM_CODE = {"presets": presets_table, "baselines": baselines_table}
 def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
     if "reference_matmul_ms" in data:
         return benchmark_table
+    if "queries" in data:
+        return queries_table
     if "survey" in data:
         return survey_table
     if "rows" in data:
