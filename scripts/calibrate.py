@@ -118,7 +118,7 @@ def _calibrate(options: Calibrate) -> Path:
     _draw(picture, statistics, f"{agent.config_name}, start {agent.settings.start}")
     conditions = ", ".join(f"{name} {value}" for name, value in statistics.conditions.items())
     print(
-        f"statistics of {process.name}, {process.T} levels, start {agent.settings.start}, "
+        f"statistics of {process.name}, {process.T} levels, "
         f"{conditions}, from {options.samples} plans\nwrote {file}\nwrote {picture}"
     )
     return file

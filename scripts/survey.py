@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from diffplan.errors import DiffplanError
+from diffplan.scripts.survey_beside import ROUNDS, others, times
 from diffplan.scripts.survey_rows import GROUPS, Row
 from diffplan.scripts.train import Train
 
 if TYPE_CHECKING:
-    from diffplan.agents import PlannerAgent
+    pass
 
-_ROUNDS, _PLANS_A_ROUND = 3, 6  # of timing
 _PROTOCOL = (
     "Every row has the same data and the same number of updates. Networks of a kind are the same "
     "size, but for the transformer of the Decision Transformer, and without a goal ours averages "
@@ -121,7 +121,8 @@ class Survey:
                 )
         known = GROUPS[self.rows]
         if unknown := [label for label in self.only if label not in known]:
-            raise DiffplanError(f"no row {unknown[0]!r} in {self.rows}; it has {', '.join(known)}")
+            there = ", ".join(map(repr, known))
+            raise DiffplanError(f"no row {unknown[0]!r} in {self.rows}; it has {there}")
         names = [_name(data) for data in self.data]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DiffplanError(f"two of the datasets are called {twice}; rename one of the files")
@@ -256,7 +257,7 @@ class Survey:
         target = self.out / f"{self.rows}.json"
         report: dict[str, Any] = {
             "command": self._command,
-            "protocol": _PROTOCOL.format(rounds=_ROUNDS, **asdict(self)),
+            "protocol": _PROTOCOL.format(rounds=ROUNDS, **asdict(self)),
             "machine": machine("cpu", 1),
             "survey": {},
         }
@@ -280,6 +281,7 @@ class Survey:
         words = ["diffplan", "survey", *(Path(data).name for data in self.data)]
         for name in ("rows", "seeds", "steps", "episodes", "seed", "tune_episodes", "tune_seed"):
             words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        words += ["--only", *self.only] if self.only else []
         return shlex.join(words)
 
     def _dataset(self, folder: Path) -> dict[str, Any]:
@@ -303,7 +305,11 @@ class Survey:
             return {"rows": {}}
         first = next(iter(cells))
         agent = load_agent(self._run(folder, first, 0))
-        times = self._times(folder, cells)
+        agents = {
+            label: load_agent(self._run(folder, label, 0), **found[0]["planning"])
+            for label, found in cells.items()
+        }
+        timed = times(agents, self.seed, folder.name)
         rows: dict[str, Any] = {}
         for label, found in cells.items():
             returns = [cell["returns"] for cell in found]
@@ -319,7 +325,7 @@ class Survey:
                 "train_seconds": sum(cell["train_seconds"] or 0 for cell in found) / len(found),
                 "training_seeds": len(found),
                 "episodes": self.episodes,
-                **times[label],
+                **timed[label],
             }
             success = [cell["success"] for cell in found if cell["success"] is not None]
             if success:
@@ -334,85 +340,8 @@ class Survey:
             "dataset": agent.info.id,
             "env_id": agent.info.env_id,
             "rows": rows,
-            "others": self._others(folder, agent),
+            "others": others(folder, agent, self.episodes, self.seed),
         }
-
-    def _others(self, folder: Path, agent: PlannerAgent) -> dict[str, Any]:
-        """The controllers of the data, or the data themselves, on the same episodes."""
-        from diffplan.checkpoint import find_checkpoint, read_header
-        from diffplan.envs.environments import evaluation_env_factory
-        from diffplan.envs.rollout import rollout
-        from diffplan.scripts.baselines import baselines, data_score
-        from diffplan.scripts.results import write_json
-        from diffplan.statistics import bootstrap_mean
-
-        file = folder / "cells" / "others.json"
-        asked = [self.episodes, self.seed]
-        if file.is_file():
-            kept: dict[str, Any] = json.loads(file.read_text())
-            if kept["asked"] == asked:
-                return dict(kept["others"])
-        found: dict[str, Any] = {}
-        for other in baselines(agent.info, self.seed):
-            if other.key == "random":
-                continue
-            result = rollout(
-                other.policy,
-                evaluation_env_factory(agent.info),
-                episodes=self.episodes,
-                num_envs=min(self.episodes, other.rows or self.episodes),
-                seed=self.seed,
-                description=other.name,
-            )
-            estimate = bootstrap_mean(result.returns)
-            found[other.name] = [estimate.mean, estimate.low, estimate.high]
-        if not agent.layout.goal_dim:
-            run = next(folder.glob("*/seed-0"))
-            score = data_score(agent.info, read_header(find_checkpoint(run)).fingerprint)
-            if score is not None:
-                estimate = score.return_estimate
-                found[score.name] = [estimate.mean, estimate.low, estimate.high]
-        write_json(file, {"asked": asked, "others": found})
-        return found
-
-    def _times(self, folder: Path, cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-        """Time the first network of every row in turn, several times over."""
-        from tqdm import tqdm
-
-        from diffplan.agents import load_agent
-        from diffplan.envs.environments import evaluation_env_factory
-        from diffplan.envs.rollout import time_decisions
-        from diffplan.scripts.results import decision_times
-
-        agents = {
-            label: load_agent(self._run(folder, label, 0), **found[0]["planning"])
-            for label, found in cells.items()
-        }
-        times: dict[str, list[dict[str, float | None]]] = {label: [] for label in agents}
-        for _ in tqdm(range(_ROUNDS), desc=f"timing {folder.name}", unit=" rounds", leave=False):
-            for label, agent in agents.items():
-                interval = agent.settings.keep * agent.stride
-                measured = time_decisions(
-                    agent,
-                    evaluation_env_factory(agent.info),
-                    seed=self.seed,
-                    steps=_PLANS_A_ROUND * interval,
-                    warmup=interval,
-                )
-                times[label].append(decision_times(measured))
-        result = {}
-        for label, agent in agents.items():
-            interval = agent.settings.keep * agent.stride
-            plan, between = (
-                min((ms for t in times[label] if (ms := t[key]) is not None), default=0.0)
-                for key in ("replan_ms_median", "between_ms_median")
-            )
-            result[label] = {
-                "replan_ms": plan,
-                "between_ms": between,
-                "decision_ms": (plan + (interval - 1) * between) / interval,
-            }
-        return result
 
 
 def _name(data: str) -> str:

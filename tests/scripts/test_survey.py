@@ -101,7 +101,7 @@ def test_parts_share_the_cells(mine: Survey, monkeypatch: pytest.MonkeyPatch, ca
     [
         ({"data": ()}, "name at least one dataset"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
-        ({"only": ("ours", "theirs")}, "no row 'theirs' in planners; it has ours, "),
+        ({"only": ("ours", "theirs")}, "no row 'theirs' in planners; it has 'ours', "),
         ({"part": "3/2"}, "--part is '3/2', expected I/N"),
         ({"part": "half"}, "--part is 'half', expected I/N"),
         ({"tune_seed": 1010}, "overlap evaluation seeds"),
