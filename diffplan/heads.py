@@ -125,7 +125,8 @@ class RowHead(nn.Module):
 
     def forward(self, h: Tensor, states: Tensor) -> Tensor:
         """h: [B, C] or [B, rows, C]; states: [B, H+1, S] -> [B, rows, outputs]."""
-        step = torch.cat([states[:, :-1], states.diff(dim=1) / self.step_scale], -1)
+        moved = (states[:, 1:] - states[:, :-1]) / self.step_scale  # ONNX has no diff
+        step = torch.cat([states[:, :-1], moved], -1)
         if len(self.position) == states.shape[1]:  # a row of the current state, which none leads to
             step = F.pad(step, (0, 0, 1, 0))
         plan = self.of_plan(h)
