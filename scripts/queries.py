@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 _PROTOCOL = (
     "On {windows} windows of episodes that were held out in training. Inverse dynamics gets true "
-    "plan states and is asked for the action that leaves each of them; the policy gets the state "
-    "with the goal or the return of the window; the forward model gets the first state and the "
-    "true actions, and is judged as far as these are known; evaluations are compared with the "
-    "data's return-to-go. The separate forward model is an MLP trained here, {mlp_updates} "
-    "updates of 256 windows. Intervals are 95 %, by a bootstrap over windows (rates: Wilson), for "
-    "one trained model."
+    "plan states and is asked for the action that leaves each of them; the policy and whole plans "
+    "get the state with the goal or the return of the window; a plan's steps are held against the "
+    "99.9 % quantile of those in training windows, in standard deviations of the states; the "
+    "forward model gets the first state and the true actions, and is judged as far as these are "
+    "known; evaluations are compared with the data's return-to-go. The separate forward model is "
+    "an MLP trained here, {mlp_updates} updates of 256 windows. Intervals are 95 %, by a bootstrap "
+    "over windows (tasks told: Wilson), for one trained model."
 )
 
 
@@ -76,6 +77,8 @@ class Queries:
             words += ["--against", str(self.against)]
         for name in ("windows", "mlp_updates", "seed"):
             words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        if self.checkpoint != "last":
+            words += ["--checkpoint", self.checkpoint]
         return shlex.join(words)
 
 
@@ -90,12 +93,14 @@ def _measure(options: Queries) -> dict[str, Any]:
     from diffplan.scripts import query_measures as measures
     from diffplan.scripts.baselines import training_data
     from diffplan.scripts.query_pictures import draw_queries
+    from diffplan.scripts.query_plans import plans
     from diffplan.scripts.results import check_writable, machine, write_json
 
     torch.set_num_threads(1)
     agent = load_agent(options.folder, checkpoint=options.checkpoint)
     asked = Asked(agent)  # refuses separate networks
     against = None if options.against is None else _separate(options.against, agent)
+    other = None if against is None else against.model
     target = options.json or options.folder / "queries.json"
     picture = (
         target.with_suffix(".png") if options.json else options.folder / "pictures" / "queries.png"
@@ -124,10 +129,11 @@ def _measure(options: Queries) -> dict[str, Any]:
         weights = seen.acting[..., None, None].expand_as(seen.actions)
         mean = (seen.actions * weights).sum((0, 1, 2)) / weights.sum((0, 1, 2))
         answers = [
-            measures.inverse_dynamics(model, sample, against, mean),
+            measures.inverse_dynamics(model, sample, other, mean),
             measures.policy(model, sample, mean),
+            *plans(agent, sample, seen, against, mean),
             measures.forward_model(model, sample, agent.settings.steps, learned),
-            *measures.evaluation(model, sample, against),
+            *measures.evaluation(model, sample, other),
         ]
         task = measures.task(model, sample) if model.config.tells("task") else None
         results = {
@@ -153,7 +159,7 @@ def queries_table(data: dict[str, Any]) -> str:
     """Markdown of queries.json."""
 
     def figure(found: dict[str, Any] | None) -> str:
-        if found is None:
+        if found is None or found["mean"] is None:
             return "–"
         return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
@@ -186,7 +192,7 @@ def queries_table(data: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _separate(folder: Path, agent: PlannerAgent) -> Any:
+def _separate(folder: Path, agent: PlannerAgent) -> PlannerAgent:
     from diffplan.agents import load_agent
 
     other = load_agent(folder)
@@ -195,7 +201,19 @@ def _separate(folder: Path, agent: PlannerAgent) -> Any:
             f"--against {folder} is {other.config_name} on {other.info.id}; expected a run with "
             f"separate networks on {agent.info.id}"
         )
-    return other.model
+    if other.stride != agent.stride:
+        raise DiffplanError(
+            f"--against {folder} has plan.stride {other.stride}, expected that of RUN, "
+            f"{agent.stride}"
+        )
+    own, told = agent.model.config.tasks, other.model.config.tasks
+    prompted = other.model.tasks is not None and told.given == "prompt"
+    if prompted and (told.given, told.prompt) != (own.given, own.prompt):
+        raise DiffplanError(
+            f"--against {folder} is shown its task by a prompt of {told.prompt} states; expected a "
+            "run whose settings --tasks are those of RUN, or that is told by number"
+        )
+    return other
 
 
 def _table(answers: list[Answer]) -> str:

@@ -103,14 +103,27 @@ def draw(agent: PlannerAgent, sampler: WindowSampler, n: int, seed: int, part: s
 # --- Figures -------------------------------------------------------------------------------------
 
 
-def rmse(squares: np.ndarray, weights: np.ndarray) -> Estimate:
-    """Root of the weighted mean of squares [N], with a bootstrap interval over the windows."""
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
+    """Weighted mean of values [N], with a bootstrap interval over the windows that weigh anything.
+
+    n counts these; without any all figures are NaN.
+    """
+    values, weights = values[weights > 0], weights[weights > 0]
+    n = len(values)
+    if not n:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(0)
-    index = rng.integers(len(squares), size=(_RESAMPLES, len(squares)))
-    drawn = (weights * squares)[index].sum(1) / np.maximum(weights[index].sum(1), 1e-12)
-    low, high = np.quantile(np.sqrt(drawn), (0.025, 0.975))
-    value = float(np.sqrt((weights * squares).sum() / weights.sum()))
-    return Estimate(value, float(low), float(high), len(squares))
+    index = (rng.integers(n, size=n) for _ in range(_RESAMPLES))
+    drawn = [np.average(values[i], weights=weights[i]) for i in index]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Estimate(float(np.average(values, weights=weights)), float(low), float(high), n)
+
+
+def rmse(squares: np.ndarray, weights: np.ndarray) -> Estimate:
+    """Root of the weighted mean of squares [N], with the interval of `weighted_mean`."""
+    found = weighted_mean(squares, weights)
+    mean, low, high = (float(np.sqrt(x)) for x in (found.mean, found.low, found.high))
+    return Estimate(mean, low, high, found.n)
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> Estimate:

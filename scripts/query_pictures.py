@@ -188,7 +188,7 @@ def _forward_model(
         for place, path in enumerate(pictures.positions(told, layout)):
             axes.plot(*path.T, color=pictures.PLAN, label="" if place else "this model")
         axes.set_title("forward model: where true actions lead")
-    axes.legend(loc="upper left", fontsize=8, frameon=True)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, fontsize=9)
 
 
 def _evaluation(
@@ -204,7 +204,8 @@ def _evaluation(
     )
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    figure.colorbar(dots, ax=axes, shrink=0.75)
+    # below, not beside, where it would take width from the column on its right
+    figure.colorbar(dots, ax=axes, location="bottom", shrink=0.75, pad=0.02)
     _mark(axes, goal)
     axes.set_title("evaluation: the return of plans from here")
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from diffplan.data.episodes import Episodes
+from diffplan.envs.mazes import Maze
 from diffplan.scripts.cli import main
 from diffplan.scripts.queries import queries_table
-from diffplan.scripts.query_measures import rank_correlation, rmse
+from diffplan.scripts.query_measures import rank_correlation, rmse, weighted_mean
+from diffplan.scripts.query_plans import in_free_cells, share
 from diffplan.scripts.tables import update
 
 FEW = ["--windows", "40", "--mlp-updates", "20"]
@@ -59,9 +61,22 @@ def test_of_the_truth_nothing_is_wrong_and_ranks_are_equal() -> None:
     assert rank_correlation(np.zeros(20), values[:20]).mean == 0
     assert rmse(np.zeros(10), np.ones(10)).mean == 0
     weighted = rmse(np.asarray([4.0, 100.0]), np.asarray([1.0, 0.0]))
-    assert weighted.mean == pytest.approx(2)
+    assert weighted.mean == pytest.approx(2) and weighted.high == pytest.approx(2)
     spread = rmse(values**2, np.ones(200))
     assert spread.low < spread.mean < spread.high and spread.n == 200
+    assert spread.mean == pytest.approx(weighted_mean(values**2, np.ones(200)).mean ** 0.5)
+    assert np.isnan(weighted_mean(np.ones(9), np.zeros(9)).mean)  # nothing is known
+
+
+def test_the_share_of_states_in_free_cells_looks_at_the_maze_and_at_what_is_known() -> None:
+    maze = Maze.from_map([[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]])
+    xy = np.asarray([[[-0.5, 0.0], [0.5, 0.4]], [[0.5, 0.0], [0.5, 0.6]], [[1.1, 0.0], [9, 9]]])
+    free = in_free_cells(maze, xy)
+    assert free.tolist() == [[1, 1], [1, 0], [0, 0]]
+    assert share(free).mean == pytest.approx(0.5)
+    known = np.asarray([[1.0, 1], [1, 0], [0, 0]])
+    found = share(free, known)
+    assert (found.mean, found.low, found.high, found.n) == (1, 1, 1, 2)
 
 
 @pytest.mark.parametrize("config", ["multi-task", "streams"])
@@ -73,14 +88,18 @@ def test_every_question_has_its_figures_and_a_picture(config: str, train, tmp_pa
     found = json.loads(file.read_text())
     assert file.with_suffix(".png").read_bytes().startswith(PNG)
     rows = {row["question"]: row for row in found["queries"]}
-    expected = ["inverse dynamics", "policy", "forward model", "evaluation of plans"]
+    expected = ["inverse dynamics", "policy", "first action of a plan", "plan", "plan"]
+    expected += ["forward model", "evaluation of plans"]
     if config == "multi-task":
         expected += ["evaluation of states"]
         assert rows["forward model"]["model"] is None and rows["forward model"]["note"]
     else:
         assert rows["forward model"]["model"]["mean"] > 0
-    assert list(rows) == expected
-    for name in ("inverse dynamics", "evaluation of plans"):
+    assert [row["question"] for row in found["queries"]] == expected
+    plans = [row for row in found["queries"] if row["question"] == "plan"]
+    assert all(0 <= row[who]["mean"] <= 1 for row in plans for who in ("model", "separate"))
+    assert plans[0]["simple"]["mean"] > 0.98  # the data keep to their own longest step
+    for name in ("inverse dynamics", "first action of a plan", "evaluation of plans"):
         for who in ("model", "separate", "simple"):
             assert rows[name][who]["low"] <= rows[name][who]["mean"] <= rows[name][who]["high"]
     assert found["task"] is None and found["updates"] == 4
@@ -116,12 +135,14 @@ def test_what_cannot_be_asked_is_refused(
     train, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     separate = train("separate", "trajectory-diffuser", ("a",))
+    longer = train("longer", "trajectory-diffuser", ("a",), "--plan.stride", "3")
     run = train("streams", "streams", ("a",))
     for words, message in (
         ([str(separate)], "separate networks"),
         ([str(folder / "none")], "none"),
         ([str(run), "--windows", "1"], "--windows must be at least 2, got 1"),
         ([str(run), "--against", str(run)], "expected a run with separate networks"),
+        ([str(run), "--against", str(longer)], "has plan.stride 3, expected that of RUN, 2"),
     ):
         assert main(["queries", *words]) == 2
         err = capsys.readouterr().err
