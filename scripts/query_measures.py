@@ -165,9 +165,8 @@ def inverse_dynamics(
     model: PlannerModel, sample: Sample, against: PlannerModel | None, mean_action: Tensor
 ) -> Answer:
     """Actions between true states, those that leave a plan state."""
-    found = queries.inverse_dynamics(model, sample.context(goal=False), sample.x, sample.noise)[
-        :, :, 0
-    ]
+    found = queries.inverse_dynamics(model, sample.context(goal=False), sample.x, sample.noise)
+    found = found[:, :, 0].clamp(-1, 1)  # as they are executed
     separate = None
     if against is not None and against.inverse_dynamics is not None:
         z = against.states(sample.windows.states)
@@ -191,7 +190,7 @@ def inverse_dynamics(
 def policy(model: PlannerModel, sample: Sample, mean_action: Tensor) -> Answer:
     """The action to take, where the data went for the goal or got the return that is asked for."""
     context = sample.context(returns=model.use_returns)
-    found = queries.policy(model, context, sample.noise)
+    found = queries.policy(model, context, sample.noise).clamp(-1, 1)
     weights = (sample.weight * sample.acting[:, 0]).numpy()
 
     def of(action: Tensor) -> Estimate:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from diffplan.agents import load_agent
 from diffplan.data.episodes import Episodes
+from diffplan.data.windows import WindowSampler
 from diffplan.envs.mazes import Maze
+from diffplan.scripts import query_measures
 from diffplan.scripts.cli import main
 from diffplan.scripts.queries import queries_table
 from diffplan.scripts.query_measures import rank_correlation, rmse, weighted_mean
@@ -77,6 +81,35 @@ def test_the_share_of_states_in_free_cells_looks_at_the_maze_and_at_what_is_know
     known = np.asarray([[1.0, 1], [1, 0], [0, 0]])
     found = share(free, known)
     assert (found.mean, found.low, found.high, found.n) == (1, 1, 1, 2)
+
+
+def test_who_tells_the_truth_makes_no_error(
+    train, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = load_agent(train("streams", "streams", ("a",)))
+    model = agent.model
+    sampler = WindowSampler(Episodes.load(folder / "a"), model.config, seed=0)
+    sample = query_measures.draw(agent, sampler, 40, 0, "held-out")
+    bounds = sample.actions.abs() >= 1
+    assert bounds.any() and sample.acting.any()
+    beyond = sample.actions * (1 + 4 * bounds)  # executed as the bounds
+    for name, truth in (
+        ("inverse_dynamics", beyond),
+        ("policy", beyond[:, 0, 0]),
+        ("forward_model", sample.x),
+        ("evaluation", sample.returns.exp()),
+    ):
+        monkeypatch.setattr(query_measures.queries, name, lambda *_, truth=truth: truth)
+    mean = torch.zeros(model.spec.action_dim)
+    for answer in (
+        query_measures.inverse_dynamics(model, sample, None, mean),
+        query_measures.policy(model, sample, mean),
+        query_measures.forward_model(model, sample, 1, lambda sample: sample.z[:, 1:]),
+    ):
+        assert answer.model is not None and answer.simple is not None
+        assert answer.model.mean < 1e-5 and answer.simple.mean > 0.01
+    [ranked] = query_measures.evaluation(model, sample, None)
+    assert ranked.model is not None and ranked.model.mean == pytest.approx(1)
 
 
 @pytest.mark.parametrize("config", ["multi-task", "streams"])
