@@ -24,9 +24,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_goal_episodes: Episodes) -> Path:
-    """A folder with the data of a maze, and of the same in two parts."""
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_goal_episodes: Episodes, tiny_episodes: Episodes
+) -> Path:
+    """A folder with the data of a maze, the same again as another task, and data of rewards."""
     folder = tmp_path_factory.mktemp("queries")
+    tiny_episodes.save(folder / "rewards")
     for name in ("a", "b"):
         info = dataclasses.replace(
             tiny_goal_episodes.info,
@@ -145,6 +148,18 @@ def test_every_question_has_its_figures_and_a_picture(config: str, train, tmp_pa
     update(tmp_path)
     assert queries_table(found) in page.read_text()
     assert "| inverse dynamics: RMSE of actions in [-1, 1] | low |" in page.read_text()
+
+
+@pytest.mark.parametrize("config", ["multi-task", "streams"])
+def test_without_goals_the_returns_are_asked_for(config: str, train) -> None:
+    run = train(f"{config}-rewards", config, ("rewards",))
+    separate = train("separate-rewards", "trajectory-diffuser", ("rewards",))
+    assert main(["queries", str(run), "--against", str(separate), *FEW]) == 0
+    rows = {row["unit"]: row for row in json.loads((run / "queries.json").read_text())["queries"]}
+    assert "share of states in free cells" not in rows  # there is no maze
+    assert rows["share of steps no longer than the data's"]["separate"]["n"] == 40
+    assert rows["rank correlation with the return-to-go"]["simple"] is None
+    assert (run / "pictures" / "queries.png").read_bytes().startswith(PNG)
 
 
 def test_the_task_is_asked_by_level_with_and_without_its_label(
