@@ -12,7 +12,7 @@ from diffplan.errors import DiffplanError
 from diffplan.grids import GRIDS, consecutive_grid, time_grid
 from diffplan.model import PlannerModel
 from diffplan.process import FAR, Process
-from diffplan.solvers import check_sampler, evaluations
+from diffplan.solvers import check_sampler, evaluations, levels_asked
 from diffplan.streams import Levels, StreamDenoiser, schedule
 
 
@@ -66,9 +66,10 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
     start: str = "process" if settings.start == "noise" else settings.start
     if reuse:
         start, grid = "sdedit", time_grid(min(settings.reuse_level, process.T), steps)
-    model.denoiser.check_process(process, grid[:-1])
     check_sampler(settings.sampler, process, grid, model.statistics)
-    time = model.denoiser.time_table(tuple(t / process.T for t in grid[:-1]))
+    levels = levels_asked(settings.sampler, grid)[:-1]
+    model.denoiser.check_process(process, levels)
+    time = model.denoiser.time_table(tuple(t / process.T for t in levels))
     return Chain(start, process, grid, time)
 
 

@@ -225,6 +225,12 @@ def f_pndm(
     return x
 
 
+def runge_kutta_levels(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """The grid with the levels half-way in f-pndm's first steps."""
+    first = list(pairwise(grid))[:_STARTING]
+    return tuple(sorted({*grid, *((t + s) // 2 for t, s in first if s > 0)}, reverse=True))
+
+
 def _runge_kutta(
     denoise: Denoise, steps: _Steps, x: Tensor, first: Tensor, t: int, s: int
 ) -> Tensor:

@@ -25,7 +25,7 @@ from diffplan.process import STARTS, Process
 from diffplan.proposal import Proposal
 from diffplan.samplers import Sampler
 from diffplan.selection import evaluate, select
-from diffplan.solvers import SAMPLERS, sampler_options
+from diffplan.solvers import SAMPLERS, levels_asked, sampler_options
 from diffplan.streams import StreamDenoiser
 
 
@@ -193,13 +193,14 @@ def optimise(
             "decoded": {} if told is None else told,
             "path": model.path_from(start),
         }
+    asked = levels_asked(settings.sampler, grid)
     if settings.conditional_weight == 1.0:
-        denoise = denoiser.bind(process, grid, encoded, **inputs)
+        denoise = denoiser.bind(process, asked, encoded, **inputs)
     else:
         everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
         dropped = {"goal": everything, "returns": everything}
         without = denoiser.encode(condition, dropped)
-        pair = denoiser.pair(process, grid, encoded, without, **inputs)
+        pair = denoiser.pair(process, asked, encoded, without, **inputs)
         denoise = guidance.classifier_free_batched(pair, settings.conditional_weight)
     if settings.value_guidance:
         denoise = guidance.value_gradient(

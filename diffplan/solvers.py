@@ -7,7 +7,14 @@ from typing import Any
 
 from diffplan.dpm_solver_v3 import Statistics, check_statistics, dpm_solver_v3
 from diffplan.errors import DiffplanError
-from diffplan.multistep import MULTISTEP, check_gaps, check_noisy, check_signal, pndm_evaluations
+from diffplan.multistep import (
+    MULTISTEP,
+    check_gaps,
+    check_noisy,
+    check_signal,
+    pndm_evaluations,
+    runge_kutta_levels,
+)
 from diffplan.process import Process
 from diffplan.samplers import Sampler, ancestral, ddim
 
@@ -47,6 +54,11 @@ def evaluations(name: str, grid: tuple[int, ...]) -> int:
     if name in ("s-pndm", "f-pndm") and steps:
         return pndm_evaluations(name, steps)
     return steps
+
+
+def levels_asked(name: str, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Every level that a sampler asks the denoiser about along a grid, from the far end to 0."""
+    return runge_kutta_levels(grid) if name == "f-pndm" else grid
 
 
 def needs_noise(name: str, eta: float) -> bool:

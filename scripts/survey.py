@@ -180,6 +180,13 @@ class Survey:
             given = [option, str(value)]
             options += [_flag(option, value)] if isinstance(value, bool) else given
         self._check_environment(data)
+        for other in (folder / "cells").glob("*/*.json"):
+            kept = json.loads(other.read_text())
+            if "updates" in kept and kept["asked"]["steps"] != self.steps:
+                raise DiffplanError(
+                    f"{folder} holds runs of {kept['asked']['steps']} updates, and --steps is "
+                    f"{self.steps}; give the same, or another --out"
+                )
         # goes on where a run stopped, and refuses one of other settings
         Train.parse([row.config, *options, "--seed", str(seed), "--resume"]).run()
         file = self._file(folder, label, seed)

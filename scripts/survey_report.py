@@ -86,7 +86,7 @@ def draw(data: dict[str, Any], folder: Path, stem: str) -> list[Path]:
                 _panel(axes, name, found, key, labels)
             figure.supxlabel(f"{title} (bars: 95 % intervals)", fontsize=9)
             handles, names = panels[0].get_legend_handles_labels()
-            figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=8)
+            figure.legend(handles, names, loc="outside upper center", ncols=2 * columns, fontsize=8)
             path = folder / f"{stem}-{suffix}.png"
             save(figure, path)
         written.append(path)

@@ -14,6 +14,7 @@ from diffplan.conditions import Context
 from diffplan.config import PlanningConfig, replace_planning
 from diffplan.model import PlannerModel
 from diffplan.planner import Noise, Plan, make_plan
+from diffplan.solvers import SAMPLERS
 
 Make = Callable[..., Any]
 
@@ -116,6 +117,30 @@ def test_no_row_depends_on_the_others(
     assert torch.equal(before.values[keep], after.values[keep])
     other = (keep + 1) % rows
     assert not torch.equal(before.states[other], after.states[other])
+
+
+@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"dpm-solver-v3"}))
+@pytest.mark.parametrize("guidance_weight", [1.0, 1.5])
+def test_every_sampler_refines_proposals(
+    sampler: str, guidance_weight: float, models: Make, plan_inputs: Make
+) -> None:
+    """Also those that ask about levels between the grid's."""
+    model = models()
+    options = planning(
+        model,
+        sampler=sampler,
+        start="sdedit",
+        start_level=10,
+        steps=5,
+        guidance_weight=guidance_weight,
+    )
+    context, noise = plan_inputs(model, options)
+    found = make_plan(model, context, noise, options)
+    assert found.states.isfinite().all()
+    one = planning(model, start="sdedit", start_level=10, steps=5)
+    assert (sampler == "ddim" and guidance_weight == 1.0) == torch.equal(
+        found.states, make_plan(model, context, noise, one).states
+    )
 
 
 def test_a_plan_is_a_pure_function(models: Make, plan_inputs: Make) -> None:

@@ -74,6 +74,9 @@ def test_a_survey_does_its_cells_once_and_sums_up_what_is_there(
     update(mine.out)
     assert f"| {folder.name} | proposal alone |" in page.read_text()
     # other settings are other cells
+    longer = Survey(mine.data, mine.out, "processes", ("RDDM",), 1, **FEW | {"steps": 99})
+    with pytest.raises(DiffplanError, match=r"updates, and --steps is 99; give the same"):
+        longer.run()
     changed = Survey(mine.data, mine.out, "processes", ("RDDM",), 1, **FEW | {"seed": 7})
     with monkeypatch.context() as patch:
         patch.setattr(Survey, "_score", refuse)
