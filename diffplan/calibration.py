@@ -324,8 +324,8 @@ def check_conditions(statistics: Statistics, settings: PlanningConfig) -> None:
         if known != asked:
             raise DiffplanError(
                 f"{name} of the planning settings is {asked}, but the statistics of dpm-solver-v3 "
-                f"were estimated with {known}; plan with that, or run `diffplan calibrate` on "
-                f"a run trained or called with {asked}"
+                f"were estimated with {known}; plan with that, or calibrate anew, with --start or "
+                "--guidance-weight of `diffplan calibrate` or, for the clip, after training with it"
             )
 
 

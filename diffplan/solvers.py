@@ -43,7 +43,8 @@ def check_sampler(
     if name == "dpm-solver-v3":
         if statistics is None:
             raise DiffplanError(
-                "sampler dpm-solver-v3 needs statistics of the model: run `diffplan calibrate RUN`"
+                "sampler dpm-solver-v3 needs statistics of the model: run `diffplan calibrate RUN "
+                "--start START` with the start that plans will have"
             )
         check_statistics(statistics, process, grid)
 
