@@ -109,7 +109,8 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     asks = settings.k > 1 and settings.select != "first"
     if chain.streams:
         return calls + len(chain.grid) - 1 + asks
-    calls += model.config.tells("returns") and asks and model.use_returns
+    if asks and model.config.tells("returns"):  # the denoiser once more
+        calls += model.use_returns or model.tells_of_states
     calls += evaluations(settings.sampler, chain.grid)
     if settings.value_guidance:  # not in the last step
         calls += sum(t >= settings.value_guidance_until for t in chain.grid[:-2])

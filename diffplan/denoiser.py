@@ -309,11 +309,25 @@ class Denoiser(nn.Module):
         x: without a proposal that is seen, for instance one as it is.
         """
         assert self.heads is not None
+        said = self.tell(process, t, x, condition, drop, told.path, tuple(told.values))
+        return self.heads.losses(said, told.values, told.weights, x.new_ones(len(x)))
+
+    def tell(
+        self,
+        process: Process,
+        t: int,
+        x: Tensor,
+        condition: Condition,
+        drop: Drop | None,
+        path: Path,
+        names: tuple[str, ...],
+    ) -> dict[str, Tensor]:
+        """What some heads say, raw, where x [B, H, D] is taken for x_t, without a proposal."""
+        assert self.heads is not None
         level = torch.full((len(x),), t / process.T, device=x.device)
         features = self.time_features(level) + self.encode(condition, drop)
         h = self._features(x, None, self._mark_absent(features, None, None))
-        said = self.heads.decode(h, told.path(self.network.output(h).detach()))
-        return self.heads.losses(said, told.values, told.weights, torch.ones_like(level))
+        return self.heads.decode(h, path(self.network.output(h).detach()), names)
 
     def _aggregate(self, told: Told | None) -> Tensor | None:
         """E [B, H, D] of what is known in training."""

@@ -11,7 +11,7 @@ Every kind of data is one entry of `MODALITIES`; adding one is adding an entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -209,15 +209,18 @@ class Heads(nn.Module):
 
     # --- Decoding --------------------------------------------------------------------------------
 
-    def decode(self, h: Tensor, states: Tensor) -> dict[str, Tensor]:
+    def decode(
+        self, h: Tensor, states: Tensor, names: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
         """Raw outputs: means, or logits of bins and classes.
 
-        h: the network's features. states: [B, H+1, S] normalised, of the plan it denoised.
+        h: the network's features. states: [B, H+1, S] normalised, of the plan it denoised. names:
+        heads that are asked, None for all.
         """
         pooled = h.mean(1) if self.by_row else h
         return {
-            name: head(h, states) if MODALITIES[name].by_row else head(pooled)
-            for name, head in self.decoders.items()
+            name: self.decoders[name](*((h, states) if MODALITIES[name].by_row else (pooled,)))
+            for name in (self.names if names is None else names)
         }
 
     def value(self, name: str, raw: Tensor) -> Tensor:

@@ -113,17 +113,20 @@ def state_values(
 
     task: codes [B, n, F]. Of a model with `PlannerModel.tells_of_states`.
     """
-    heads = model.denoiser.heads if model.denoiser is not None else None
-    assert heads is not None
-    context = Context(
-        states.flatten(0, 1),
+    denoiser, process = model.denoiser, model.plain_process
+    assert denoiser is not None and denoiser.heads is not None
+    start = states.flatten(0, 1)
+    condition = model.condition(
+        start,
         goals.flatten(0, 1),
-        None,
-        task=None if task is None else task.flatten(0, 1),
+        torch.zeros_like(start[:, 0]),
+        None if task is None else task.flatten(0, 1),
     )
-    blank = torch.zeros(len(context.state), model.rows, model.plan_dim).to(states)
-    told = _told(model, context, blank, model.plain_process.T, {})
-    return heads.value("returns", told["returns"]).view(states.shape[:2])
+    drop = {"returns": torch.ones_like(start[:, 0], dtype=torch.bool)}
+    blank = start.new_zeros(len(start), model.rows, model.plan_dim)
+    path = model.path_from(start)
+    told = denoiser.tell(process, process.T, blank, condition, drop, path, ("returns",))
+    return denoiser.heads.value("returns", told["returns"]).view(states.shape[:2])
 
 
 def task(

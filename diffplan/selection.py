@@ -32,10 +32,14 @@ def evaluate(
     current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
     state).
     """
-    if model.streams is not None or (model.value is None and model.use_returns):
+    if model.streams is not None:
         return evaluation(model, context, x)
-    if model.tells_of_states and context.goal is not None:
-        return _goal_value(model, context.goal, candidates, context.task)
+    if context.goal is not None and not (model.value is not None and model.value.uses_action):
+        if model.config.data.discount < 1:
+            return _goal_value(model, context.goal, candidates, context.task)
+        return _values(model, candidates[:, -1:], context.goal, context.task)[:, 0]
+    if model.value is None and model.use_returns:
+        return evaluation(model, context, x)
     if model.value is None:
         assert model.denoiser is not None and model.denoiser.heads is not None
         return model.denoiser.heads.value("returns", told["returns"]).squeeze(-1)
@@ -44,11 +48,6 @@ def evaluate(
         lag = torch.ones(len(candidates), device=candidates.device)
         action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
         result: Tensor = model.value(candidates[:, 0], context.goal, action, context.task)
-        return result
-    if context.goal is not None and model.config.data.discount < 1:
-        return _goal_value(model, context.goal, candidates, context.task)
-    if context.goal is not None:
-        result = model.value(candidates[:, -1], context.goal, task=context.task)
         return result
     # one state's error would decide which of many similar plans looks best
     later = candidates[:, 1:]
@@ -59,6 +58,15 @@ def evaluate(
 def _along(task: Tensor | None, states: Tensor) -> Tensor | None:
     """Codes [B, F] for states [B, n, D]: [B, n, F]."""
     return None if task is None else task[:, None].expand(-1, states.shape[1], -1)
+
+
+def _values(model: PlannerModel, states: Tensor, goal: Tensor, task: Tensor | None) -> Tensor:
+    """Normalised returns-to-go [B, n] of states [B, n, D] with goals [B, G]."""
+    goals, told = goal[:, None].expand(-1, states.shape[1], -1), _along(task, states)
+    if model.value is None:
+        return state_values(model, states, goals, told)
+    result: Tensor = model.value(states, goals, task=told)
+    return result
 
 
 def _goal_value(
@@ -72,12 +80,7 @@ def _goal_value(
     """
     plan = model.config.plan
     states = torch.cat([candidates[:, : plan.horizon : _CHECK_EVERY], candidates[:, -1:]], 1)
-    goals, told = goal[:, None].expand(-1, states.shape[1], -1), _along(task, states)
-    values = (
-        state_values(model, states, goals, told)
-        if model.value is None
-        else model.value(states, goals, task=told)
-    )
+    values = _values(model, states, goal, task)
     returns = model.returns.inverse(values.unsqueeze(-1)).squeeze(-1)
     discount = model.config.data.discount
     steps = returns.clamp(_LEAST_RETURN, 1.0).log() / math.log(discount)

@@ -344,7 +344,6 @@ class Survey:
                 rows[label]["normalised_score"] = score.mean
                 rows[label]["normalised_ci95"] = [score.low, score.high]
         return {
-            "dataset": agent.info.id,
             "env_id": agent.info.env_id,
             "rows": rows,
             "others": others(folder, agent, self.episodes, self.seed),

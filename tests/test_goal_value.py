@@ -1,5 +1,6 @@
 """With a goal, a plan that saves more steps than it takes is worth less, not more."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from diffplan import selection
 from diffplan.conditions import Context
-from diffplan.config import Config, HeadsConfig, PlanSpaceConfig
+from diffplan.config import Config, DataConfig, HeadsConfig, PlanSpaceConfig
 from diffplan.model import ModelSpec, PlannerModel
 from diffplan.selection import evaluate
 
@@ -58,3 +59,14 @@ def test_a_jump_costs_twice_what_it_gains(model: PlannerModel) -> None:
     (left,) = steps_left(model, [jump])
     assert left == pytest.approx(50 + 2 * (50 - 4 * STRIDE), abs=0.05)
     assert left > steps_left(model, [[0.0] * (HORIZON + 1)])[0]
+
+
+def test_undiscounted_a_plan_is_worth_its_last_state(model: PlannerModel) -> None:
+    model.config = dataclasses.replace(
+        model.config, data=DataConfig(discount=1.0, relabel="hindsight")
+    )
+    candidates = torch.tensor([[0.0] * HORIZON + [0.5], [0.5] * (HORIZON + 1)]).unsqueeze(-1)
+    context = Context(candidates[:, 0], torch.ones(2, 1), None)
+    with torch.no_grad():
+        values = evaluate(model, context, candidates, candidates, {})
+    torch.testing.assert_close(values, torch.full((2,), DISCOUNT**50))

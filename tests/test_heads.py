@@ -281,10 +281,15 @@ def test_known_data_enter_the_plan_only_with_weight(models: Make) -> None:
     torch.testing.assert_close(aware(x, 10), blind(x + process.c[10] * e, 10))
 
 
-def test_a_shared_model_needs_fewer_calls(models: Make) -> None:
+def test_a_shared_model_needs_no_other_networks(models: Make) -> None:
     shared = models("multi-task", planning__candidates=4)
     assert actions_of(shared, torch.zeros(1, 4, 4), {"actions": torch.zeros(1, 4, 4)}) is not None
-    assert network_calls(shared, shared.config.planning) == 4 + shared.config.planning.steps
+    planning = shared.config.planning
+    # to choose with a goal, the denoiser is asked of states
+    assert network_calls(shared, planning) == 4 + planning.steps + 1
+    for alone in ({"candidates": 1}, {"select": "first"}):
+        settings = dataclasses.replace(planning, **alone)
+        assert network_calls(shared, settings) == 4 + planning.steps
     assert shared.inverse_dynamics is None and shared.value is None
 
 
