@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from diffplan import checkpoint as checkpoints
 from diffplan.agents.planner_agent import PlannerAgent
-from diffplan.calibration import load_statistics
 from diffplan.errors import DiffplanError
+from diffplan.model import checkpoint as checkpoints
+from diffplan.planning.calibration import load_statistics
 
 
 def load_agent(

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from diffplan.agents.plans import AgentState, PlanView, as_array
-from diffplan.calibration import check_conditions
-from diffplan.chains import matching_level
-from diffplan.config import PlanningConfig, config_to_dict, replace_planning
-from diffplan.data.episodes import DatasetInfo, ObservationLayout
-from diffplan.decision import Planned
-from diffplan.engines import EagerEngine, Engine, make_engine
+from diffplan.config.config import config_to_dict, replace_planning
+from diffplan.config.sections import PlanningConfig
+from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.engines.decision import Planned
+from diffplan.engines.eager import EagerEngine
+from diffplan.engines.table import Engine, make_engine
 from diffplan.errors import DiffplanError
-from diffplan.model import PlannerModel
-from diffplan.task_code import TaskEncoder
+from diffplan.model.conditions import TaskEncoder
+from diffplan.model.planner_model import PlannerModel
+from diffplan.planning.calibration import check_conditions
+from diffplan.planning.chains import matching_level
 
 _REMEMBERED = 512  # ends of strides of an episode
 

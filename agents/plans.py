@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.decision import Planned
+from diffplan.engines.decision import Planned
 
 
 class PlanView:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan import queries
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.agents.plans import PlanView
-from diffplan.conditions import Context
 from diffplan.errors import DiffplanError
+from diffplan.model.conditions import Context
+from diffplan.planning import queries
 
 
 class Queries:

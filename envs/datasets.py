@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.data.combine import combine
-from diffplan.data.episodes import Episodes
-from diffplan.envs.arrays import load_arrays
-from diffplan.envs.d4rl import load_d4rl
-from diffplan.envs.d4rl_catalogue import CATALOGUE, d4rl_folder
-from diffplan.envs.d4rl_files import D4RL_SUFFIXES, fetch_d4rl
-from diffplan.envs.environments import check_env_id
-from diffplan.envs.mazes import POINTMAZES
-from diffplan.envs.metaworld_data import METAWORLD, metaworld_id
-from diffplan.envs.minari_data import is_local, load_minari, local_datasets
-from diffplan.envs.minari_remote import fetch_minari, is_minari_id
-from diffplan.envs.pointmaze import pointmaze_id
+from diffplan.data.episodes import Episodes, fingerprint
+from diffplan.data.info import DatasetInfo
+from diffplan.envs.formats.d4rl import load_d4rl
+from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, d4rl_folder
+from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, fetch_d4rl
+from diffplan.envs.formats.minari import is_local, load_minari, local_datasets
+from diffplan.envs.formats.minari_remote import fetch_minari, is_minari_id
+from diffplan.envs.formats.npz import load_arrays
+from diffplan.envs.makers.metaworld_data import METAWORLD, metaworld_id
+from diffplan.envs.makers.pointmaze import pointmaze_id
+from diffplan.envs.simulators.environments import check_env_id
+from diffplan.envs.simulators.mazes import POINTMAZES
 from diffplan.errors import DiffplanError
 
 
@@ -254,3 +255,48 @@ def _other_files() -> list[DatasetEntry]:
         for path in sorted(d4rl_folder().iterdir())
         if path.suffix in D4RL_SUFFIXES and path.name not in official
     ]
+
+
+def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
+    """The episodes that a run was trained on, or why they are not at hand.
+
+    info: what the dataset says about itself. trained_on: `fingerprint` of what the run was
+    trained on; data of the same name that have changed since do not count. Nothing is downloaded.
+    """
+    if info.source == "combined":
+        return _combined_data(info, trained_on)
+    known = CATALOGUE.get(info.id)
+    here = known.path.is_file() if known else is_local(info.id) or Path(info.id).exists()
+    reason = ""
+    # A file without timeouts is cut by the environment, which may have been given in training.
+    environments = dict.fromkeys((None, info.env_id if info.source == "d4rl" else None))
+    if not here and (known or is_minari_id(info.id)):
+        reason, environments = f"{info.id} is not on this machine", {}
+    for env in environments:
+        try:
+            episodes = load_dataset(info.id, env)
+        except DiffplanError as error:
+            reason = reason or str(error)
+            continue
+        found = fingerprint(episodes)
+        if found == trained_on:
+            return episodes
+        reason = f"{info.id} now holds other data ({found}) than the run saw ({trained_on})"
+    return reason
+
+
+def _combined_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
+    """See `training_data`; the parts may be anywhere, but for what would have to be downloaded."""
+    parts = info.details["parts"]
+    for part in parts:
+        known = CATALOGUE.get(part)
+        if not (known.path.is_file() if known else is_local(part) or Path(part).exists()):
+            return f"{part} is not on this machine"
+    try:
+        episodes = load_datasets(parts)
+    except DiffplanError as error:
+        return str(error)
+    found = fingerprint(episodes)
+    if found != trained_on:
+        return f"{info.id} now holds other data ({found}) than the run saw ({trained_on})"
+    return episodes

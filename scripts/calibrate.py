@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffplan.agents import PlannerAgent
-    from diffplan.checkpoint import Header
-    from diffplan.conditions import Context
-    from diffplan.dpm_solver_v3 import Statistics
+    from diffplan.diffusion.dpm_solver_v3 import Statistics
+    from diffplan.model.checkpoint import Header
+    from diffplan.model.conditions import Context
 
 _SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift of f"))
 
@@ -79,10 +79,11 @@ class Calibrate:
 def _calibrate(options: Calibrate) -> Path:
     from tqdm import tqdm
 
-    from diffplan import calibration
     from diffplan.agents import load_agent
-    from diffplan.checkpoint import checkpoint_path, find_checkpoint, read_header
-    from diffplan.scripts.results import check_writable
+    from diffplan.diffusion.dpm_statistics import rounds
+    from diffplan.model.checkpoint import checkpoint_path, find_checkpoint, read_header
+    from diffplan.planning import calibration
+    from diffplan.scripts.report.results import check_writable
 
     given: dict[str, Any] = {"start": options.start, "guidance_weight": options.guidance_weight}
     agent = load_agent(
@@ -100,7 +101,7 @@ def _calibrate(options: Calibrate) -> Path:
     check_writable(file, "statistics")
     process = calibration.calibrated_process(agent.model, agent.settings)
     contexts, x0 = _samples(options, agent, read_header(path))
-    with tqdm(total=calibration.rounds(process), desc="calibrating", unit="level") as bar:
+    with tqdm(total=rounds(process), desc="calibrating", unit="level") as bar:
 
         def progress() -> None:
             bar.update()
@@ -133,9 +134,9 @@ def _samples(
     """
     import torch
 
-    from diffplan.conditions import Context
     from diffplan.data.windows import WindowSampler
-    from diffplan.scripts.baselines import training_data
+    from diffplan.envs.datasets import training_data
+    from diffplan.model.conditions import Context
 
     model, settings = agent.model, agent.settings
     generator = torch.Generator().manual_seed(options.seed)
@@ -172,8 +173,8 @@ def _draw(path: Path, statistics: Statistics, title: str) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from diffplan.dpm_solver_v3 import half_log_snr
-    from diffplan.scripts.pictures import CANDIDATE, EXECUTED, save, style
+    from diffplan.diffusion.dpm_solver_v3 import half_log_snr
+    from diffplan.scripts.report.pictures import CANDIDATE, EXECUTED, save, style
 
     lam = half_log_snr(statistics)
     known = np.isfinite(lam)

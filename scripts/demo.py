@@ -32,9 +32,9 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """Run all of it; returns what results.json holds."""
-        from diffplan.envs.pointmaze import make_pointmaze
-        from diffplan.planners import get_config
-        from diffplan.scripts.evaluate import Evaluate
+        from diffplan.config.planners import get_config
+        from diffplan.envs.makers.pointmaze import make_pointmaze
+        from diffplan.scripts.evaluate.command import Evaluate
         from diffplan.scripts.train import Train
 
         if self.steps < 1:

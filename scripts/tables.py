@@ -4,7 +4,7 @@
     python -m diffplan.scripts.tables --check    # exit with 1 if one is out of date
 
 A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` and
-`baselines` instead of a file are those of `diffplan.presets`. With a `*` in its name the
+`baselines` instead of a file are those of `diffplan.config.presets`. With a `*` in its name the
 files of one run each of `diffplan benchmark` become the rows of one table.
 """
 
@@ -21,76 +21,29 @@ from typing import Any
 
 import tyro
 
+from diffplan.config.planners import get_config
+from diffplan.config.presets import (
+    BASELINES,
+    NOT_RELEASED,
+    RELEASED,
+    REWARD_REASON,
+    SOURCE,
+    preset_for,
+)
 from diffplan.errors import DiffplanError
-from diffplan.planners import get_config
-from diffplan.presets import BASELINES, NOT_RELEASED, RELEASED, REWARD_REASON, SOURCE, preset_for
-from diffplan.scripts.benchmark_report import benchmark_table
-from diffplan.scripts.queries import queries_table
-from diffplan.scripts.survey_report import survey_table
+from diffplan.scripts.benchmark.report import benchmark_table
+from diffplan.scripts.queries.command import queries_table
+from diffplan.scripts.report.markdown import (
+    machine_line,
+    markdown,
+    mean_interval,
+    milliseconds,
+    percent,
+)
+from diffplan.scripts.studies.compare import compare_table
+from diffplan.scripts.studies.survey_report import survey_table
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    align = ["---", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *rows))
-
-
-def _interval(mean: float, bounds: list[float] | None, digits: int = 1, sign: str = "") -> str:
-    text = f"{mean:{sign}.{digits}f}"
-    if bounds and None not in bounds:
-        text += f" [{bounds[0]:{sign}.{digits}f}, {bounds[1]:{sign}.{digits}f}]"
-    return text
-
-
-def _percent(row: dict[str, Any]) -> str:
-    if row["success_rate"] is None:
-        return "–"
-    low, high = row["success_ci95"]
-    return f"{100 * row['success_rate']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _machine(data: dict[str, Any]) -> str:
-    found = data["machine"]
-    return (
-        f"{found['cpu']}, {found['threads']} thread, PyTorch {found['versions']['torch']}, "
-        f"MuJoCo {found['versions']['mujoco']}"
-    )
-
-
-def compare_table(data: dict[str, Any]) -> str:
-    """The table of `diffplan compare`."""
-    header = ["planning", "keep", "return [95 % CI]", "against proposer only", "success [95 % CI]"]
-    header += ["ms per decision (mean)", "ms per plan"]
-    rows = []
-    for name, row in data["rows"].items():
-        difference = row["difference"]
-        rows.append(
-            [
-                name,
-                str(row["keep"] or "–"),
-                _interval(row["return_mean"], row["return_ci95"]),
-                "–" if difference is None else _interval(difference[0], difference[1:], 1, "+"),
-                _percent(row),
-                _milliseconds(row.get("decision_ms_mean")),
-                _milliseconds(row.get("replan_ms_median")),
-            ]
-        )
-    without = data.get("left_out", {})
-    left_out = "".join(f"Left out: {name} ({why}).\n\n" for name, why in without.items())
-    details = data["dataset_details"]
-    return (
-        f"{data['config']}, {data['updates']} updates ({data['train_seconds']:.0f} s) on "
-        f"{data['dataset']} ({details.get('steps', '?')} steps, seed {details.get('seed', '?')}, "
-        f"{details.get('path_rule', '?')} paths); {data['env_id']}, {data['episodes']} episodes, "
-        f"seeds {data['seed']} to {data['seed'] + data['episodes'] - 1}; one training seed.\n\n"
-        f"{_markdown(header, rows)}\n\n{left_out}{data['protocol']}\n\n"
-        f"Command: `{data['command']}`. Machine: {_machine(data)}."
-    )
 
 
 def results_table(data: dict[str, Any]) -> str:
@@ -100,19 +53,19 @@ def results_table(data: dict[str, Any]) -> str:
     rows = [
         [
             name.replace("_", " "),
-            _interval(row["return_mean"], row["return_ci95"]),
-            _percent(row),
+            mean_interval(row["return_mean"], row["return_ci95"]),
+            percent(row),
             str(row["episodes"]),
-            _milliseconds(row.get("decision_ms_median")),
-            _milliseconds(row.get("replan_ms_median")),
+            milliseconds(row.get("decision_ms_median")),
+            milliseconds(row.get("replan_ms_median")),
         ]
         for name, row in data["policies"].items()
     ]
     return (
         f"{data['config']} on {data['dataset']}, trained in {data['train_seconds']:.0f} s; "
         f"{data['env_id']}, seeds {data['seed']} to {data['seed'] + data['episodes'] - 1}; one "
-        f"training seed.\n\n{_markdown(header, rows)}\n\n{data['protocol']}\n\n"
-        f"Command: `{data['command']}`. Machine: {_machine(data)}."
+        f"training seed.\n\n{markdown(header, rows)}\n\n{data['protocol']}\n\n"
+        f"Command: `{data['command']}`. Machine: {machine_line(data)}."
     )
 
 
@@ -124,12 +77,12 @@ def tasks_table(data: dict[str, Any]) -> str:
     rows = []
     for name, task in data["tasks"].items():
         row = task["policies"]["planner"]
-        line = [name, _interval(row["return_mean"], row["return_ci95"]), _percent(row)]
+        line = [name, mean_interval(row["return_mean"], row["return_ci95"]), percent(row)]
         beside = (task["policies"].get(key) for key in others)
         rows.append(
             [*line, str(row["episodes"]), *("–" if o is None else _brief(o) for o in beside)]
         )
-    mean = [_interval(data["return_mean"], data["return_ci95"]), _percent(data)]
+    mean = [mean_interval(data["return_mean"], data["return_ci95"]), percent(data)]
     rows.append(["**mean**", *mean, str(data["episodes"]), *("" for _ in others)])
     seeds = len(data["runs"])
     return (
@@ -138,8 +91,8 @@ def tasks_table(data: dict[str, Any]) -> str:
         f"{data['seed']} to "
         f"{data['seed'] + data['episodes_per_task'] - 1}; "
         f"{'one training seed' if seeds == 1 else f'{seeds} training seeds'}.\n\n"
-        f"{_markdown([*header, *(key.replace('_', ' ') for key in others)], rows)}\n\n"
-        f"{data['protocol']}\n\nCommand: `{data['command']}`. Machine: {_machine(data)}."
+        f"{markdown([*header, *(key.replace('_', ' ') for key in others)], rows)}\n\n"
+        f"{data['protocol']}\n\nCommand: `{data['command']}`. Machine: {machine_line(data)}."
     )
 
 
@@ -176,14 +129,14 @@ def study_table(data: dict[str, Any]) -> str:
                     name if first else "",
                     _own(made) if first else "",
                     label,
-                    _interval(row["normalised_score"], row["normalised_ci95"])
+                    mean_interval(row["normalised_score"], row["normalised_ci95"])
                     if "normalised_score" in row
                     else "–",
-                    _interval(row["return_mean"], row["return_ci95"], 0),
+                    mean_interval(row["return_mean"], row["return_ci95"], 0),
                     each,
                     f"{row['train_seconds']:.0f} s" if first else "",
-                    _milliseconds(row.get("replan_ms_median")),
-                    _milliseconds(row.get("decision_ms_mean")),
+                    milliseconds(row.get("replan_ms_median")),
+                    milliseconds(row.get("decision_ms_mean")),
                 ]
             )
         for key in ("data_label", "environment_differences"):
@@ -192,8 +145,8 @@ def study_table(data: dict[str, Any]) -> str:
     last = next(iter(data["datasets"].values()))
     notes = "\n".join(f"- {', '.join(names)}: {label}" for label, names in labels.items())
     return (
-        f"{_markdown(header, rows)}\n\nScores on D4RL's scale. {notes and 'What sets them apart:'}"
-        f"\n\n{notes}\n\n{last['protocol']}\n\nMachine: {_machine(last)}."
+        f"{markdown(header, rows)}\n\nScores on D4RL's scale. {notes and 'What sets them apart:'}"
+        f"\n\n{notes}\n\n{last['protocol']}\n\nMachine: {machine_line(last)}."
     )
 
 
@@ -210,7 +163,7 @@ def counts_table(data: dict[str, Any]) -> str:
         ]
         for name, row in data["mazes"].items()
     ]
-    table = _markdown(["maze", "episodes in 1M steps", "published", "difference"], rows)
+    table = markdown(["maze", "episodes in 1M steps", "published", "difference"], rows)
     return f"{table}\n\nCommand: `{data['command']}`."
 
 
@@ -241,10 +194,10 @@ def presets_table() -> str:
     return (
         f"`trajectory-diffuser-published`, from {SOURCE}. H counts the current state, "
         "`--plan.horizon` is H − 1.\n\n"
-        f"{_markdown(header, published)}\n\nNo preset: {without}.\n\n"
+        f"{markdown(header, published)}\n\nNo preset: {without}.\n\n"
         "Ours beside the published configuration (its rows above change the horizon and the "
         "steps):\n\n"
-        + _markdown(
+        + markdown(
             ["setting", "published", "ours, with a goal", "ours, without a goal"],
             [list(row) for row in ours],
         )
@@ -263,7 +216,7 @@ def baselines_table() -> str:
         ]
         for (name, data), (settings, source) in BASELINES.items()
     ]
-    return _markdown(["planner", "data", "settings", "source"], rows)
+    return markdown(["planner", "data", "settings", "source"], rows)
 
 
 def reference_table(data: dict[str, Any]) -> str:
@@ -282,7 +235,7 @@ def reference_table(data: dict[str, Any]) -> str:
         for maze, found in data["mazes"].items()
     ]
     return (
-        f"{_markdown(header, rows)}\n\nReturns ± standard errors, {data['episodes']} episodes; the "
+        f"{markdown(header, rows)}\n\nReturns ± standard errors, {data['episodes']} episodes; the "
         f"difference is of planning once, in standard errors of both means (D4RL's taken over 100 "
         f"episodes).\n\nCommand: `{data['command']}`."
     )
@@ -313,7 +266,7 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
     products = [run["reference_matmul_ms"] for run in runs]
     machine = runs[0]["machine"]
     return (
-        f"{_markdown(header, rows)}\n\nRandom weights; engine {runs[0]['engine']}, batch of one, "
+        f"{markdown(header, rows)}\n\nRandom weights; engine {runs[0]['engine']}, batch of one, "
         f"{machine['threads']} thread. Beside each run a 1024 × 1024 × 1024 float32 product took "
         f"{min(products):.1f} to {max(products):.1f} ms. Per decision is the mean over the steps "
         "that a plan is kept.\n\nCommands:\n\n"

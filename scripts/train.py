@@ -20,20 +20,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from diffplan.config import Config
+from diffplan.config.config import Config
+from diffplan.config.planners import CONFIGS, get_config
+from diffplan.config.presets import Preset, apply, preset_for, presets_of, why_none
 from diffplan.errors import DiffplanError
-from diffplan.planners import CONFIGS, get_config
-from diffplan.presets import Preset, apply, preset_for, presets_of, why_none
 
 if TYPE_CHECKING:
-    from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
+    from diffplan.data.episodes import Episodes
+    from diffplan.data.info import DatasetInfo, ObservationLayout
 
 
 @dataclass(frozen=True)
 class Train:
     """Train a planner. CONFIG is the starting point; every setting below can be overridden.
 
-    From Python `config` is taken as it is; see `diffplan.presets.config_for`.
+    From Python `config` is taken as it is; see `diffplan.config.config_for`.
     """
 
     dataset: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]")]
@@ -97,7 +98,8 @@ class Train:
         import torch
 
         from diffplan.envs.datasets import load_datasets
-        from diffplan.training import RunOptions, find_previous, train
+        from diffplan.training.loop import train
+        from diffplan.training.run import RunOptions, find_previous
 
         self._check()
         options = RunOptions(
@@ -135,7 +137,7 @@ class Train:
 
     def _resumed(self) -> tuple[DatasetInfo, ObservationLayout] | None:
         """The data of the run that would be resumed, so that its preset is known at once."""
-        from diffplan.checkpoint import list_checkpoints, read_header
+        from diffplan.model.checkpoint import list_checkpoints, read_header
 
         found = list_checkpoints(self.out) if self.resume else []
         if not found:
@@ -157,8 +159,8 @@ class Train:
 
     def _check_environment(self, episodes: Episodes, main: bool) -> None:
         """Refuse data that the evaluation environment could not be planned in with."""
-        from diffplan.envs.compatibility import check_spaces
-        from diffplan.envs.tasks import make_task_env, task_infos
+        from diffplan.envs.simulators.compatibility import check_spaces
+        from diffplan.envs.simulators.tasks import make_task_env, task_infos
 
         for info in task_infos(episodes.info):
             if info.env_id is None:
@@ -177,7 +179,7 @@ class Train:
 
     def _check(self) -> None:
         """Refuse at once what would fail after the data are loaded."""
-        from diffplan.scripts.results import check_writable
+        from diffplan.scripts.report.results import check_writable
 
         for option, value, low, high in (
             ("--steps", self.steps, 1, 2**31 - 1),
@@ -229,7 +231,7 @@ def _try(args: Sequence[str], config: Config, preset: Preset) -> Train | None:
 
 def _d4rl_name(info: DatasetInfo) -> str:
     """The name that presets go by: D4RL's, in whatever way a file of one's own spells it."""
-    from diffplan.envs.d4rl_catalogue import canonical_name, plain_stem
+    from diffplan.envs.formats.d4rl_catalogue import canonical_name, plain_stem
 
     known = info.details.get("d4rl_name")
     if known is not None:

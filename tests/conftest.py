@@ -22,13 +22,15 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.conditions import Context
-from diffplan.config import Config, PlanningConfig
-from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
+from diffplan.config.config import Config
+from diffplan.config.planners import get_config
+from diffplan.config.sections import PlanningConfig
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.data.windows import WindowSampler
-from diffplan.model import ModelSpec, PlannerModel
-from diffplan.planner import Noise
-from diffplan.planners import get_config
+from diffplan.model.conditions import Context
+from diffplan.model.planner_model import ModelSpec, PlannerModel
+from diffplan.planning.stages import Noise
 
 # Shared machines stall for longer than any deadline worth setting; CI must not fail by chance.
 hypothesis.settings.register_profile(

@@ -88,3 +88,19 @@ class Valued:
     step: Step | None = None
     task: Tensor | None = None
     prompt: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one joint update draws from the data, in environment units.
+
+    transitions, valued: None where heads of the denoiser do what they teach.
+    plain: windows that teach the denoiser to plan without a proposal, None if it need not.
+    followed: windows with an action that teach to act on a proposal, None if nothing does.
+    """
+
+    windows: Windows
+    transitions: Transitions | None
+    valued: Valued | None
+    plain: Windows | None = None
+    followed: Windows | None = None

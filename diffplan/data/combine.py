@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.data.description import DatasetInfo, ObservationLayout, Task
 from diffplan.data.episodes import Episodes
+from diffplan.data.info import DatasetInfo, ObservationLayout, Task
 from diffplan.errors import DiffplanError
 
 

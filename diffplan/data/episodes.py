@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.data.description import DatasetInfo, ObservationLayout, Task
+from diffplan.data.info import DatasetInfo, ObservationLayout, Task
 from diffplan.errors import DiffplanError
-
-__all__ = [
-    "FORMAT",
-    "DatasetInfo",
-    "Episodes",
-    "ObservationLayout",
-    "Task",
-    "replace_folder",
-]
 
 FORMAT = 1
 _HEADER = "episodes.json"
@@ -332,3 +324,13 @@ def replace_folder(building: Path, folder: Path) -> None:
         os.rename(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def fingerprint(episodes: Episodes) -> str:
+    """Short identity of a dataset's content, to refuse resuming on other data."""
+    crc = 0
+    for array in (episodes.states, episodes.actions, episodes.rewards, episodes.state_starts):
+        crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+    if episodes.tasks is not None:
+        crc = zlib.crc32(np.ascontiguousarray(episodes.tasks).data, crc)
+    return f"{episodes.num_episodes}-{episodes.num_steps}-{crc:08x}"

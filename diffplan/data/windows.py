@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffplan.config import Config
+from diffplan.config.config import Config
 from diffplan.data.batches import Acted, Step, Transitions, Valued, Windows
-from diffplan.data.episodes import DatasetInfo, Episodes
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import DatasetInfo
 from diffplan.data.landmarks import StepsBetween
 from diffplan.data.placement import fits, move, take
 from diffplan.data.returns import returns_to_go

@@ -8,7 +8,7 @@ import pytest
 
 from diffplan.agents import PlannerAgent
 from diffplan.data.episodes import Episodes
-from diffplan.model import PlannerModel
+from diffplan.model.planner_model import PlannerModel
 
 Make = Callable[..., Any]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from diffplan.agents import AgentState, load_agent
-from diffplan.chains import matching_level
-from diffplan.checkpoint import Header, save_checkpoint
-from diffplan.decision import Planned
+from diffplan.engines.decision import Planned
 from diffplan.errors import DiffplanError
+from diffplan.model.checkpoint import Header, save_checkpoint
+from diffplan.planning.chains import matching_level
 
 Make = Callable[..., Any]
 

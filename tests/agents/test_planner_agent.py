@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan import decision
 from diffplan.agents import AgentState, PlannerAgent
-from diffplan.data.episodes import ObservationLayout
-from diffplan.decision import Planned
+from diffplan.data.info import ObservationLayout
+from diffplan.engines import decision
+from diffplan.engines.decision import Planned
 from diffplan.errors import DiffplanError
 
 Make = Callable[..., Any]

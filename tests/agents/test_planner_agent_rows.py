@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffplan import decision
 from diffplan.agents import AgentState
-from diffplan.planner import Noise
+from diffplan.engines import decision
+from diffplan.planning.stages import Noise
 
 Make = Callable[..., Any]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan import decision
 from diffplan.agents import AgentState, PlannerAgent
 from diffplan.data.targets import BINS, QUANTILES
-from diffplan.envs.rollout import rollout
+from diffplan.engines import decision
+from diffplan.envs.rollouts.rollout import rollout
 from diffplan.errors import DiffplanError
 
 Make = Callable[..., Any]

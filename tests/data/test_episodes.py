@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.errors import DiffplanError
 
 

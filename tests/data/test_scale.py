@@ -14,8 +14,9 @@ import pytest
 from numpy.lib.format import open_memmap
 
 import diffplan
-from diffplan.config import config_to_dict
-from diffplan.data.episodes import FORMAT, DatasetInfo, ObservationLayout
+from diffplan.config.config import config_to_dict
+from diffplan.data.episodes import FORMAT
+from diffplan.data.info import DatasetInfo, ObservationLayout
 
 COLUMNS, EPISODES, STEPS = 100, 1000, 999
 BUDGET = 200  # MB of memory beyond what the imports took; the states are 400 MB

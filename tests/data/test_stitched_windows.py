@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.config import Config
-from diffplan.data.episodes import Episodes, ObservationLayout
+from diffplan.config.config import Config
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import ObservationLayout
 from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
 

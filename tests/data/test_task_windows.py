@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffplan.config import Config
+from diffplan.config.config import Config
 from diffplan.data.combine import combine
-from diffplan.data.episodes import Episodes, ObservationLayout
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import ObservationLayout
 from diffplan.data.rows import Rows, TaskRows
 from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError

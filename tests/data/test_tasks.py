@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from diffplan.data.combine import combine, task_details
-from diffplan.data.episodes import DatasetInfo, Episodes, ObservationLayout, Task
+from diffplan.data.episodes import Episodes, fingerprint
+from diffplan.data.info import DatasetInfo, ObservationLayout, Task
 from diffplan.errors import DiffplanError
-from diffplan.training import fingerprint
 
 Make = Callable[..., Episodes]
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffplan.config import Config
-from diffplan.data.episodes import Episodes, ObservationLayout
+from diffplan.config.config import Config
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import ObservationLayout
 from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
 

@@ -14,14 +14,14 @@ import minari
 import numpy as np
 import pytest
 
-from diffplan.data.episodes import DatasetInfo
-from diffplan.envs import minari_remote
-from diffplan.envs.d4rl_catalogue import CATALOGUE
-from diffplan.envs.d4rl_files import check_d4rl_file
+from diffplan.data.info import DatasetInfo
 from diffplan.envs.datasets import fetch_dataset, list_datasets, load_dataset, made_maze2d
-from diffplan.envs.mazes import maze_of
-from diffplan.envs.pointmaze import make_pointmaze
-from diffplan.envs.references import normalised_score, reference_key
+from diffplan.envs.formats import minari_remote
+from diffplan.envs.formats.d4rl_catalogue import CATALOGUE
+from diffplan.envs.formats.d4rl_hdf5 import check_d4rl_file
+from diffplan.envs.makers.pointmaze import make_pointmaze
+from diffplan.envs.rollouts.references import normalised_score, reference_key
+from diffplan.envs.simulators.mazes import maze_of
 from diffplan.errors import DiffplanError
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from diffplan.data.episodes import DatasetInfo, ObservationLayout
+from diffplan.data.info import DatasetInfo, ObservationLayout
 
 HORIZON, CANDIDATES, KEEP = 5, 3, 8
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffplan.calibration import FILE, load_statistics
-from diffplan.checkpoint import list_checkpoints
 from diffplan.data.episodes import Episodes
-from diffplan.family import betas_cosine, ddpm
+from diffplan.diffusion.processes import betas_cosine, ddpm
+from diffplan.model.checkpoint import list_checkpoints
+from diffplan.planning.calibration import FILE, load_statistics
 from diffplan.scripts.cli import main
 
 PNG = b"\x89PNG\r\n\x1a\n"

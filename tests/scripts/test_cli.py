@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffplan.scripts import compare
 from diffplan.scripts.cli import COMMANDS, main
+from diffplan.scripts.studies import compare
 
 TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffplan.checkpoint import list_checkpoints, read_header
-from diffplan.config import Config
-from diffplan.data.episodes import DatasetInfo, Episodes
-from diffplan.planners import get_config
+from diffplan.config.config import Config
+from diffplan.config.planners import get_config
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import DatasetInfo
+from diffplan.model.checkpoint import list_checkpoints, read_header
 from diffplan.scripts.cli import main
 from diffplan.scripts.train import Train, _d4rl_name, _speed
 

@@ -1,0 +1,70 @@
+"""A whole configuration: what a planner is, as data.
+
+A configuration is saved as JSON beside the weights and read back strictly: an unknown key is an
+error. The named ones are in `diffplan.config.planners`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from diffplan.config.checks import check
+from diffplan.config.sections import PlanningConfig, Sections
+from diffplan.errors import DiffplanError
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Config(Sections):
+    """A planner: data, networks, training and planning."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+_ADAPTER = TypeAdapter(Config)
+_PLANNING = TypeAdapter(PlanningConfig)
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as JSON-able nested dictionaries."""
+    result: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    # JSON has no infinity
+    if config.data.advantage_temperature == float("inf"):
+        result["data"]["advantage_temperature"] = "inf"
+    return result
+
+
+def config_from_dict(data: Mapping[str, Any], where: str = "config") -> Config:
+    """Read a configuration strictly. DiffplanError names the first unknown key or wrong value."""
+    return _read(_ADAPTER, data, where)
+
+
+def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            raise DiffplanError(
+                f"{where} has the unknown key {key!r}; remove it or check its spelling"
+            ) from None
+        raise DiffplanError(
+            f"{where}: {key} is {first['input']!r}, expected: {first['msg']}"
+        ) from None
+
+
+def replace_planning(config: Config, **changes: Any) -> Config:
+    """A copy with other planning settings."""
+    known = {f.name for f in dataclasses.fields(PlanningConfig)}
+    if unknown := sorted(set(changes) - known):
+        raise DiffplanError(f"unknown planning setting {unknown[0]!r}; known: {sorted(known)}")
+    planning = _read(_PLANNING, dataclasses.asdict(config.planning) | changes, "planning settings")
+    return dataclasses.replace(config, planning=planning)

@@ -1,0 +1,237 @@
+"""Every planner as a configuration: what the papers' planners choose at the four stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffplan.config.config import Config
+from diffplan.config.sections import (
+    DataConfig,
+    DenoiserConfig,
+    HeadsConfig,
+    PlanningConfig,
+    PlanSpaceConfig,
+    ProposerConfig,
+    TrainingConfig,
+)
+from diffplan.errors import DiffplanError
+
+_PUBLISHED = Config(
+    name="trajectory-diffuser-published",
+    # 16 plan states with the current one first; released settings, methods of arXiv 2407.16142
+    plan=PlanSpaceConfig(horizon=15, stride=1, space="absolute"),
+    data=DataConfig(discount=1.0, relabel="hindsight", use_returns=True),
+    proposer=ProposerConfig(
+        kind="transformer", training="teacher-forced", width=512, depth=4, heads=4, dropout=0.1
+    ),
+    denoiser=DenoiserConfig(
+        network="unet",
+        width=64,
+        prediction="eps",
+        use_proposal=False,
+        process="ddpm",
+        schedule="linear",
+        schedule_levels=100,
+        plain_share=0.0,
+        features=64,
+        drop_state=0.0,
+        drop_goal=0.5,
+        drop_returns=0.5,
+        draws=1,
+    ),
+    heads=HeadsConfig(expectile=0.5, value_input="state-action"),
+    planning=PlanningConfig(
+        start="published",
+        steps=5,
+        sampler="ancestral",
+        clip=None,
+        candidates=32,
+        temperature=0.0,
+        select="softmax",
+        guidance_weight=1.2,
+        keep=1,
+    ),
+    training=TrainingConfig(
+        batch_size=32,
+        head_batch_size=32,
+        learning_rate=2e-4,
+        warmup=1,
+        decay_after=100_000,
+        weight_decay=1e-4,
+        ema=0.995,
+    ),
+)
+
+# Not the papers' network sizes: those of ours, so that the ideas are compared and not the budgets.
+
+_DIFFUSER = Config(
+    name="diffuser",
+    # Janner et al. 2022, arXiv 2205.09991: released locomotion settings, but for the network
+    plan=PlanSpaceConfig(horizon=31, stride=1, space="absolute", actions=True),
+    data=DataConfig(discount=0.997, relabel="hindsight", use_returns=False),
+    denoiser=DenoiserConfig(
+        process="ddpm", use_proposal=False, draws=1, drop_goal=0.0, drop_returns=0.0
+    ),
+    heads=HeadsConfig(expectile=0.5, noisy_value=True),
+    planning=PlanningConfig(
+        start="noise",
+        steps=20,
+        sampler="ancestral",
+        candidates=64,
+        keep=1,
+        value_guidance=0.2,  # two guide steps of 0.1, taken as one
+    ),
+    training=TrainingConfig(batch_size=256),
+)
+
+_DECISION_DIFFUSER = Config(
+    name="decision-diffuser",
+    # Ajay et al. 2023, arXiv 2211.15657: released settings, but for the network, its 200 levels
+    # and its prediction of eps, which this network does not learn in this many columns
+    plan=PlanSpaceConfig(horizon=99, stride=1, space="absolute"),
+    data=DataConfig(discount=0.99, relabel="hindsight", use_returns=True),
+    denoiser=DenoiserConfig(
+        process="ddpm",
+        use_proposal=False,
+        draws=1,
+        drop_goal=0.25,
+        drop_returns=0.25,
+    ),
+    heads=HeadsConfig(expectile=0.5),
+    planning=PlanningConfig(
+        start="noise",
+        steps=20,
+        sampler="ancestral",
+        noise=0.5,
+        candidates=1,
+        select="first",
+        guidance_weight=1.2,
+        keep=1,
+        target_quantile=0.9,
+    ),
+    training=TrainingConfig(batch_size=256),
+)
+
+_DIFFUSION_VETERAN = Config(
+    name="diffusion-veteran",
+    # Lu et al. 2025, arXiv 2503.00535: jump steps, unguided, the critic selects among 50; here
+    # too the network predicts x0 where theirs predicts eps
+    plan=PlanSpaceConfig(horizon=4, stride=1, space="absolute"),
+    data=DataConfig(discount=0.997, relabel="hindsight", use_returns=False),
+    denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1, drop_returns=0.0),
+    heads=HeadsConfig(expectile=0.5),
+    planning=PlanningConfig(start="noise", steps=20, candidates=50, keep=1),
+    training=TrainingConfig(batch_size=256),
+)
+
+_DECISION_TRANSFORMER = Config(
+    name="decision-transformer",
+    # Chen et al. 2021, arXiv 2106.01345: width and depth as published; the proposer plans states,
+    # so inverse dynamics acts, and it sees the current state alone
+    plan=PlanSpaceConfig(horizon=8, stride=1),
+    data=DataConfig(discount=1.0, relabel="hindsight", use_returns=True),
+    proposer=ProposerConfig(
+        kind="transformer", training="teacher-forced", width=128, depth=3, heads=1, dropout=0.1
+    ),
+    heads=HeadsConfig(expectile=0.5),
+    planning=PlanningConfig(
+        start="none",
+        steps=0,
+        candidates=1,
+        select="first",
+        keep=1,
+        target="received",
+        target_quantile=0.95,
+    ),
+)
+
+
+def _ours(name: str, **denoiser: Any) -> Config:
+    """Ours with another forward process."""
+    return Config(name=name, denoiser=DenoiserConfig(**denoiser))
+
+
+CONFIGS: dict[str, tuple[str, Config]] = {
+    "trajectory-diffuser": (
+        "autoregressive proposal, refined by a residual diffusion model (ours)",
+        Config(),
+    ),
+    "trajectory-diffuser-published": (
+        "the released settings: 5 of 100 DDPM steps from the raw proposal, 32 copies",
+        _PUBLISHED,
+    ),
+    "proposer-only": (
+        "the autoregressive proposal, not refined",
+        Config(name="proposer-only", planning=PlanningConfig(start="none", steps=0)),
+    ),
+    "from-noise": (
+        "diffusion from pure noise, no proposal",
+        Config(
+            name="from-noise",
+            denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
+            planning=PlanningConfig(start="noise", steps=10),
+            training=TrainingConfig(batch_size=256),
+        ),
+    ),
+    "resfusion": (
+        "ours, with noise and residual that grow together up to where x0 is gone",
+        _ours("resfusion", process="resfusion"),
+    ),
+    "interpolant": (
+        "ours, with a stochastic interpolant between proposal and data",
+        _ours("interpolant", process="interpolant"),
+    ),
+    "rectified-flow": (
+        "ours, with an interpolant without noise",
+        _ours("rectified-flow", process="interpolant", gamma="none"),
+    ),
+    "diffuse-vae": (
+        "ours, with DDPM around the proposal",
+        _ours("diffuse-vae", process="diffuse-vae"),
+    ),
+    "conditioned": (
+        "ours, with plain DDPM that sees the proposal as an input: the control experiment",
+        _ours("conditioned", process="ddpm"),
+    ),
+    "multi-task": (
+        "ours, with actions and values from heads of the denoiser (MT-Diffusion)",
+        Config(
+            name="multi-task",
+            heads=HeadsConfig(kind="shared"),
+            planning=PlanningConfig(keep=2),  # its actions are not corrected on the way
+        ),
+    ),
+    "streams": (
+        "states, actions and return from noise, each at its own level (UniDiffuser's idea)",
+        Config(
+            name="streams",
+            heads=HeadsConfig(kind="streams"),
+            denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
+            planning=PlanningConfig(start="noise", steps=5, keep=2),
+            training=TrainingConfig(batch_size=256),
+        ),
+    ),
+    "decision-transformer": (
+        "a transformer proposes, nothing refines (Chen et al. 2021)",
+        _DECISION_TRANSFORMER,
+    ),
+    "diffuser": (
+        "states and actions from noise, guided by a value's gradient (Janner et al. 2022)",
+        _DIFFUSER,
+    ),
+    "decision-diffuser": (
+        "states from noise, classifier-free guidance (Ajay et al. 2023)",
+        _DECISION_DIFFUSER,
+    ),
+    "diffusion-veteran": (
+        "states from noise in jumps, unguided; a critic selects among 50 (Lu et al. 2025)",
+        _DIFFUSION_VETERAN,
+    ),
+}
+
+
+def get_config(name: str) -> Config:
+    """The named configuration. DiffplanError lists the known names."""
+    if name not in CONFIGS:
+        raise DiffplanError(f"unknown config {name!r}; known: {', '.join(CONFIGS)}")
+    return CONFIGS[name][1]

@@ -1,0 +1,332 @@
+"""The sections of a configuration: frozen dataclasses whose docstrings are the help text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import ConfigDict
+
+Sampler = Literal[
+    "ddim",
+    "ancestral",
+    "dpm-solver++2m",
+    "unipc",
+    "s-pndm",
+    "f-pndm",
+    "dpm-solver-v3",
+    "evodiff",
+]
+"""Names of `diffplan.diffusion.samplers.SAMPLERS`."""
+
+Modality = Literal["actions", "rewards", "returns", "goal", "task"]
+"""Names of `diffplan.model.heads.MODALITIES`."""
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class PlanSpaceConfig:
+    """The plan tensor: how long, how coarse, in which units."""
+
+    __pydantic_config__ = STRICT
+
+    horizon: int = 16
+    """Future states in a plan, H."""
+    stride: int = 2
+    """Environment steps between two plan states."""
+    space: Literal["displacement", "absolute"] = "displacement"
+    """Scaled differences from the current state, or states of which the first is pinned."""
+    actions: bool = False
+    """Plan the actions beside the states, and take them, instead of inverse dynamics."""
+    pin_goal: bool = False
+    """Hold the goal columns of the last plan state at the goal: planning as inpainting."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How windows, goals and returns are drawn from the dataset."""
+
+    __pydantic_config__ = STRICT
+
+    discount: float = 0.99
+    """Discount of the return-to-go per environment step; 1 for the undiscounted one."""
+    relabel: Literal["stitched", "hindsight"] = "stitched"
+    """Goals come from the same episode (hindsight) or, by shortest paths, also from others."""
+    hindsight_share: float = 0.4
+    """Share of windows whose goal comes from their own episode (stitched only)."""
+    landmarks: int = 400
+    """Nodes of the landmark graph (stitched only)."""
+    goal_candidates: int = 8
+    """Goals from other episodes proposed per window; one is kept by its advantage."""
+    advantage_temperature: float = 6.0
+    """Lost steps that cut a window's weight by a factor e (stitched only); inf: no weighting."""
+    return_candidates: int = 1
+    """Starts proposed per window and action (without a goal); one is kept by its return."""
+    return_temperature: float = 0.2
+    """Shortfall of the return, in standard deviations, that cuts its chance by a factor e."""
+    use_returns: bool | None = None
+    """Condition on the return-to-go. None: yes where there is no goal."""
+    balance_tasks: bool = True
+    """Draw every task equally often, whatever its share of the data (data of several tasks)."""
+
+
+@dataclass(frozen=True)
+class ProposerConfig:
+    """The model that proposes a trajectory."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["markov", "gru", "transformer", "one-shot"] = "markov"
+    """Autoregressive: markov, gru, transformer (as the paper, cached). one-shot: all at once."""
+    training: Literal["free-running", "teacher-forced"] = "free-running"
+    """The loss is on the model's own unrolled trajectory, or on steps from the data's true past."""
+    width: int = 256
+    """Hidden width."""
+    depth: int = 3
+    """Hidden layers (markov, gru, one-shot) or transformer blocks."""
+    heads: int = 4
+    """Attention heads (transformer)."""
+    dropout: float = 0.0
+    """Dropout in training (transformer)."""
+    block: int = 1
+    """States that an autoregressive step gives at once; divides the horizon."""
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The diffusion model that optimises the proposal."""
+
+    __pydantic_config__ = STRICT
+
+    network: Literal["mlp", "unet", "dit"] = "mlp"
+    """Residual MLP (light on a CPU), the published temporal U-Net, or transformer over the plan."""
+    width: int = 256
+    """Width of the mlp or dit; base channels of the unet."""
+    depth: int = 2
+    """Blocks of the mlp or dit."""
+    prediction: Literal["x0", "eps", "v", "velocity", "resnoise"] = "x0"
+    """What the network puts out (velocity: interpolants, resnoise: Resfusion). It is read as x0."""
+    use_proposal: bool = True
+    """Give the proposal to the network beside the noisy plan."""
+    process: Literal["rddm", "resfusion", "interpolant", "diffuse-vae", "ddpm"] = "rddm"
+    """Forward process from data to the proposal and noise; ddpm: to noise alone, so that
+    the proposal is only an input."""
+    levels: int = 10
+    """Noise levels of rddm and interpolant."""
+    path: Literal["linear", "trigonometric"] = "linear"
+    """interpolant: how data turn into the proposal."""
+    gamma: Literal["brownian", "root", "none"] = "brownian"
+    """interpolant: noise on the way, sqrt(u (1 - u)) or sqrt(u) (1 - u); none: rectified flow."""
+    schedule: Literal["cosine", "linear", "vp"] = "cosine"
+    """Noise schedule of ddpm, resfusion and diffuse-vae, and of planning without a proposal."""
+    schedule_levels: int = 20
+    """Noise levels of that schedule."""
+    kappa: float = 1.0
+    """rddm, interpolant: noise as a multiple of the held-out residual of the proposals."""
+    residual_scale: Literal["by-step", "one"] = "by-step"
+    """rddm, interpolant: the residual of each plan step and state dimension, or one number."""
+    plain_share: float = 0.4
+    """Share of training samples without a proposal, plain DDPM, so that it can also plan from
+    noise (with use_proposal)."""
+    features: int = 128
+    """Size of the time and condition features."""
+    drop_state: float = 0.0
+    """Probability of dropping the current state in training."""
+    drop_goal: float = 0.1
+    """Probability of dropping the goal in training."""
+    drop_returns: float = 0.1
+    """Probability of dropping the return-to-go in training."""
+    draws: int = 2
+    """Noise draws per window and update; they share one proposal."""
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """What gives actions and values: networks of their own, or the denoiser's."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["separate", "shared", "streams"] = "separate"
+    """separate: inverse dynamics and value networks. shared: heads on the denoiser's features
+    (MT-Diffusion). streams: the denoiser plans states, actions and the return, each at a noise
+    level of its own."""
+    modalities: tuple[Modality, ...] = ("actions", "returns")
+    """shared: what heads tell beside the plan's states."""
+    aggregation: float = 0.0
+    """shared: weight with which these data enter the forward process; 0: they are only told."""
+    known_share: float = 0.5
+    """shared: share of training samples in which each of them is known, with aggregation."""
+    weighting: Literal["fixed", "equal", "uncertainty"] = "fixed"
+    """shared: weights of their losses: fixed ones, all 1, or learned (Kendall et al. 2018)."""
+    bins: int = 51
+    """shared: bins of the return-to-go."""
+    width: int = 256
+    """Hidden width of the separate networks and of heads."""
+    depth: int = 2
+    """Hidden layers of the separate networks."""
+    follow_proposals: bool = False
+    """Train the inverse dynamics, or the head of actions, also on proposed states, not on true ones
+    alone."""
+    expectile: float = 0.7
+    """Expectile of the value regression; 0.5 is the mean."""
+    value_target: Literal["returns", "bootstrapped"] = "returns"
+    """What the value regresses on: the data's returns-to-go (with a goal, from steps-to-goal), or
+    reward plus its own value one step on (implicit Q-learning without actions)."""
+    value_members: int = 1
+    """Value networks that are averaged."""
+    value_input: Literal["state", "state-action"] = "state"
+    """V of the plan's states, or Q of the current state and first action (as published)."""
+    noisy_value: bool = False
+    """Also learn the value of noisy plans, whose gradient can guide (planning.value_guidance)."""
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """Several tasks in the data: what one model for all of them is told."""
+
+    __pydantic_config__ = STRICT
+
+    given: Literal["id", "prompt", "none"] = "id"
+    """Its number, states of one demonstration or of the past, or nothing."""
+    unknown_share: float = 0.2
+    """Share of training samples that are not told, so that it can be asked without."""
+    features: int = 32
+    """Size of what stands for a task."""
+    prompt: int = 16
+    """States of a demonstration, evenly spaced over it."""
+
+
+@dataclass(frozen=True)
+class PlanningConfig:
+    """How a plan is made from the trained networks; may be changed after training."""
+
+    __pydantic_config__ = STRICT
+
+    start: Literal["process", "sdedit", "published", "noise", "none"] = "process"
+    """process: its far end, for rddm proposal plus scaled noise. sdedit: the proposal noised.
+    published: raw. noise: no proposal. none: not refined."""
+    steps: int = 3
+    """Reverse steps."""
+    start_level: int | None = None
+    """First noise level of sdedit (None: see start_rule) and published (None: steps)."""
+    start_rule: Literal["residual", "cosine"] = "residual"
+    """sdedit: the level where noise to signal is the proposals' held-out error, or where the
+    signal is their held-out cosine to the data."""
+    sampler: Sampler = "ddim"
+    """How a reverse step is taken. dpm-solver-v3 needs `diffplan calibrate`; evodiff is
+    experimental."""
+    grid: Literal["uniform", "logsnr", "quadratic"] = "uniform"
+    """Which levels are visited: even in the level, in log signal to noise, or denser near clean."""
+    eta: float = 0.0
+    """Noise of ddim steps; 1 is ancestral."""
+    noise: float = 1.0
+    """Scale of the start noise and of the steps' noise; below 1: low-temperature sampling."""
+    clip: float | None = 5.0
+    """Bound on the predicted clean plan, in plan units; None: no bound."""
+    candidates: int | None = None
+    """Plans per decision, K. None: 16 with a goal and a value network of its own, else 1, as other
+    values rank less well."""
+    temperature: float = 0.5
+    """Scale of the proposer's noise in candidates 2 to K; the first is always the mean."""
+    select: Literal["value", "softmax", "first"] = "value"
+    """The highest value, a draw by softmax over values, or simply the first candidate."""
+    guidance_weight: float = 1.0
+    """Classifier-free guidance; what it means says guidance_convention."""
+    guidance_convention: Literal["interpolate", "extrapolate"] = "interpolate"
+    """interpolate: eps_u + w (eps_c - eps_u), 1 is conditional (Decision Diffuser). extrapolate:
+    (1 + w) eps_c - w eps_u, 0 is conditional (Ho & Salimans)."""
+    value_guidance: float = 0.0
+    """Weight of the noisy value's gradient in every step, in units of the return (Diffuser; needs
+    heads.noisy_value)."""
+    value_guidance_until: int = 3
+    """Noise level, 1 the least, below which the gradient no longer guides."""
+    keep: int = 8
+    """Strides a plan is followed before the next one is made."""
+    reuse: bool = False
+    """At a replan go on from the plan before: propose only the missing tail, refine a little."""
+    reuse_steps: int = 1
+    """reuse: reverse steps."""
+    reuse_level: int = 2
+    """reuse: noise level of the process, counted from clean, that they start from."""
+    target: Literal["kept", "by-step", "received"] = "kept"
+    """Target return-to-go. kept: one for the whole episode. by-step: what the data reach from the
+    episode's present step on. received: the first step's, lowered by each reward (as published)."""
+    target_quantile: float = 0.75
+    """Asked for is this quantile of the data's returns-to-go: over all states (kept), or over
+    those at the same step of their episodes (by-step, received)."""
+    target_return: float | None = None
+    """Asked for instead of the quantile, in the discounted returns of the data (kept, received)."""
+    target_floor: float = 1 / 3
+    """received: least share of the first target that is still asked for."""
+
+    @property
+    def k(self) -> int:
+        """Plans per decision of a model's own settings, where None has been settled."""
+        assert self.candidates is not None
+        return self.candidates
+
+    @property
+    def conditional_weight(self) -> float:
+        """w of x0_u + w (x0_c - x0_u), whichever convention guidance_weight is given in."""
+        return self.guidance_weight + (self.guidance_convention == "extrapolate")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation. No schedule depends on the total number of steps."""
+
+    __pydantic_config__ = STRICT
+
+    batch_size: int = 64
+    """Windows per update and process."""
+    head_batch_size: int = 256
+    """Transitions and state pairs per update for inverse dynamics and value."""
+    learning_rate: float = 1e-3
+    """Peak learning rate (Adam)."""
+    warmup: int = 200
+    """Updates of linear warm-up."""
+    decay_after: int = 2000
+    """The rate falls as sqrt(decay_after / update) after this many updates."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    grad_clip: float = 1.0
+    """Bound on the gradient norm of each part."""
+    ema: float = 0.998
+    """Decay of the weight average; min(ema, (1 + update) / (10 + update)) early on."""
+    bf16: bool = False
+    """Run the networks in bfloat16 under autocast."""
+    held_out: float = 0.05
+    """Share of episodes held out to measure free-running errors and the residual scale."""
+
+
+@dataclass(frozen=True)
+class Sections:
+    """All sections together, whether they fit each other or not."""
+
+    __pydantic_config__ = STRICT
+
+    name: str = "trajectory-diffuser"
+    """Label in results and tables."""
+    plan: PlanSpaceConfig = field(default_factory=PlanSpaceConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    proposer: ProposerConfig = field(default_factory=ProposerConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def tells(self, name: Modality) -> bool:
+        """Whether a head of the denoiser tells this."""
+        return self.heads.kind == "shared" and name in self.heads.modalities
+
+    @property
+    def actions_in_plan(self) -> bool:
+        """Whether the plan tensor holds actions."""
+        return self.plan.actions or self.heads.kind == "streams"
+
+    @property
+    def plans_act(self) -> bool:
+        """Whether a plan comes with the actions that follow it: no inverse dynamics is needed."""
+        return self.actions_in_plan or self.tells("actions")

@@ -1,0 +1,1 @@
+"""Diffusion without a model: processes, what is drawn from them, samplers, guidance."""

@@ -1,0 +1,92 @@
+"""What every sampler takes and gives, and what those of higher order have in common.
+
+With y = x - r x̂ every process of the family reads y = a x0 + sigma eps, and along its
+probability-flow ODE d(y / sigma) = x0_hat d(a / sigma): what DPM-Solver++ solves for variance
+preserving processes, in lambda = log(a / sigma), whether a^2 + sigma^2 = 1 or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+from torch import Tensor
+
+from diffplan.diffusion.process import Process
+from diffplan.errors import DiffplanError
+
+Denoise = Callable[[Tensor, int], Tensor]
+"""(x_t [B, H, D], table index t) -> x0_hat [B, H, D]."""
+
+Sampler = Callable[..., Tensor]
+
+
+def check_grid(process: Process, grid: tuple[int, ...], proposal: Tensor | None) -> None:
+    """Raise DiffplanError for a grid that does not descend to 0, or a proposal that is missing."""
+    descending = all(t > s for t, s in pairwise(grid))
+    if not grid or grid[-1] != 0 or grid[0] > process.T or not descending:
+        raise DiffplanError(
+            f"a sampling grid must descend from at most {process.T} to 0, got {grid}"
+        )
+    if proposal is None and any(process.r[t] for t in grid):
+        raise DiffplanError(f"process {process.name!r} needs a proposal [B, H, D], got none")
+
+
+def check_noisy_grid(
+    process: Process, grid: tuple[int, ...], proposal: Tensor | None, name: str
+) -> None:
+    """`check_grid` and `check_noisy`."""
+    check_grid(process, grid, proposal)
+    check_noisy(process, name)
+
+
+def check_noisy(process: Process, name: str) -> None:
+    """Raise DiffplanError for a process without noise, of which these samplers are made."""
+    if not process.noisy:
+        raise DiffplanError(
+            f"sampler {name} needs noise, but process {process.name!r} has none: use ddim"
+        )
+
+
+def half_log_snr(process: Process, t: int) -> float:
+    """lambda_t = log(a_t / sigma_t): -inf where a = 0, inf where sigma = 0."""
+    if process.a[t] == 0.0:
+        return -math.inf
+    return math.log(process.a[t] / process.sigma[t]) if process.sigma[t] > 0.0 else math.inf
+
+
+class Steps:
+    """Steps of one process in x, with x̂ taken along."""
+
+    def __init__(self, process: Process, proposal: Tensor | None) -> None:
+        self.process, self.proposal = process, proposal
+
+    def data(self, x: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
+        """First order in x0: y_s = (sigma_s / sigma_t) y_t + (a_s - a_t sigma_s / sigma_t) x0."""
+        p = self.process
+        keep = p.sigma[s] / p.sigma[t]
+        return self._shifted(keep * x + (p.a[s] - keep * p.a[t]) * x0, p.r[s] - keep * p.r[t])
+
+    def noise(self, x: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
+        """The transfer of PNDM: y_s = (a_s / a_t) y_t + (sigma_s - sigma_t a_s / a_t) eps."""
+        p = self.process
+        keep = p.a[s] / p.a[t]
+        moved = keep * x + (p.sigma[s] - keep * p.sigma[t]) * eps
+        return self._shifted(moved, p.r[s] - keep * p.r[t])
+
+    def eps(self, x: Tensor, x0: Tensor, t: int) -> Tensor:
+        """(x_t - a_t x0 - r_t x̂) / sigma_t."""
+        p = self.process
+        return self._shifted(x - p.a[t] * x0, -p.r[t]) / p.sigma[t]
+
+    def _shifted(self, x: Tensor, share: float) -> Tensor:
+        if self.proposal is None or share == 0.0:
+            return x
+        return x + share * self.proposal
+
+
+def step_ratio(process: Process, before: int, t: int, s: int) -> float:
+    """h_before / h of neighbouring steps; inf where the first began at lambda = -inf."""
+    here = half_log_snr(process, t)
+    return (here - half_log_snr(process, before)) / (half_log_snr(process, s) - here)

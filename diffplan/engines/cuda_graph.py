@@ -1,0 +1,137 @@
+"""Decisions as captured CUDA graphs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffplan.config.sections import PlanningConfig
+from diffplan.engines.decision import ActStep, Planned, PlanStep
+from diffplan.engines.padding import filled, padded_size, present, row_count
+from diffplan.model.planner_model import PlannerModel
+
+
+class GraphEngine:
+    """Static input buffers, and one CUDA graph that is captured over them, per batch size.
+
+    On a CPU the same buffers are used and the modules are called instead of a graph: slower than
+    eager, there to be tested.
+    """
+
+    name = "cuda-graph"
+
+    def __init__(self, model: PlannerModel, settings: PlanningConfig, bf16: bool = False) -> None:
+        """bf16: run the networks in bfloat16; plans and coefficients stay in float32."""
+        self.startup_seconds = 0.0
+        self._device = model.plan_scale.device
+        self._bf16 = bf16
+        self._plan = PlanStep(model, settings)
+        self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
+        self._act = ActStep(model)
+        self._captured: dict[tuple[str, int], _Captured] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # graphs belong to a process
+        return {**self.__dict__, "_captured": {}}
+
+    @torch.inference_mode()
+    def plan(
+        self,
+        states: Tensor,
+        goals: Tensor | None,
+        targets: Tensor | None,
+        seeds: Tensor,
+        counts: Tensor,
+        previous: Tensor | None = None,
+        task: Tensor | None = None,
+    ) -> Planned:
+        key, step = ("plan", self._plan) if previous is None else ("again", self._again)
+
+        def planned(
+            states: Tensor,
+            goals: Tensor | None,
+            targets: Tensor | None,
+            seeds: Tensor,
+            counts: Tensor,
+            previous: Tensor | None,
+            task: Tensor | None,
+        ) -> Sequence[Tensor]:
+            return present(step(states, goals, targets, *step.draw(seeds, counts), previous, task))
+
+        inputs = [states, goals, targets, seeds, counts, previous, task]
+        return Planned(*self._run(key, planned, inputs))
+
+    @torch.inference_mode()
+    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
+        def acted(*inputs: Tensor) -> Sequence[Tensor]:
+            return (self._act(*inputs),)
+
+        return self._run("act", acted, [states, plan, place, lag])[0]
+
+    def _run(
+        self, key: str, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        size = padded_size(inputs)
+        captured = self._captured.get((key, size))
+        if captured is None:
+            began = time.perf_counter()
+            captured = _Captured(function, inputs, size, self._device, self._bf16)
+            self._captured[key, size] = captured
+            self.startup_seconds += time.perf_counter() - began
+        return captured(inputs)
+
+
+class _Captured:
+    """A function over static buffers; on CUDA a graph, or the plain call where capturing fails."""
+
+    def __init__(
+        self,
+        function: Callable[..., Sequence[Tensor]],
+        inputs: Sequence[Tensor | None],
+        size: int,
+        device: torch.device,
+        bf16: bool,
+    ) -> None:
+        def run() -> list[Tensor]:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+                # like the inputs' own, outputs are float32 whatever the networks compute in
+                return [o.float() if o.dtype == torch.bfloat16 else o for o in function(*buffers)]
+
+        self.buffers = buffers = [None if t is None else filled(t, size).clone() for t in inputs]
+        self.run = run
+        self.graph: torch.cuda.CUDAGraph | None = None
+        if device.type == "cuda":
+            try:
+                self._capture()
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"no CUDA graph ({reason}); calling eagerly", stacklevel=2)
+                self.graph = None
+
+    def _capture(self) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.outputs = self.run()
+        self.graph = graph
+
+    def __call__(self, inputs: Sequence[Tensor | None]) -> list[Tensor]:
+        rows = row_count(inputs)
+        for buffer, value in zip(self.buffers, inputs, strict=True):
+            if buffer is not None and value is not None:
+                buffer[:rows].copy_(value, non_blocking=True)
+        if self.graph is None:
+            return [output[:rows] for output in self.run()]
+        self.graph.replay()
+        # the next replay writes over them
+        return [output[:rows].clone() for output in self.outputs]

@@ -1,0 +1,156 @@
+"""One decision as pure functions of tensors, in environment units, with fixed settings.
+
+What engines run: no shape, branch or number in here depends on the data, nothing waits for the
+device, and whatever settings and weights alone decide was computed when the module was made.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from diffplan.config.sections import PlanningConfig
+from diffplan.diffusion.samplers import needs_noise
+from diffplan.engines.counter_rng import standard_normal, uniform
+from diffplan.model.conditions import Context
+from diffplan.model.planner_model import PlannerModel
+from diffplan.planning.chains import chain_of
+from diffplan.planning.stages import Noise, decode, make_plan
+
+
+class Draws(NamedTuple):
+    """The random numbers of B plans; see `stages.Noise`. Those not needed have no columns.
+
+    propose: [B, K * H * (D + 1)]. start: [B, K * rows * D]. steps: [B, n * K * rows * D]. select:
+    [B, K] Gumbel.
+    """
+
+    propose: Tensor
+    start: Tensor
+    steps: Tensor
+    select: Tensor
+
+
+class Planned(NamedTuple):
+    """B plans in environment units.
+
+    states: [B, H+1, D], the chosen candidates; index 0 is the current state. proposal, candidates:
+    [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the return-to-go,
+    perhaps NaN. chosen: [B] index into K. actions: [B, H * stride, A], one for every environment
+    step, None where plans hold none.
+    """
+
+    states: Tensor
+    proposal: Tensor
+    candidates: Tensor
+    values: Tensor
+    chosen: Tensor
+    actions: Tensor | None = None
+
+
+class PlanStep(nn.Module):
+    """Propose, optimise and select: what happens at a replan."""
+
+    def __init__(
+        self,
+        model: PlannerModel,
+        settings: PlanningConfig,
+        *,
+        reuse: bool = False,
+        valued: bool = False,
+    ) -> None:
+        """reuse: for plans that go on from the one before. valued: give values also where they
+        choose nothing, instead of NaN.
+
+        Raises DiffplanError for settings that the model was not trained for.
+        """
+        super().__init__()
+        self.valued = valued
+        self.model = model
+        self.settings = settings
+        self.chain = chain_of(model, settings, reuse)
+        proposed = settings.keep if reuse else model.config.plan.horizon
+        k, rows, dim = settings.k, model.rows, model.plan_dim
+        many = k > 1 and settings.temperature > 0 and settings.start != "noise"
+        stochastic = needs_noise(settings.sampler, settings.eta)
+        steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
+        raw = self.chain is not None and self.chain.start == "published"
+        noised = self.chain is not None and (not raw or bool(self.chain.streams))
+        self.sizes = (
+            k * proposed * (model.spec.state_dim + 1) if many else 0,
+            k * rows * dim if noised else 0,
+            steps * k * rows * dim,
+        )
+        self.steps = steps
+
+    def draw(self, seeds: Tensor, counts: Tensor) -> Draws:
+        """The random numbers of plan number counts [B] of rows with these seeds [B] (int64)."""
+        normal = standard_normal(seeds, counts, sum(self.sizes))
+        gumbel = normal[:, :0]
+        if self.settings.select == "softmax":
+            gumbel = -(-uniform(seeds, ~counts, self.settings.k).log()).log()
+        propose, start, steps = normal.split(self.sizes, 1)
+        return Draws(propose, start, steps, gumbel)
+
+    def forward(
+        self,
+        states: Tensor,
+        goals: Tensor | None,
+        targets: Tensor | None,
+        propose: Tensor,
+        start: Tensor,
+        steps: Tensor,
+        select: Tensor,
+        previous: Tensor | None = None,
+        task: Tensor | None = None,
+    ) -> Planned:
+        """Plans for states [B, D], goals [B, G] and target returns-to-go [B] (None without).
+
+        previous: [B, H - keep, D], the states left of the plan before, with `reuse`. task: [B, F]
+        codes of the tasks, None where the networks are not told. The rest are the `Draws`.
+        """
+        model, settings = self.model, self.settings
+        context = Context(
+            model.states(states),
+            model.goal(goals),
+            None if targets is None else model.normalised_returns(targets),
+            None if previous is None else model.states(previous),
+            task,
+        )
+        k, state_dim = settings.k, model.spec.state_dim
+        shape = (k, model.rows, model.plan_dim)
+        noise = Noise(
+            propose.unflatten(1, (k, -1, state_dim + 1)) if self.sizes[0] else propose,
+            start.unflatten(1, shape) if self.sizes[1] else start,
+            steps.unflatten(1, (self.steps, *shape)).transpose(0, 1) if self.steps else None,
+            select,
+        )
+        plan = make_plan(model, context, noise, settings, self.chain, valued=self.valued)
+        candidates = model.states.inverse(plan.candidates)
+        return Planned(
+            candidates[:, 0] if k == 1 else model.states.inverse(plan.states),
+            model.states.inverse(plan.proposal),
+            candidates,
+            model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1),
+            plan.chosen,
+            None if plan.actions is None else model.environment_actions(plan.actions.flatten(1, 2)),
+        )
+
+
+class ActStep(nn.Module):
+    """Decode: what happens at every environment step."""
+
+    def __init__(self, model: PlannerModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
+        """Actions [B, A] at states [B, D] towards plan[b, place[b]], due in lag [B].
+
+        plan: [B, H+1, D], environment units. place: int64 [B]. lag: fraction of the stride.
+        """
+        model = self.model
+        index = place[:, None, None].expand(-1, 1, plan.shape[2])
+        ahead = plan.gather(1, index).squeeze(1)
+        return decode(model, model.states(states), model.states(ahead), lag)

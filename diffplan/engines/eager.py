@@ -1,0 +1,42 @@
+"""Decisions by plain calls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffplan.config.sections import PlanningConfig
+from diffplan.engines.decision import ActStep, Planned, PlanStep
+from diffplan.model.planner_model import PlannerModel
+
+
+class EagerEngine:
+    """Calls the modules as they are."""
+
+    name = "eager"
+    startup_seconds = 0.0
+
+    def __init__(self, model: PlannerModel, settings: PlanningConfig, valued: bool = False) -> None:
+        self._plan = PlanStep(model, settings, valued=valued)
+        self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
+        self._act = ActStep(model)
+
+    @torch.inference_mode()
+    def plan(
+        self,
+        states: Tensor,
+        goals: Tensor | None,
+        targets: Tensor | None,
+        seeds: Tensor,
+        counts: Tensor,
+        previous: Tensor | None = None,
+        task: Tensor | None = None,
+    ) -> Planned:
+        step = self._plan if previous is None else self._again
+        planned: Planned = step(states, goals, targets, *step.draw(seeds, counts), previous, task)
+        return planned
+
+    @torch.inference_mode()
+    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
+        actions: Tensor = self._act(states, plan, place, lag)
+        return actions

@@ -1,0 +1,1 @@
+"""The networks in one module, and how it is saved."""

@@ -1,0 +1,319 @@
+"""Multi-task heads: every kind of data in a trajectory, read off one denoiser's features.
+
+MT-Diffusion (Chen et al. 2024, arXiv 2407.17571): the data x_i of several tasks are encoded into
+one diffusion space, where their weighted sum E = sum_i omega_i E_i(x_i) moves the forward process,
+
+    z_t = a_t z_0 + r_t x̂ + c_t E + sigma_t eps,
+
+and decoded again from the features of the one network that denoises it. Here z_0 is the plan.
+Every kind of data is one entry of `MODALITIES`; adding one is adding an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffplan.data.batches import Windows
+from diffplan.errors import DiffplanError
+from diffplan.nn.embeddings import mlp
+from diffplan.nn.network import Network
+
+if TYPE_CHECKING:
+    from diffplan.model.planner_model import PlannerModel
+
+Values = Mapping[str, Tensor]
+"""Name of a modality -> its values, see `Modality.columns`."""
+_SNR_CAP = 5.0
+_LEAST = 0.1  # weight of the noisiest levels, where a policy and the rest are asked without a plan
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of data: its shape, its likelihood, its weight and where a batch has it.
+
+    columns: numbers of every plan state (by_row, values [B, rows, columns]) or of a plan (values
+    [B, columns]); classes: how many there are (values [B], int64). likelihood: "gaussian" is a
+    squared error; "bins" a cross-entropy over two-hot bins of one number, robust to its scale
+    (Bellemare et al. 2017, arXiv 1707.06887); "classes" a cross-entropy. weight: lambda of its
+    loss. read: values and weights ([B, rows] or [B]) of windows.
+    """
+
+    by_row: bool
+    likelihood: Literal["gaussian", "bins", "classes"]
+    weight: float
+    columns: Callable[[PlannerModel], int]
+    read: Callable[[PlannerModel, Windows], tuple[Tensor, Tensor]]
+
+
+def _rows(model: PlannerModel, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Values [B, H, C] of the future states and weights [B, H] as rows of the plan."""
+    if model.absolute:  # nothing leads to the current state
+        values, mask = F.pad(values, (0, 0, 1, 0)), F.pad(mask, (1, 0))
+    return values, mask
+
+
+def _actions(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
+    assert windows.actions is not None and windows.acting is not None
+    actions = model.scaled_actions(windows.actions).flatten(2)
+    return _rows(model, actions, windows.acting)
+
+
+def _rewards(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
+    assert windows.rewards is not None
+    return _rows(model, model.rewards(windows.rewards.unsqueeze(-1)), windows.mask)
+
+
+def _returns(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
+    returns = model.normalised_returns(windows.returns[:, :1])
+    return returns, torch.ones_like(returns[:, 0])
+
+
+def _goal(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
+    goal = model.goal(windows.goals)
+    assert goal is not None
+    return goal, torch.ones_like(goal[:, 0])
+
+
+def _task(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
+    assert windows.task is not None
+    return windows.task, torch.ones_like(windows.task, dtype=torch.float32)
+
+
+MODALITIES: dict[str, Modality] = {
+    "actions": Modality(
+        True,
+        "gaussian",
+        1.0,
+        lambda model: model.config.plan.stride * model.spec.action_dim,
+        _actions,
+    ),
+    "rewards": Modality(True, "gaussian", 0.5, lambda model: 1, _rewards),
+    "returns": Modality(False, "bins", 0.2, lambda model: 1, _returns),
+    "goal": Modality(False, "gaussian", 0.5, lambda model: model.spec.goal_dim, _goal),
+    "task": Modality(False, "classes", 0.1, lambda model: model.spec.tasks, _task),
+}
+"""Kinds of data beside the plan's states, which are the diffusion space itself."""
+
+
+Path = Callable[[Tensor], Tensor]
+"""Plan tensor [B, rows, D] -> normalised states [B, H+1, S], the first the current one."""
+
+
+class RowHead(nn.Module):
+    """Tells something of every step of a plan from features, and from the step itself.
+
+    The step is what the network has just denoised, from state to state: a head of actions is then
+    an inverse dynamics that knows the plan around it and has only ever seen states as the network
+    makes them.
+    """
+
+    step_scale: Tensor
+
+    def __init__(self, rows: int, inputs: int, state_dim: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.of_plan = nn.Linear(inputs, width)
+        self.of_step = nn.Linear(2 * state_dim, width)
+        self.position = nn.Parameter(torch.zeros(rows, width))
+        self.rest = nn.Sequential(nn.SiLU(), mlp(width, [width], outputs))
+        self.register_buffer("step_scale", torch.ones(state_dim))
+
+    def forward(self, h: Tensor, states: Tensor) -> Tensor:
+        """h: [B, C] or [B, rows, C]; states: [B, H+1, S] -> [B, rows, outputs]."""
+        moved = (states[:, 1:] - states[:, :-1]) / self.step_scale  # ONNX has no diff
+        step = torch.cat([states[:, :-1], moved], -1)
+        if len(self.position) == states.shape[1]:  # a row of the current state, which none leads to
+            step = F.pad(step, (0, 0, 1, 0))
+        plan = self.of_plan(h)
+        if plan.ndim == 2:
+            plan = plan.unsqueeze(1)
+        result: Tensor = self.rest(plan + self.of_step(step) + self.position)
+        return result
+
+
+class Heads(nn.Module):
+    """Encoders into the diffusion space and decoders from the denoiser's features.
+
+    An encoder's outcome has unit mean square over the plan, and the squares of the omega_i sum to
+    one: learned encoders without bounds would grow until every level of noise gives them away.
+    """
+
+    bins: Tensor
+    share: Tensor
+
+    def __init__(
+        self,
+        model: PlannerModel,
+        names: tuple[str, ...],
+        network: Network,
+        *,
+        width: int,
+        bins: int,
+        weighting: str,
+    ) -> None:
+        """names: of `MODALITIES`. network: whose features are read. width: of the heads."""
+        super().__init__()
+        for name, ok, needed in (
+            ("goal", model.spec.goal_dim > 0, "a dataset with goals"),
+            ("task", model.spec.tasks > 1, "a dataset of several tasks"),
+        ):
+            if name in names and not ok:
+                raise DiffplanError(
+                    f"heads.modalities has {name!r}, which needs {needed}; leave it out"
+                )
+        self.names = names
+        self.rows, self.dim = model.rows, model.plan_dim
+        self.by_row = network.by_row
+        self.columns = {name: MODALITIES[name].columns(model) for name in names}
+        self.decoders = nn.ModuleDict()
+        self.encoders = nn.ModuleDict()
+        for name in names:
+            modality, columns = MODALITIES[name], self.columns[name]
+            outputs = bins if modality.likelihood == "bins" else columns
+            self.decoders[name] = (
+                RowHead(self.rows, network.width, model.spec.state_dim, width, outputs)
+                if modality.by_row
+                else mlp(network.width, [width], outputs)
+            )
+            inputs = bins if modality.likelihood == "bins" else columns
+            spread = self.dim if modality.by_row else self.rows * self.dim
+            self.encoders[name] = nn.Linear(inputs, spread)
+        self.register_buffer("bins", torch.linspace(-1, 1, bins))
+        # the first row of an absolute plan is pinned and stays clean
+        share = torch.full((self.rows, 1), len(names) ** -0.5)
+        share[: int(model.absolute)] = 0.0
+        self.register_buffer("share", share, persistent=False)
+        fixed = [MODALITIES[name].weight for name in names]
+        self.fixed = dict(
+            zip(names, fixed if weighting == "fixed" else [1.0] * len(names), strict=True)
+        )
+        # s_i of Kendall et al. 2018, arXiv 1705.07115
+        self.log_variances = (
+            nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in names})
+            if weighting == "uncertainty"
+            else None
+        )
+
+    def fit(self, returns: Tensor, step_scale: Tensor) -> None:
+        """Spread the bins over normalised returns [n]; step_scale: [S], size of one plan step."""
+        for head in self.decoders.values():
+            if isinstance(head, RowHead):
+                head.step_scale.copy_(step_scale)
+        low, high = float(returns.min()), float(returns.max())
+        self.bins.copy_(torch.linspace(low, max(high, low + 1e-3), len(self.bins)))
+
+    # --- Decoding --------------------------------------------------------------------------------
+
+    def decode(
+        self, h: Tensor, states: Tensor, names: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Raw outputs: means, or logits of bins and classes.
+
+        h: the network's features. states: [B, H+1, S] normalised, of the plan it denoised. names:
+        heads that are asked, None for all.
+        """
+        pooled = h.mean(1) if self.by_row else h
+        return {
+            name: self.decoders[name](*((h, states) if MODALITIES[name].by_row else (pooled,)))
+            for name in (self.names if names is None else names)
+        }
+
+    def value(self, name: str, raw: Tensor) -> Tensor:
+        """What a raw output says: mean [B, ...] or, of classes, probabilities [B, classes]."""
+        likelihood = MODALITIES[name].likelihood
+        if likelihood == "bins":
+            return (raw.softmax(-1) * self.bins).sum(-1, keepdim=True)
+        return raw.softmax(-1) if likelihood == "classes" else raw
+
+    # --- Encoding --------------------------------------------------------------------------------
+
+    def _as_input(self, name: str, value: Tensor) -> Tensor:
+        """Values of a modality, as `Modality.columns` has them, to its encoder's inputs."""
+        likelihood = MODALITIES[name].likelihood
+        if likelihood == "bins":
+            return two_hot(value.squeeze(-1), self.bins)
+        if likelihood == "classes":
+            return F.one_hot(value, self.columns[name]).to(self.bins.dtype)
+        return value
+
+    def encode_known(self, name: str, value: Tensor) -> Tensor:
+        """E_i(x_i) [B, rows, D] of true values, of unit mean square."""
+        return self._encode(name, self._as_input(name, value))
+
+    def encode_decoded(self, name: str, raw: Tensor) -> Tensor:
+        """E_i of what a head says, where the modality is unknown."""
+        gaussian = MODALITIES[name].likelihood == "gaussian"
+        return self._encode(name, raw if gaussian else raw.softmax(-1))
+
+    def _encode(self, name: str, inputs: Tensor) -> Tensor:
+        e: Tensor = self.encoders[name](inputs)
+        if e.ndim == 2:
+            e = e.unflatten(1, (self.rows, self.dim))
+        return e * e.square().mean((1, 2), keepdim=True).add(1e-6).rsqrt()
+
+    def aggregate(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """E = sum_i omega_i E_i(x_i) [B, rows, D], omega_i equal and their squares summing to one.
+
+        A modality that is missing counts as zero, so that the others keep their weight.
+        """
+        total = sum(encoded.values())
+        assert isinstance(total, Tensor)
+        return total * self.share
+
+    # --- Training --------------------------------------------------------------------------------
+
+    def losses(
+        self, raw: Values, values: Values, weights: Mapping[str, Tensor], level_weight: Tensor
+    ) -> dict[str, Tensor]:
+        """Loss of every row [B] and modality, lambda_i and omega(t) included.
+
+        raw: of `decode`. values: true ones, of those modalities that are to be learned. weights:
+        [B, rows] or [B]. level_weight: omega(t) [B].
+        """
+        result = {}
+        for name in values:
+            loss = level_weight * self._loss(name, raw[name], values[name], weights[name])
+            if self.log_variances is not None:
+                s = self.log_variances[name]
+                result[name] = 0.5 * ((-s).exp() * loss + s)
+            else:
+                result[name] = self.fixed[name] * loss
+        return result
+
+    def _loss(self, name: str, raw: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+        likelihood = MODALITIES[name].likelihood
+        if likelihood == "classes":
+            return weight * F.cross_entropy(raw, value, reduction="none")
+        if likelihood == "bins":
+            target = two_hot(value.squeeze(-1), self.bins)
+            return -weight * (target * raw.log_softmax(-1)).sum(-1)
+        error = (raw - value).square().mean(-1)
+        if error.ndim == 1:
+            return weight * error
+        return (weight * error).sum(1) / weight.sum(1).clamp(min=1e-8)
+
+
+def two_hot(values: Tensor, bins: Tensor) -> Tensor:
+    """Weights [..., n] of the two bins [n], evenly spaced, on both sides of values [...].
+
+    Their mean is the value, which is clipped to the bins.
+    """
+    step = bins[1] - bins[0]
+    place = ((values - bins[0]) / step).clamp(0, len(bins) - 1)
+    index = torch.arange(len(bins), device=bins.device, dtype=bins.dtype)
+    return (1 - (place.unsqueeze(-1) - index).abs()).clamp(min=0)
+
+
+def level_weight(a: Tensor, sigma: Tensor) -> Tensor:
+    """omega(t) = min(SNR_t, 5) / 5, at least 0.1; a and sigma [B].
+
+    A head learns little where noise hides what it should tell. The cap is that of Hang et al. 2023
+    (arXiv 2303.09556).
+    """
+    snr = (a / sigma.clamp(min=1e-8)).square()
+    return (snr / _SNR_CAP).clamp(_LEAST, 1.0)

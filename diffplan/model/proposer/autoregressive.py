@@ -1,0 +1,298 @@
+"""Proposers: models that propose a trajectory, one state after the other (or all at once).
+
+The autoregressive ones give p(s_{k+1}, R_{k+1} | s_{0..k}, R_{0..k}, goal), a Gaussian over the
+next plan state and return-to-go, in the spirit of Trajectory Diffuser's proposer (arXiv
+2407.16142) and the Decision Transformer (arXiv 2106.01345). They differ only in what they carry
+from step to step: nothing (Markov), a recurrent state (GRU), or a cache of keys and values
+(causal transformer). What is carried is a value, never kept on the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffplan.config.sections import ProposerConfig
+from diffplan.errors import DiffplanError
+from diffplan.model.proposer.base import (
+    Proposal,
+    Proposer,
+    ProposerSpec,
+    bounded_log_std,
+    masked_mean,
+    spread_loss,
+)
+from diffplan.nn.embeddings import GoalMap, mlp
+from diffplan.nn.transformer import CausalTransformer
+
+
+class AutoregressiveProposer(Proposer):
+    """Unrolls a Gaussian step model; subclasses say what is carried between steps.
+
+    A step gives a block of consecutive states (usually one), each as a displacement from the last
+    state of the block before. Fewer, larger blocks are fewer network calls one after the other.
+    """
+
+    def __init__(
+        self,
+        spec: ProposerSpec,
+        features: int,
+        hidden: list[int],
+        free_running: bool,
+        block: int,
+    ) -> None:
+        super().__init__(spec)
+        self.free_running = free_running
+        self.block = block
+        self.head = mlp(features, hidden, 2 * block * (spec.state_dim + 1))
+        self.goal_map = GoalMap(spec.state_dim, spec.goal_columns) if spec.goal_dim else None
+
+    def initial_carry(self, batch: int, like: Tensor) -> Any:
+        """The carry before the first step, as a value."""
+        return None
+
+    def step_features(self, token: Tensor, carry: Any, k: int) -> tuple[Tensor, Any]:
+        """Features [B, F] of step k from its token [B, T], and the next carry."""
+        raise NotImplementedError
+
+    def sequence_features(self, tokens: Tensor) -> Tensor:
+        """Features [B, N, F] of all N steps from the true past, tokens [B, N, T]; causal."""
+        raise NotImplementedError
+
+    def _gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log-stds [..., block, D+1] from features [..., F]."""
+        mean, log_std = self.head(features).chunk(2, dim=-1)
+        shape = (self.block, self.spec.state_dim + 1)
+        return mean.unflatten(-1, shape), bounded_log_std(log_std).unflatten(-1, shape)
+
+    def _tokens(self, goal: Tensor | None, task: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """Where the plan stands ([B, D], or [B, D+1] with the return) -> its `token`."""
+        told = (task,) if self.spec.task_dim and task is not None else ()
+        if self.goal_map is None:
+            return lambda place: torch.cat((place, *told), dim=-1) if told else place
+        assert goal is not None
+        dim, features = self.spec.state_dim, self.goal_map.bind(goal)
+
+        def token(place: Tensor) -> Tensor:
+            if not self.spec.use_returns:
+                return torch.cat((place, *features(place), *told), dim=-1)
+            state = place[:, :dim]
+            return torch.cat((state, *features(state), place[:, dim:], *told), dim=-1)
+
+        return token
+
+    def _moves(self, noise: Tensor | None) -> Callable[[Tensor, int], Tensor]:
+        """(features [B, F] of step k, k) -> how far each state of its block is from the last place.
+
+        noise: [B, H, D+1] as in `propose`. What is told and not moved, and the spread where nothing
+        is drawn, is not computed; scales are part of the weights. [B, block * size of a place].
+        """
+        *hidden, last = self.head
+        assert isinstance(last, nn.Linear)
+        dim, block = self.spec.state_dim, self.block
+        size = dim + self.spec.use_returns
+        scale = F.pad(self.plan_scale[:block], (0, 1), value=1.0)[:, :size]
+        parts = []
+        for layer in (last.weight, last.bias):
+            mean, log_std = layer.unflatten(0, (2, block, dim + 1))[:, :, :size]
+            mean = mean * (scale.unsqueeze(-1) if layer.ndim == 2 else scale)
+            parts.append((mean if noise is None else torch.cat([mean, log_std])).flatten(0, 1))
+        weight, bias = parts
+        if noise is not None:
+            noise = F.pad(noise, (0, 0, 0, -noise.shape[1] % block)).unflatten(1, (-1, block))
+            drawn = (noise[..., :size] * scale).flatten(2).unbind(1)
+
+        def move(features: Tensor, k: int) -> Tensor:
+            for layer in hidden:
+                features = layer(features)
+            moved = F.linear(features, weight, bias)
+            if noise is None:
+                return moved
+            mean, log_std = moved.chunk(2, dim=-1)
+            return torch.addcmul(mean, drawn[k], bounded_log_std(log_std).exp())
+
+        return move
+
+    def _unroll(
+        self,
+        start: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        noise: Tensor | None,
+        horizon: int | None = None,
+        task: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States [B, H, D], returns [B, H], and the features [B, n, F] of the n steps."""
+        horizon = self.spec.horizon if horizon is None else horizon
+        use_returns, block = self.spec.use_returns, self.block
+        carry = self.initial_carry(len(start), start)
+        place = start
+        if use_returns:
+            assert returns is not None
+            place = torch.cat([start, returns.unsqueeze(-1)], 1)
+        size = place.shape[1]
+        token, move = self._tokens(goal, task), self._moves(noise)
+        steps, path = [], []
+        for k in range(-(-horizon // block)):
+            features, carry = self.step_features(token(place), carry, k)
+            places = (place if block == 1 else place.repeat(1, block)) + move(features, k)
+            place = places if block == 1 else places[:, -size:]
+            steps.append(features)
+            path.append(places)
+        whole = torch.cat(path, 1).unflatten(1, (-1, size))
+        seen = torch.stack(steps, 1)
+        if use_returns:
+            return whole[:, :horizon, :-1], whole[:, :horizon, -1], seen
+        # without a target the head tells the return-to-go itself, not its change
+        told, log_std = (part.flatten(1, 2)[:, :horizon, -1] for part in self._gaussian(seen))
+        if noise is not None:
+            told = told + noise[..., -1] * log_std.exp()
+        return whole[:, :horizon], told, seen
+
+    def propose(
+        self,
+        start: Tensor,
+        goal: Tensor | None,
+        returns: Tensor | None,
+        noise: Tensor | None = None,
+        horizon: int | None = None,
+        task: Tensor | None = None,
+    ) -> Proposal:
+        states, later, _ = self._unroll(start, goal, returns, noise, horizon, task)
+        return Proposal(states, later)
+
+    def loss(
+        self,
+        states: Tensor,
+        goal: Tensor | None,
+        returns: Tensor,
+        mask: Tensor,
+        task: Tensor | None = None,
+    ) -> tuple[Tensor, Proposal]:
+        blocks = self.spec.horizon // self.block
+        scale = self.plan_scale[: self.block].repeat(blocks, 1)
+        # the state that each plan state's change is counted from
+        origin = torch.arange(blocks, device=states.device).repeat_interleave(self.block)
+        origin = origin * self.block
+        true_change = (states[:, 1:] - states[:, origin]) / scale
+        if self.free_running:
+            target = returns[:, 0] if self.spec.use_returns else None
+            ours, later, features = self._unroll(states[:, 0], goal, target, None, None, task)
+            log_std = self._gaussian(features)[1].flatten(1, 2)
+            error = (ours - states[:, 1:]) / self.plan_scale
+            # how far one step is off from where the model itself stood
+            before = torch.cat([states[:, :1], ours], 1).detach()[:, origin]
+            drift = (ours - before) / scale - true_change
+            step_error = torch.cat([drift, (later - returns[:, 1:]).unsqueeze(-1)], -1)
+            proposal = Proposal(ours.detach(), later.detach())
+        else:
+            every, told = (
+                None if x is None else x[:, None].expand(-1, blocks, -1) for x in (goal, task)
+            )
+            past = returns[:, : -1 : self.block] if self.spec.use_returns else None
+            tokens = self.token(states[:, : -1 : self.block], every, past, told)
+            change, log_std = (
+                part.flatten(1, 2) for part in self._gaussian(self.sequence_features(tokens))
+            )
+            error = change[..., :-1] - true_change
+            later = change[..., -1]
+            if past is not None:
+                later = later + past.repeat_interleave(self.block, 1)
+            step_error = torch.cat([error, (later - returns[:, 1:]).unsqueeze(-1)], -1)
+            with torch.no_grad():
+                target = returns[:, 0] if self.spec.use_returns else None
+                proposal = self._propose_in_training(states[:, 0], goal, target, task)
+        fit = error.square().mean(-1) + (later - returns[:, 1:]).square()
+        spread = spread_loss(log_std, step_error).mean(-1)
+        return masked_mean(fit + 0.1 * spread, mask), proposal
+
+    def _propose_in_training(
+        self, start: Tensor, goal: Tensor | None, returns: Tensor | None, task: Tensor | None
+    ) -> Proposal:
+        """A free-running proposal as at planning time: without dropout."""
+        training = self.training
+        self.eval()
+        try:
+            return self.propose(start, goal, returns, task=task)
+        finally:
+            self.train(training)
+
+
+class MarkovProposer(AutoregressiveProposer):
+    """Each step depends on the last state (and return, goal) only."""
+
+    def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
+        free = config.training == "free-running"
+        super().__init__(spec, config.width, [], free, config.block)
+        self.body = nn.Sequential(
+            mlp(spec.token_dim, [config.width] * (config.depth - 1), config.width), nn.SiLU()
+        )
+
+    def step_features(self, token: Tensor, carry: Any, k: int) -> tuple[Tensor, Any]:
+        return self.body(token), None
+
+    def sequence_features(self, tokens: Tensor) -> Tensor:
+        result: Tensor = self.body(tokens)
+        return result
+
+
+class GRUProposer(AutoregressiveProposer):
+    """Carries a recurrent state; `depth - 1` hidden layers read it."""
+
+    def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
+        free = config.training == "free-running"
+        hidden = [config.width] * (config.depth - 1)
+        super().__init__(spec, config.width, hidden, free, config.block)
+        self.width = config.width
+        self.enter = nn.Linear(spec.token_dim, config.width)
+        self.recurrent = nn.GRU(config.width, config.width, batch_first=True)
+
+    def initial_carry(self, batch: int, like: Tensor) -> Tensor:
+        return like.new_zeros(1, batch, self.width)
+
+    def step_features(self, token: Tensor, carry: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        features, carry = self.recurrent(torch.relu(self.enter(token)).unsqueeze(1), carry)
+        return features.squeeze(1), carry
+
+    def sequence_features(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.recurrent(torch.relu(self.enter(tokens)))[0]
+        return features
+
+
+class TransformerProposer(AutoregressiveProposer):
+    """Causal transformer with a cache, as the paper's (but causal also in training).
+
+    Its steps are trained teacher-forced: unrolling it with gradients costs a pass per step.
+    """
+
+    def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
+        if config.training != "teacher-forced":
+            raise DiffplanError(
+                f"proposer.training is {config.training!r}, expected 'teacher-forced' with "
+                "proposer.kind transformer; its proposals for the denoiser are free-running anyway"
+            )
+        super().__init__(spec, config.width, [], free_running=False, block=config.block)
+        self.transformer = CausalTransformer(
+            spec.token_dim,
+            config.width,
+            config.depth,
+            config.heads,
+            config.width,
+            config.dropout,
+            spec.horizon,
+        )
+
+    def initial_carry(self, batch: int, like: Tensor) -> Any:
+        return self.transformer.init_cache(batch, self.spec.horizon, like.device, like.dtype)
+
+    def step_features(self, token: Tensor, carry: Any, k: int) -> tuple[Tensor, Any]:
+        features, carry = self.transformer.step(token, carry, k)
+        return features, carry
+
+    def sequence_features(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.transformer(tokens)
+        return features

@@ -1,0 +1,215 @@
+"""Statistics of a trained model for DPM-Solver-v3: estimated, written beside the weights, read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffplan.config.sections import PlanningConfig
+from diffplan.diffusion.dpm_solver_v3 import Statistics
+from diffplan.diffusion.dpm_statistics import TABLES, Part, Progress, estimate, last_level
+from diffplan.diffusion.process import Process
+from diffplan.diffusion.sampling import Denoise
+from diffplan.errors import DiffplanError
+from diffplan.model.checkpoint import find_checkpoint
+from diffplan.model.conditions import Context
+from diffplan.model.planner_model import PlannerModel
+from diffplan.planning.chains import Chain, chain_of
+from diffplan.planning.stages import Noise, optimise, propose
+
+FILE = "calibration.safetensors"
+CONDITIONS = ("start", "conditional_weight", "clip")
+"""Properties of the planning settings that change the denoiser, and with it the statistics."""
+
+_FORMAT = "1"
+_BATCH = 256  # plans at once
+_PROCESS = ("a", "r", "sigma")
+
+
+# --- A trained model -----------------------------------------------------------------------------
+
+
+def calibrated_process(model: PlannerModel, settings: PlanningConfig) -> Process:
+    """The process that plans of these settings walk back along.
+
+    Raises DiffplanError where dpm-solver-v3 cannot make them, or nothing is refined.
+    """
+    return _whole_chain(model, settings).process
+
+
+@torch.no_grad()
+def calibrate(
+    model: PlannerModel,
+    contexts: Context,
+    settings: PlanningConfig,
+    *,
+    x0: Tensor | None = None,
+    seed: int = 0,
+    over_horizon: bool = False,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Statistics of the denoiser as these settings use it: conditions, guidance, clip and pin.
+
+    contexts: [N] rows to plan for. x0: clean plans [N, rows, D] of the data in these contexts;
+    None: the model's own plans, by ddim. progress: called `rounds(calibrated_process(...))` times.
+    Raises DiffplanError as `calibrated_process` and `estimate` do.
+    """
+    settings = dataclasses.replace(settings, candidates=1, sampler="ddim", eta=0.0, reuse=False)
+    own, chain = chain_of(model, settings), _whole_chain(model, settings)
+    generator = torch.Generator().manual_seed(seed)
+    rows, dim, horizon = model.rows, model.plan_dim, model.config.plan.horizon
+    device = contexts.state.device
+    parts: list[Part] = []
+    for first in range(0, len(contexts.state), _BATCH):
+        taken = slice(first, first + _BATCH)
+        context = _rows(contexts, taken)
+        count = len(context.state)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).to(device)
+
+        noise = Noise(
+            normal(count, 1, horizon, model.spec.state_dim + 1),
+            normal(count, 1, rows, dim),
+            None,
+            torch.zeros(count, 1, device=device),
+        )
+        proposal = propose(model, context, noise.propose, settings)
+        plans = (
+            x0[taken]
+            if x0 is not None
+            else optimise(model, context, proposal, noise, settings, own)
+        )
+        drawn = normal(count, rows, dim)
+
+        def look(
+            denoise: Denoise,
+            process: Process,
+            grid: tuple[int, ...],
+            x: Tensor,
+            *,
+            plans: Tensor = plans,
+            drawn: Tensor = drawn,
+            proposal: Tensor | None = None,
+            scale: Tensor | None = None,
+            **_: object,
+        ) -> Tensor:
+            parts.append(Part(denoise, plans, drawn, proposal, scale))
+            return x
+
+        optimise(model, context, proposal, noise, settings, chain, sampler=look)
+    return estimate(
+        chain.process,
+        parts,
+        seed=seed,
+        over_horizon=over_horizon,
+        conditions=conditions_of(settings),
+        progress=progress,
+    )
+
+
+def _whole_chain(model: PlannerModel, settings: PlanningConfig) -> Chain:
+    """The chain of these settings, through every level that has statistics."""
+    chain = chain_of(model, settings)
+    if chain is None or model.denoiser is None:
+        raise DiffplanError(
+            f"planning.start is {settings.start!r} with {settings.steps} steps, which refines "
+            "nothing; give a start and steps that do, e.g. --start noise"
+        )
+    process, top = chain.process, last_level(chain.process)
+    if chain.grid[0] > top:
+        raise DiffplanError(
+            f"planning.start is {settings.start!r}, which begins at level {chain.grid[0]} of "
+            f"{process.name!r}, where x_t holds no signal or no noise and dpm-solver-v3 cannot "
+            "begin; give --start noise or sdedit"
+        )
+    grid = tuple(range(top, -1, -1))
+    time = model.denoiser.time_table(tuple(t / process.T for t in grid[:-1]))
+    return dataclasses.replace(chain, grid=grid, time=time)
+
+
+def _rows(context: Context, taken: slice) -> Context:
+    return Context(
+        context.state[taken],
+        None if context.goal is None else context.goal[taken],
+        None if context.returns is None else context.returns[taken],
+    )
+
+
+def conditions_of(settings: PlanningConfig) -> dict[str, float | str | None]:
+    """What statistics depend on beside weights and process."""
+    return {name: getattr(settings, name) for name in CONDITIONS}
+
+
+def check_conditions(statistics: Statistics, settings: PlanningConfig) -> None:
+    """Raise DiffplanError where plans are asked for under other settings than were calibrated."""
+    for name, asked in conditions_of(settings).items():
+        known = statistics.conditions.get(name)
+        if known != asked:
+            raise DiffplanError(
+                f"{name} of the planning settings is {asked}, but the statistics of dpm-solver-v3 "
+                f"were estimated with {known}; plan with that, or calibrate anew, with --start or "
+                "--guidance-weight of `diffplan calibrate` or, for the clip, after training with it"
+            )
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def save_statistics(statistics: Statistics, folder: Path) -> Path:
+    """Write FILE into a checkpoint folder, whole or not at all; returns its path."""
+    tensors = {name: getattr(statistics, name).contiguous() for name in TABLES}
+    for name in _PROCESS:
+        tensors[name] = torch.tensor(getattr(statistics, name), dtype=torch.float64)
+    metadata = {
+        "diffplan_calibration": _FORMAT,
+        "conditions": json.dumps(dict(statistics.conditions)),
+        "details": json.dumps(dict(statistics.details)),
+    }
+    file = folder / FILE
+    partial = folder / f".{FILE}.partial"
+    partial.write_bytes(save(tensors, metadata))
+    os.replace(partial, file)
+    return file
+
+
+def load_statistics(folder: str | Path) -> Statistics:
+    """The statistics of a run's last checkpoint, or of a checkpoint folder.
+
+    Raises DiffplanError where there are none, or the file is damaged.
+    """
+    file = find_checkpoint(folder) / FILE
+    if not file.is_file():
+        raise DiffplanError(
+            f"{file.parent} has no {FILE}, which sampler dpm-solver-v3 needs; "
+            f"run `diffplan calibrate {folder}` first"
+        )
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            tables = {name: opened.get_tensor(name) for name in TABLES}
+            a, r, sigma = (tuple(opened.get_tensor(name).tolist()) for name in _PROCESS)
+        if metadata["diffplan_calibration"] != _FORMAT:
+            raise DiffplanError(
+                f"{file} has format {metadata['diffplan_calibration']}, this version reads "
+                f"{_FORMAT}; run `diffplan calibrate {folder}` anew"
+            )
+        return Statistics(
+            **tables,
+            a=a,
+            r=r,
+            sigma=sigma,
+            conditions=json.loads(metadata["conditions"]),
+            details=json.loads(metadata["details"]),
+        )
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DiffplanError(
+            f"{file} is damaged ({error}); run `diffplan calibrate {folder}` anew"
+        ) from None

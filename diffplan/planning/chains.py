@@ -1,0 +1,167 @@
+"""The reverse chain of some settings: where it starts, which levels it visits, what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffplan.config.sections import PlanningConfig
+from diffplan.diffusion.grids import GRIDS, consecutive_grid, time_grid
+from diffplan.diffusion.process import FAR, Process
+from diffplan.diffusion.samplers import check_sampler, evaluations, levels_asked
+from diffplan.errors import DiffplanError
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.streams import Levels, StreamDenoiser, schedule
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the reverse steps of every plan have in common: `chain_of` makes it once.
+
+    start: how x at grid[0] is made, one of `STARTS`. grid: table indices to visit. time:
+    [len(grid) - 1, F] features of their levels. streams: the levels of all streams, () without
+    any; grid is then that of the states.
+    """
+
+    start: str
+    process: Process
+    grid: tuple[int, ...]
+    time: Tensor
+    streams: tuple[Levels, ...] = ()
+
+
+@torch.no_grad()
+def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False) -> Chain | None:
+    """The reverse chain of these settings; None where proposals are not refined.
+
+    reuse: the one of plans that go on from the plan before: its few states are better than a
+    proposal, so it starts at a low level of the same process.
+    Raises DiffplanError for settings that the model was not trained for.
+    """
+    if settings.start == "none":
+        if model.config.heads.kind != "separate":
+            raise DiffplanError(
+                f"planning.start is 'none', but actions and values come from the denoiser "
+                f"(heads.kind {model.config.heads.kind}), which must be run; expected another start"
+            )
+        return None
+    if model.streams is not None:
+        return _stream_chain(model, model.streams, settings)
+    if model.denoiser is None:
+        raise DiffplanError(
+            f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
+            "trained without one (config proposer-only); expected 'none'"
+        )
+    steps = settings.reuse_steps if reuse else settings.steps
+    if model.config.heads.kind != "separate" and steps == 0:
+        raise DiffplanError(
+            "planning.steps is 0, but actions and values come from the denoiser (heads.kind "
+            f"{model.config.heads.kind}), which must be run at least once"
+        )
+    if steps == 0 and settings.start != "noise":
+        return None
+    process, grid = _levels(model, settings)
+    start: str = "process" if settings.start == "noise" else settings.start
+    if reuse:
+        start, grid = "sdedit", time_grid(min(settings.reuse_level, process.T), steps)
+    check_sampler(settings.sampler, process, grid, model.statistics)
+    levels = levels_asked(settings.sampler, grid)[:-1]
+    model.denoiser.check_process(process, levels)
+    time = model.denoiser.time_table(tuple(t / process.T for t in levels))
+    return Chain(start, process, grid, time)
+
+
+def _stream_chain(model: PlannerModel, streams: StreamDenoiser, settings: PlanningConfig) -> Chain:
+    """States from where they start, actions from noise, the return as asked for."""
+    if settings.sampler != "ddim" or settings.eta or settings.start == "process":
+        raise DiffplanError(
+            "heads.kind streams takes DDIM steps without noise from planning.start noise, sdedit "
+            f"or published, got sampler {settings.sampler!r}, eta {settings.eta:g} and start "
+            f"{settings.start!r}"
+        )
+    if settings.conditional_weight != 1.0:
+        raise DiffplanError(
+            f"planning.guidance_weight is {settings.guidance_weight:g}, but heads.kind streams has "
+            "no classifier-free guidance; expected the weight of the conditional model"
+        )
+    process, grid = _levels(model, settings)
+    asked = {"returns": 0} if model.use_returns else {}
+    levels = schedule(process, settings.steps, states=(grid[0], 0), actions=(process.T, 0), **asked)
+    start = "process" if settings.start == "noise" else settings.start
+    return Chain(start, process, grid, streams.schedule_features(process, levels), levels)
+
+
+def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
+    """Networks that one plan from scratch calls one after the other, candidates at once.
+
+    Proposer steps, denoiser evaluations (one, of twice the rows, for a guided one) and value
+    gradients.
+    """
+    calls = 0
+    if settings.start != "noise" and model.proposer is not None:
+        plan, block = model.config.plan, model.config.proposer.block
+        calls += plan.horizon // block if model.proposer.autoregressive else 1
+    chain = chain_of(model, settings)
+    if chain is None:
+        return calls
+    asks = settings.k > 1 and settings.select != "first"
+    if chain.streams:
+        return calls + len(chain.grid) - 1 + asks
+    if asks and model.config.tells("returns"):  # the denoiser once more
+        calls += model.use_returns or model.tells_of_states
+    calls += evaluations(settings.sampler, chain.grid)
+    if settings.value_guidance:  # not in the last step
+        calls += sum(t >= settings.value_guidance_until for t in chain.grid[:-2])
+    return calls
+
+
+def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tuple[int, ...]]:
+    """The process and the table indices to visit."""
+    if settings.start == "process":
+        process = model.main_process
+        if process.a[-1] > FAR:
+            raise DiffplanError(
+                f"planning.start is 'process', but the denoiser's process ends at a = "
+                f"{process.a[-1]:.2f} (expected at most {FAR}); expected 'sdedit' or 'published'"
+            )
+        return process, GRIDS[settings.grid](process, process.T, settings.steps)
+    process = model.plain_process
+    if settings.start == "noise":
+        if process.a[-1] > FAR:
+            raise DiffplanError(
+                f"planning.start is 'noise', but the schedule ends at a = {process.a[-1]:.2f}, far "
+                f"from noise (expected at most {FAR}); train with --denoiser.schedule cosine"
+            )
+        return process, GRIDS[settings.grid](process, process.T, settings.steps)
+    if settings.start == "published":
+        level = settings.start_level or settings.steps
+    else:
+        level = settings.start_level or matching_level(model, settings)
+    if level > process.T:
+        raise DiffplanError(
+            f"planning.start_level is {level}, expected at most {process.T}, the schedule's length"
+        )
+    if level == settings.steps:
+        return process, consecutive_grid(level)
+    return process, GRIDS[settings.grid](process, level, settings.steps)
+
+
+def matching_level(model: PlannerModel, settings: PlanningConfig) -> int:
+    """The level that the held-out proposals are as good as, at least `steps`.
+
+    residual: where the noise-to-signal ratio is their error; much below it the error stays, much
+    above it the proposal is forgotten (SDEdit, arXiv 2108.01073, section 4.1). cosine: where the
+    signal sqrt(abar) is their cosine to the data, as the two are equal for a noised plan of unit
+    size (OSCAR, arXiv 2505.16091, maps its bit rate to a level).
+    """
+    process = model.plain_process
+    levels = range(1, process.T + 1)
+    if settings.start_rule == "cosine":
+        cosine = float(model.residual_cosine)
+        nearest = min(levels, key=lambda t: abs(process.a[t] - cosine))
+    else:
+        error = model.residual_level
+        nearest = min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - error))
+    return max(nearest, settings.steps)

@@ -1,0 +1,320 @@
+"""plan = decode( select( optimise( propose(context) ) ) )
+
+Four stages, each a function, data flowing one way. Everything here is normalised; random numbers
+come in as tensors, so a plan is a pure function of its arguments and row b depends on row b alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffplan.config.sections import PlanningConfig
+from diffplan.diffusion import guidance
+from diffplan.diffusion.forward import STARTS
+from diffplan.diffusion.process import Process
+from diffplan.diffusion.samplers import SAMPLERS, levels_asked, sampler_options
+from diffplan.diffusion.sampling import Sampler
+from diffplan.errors import DiffplanError
+from diffplan.model.conditions import Context
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.proposer.base import Proposal
+from diffplan.model.streams import StreamDenoiser
+from diffplan.planning.chains import Chain, chain_of
+from diffplan.planning.selection import evaluate, select
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard random numbers of one plan, drawn outside.
+
+    propose: [B, K, H, D+1] normal. start: [B, K, rows, D] normal. steps: [n, B, K, rows, D]
+    normal, one per reverse step, None for a deterministic sampler. select: [B, K] Gumbel.
+    """
+
+    propose: Tensor
+    start: Tensor
+    steps: Tensor | None
+    select: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every stage's outcome, normalised; state index 0 is the current state.
+
+    proposal: [B, K, H+1, D], before refinement (the candidates themselves without a proposer).
+    candidates: [B, K, H+1, D], after it. values: [B, K]. chosen: [B] index into K.
+    states: [B, H+1, D], the chosen candidate. returns: [B, K, H] proposed returns-to-go, None
+    without a proposer. actions: [B, H, stride, A] scaled, of the chosen candidate, None where plans
+    hold none.
+    """
+
+    proposal: Tensor
+    candidates: Tensor
+    values: Tensor
+    chosen: Tensor
+    states: Tensor
+    returns: Tensor | None
+    actions: Tensor | None
+
+
+def make_plan(
+    model: PlannerModel,
+    context: Context,
+    noise: Noise,
+    settings: PlanningConfig,
+    chain: Chain | EllipsisType | None = ...,
+    *,
+    valued: bool = True,
+) -> Plan:
+    """Propose K trajectories per row, optimise them, select one. See `Plan` for shapes.
+
+    chain: `chain_of` the same model and settings, where it is at hand (None: no refining). valued:
+    False leaves the values NaN where they choose nothing. Decoding, the fourth stage, happens at
+    every environment step: `decode`.
+    """
+    rows, k = context.state.shape[0], settings.k
+    proposal = propose(model, context, noise.propose, settings)
+    context = _repeat(context, k)
+    start = context.state
+    told: dict[str, Tensor] = {}
+    x = optimise(model, context, proposal, noise, settings, chain, told=told)
+    candidates = model.from_plan(start, x)
+    if proposal is None:
+        proposed, later = candidates, None
+    else:
+        proposed = torch.cat([start[:, None], proposal.states], 1)
+        later = proposal.returns.unflatten(0, (rows, k))
+    if valued or (k > 1 and settings.select != "first"):
+        values = evaluate(model, context, candidates, x, told).unflatten(0, (rows, k))
+    else:
+        values = candidates.new_full((rows, k), math.nan)
+    chosen = select(values, noise.select, settings)
+    candidates = candidates.unflatten(0, (rows, k))
+    actions = actions_of(model, x, told)
+    actions = None if actions is None else actions.unflatten(0, (rows, k))
+    if k == 1 or settings.select == "first":
+        states = candidates[:, 0]
+        actions = None if actions is None else actions[:, 0]
+    else:
+        row = torch.arange(rows, device=chosen.device)
+        states = candidates[row, chosen]
+        actions = None if actions is None else actions[row, chosen]
+    return Plan(
+        proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later, actions
+    )
+
+
+def propose(
+    model: PlannerModel, context: Context, noise: Tensor, settings: PlanningConfig
+) -> Proposal | None:
+    """Stage 1: K proposals per row [B] of the context, in rows [B*K]; None from noise.
+
+    noise: [B, K, H, D+1], of the states that are proposed. Candidate 0 of each row is the
+    proposer's mean, the others are drawn at the configured temperature; at temperature 0 the mean
+    is proposed once and copied. Of a plan that goes on from the one before only the missing tail is
+    proposed, in the returns of a proposal NaN stands before it.
+    """
+    if settings.start == "noise":
+        return None
+    if model.proposer is None:
+        raise DiffplanError(
+            f"planning.start is {settings.start!r}, which needs a proposer, but this model was "
+            "trained without one (config from-noise); expected 'noise'"
+        )
+    k = settings.k
+    sampled = k > 1 and settings.temperature > 0
+    scaled = None
+    if sampled:
+        context = _repeat(context, k)
+        keep_mean = torch.arange(k, device=noise.device).ne(0)
+        scaled = (noise * (settings.temperature * keep_mean[:, None, None])).flatten(0, 1)
+    returns = context.returns if model.use_returns else None
+    kept = context.previous
+    if kept is None:
+        found = model.proposer.propose(
+            context.state, context.goal, returns, scaled, task=context.task
+        )
+    else:
+        missing = model.config.plan.horizon - kept.shape[1]
+        tail = model.proposer.propose(
+            kept[:, -1], context.goal, returns, scaled, missing, context.task
+        )
+        unknown = tail.returns.new_full(kept.shape[:2], math.nan)
+        found = Proposal(torch.cat([kept, tail.states], 1), torch.cat([unknown, tail.returns], 1))
+    if sampled or k == 1:
+        return found
+    return Proposal(found.states.repeat_interleave(k, 0), found.returns.repeat_interleave(k, 0))
+
+
+def optimise(
+    model: PlannerModel,
+    context: Context,
+    proposal: Proposal | None,
+    noise: Noise,
+    settings: PlanningConfig,
+    chain: Chain | EllipsisType | None = ...,
+    *,
+    sampler: Sampler | None = None,
+    told: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D].
+
+    sampler: called in place of the settings' own, to get hold of the denoiser that planning uses.
+    told: takes what heads of the denoiser say in its last pass, raw (`Heads.decode`).
+    """
+    start = context.state
+    x_hat = None if proposal is None else model.to_plan(start, proposal.states)
+    if isinstance(chain, EllipsisType):
+        chain = chain_of(model, settings, context.previous is not None)
+    if chain is None:
+        assert x_hat is not None
+        return x_hat
+    if model.streams is not None:
+        return _optimise_streams(model, model.streams, context, x_hat, noise, settings, chain)
+    denoiser = model.denoiser
+    assert denoiser is not None
+    process, grid = chain.process, chain.grid
+    # in training only samples of the main process show the network the proposal
+    seen = x_hat if denoiser.use_proposal and process is model.main_process else None
+    scale = model.noise_scale if process.scaled else None
+    shift = x_hat if any(process.r[t] for t in grid) else None
+    condition = model.condition(start, context.goal, context.returns, context.task)
+    encoded = denoiser.encode(condition)
+    inputs: dict[str, Any] = {"proposal": seen, "shift": shift, "time": chain.time}
+    if denoiser.heads is not None:
+        inputs |= {
+            "known": _known(model, context),
+            "decoded": {} if told is None else told,
+            "path": model.path_from(start),
+        }
+    asked = levels_asked(settings.sampler, grid)
+    if settings.conditional_weight == 1.0:
+        denoise = denoiser.bind(process, asked, encoded, **inputs)
+    else:
+        everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
+        dropped = {"goal": everything, "returns": everything}
+        without = denoiser.encode(condition, dropped)
+        pair = denoiser.pair(process, asked, encoded, without, **inputs)
+        denoise = guidance.classifier_free_batched(pair, settings.conditional_weight)
+    if settings.value_guidance:
+        denoise = guidance.value_gradient(
+            denoise,
+            _value_gradient(model, context, process),
+            process,
+            settings.value_guidance,
+            settings.value_guidance_until,
+            grid,
+            1.0 if settings.sampler == "ancestral" else settings.eta,
+        )
+    if settings.clip is not None:
+        denoise = guidance.clip(denoise, settings.clip)
+    if model.absolute:  # after the clip: the current state may lie outside
+        denoise = guidance.pin(denoise, 0, model.pinned_start(start))
+    if model.config.plan.pin_goal and context.goal is not None:
+        denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
+    first = settings.noise * noise.start.flatten(0, 1)
+    steps = None if noise.steps is None else settings.noise * noise.steps.flatten(1, 2)
+    return (sampler or SAMPLERS[settings.sampler])(
+        denoise,
+        process,
+        grid,
+        STARTS[chain.start](process, grid[0], x_hat, first, scale),
+        proposal=shift,
+        scale=scale,
+        noise=steps,
+        **sampler_options(settings.sampler, settings.eta, model.statistics),
+    )
+
+
+def _optimise_streams(
+    model: PlannerModel,
+    streams: StreamDenoiser,
+    context: Context,
+    x_hat: Tensor | None,
+    noise: Noise,
+    settings: PlanningConfig,
+    chain: Chain,
+) -> Tensor:
+    """Plan tensors [B*K, rows, D] with states and actions, and the return that was asked for."""
+    columns = streams.columns
+    x = settings.noise * streams.noise(noise.start.flatten(0, 1))
+    told = x[..., columns.returns]
+    if model.use_returns and context.returns is not None:
+        told = context.returns.view(-1, 1, 1).expand_as(told)
+    states = x[..., columns.states]
+    states = STARTS[chain.start](chain.process, chain.grid[0], x_hat, states, None)
+    x = torch.cat([states, x[..., columns.actions], told], -1)
+    condition = model.condition(context.state, context.goal, None, context.task)
+    encoded = streams.encoder(condition)
+    return streams.sample(chain.process, chain.streams, x, encoded, chain.time, settings.clip)
+
+
+def actions_of(model: PlannerModel, x: Tensor, told: Mapping[str, Tensor]) -> Tensor | None:
+    """The actions of plan tensors x [B, rows, D], scaled [B, H, stride, A]; None without any.
+
+    told: what heads of the denoiser said of them.
+    """
+    if model.config.actions_in_plan:
+        return model.planned_actions(x)
+    return model.by_step(told["actions"]) if model.config.tells("actions") else None
+
+
+def _known(model: PlannerModel, context: Context) -> dict[str, Tensor]:
+    """Data of the heads that are given before there is a plan."""
+    known: dict[str, Tensor] = {}
+    if model.config.tells("returns") and context.returns is not None:
+        known["returns"] = context.returns.unsqueeze(-1)
+    if model.config.tells("goal") and context.goal is not None:
+        known["goal"] = context.goal
+    return known
+
+
+def _value_gradient(model: PlannerModel, context: Context, process: Process) -> guidance.Gradient:
+    """Gradient of the noisy value in x_t, for the rows of the context."""
+    value = model.noisy_value
+    assert value is not None
+    condition = model.value_condition(context.state, context.goal)
+
+    def worth(x: Tensor, level: Tensor, given: Tensor) -> Tensor:
+        # in the units of the data's returns, as published weights are meant
+        return model.returns.std[0] * value(x, level, given).sum()
+
+    slope = torch.func.grad(worth)
+
+    def gradient(x: Tensor, t: int) -> Tensor:
+        # what engines make in inference mode cannot be differentiated, copies can
+        with torch.inference_mode(False):
+            level = torch.full((len(x),), t / process.T, device=x.device)
+            found: Tensor = slope(x.clone(), level, condition.clone())
+            return found
+
+    return gradient
+
+
+def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+    """Stage 4, at every environment step: action towards the plan's next state.
+
+    state: [B, D] and ahead: [B, D] normalised. lag: [B], steps left until `ahead` is due, as a
+    fraction of the stride. Returns actions [B, A] in environment units, within the bounds.
+    """
+    assert model.inverse_dynamics is not None
+    return model.environment_actions(model.inverse_dynamics(state, ahead, lag))
+
+
+def _repeat(context: Context, k: int) -> Context:
+    if k == 1:
+        return context
+    return Context(
+        context.state.repeat_interleave(k, 0),
+        None if context.goal is None else context.goal.repeat_interleave(k, 0),
+        None if context.returns is None else context.returns.repeat_interleave(k, 0),
+        None if context.previous is None else context.previous.repeat_interleave(k, 0),
+        None if context.task is None else context.task.repeat_interleave(k, 0),
+    )

@@ -1,0 +1,1 @@
+"""Datasets that others wrote: read, fetched, cached, stored."""

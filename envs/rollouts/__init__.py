@@ -1,0 +1,1 @@
+"""Seeded episodes of a policy, and the scores that they are set beside."""

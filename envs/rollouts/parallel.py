@@ -1,0 +1,111 @@
+"""The rollout of `rollout.py` spread over processes: each steps and plans for its own episodes.
+
+While one process waits for its environments another one plans, on a device that they share too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from diffplan.envs.rollouts.rollout import Policy, Rollout, rollout
+from diffplan.errors import DiffplanError
+
+
+def rollout_in_processes(
+    policy: Policy,
+    make_env: Callable[[], gym.Env],
+    *,
+    episodes: int,
+    num_envs: int,
+    seed: int,
+    workers: int,
+    record: int = 0,
+    progress: bool = True,
+    description: str = "",
+) -> Rollout:
+    """`rollout` in `workers` processes: the same episodes, so for a policy that treats rows
+    independently the same results; with one worker it is `rollout` itself.
+
+    policy and make_env are sent to the processes and must be picklable. num_envs: rows of all
+    processes together. The bar shows the first process. Times are those of busy neighbours.
+
+    Raises:
+        DiffplanError: As `rollout`, or a process that died.
+    """
+    workers = min(workers, episodes, num_envs)
+    options: dict[str, Any] = {"description": description}
+    if workers <= 1:
+        return rollout(
+            policy,
+            make_env,
+            episodes=episodes,
+            num_envs=num_envs,
+            seed=seed,
+            record=record,
+            progress=progress,
+            **options,
+        )
+    # neighbouring episodes stay together, so that the recorded first ones do
+    edges = np.linspace(0, episodes, workers + 1).round().astype(int).tolist()
+    threads = torch.get_num_threads()
+    # a forked process would inherit locks and a device context that it cannot use
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        tasks = [
+            pool.submit(
+                _share,
+                threads,
+                policy,
+                make_env,
+                episodes=last - first,
+                num_envs=-(-num_envs // workers),
+                seed=seed + first,
+                record=min(max(record - first, 0), last - first),
+                progress=progress and first == 0,
+                description=f"{description} (1 of {workers} processes)",
+            )
+            for first, last in itertools.pairwise(edges)
+        ]
+        try:
+            parts = [task.result() for task in tasks]
+        except BrokenProcessPool:
+            raise DiffplanError(
+                f"one of the {workers} rollout processes died, perhaps for want of memory; give "
+                "fewer --workers or --num-envs"
+            ) from None
+    return _joined(parts, edges)
+
+
+def _share(
+    threads: int, policy: Policy, make_env: Callable[[], gym.Env], **options: Any
+) -> Rollout:
+    torch.set_num_threads(threads)
+    return rollout(policy, make_env, **options)
+
+
+def _joined(parts: list[Rollout], first: list[int]) -> Rollout:
+    """One rollout out of those of neighbouring episodes, `first` the number of each one's first."""
+    success = [part.success for part in parts if part.success is not None]
+    traces = [
+        dataclasses.replace(trace, episode=trace.episode + offset)
+        for part, offset in zip(parts, first, strict=False)
+        for trace in part.traces
+    ]
+    return Rollout(
+        np.concatenate([part.returns for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        np.concatenate(success) if len(success) == len(parts) else None,
+        np.concatenate([part.terminated for part in parts]),
+        np.concatenate([part.call_ms for part in parts]),
+        np.concatenate([part.live_rows for part in parts]),
+        tuple(traces),
+    )

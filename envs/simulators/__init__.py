@@ -1,0 +1,1 @@
+"""Environments: which there are, how one is found, what it takes."""

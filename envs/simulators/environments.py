@@ -1,0 +1,104 @@
+"""Evaluation environments: from what a dataset says about itself to a Gymnasium environment."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from diffplan.data.info import DatasetInfo
+from diffplan.envs.simulators.installed import check_simulator, register_robotics
+from diffplan.envs.simulators.registration import register_environments
+from diffplan.errors import DiffplanError
+
+register_robotics()
+register_environments()
+
+
+def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
+    """Make the evaluation environment of a dataset.
+
+    overrides: keyword arguments of `gymnasium.make` that replace those of the dataset, for
+    example render_mode="rgb_array" or max_episode_steps=100.
+    PointMaze gives reward 1 for every step within 0.45 of the goal and runs to its time limit;
+    `info["success"]` says whether the goal is reached at this step.
+    Raises DiffplanError when the dataset names no environment or none that can be made here, with
+    the command that installs a missing simulator.
+    """
+    if info.env_id is None:
+        raise DiffplanError(
+            f"dataset {info.id} does not say in which environment to evaluate; "
+            f"name one with --env, e.g. --env Hopper-v5"
+        )
+    check_env_id(info.env_id)
+    try:
+        env = gym.make(info.env_id, **{**info.env_kwargs, **overrides})
+    except (gym.error.Error, TypeError, ImportError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DiffplanError(f"environment {info.env_id} cannot be made: {reason}") from error
+    # gymnasium-robotics leaves the file of every maze behind that it has loaded
+    if written := getattr(env.unwrapped, "tmp_xml_file_path", None):
+        Path(written).unlink(missing_ok=True)
+    return env
+
+
+def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], gym.Env]:
+    """A function without arguments that makes one evaluation environment, as `rollout` calls it.
+
+    overrides: as for `make_env`. An id that Gymnasium does not know, or whose simulator is not
+    installed, is reported here already.
+    """
+    if info.env_id is not None:
+        check_env_id(info.env_id)
+    return functools.partial(make_env, info, **overrides)
+
+
+def check_env_id(env_id: str) -> None:
+    """Raise DiffplanError, with the nearest names, unless Gymnasium knows `env_id`.
+
+    Also where its simulator is not installed, with the command that installs it.
+    "module:ID" imports the module first, which is to register the environment. A module that is
+    not installed may lie in the current folder.
+    """
+    check_simulator(env_id)
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        _import_module(module, env_id)
+    try:
+        gym.spec(name)
+    except gym.error.Error:
+        if colon:
+            raise DiffplanError(
+                f"importing {module} registers no environment {name}; call gymnasium.register("
+                f'id="{name}", ...) at the top of the module, with the version in the id'
+            ) from None
+        near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry()"
+        raise DiffplanError(f"Gymnasium knows no environment {env_id}; {hint}") from None
+
+
+def _import_module(module: str, env_id: str) -> None:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # the command does not look there by itself
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever the user's module raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DiffplanError(
+            f"environment {env_id}: module {module!r} cannot be imported ({reason}); install it or "
+            "run from the folder it lies in"
+        ) from error
+
+
+def env_from_spec(spec: gym.envs.registration.EnvSpec) -> tuple[str, dict[str, Any]]:
+    """Id and JSON-able keyword arguments with which `gymnasium.make` remakes a spec."""
+    kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
+    if spec.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = int(spec.max_episode_steps)
+    return spec.id, kwargs

@@ -1,0 +1,283 @@
+"""Timing decisions and their stages: cases in turn over several rounds on a shared machine.
+
+The fastest round's median counts: what else the machine does can only slow a call down.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffplan.agents import AgentState, PlannerAgent
+from diffplan.diffusion.samplers import needs_noise
+from diffplan.errors import DiffplanError
+from diffplan.model.conditions import Context
+from diffplan.planning import selection, stages
+from diffplan.planning.chains import chain_of
+from diffplan.scripts.benchmark.ceiling import Ceiling, measure_ceiling, reference_ms, threads
+from diffplan.scripts.benchmark.count import Work, count
+from diffplan.scripts.benchmark.report import STAGES, place_name
+from diffplan.scripts.benchmark.subject import Subject
+
+_FEWEST = 3  # calls of a case in a round, unless one takes longer than the round's share
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting that is timed."""
+
+    device: str
+    threads: int
+    engine: str
+    batch: int
+    candidates: int
+    steps: int
+    horizon: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.engine}, {place_name(self.device, self.threads)}, batch {self.batch}, "
+            f"K {self.candidates}, {self.steps} steps, horizon {self.horizon}"
+        )
+
+
+@dataclass
+class Times:
+    """Milliseconds of every call of one round."""
+
+    replan: list[float] = field(default_factory=list)
+    between: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
+
+
+@dataclass
+class Timed:
+    """A case, its agent ready to run, and the times of its rounds.
+
+    call: seconds of a decision, roughly.
+    """
+
+    case: Case
+    agent: PlannerAgent
+    observation: Any
+    call: float
+    state: AgentState
+    work: Work
+    rounds: list[Times] = field(default_factory=list)
+
+    @property
+    def fastest(self) -> Times:
+        return min(self.rounds, key=lambda times: statistics.median(times.replan))
+
+    def row(self) -> dict[str, Any]:
+        """What is reported of the case; milliseconds are of the fastest round."""
+        times, case = self.fastest, self.case
+        replan = statistics.median(times.replan)
+        every = self.agent.settings.keep * self.agent.stride
+        between = _least_median([times.between for times in self.rounds])
+        found: dict[str, Any] = {
+            **vars(case),
+            "replan_ms_median": replan,
+            "replan_ms_p95": float(np.quantile(times.replan, 0.95)),
+            "plans_per_second": 1000 * case.batch / replan,
+            "between_ms_median": between,
+            "steps_per_plan": every,
+            "amortised_ms": (replan + (every - 1) * (between or 0.0)) / every,
+            "startup_seconds": self.agent.engine.startup_seconds,
+            "round_medians_ms": [statistics.median(times.replan) for times in self.rounds],
+            "calls": sum(len(times.replan) for times in self.rounds),
+        }
+        if case.engine == "eager":
+            stages = {
+                name: _least_median([times.stages[name] for times in self.rounds]) or 0.0
+                for name in STAGES
+            }
+            found["stages_ms"] = stages
+            found["host_ms"] = max(0.0, replan - sum(stages.values()))
+        return found | vars(self.work)
+
+
+def _least_median(rounds: Sequence[list[float]]) -> float | None:
+    medians = [statistics.median(times) for times in rounds if times]
+    return min(medians, default=None)
+
+
+# --- Preparing -----------------------------------------------------------------------------------
+
+
+def prepare(subject: Subject, case: Case) -> Timed:
+    """The agent of a case after its first plans, with its operations counted.
+
+    Raises DiffplanError for settings that do not go together, and where an engine cannot run them.
+    """
+    observation = subject.observation(case.batch)
+    due = np.ones(case.batch, bool)
+    with threads(case.threads):
+        subject.load(case.device, case.horizon)
+        agent = subject.agent(
+            case.engine, case.device, case.horizon, candidates=case.candidates, steps=case.steps
+        )
+        try:
+            state = agent.predict(observation)[1]
+        except Exception as error:
+            # exporters and compilers fail in their own ways; the other engines go on
+            if case.engine == "eager" or isinstance(error, DiffplanError):
+                raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise DiffplanError(f"engine {case.engine} cannot run this ({reason})") from error
+        before = time.perf_counter()
+        state = agent.predict(observation, state, due)[1]
+        call = time.perf_counter() - before
+        work = count(_Stages(agent, observation).run)
+    return Timed(case, agent, observation, call, state, work)
+
+
+class _Stages:
+    """The four stages of one decision, each on the tensors that the one before made."""
+
+    def __init__(self, agent: PlannerAgent, observation: Any) -> None:
+        self.model, self.settings = agent.model, agent.settings
+        states, goals = agent.layout.split(observation)
+        device, batch = agent.device, len(states)
+        goal = None if goals is None else self.model.goal(torch.from_numpy(goals).to(device))
+        returns = torch.zeros(batch, device=device) if self.model.use_returns else None
+        start = self.model.states(torch.from_numpy(states).to(device))
+        self.context = Context(start, goal, returns)
+        settings, model, k = self.settings, self.model, self.settings.k
+        shape = (batch, k, model.rows, model.plan_dim)
+        random_steps = needs_noise(settings.sampler, settings.eta)
+        self.noise = stages.Noise(
+            torch.randn(batch, k, agent.horizon, model.spec.state_dim + 1, device=device),
+            torch.randn(shape, device=device),
+            torch.randn(settings.steps, *shape, device=device) if random_steps else None,
+            torch.randn(batch, k, device=device),
+        )
+        self.chain = chain_of(model, settings)
+        self.chooses = k > 1 and settings.select != "first"
+        self.lag = torch.ones(batch, device=device)
+
+    def run(self, mark: Callable[[], None] = lambda: None) -> None:
+        """All stages once; `mark` is called before the first and after each."""
+        model, settings, k = self.model, self.settings, self.settings.k
+        rows = len(self.context.state)
+        mark()
+        proposal = stages.propose(model, self.context, self.noise.propose, settings)
+        mark()
+        context = self._repeated(k)
+        told: dict[str, Tensor] = {}
+        plans = stages.optimise(
+            model, context, proposal, self.noise, settings, self.chain, told=told
+        )
+        mark()
+        candidates = model.from_plan(context.state, plans)
+        states = candidates
+        if self.chooses:
+            values = selection.evaluate(model, context, candidates, plans, told)
+            values = values.unflatten(0, (rows, k))
+            chosen = selection.select(values, self.noise.select, settings)
+            every = torch.arange(rows, device=chosen.device)
+            states = candidates.unflatten(0, (rows, k))[every, chosen]
+        mark()
+        actions = stages.actions_of(model, plans, told)
+        if actions is not None:
+            model.environment_actions(actions[:rows, 0, 0])
+        else:
+            stages.decode(model, self.context.state, states[:rows, 1], self.lag)
+        mark()
+
+    def _repeated(self, k: int) -> Context:
+        if k == 1:
+            return self.context
+
+        def repeat(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.repeat_interleave(k, 0)
+
+        context = self.context
+        return Context(
+            context.state.repeat_interleave(k, 0), repeat(context.goal), repeat(context.returns)
+        )
+
+
+# --- Timing --------------------------------------------------------------------------------------
+
+
+def measure_round(timed: Timed, seconds: float) -> Times:
+    """Call one case for about `seconds`, its stages and the steps between plans in turn."""
+    times = Times()
+    agent, observation, state = timed.agent, timed.observation, timed.state
+    due = np.ones(timed.case.batch, bool)
+    kept = agent.settings.keep * agent.stride > 1
+    with threads(timed.case.threads), torch.inference_mode():
+        stages = _Stages(agent, observation) if timed.case.engine == "eager" else None
+        begin = time.perf_counter()
+        while True:
+            before = time.perf_counter()
+            state = agent.predict(observation, state, due)[1]
+            times.replan.append(1000 * (time.perf_counter() - before))
+            if kept:
+                before = time.perf_counter()
+                agent.predict(observation, state)
+                times.between.append(1000 * (time.perf_counter() - before))
+            if stages is not None:
+                for name, ms in zip(STAGES, _stage_times(stages, agent.device), strict=True):
+                    times.stages[name].append(ms)
+            spent = time.perf_counter() - begin
+            enough = len(times.replan) >= _FEWEST or times.replan[-1] > 1000 * seconds
+            if spent > seconds and enough:
+                return times
+
+
+def _stage_times(stages: _Stages, device: torch.device) -> list[float]:
+    if device.type == "cuda":
+        events: list[torch.cuda.Event] = []
+
+        def record() -> None:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            events.append(event)
+
+        torch.cuda.synchronize(device)
+        stages.run(record)
+        torch.cuda.synchronize(device)
+        return [a.elapsed_time(b) for a, b in itertools.pairwise(events)]
+    marks: list[float] = []
+    stages.run(lambda: marks.append(time.perf_counter()))
+    return [1000 * (b - a) for a, b in itertools.pairwise(marks)]
+
+
+def measure_all(
+    timed: Sequence[Timed], rounds: int, seconds: float
+) -> tuple[list[float], dict[str, Ceiling]]:
+    """Time every case in every round; the times are kept in the cases.
+
+    Returns the milliseconds of the reference product (one CPU thread) in each round and the
+    ceilings, by `ceiling_key`, the best of all rounds.
+    """
+    reference, ceilings = list[float](), dict[str, Ceiling]()
+    places = {ceiling_key(t.case): t.case for t in timed}
+    onnx = any(t.case.engine == "onnx" for t in timed)
+    with tqdm(total=rounds * (len(timed) + len(places)), desc="measuring", unit="case") as bar:
+        for _ in range(rounds):
+            reference.append(reference_ms())
+            for key, case in places.items():
+                found = measure_ceiling(case.device, case.threads, onnx)
+                ceilings[key] = found.best(ceilings[key]) if key in ceilings else found
+                bar.update()
+            for each in timed:
+                each.rounds.append(measure_round(each, seconds))
+                bar.update()
+    return reference, ceilings
+
+
+def ceiling_key(case: Case) -> str:
+    """Cases with the same key have the same ceiling."""
+    return place_name(case.device, case.threads)

@@ -1,0 +1,207 @@
+"""The trained runs of an evaluation: which checkpoint of each, and whether they belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.agents import PlannerAgent, load_agent
+from diffplan.config.config import config_to_dict
+from diffplan.data.info import DatasetInfo
+from diffplan.envs.rollouts.references import normalised_score, reference_key
+from diffplan.envs.rollouts.rollout import rollout
+from diffplan.envs.simulators.tasks import task_env_factory, task_infos
+from diffplan.errors import DiffplanError
+from diffplan.model.checkpoint import Header, checkpoint_path, find_checkpoint, list_checkpoints
+from diffplan.model.checkpoint import read_header as read_checkpoint_header
+from diffplan.scripts.evaluate.options import EvaluateOptions
+from diffplan.scripts.report.intervals import Estimate, bootstrap_mean
+
+_RUN_FIELDS = (
+    "return_mean", "return_ci95", "normalised_score", "normalised_ci95", "success_rate",
+    "success_ci95", "episodes", "decision_ms_median", "replan_ms_median",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a run's kept checkpoints scored best, on seeds that are not evaluated."""
+
+    scores: dict[int, Estimate]
+    """Updates of a checkpoint -> its mean score (return, where there is no reference)."""
+    first_seed: int
+    last_seed: int
+
+    @property
+    def chosen(self) -> int:
+        """Updates of the best checkpoint, of equal ones the last."""
+        return max(self.scores, key=lambda step: (self.scores[step].mean, step))
+
+    @property
+    def line(self) -> str:
+        return (
+            f"best of {len(self.scores)} checkpoints, chosen by score on seeds "
+            f"{self.first_seed}-{self.last_seed}; not comparable with last-checkpoint scores"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "note": self.line,
+            "chosen": self.chosen,
+            "seeds": [self.first_seed, self.last_seed],
+            "scores": {str(k): [e.mean, e.low, e.high] for k, e in self.scores.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and the agent of the checkpoint under evaluation."""
+
+    folder: Path
+    agent: PlannerAgent
+    header: Header
+    selection: Selection | None = None
+
+    @property
+    def seed(self) -> int:
+        """Training seed."""
+        return self.header.seed
+
+
+def load_runs(options: EvaluateOptions) -> list[Run]:
+    """The runs asked for, with their last checkpoints where the best is to be found yet.
+
+    Raises:
+        DiffplanError: A folder that is no run; several that are not the training seeds of one
+            configuration on the same data; no such checkpoint.
+    """
+    checkpoint = "last" if options.checkpoint == "best" else options.checkpoint
+    runs = []
+    for folder in options.runs:
+        agent = load_agent(
+            folder,
+            checkpoint=checkpoint,
+            device=options.device,
+            engine=options.engine,
+            **options.planning.given,
+        )
+        runs.append(Run(folder, agent, read_header(folder, checkpoint)))
+    _check_one_configuration(runs)
+    return runs
+
+
+def read_header(folder: Path, checkpoint: str) -> Header:
+    """What a run folder's (or checkpoint folder's) config.json says."""
+    known = checkpoint == "last"
+    path = find_checkpoint(folder) if known else checkpoint_path(folder, int(checkpoint))
+    return read_checkpoint_header(path)
+
+
+def run_summary(run: Run, policies: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A run for results.json, with its own figures among those of all `policies`."""
+    own = policies.get(f"planner_seed_{run.seed}", policies["planner"])
+    return {
+        "folder": str(run.folder),
+        "training_seed": run.seed,
+        "updates": run.header.step,
+        "train_seconds": run.agent.train_seconds,
+        "selection": run.selection.summary() if run.selection else None,
+        **{key: own[key] for key in _RUN_FIELDS if key in own},
+    }
+
+
+def with_best_checkpoint(
+    run: Run,
+    options: EvaluateOptions,
+    info: DatasetInfo,
+    tell: Callable[[PlannerAgent, int], PlannerAgent] = lambda agent, _: agent,
+) -> Run:
+    """The run with the checkpoint that scores best on the selection seeds.
+
+    Every kept checkpoint plays the same episodes. info: says in which environment; several tasks
+    are all played, and their mean counts. tell: tells an agent the number of its task.
+    """
+    steps = [int(path.name.rsplit("-", 1)[1]) for path in list_checkpoints(run.folder)]
+    if not steps:
+        raise DiffplanError(
+            f"{run.folder} holds no checkpoints to choose from; give the run folder that "
+            "`diffplan train --out` wrote"
+        )
+    scores: dict[int, Estimate] = {}
+    for step in steps:
+        agent = _agent(run.folder, step, options)
+        found = []
+        for index, own in enumerate(task_infos(info)):
+            played = rollout(
+                tell(agent, index),
+                task_env_factory(own, agent.layout),
+                episodes=options.select_episodes,
+                num_envs=options.num_envs,
+                seed=options.select_seed,
+                description=f"{run.folder.name}, {step} updates",
+            )
+            score = normalised_score(reference_key(own), played.returns)
+            found.append(played.returns if score is None else score)
+        scores[step] = bootstrap_mean(np.concatenate(found))
+    last_seed = options.select_seed + options.select_episodes - 1
+    selection = Selection(scores, options.select_seed, last_seed)
+    chosen = selection.chosen
+    header = read_header(run.folder, str(chosen))
+    return Run(run.folder, _agent(run.folder, chosen, options), header, selection)
+
+
+def _agent(folder: Path, step: int, options: EvaluateOptions) -> PlannerAgent:
+    return load_agent(
+        folder,
+        checkpoint=str(step),
+        device=options.device,
+        engine=options.engine,
+        **options.planning.given,
+    )
+
+
+def _check_one_configuration(runs: Sequence[Run]) -> None:
+    """Refuse to pool what differs in more than the training seed."""
+    first = runs[0]
+    for run in runs[1:]:
+        mine, its = _identity(first.header), _identity(run.header)
+        for key in mine.keys() | its.keys():
+            if mine.get(key) != its.get(key):
+                raise DiffplanError(
+                    f"{run.folder} has {key} = {its.get(key)!r}, {first.folder} "
+                    f"{mine.get(key)!r}; several RUNs must be the training seeds of one "
+                    "configuration on the same data: evaluate these one by one"
+                )
+    seeds, counts = np.unique([run.seed for run in runs], return_counts=True)
+    if (counts > 1).any():
+        twice = int(seeds[counts > 1][0])
+        same = [str(run.folder) for run in runs if run.seed == twice]
+        raise DiffplanError(
+            f"{' and '.join(same)} both have the training seed {twice}; the row over RUNs needs "
+            "different ones"
+        )
+
+
+def _identity(header: Header) -> dict[str, Any]:
+    """Everything that must agree, flat: settings, data, environment, length of training."""
+    flat: dict[str, Any] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                add(f"{prefix}.{key}" if prefix else key, entry)
+        else:
+            flat[prefix] = value
+
+    add("", config_to_dict(header.config))
+    return flat | {
+        "data": header.fingerprint,
+        "env_id": header.info.env_id,
+        "env_kwargs": header.info.env_kwargs,
+        "updates": header.step,
+    }

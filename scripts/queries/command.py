@@ -1,0 +1,252 @@
+"""`diffplan queries RUN`: what a model of several heads or streams knows, measured and drawn."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from diffplan.errors import DiffplanError
+
+if TYPE_CHECKING:
+    from diffplan.agents import PlannerAgent
+    from diffplan.scripts.queries.measures import Answer
+
+_PROTOCOL = (
+    "On {windows} windows of episodes that were held out in training. Inverse dynamics gets true "
+    "plan states and is asked for the action that leaves each of them; the policy and whole plans "
+    "get the state with the goal or the return of the window; a plan's steps are held against the "
+    "99.9 % quantile of those in training windows, in standard deviations of the states; the "
+    "forward model gets the first state and the true actions, and is judged as far as these are "
+    "known; evaluations are compared with the data's return-to-go. The separate forward model is "
+    "an MLP trained here, {mlp_updates} updates of 256 windows. Tasks are told from the noised "
+    "plan and its first state, which alone may tell more than chance: a label that leaks from the "
+    "process shows as a lead over the plan alone at the most noise. Intervals are 95 %, by a "
+    "bootstrap over windows (tasks told: Wilson), for one trained model."
+)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Measure what a model answers beside planning, on held-out episodes, and draw it.
+
+    RUN is of config multi-task or streams. Prints a table and writes RUN/queries.json and
+    RUN/pictures/queries.png.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder that `diffplan train --out` wrote."""
+    against: Annotated[
+        Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: none)")
+    ] = None
+    """A run of the same data with separate networks, to compare with."""
+    windows: int = 2000
+    """Held-out windows that are asked about."""
+    mlp_updates: int = 3000
+    """Updates of the MLP that the forward model is compared with."""
+    seed: int = 0
+    """Of the windows, the noise and the MLP."""
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|UPDATES")] = "last"
+    """Which checkpoint of the run."""
+    json: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: RUN/queries.json)"),
+    ] = None
+    """Where the results go; the picture lies beside it if it is not RUN's own."""
+
+    def run(self) -> dict[str, Any]:
+        """Measure, write and draw.
+
+        Raises:
+            DiffplanError: RUN has separate networks or is no run, its data are missing, a number
+                is out of range, or a file cannot be written.
+        """
+        for name, least in (("windows", 2), ("mlp_updates", 1), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                raise DiffplanError(
+                    f"--{name.replace('_', '-')} must be at least {least}, got {value}"
+                )
+        return _measure(self)
+
+    @property
+    def command(self) -> str:
+        """The command line that does the same."""
+        words = ["diffplan", "queries", str(self.folder)]
+        if self.against is not None:
+            words += ["--against", str(self.against)]
+        for name in ("windows", "mlp_updates", "seed"):
+            words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        if self.checkpoint != "last":
+            words += ["--checkpoint", self.checkpoint]
+        return shlex.join(words)
+
+
+def _measure(options: Queries) -> dict[str, Any]:
+    import torch
+    from tqdm import tqdm
+
+    from diffplan.agents import Queries as Asked
+    from diffplan.agents import load_agent
+    from diffplan.data.windows import WindowSampler
+    from diffplan.envs.datasets import training_data
+    from diffplan.model.checkpoint import checkpoint_path, find_checkpoint, read_header
+    from diffplan.scripts.queries import measures
+    from diffplan.scripts.queries.pictures import draw_queries
+    from diffplan.scripts.queries.plans import plans
+    from diffplan.scripts.report.results import check_writable, machine, write_json
+
+    torch.set_num_threads(1)
+    agent = load_agent(options.folder, checkpoint=options.checkpoint)
+    asked = Asked(agent)  # refuses separate networks
+    against = None if options.against is None else _separate(options.against, agent)
+    other = None if against is None else against.model
+    target = options.json or options.folder / "queries.json"
+    picture = (
+        target.with_suffix(".png") if options.json else options.folder / "pictures" / "queries.png"
+    )
+    check_writable(target, "results")
+    check_writable(picture, "picture")
+    last = options.checkpoint == "last"
+    wanted = options.folder if last else checkpoint_path(options.folder, int(options.checkpoint))
+    header = read_header(find_checkpoint(wanted))
+    episodes = training_data(header.info, header.fingerprint)
+    if isinstance(episodes, str):
+        raise DiffplanError(f"the questions are asked about held-out episodes, but {episodes}")
+    model = agent.model
+    if not model.config.plans_act:
+        raise DiffplanError(
+            "this model tells no actions; train with --heads.modalities that have actions"
+        )
+    sampler = WindowSampler(episodes, header.config, seed=header.seed)
+    with tqdm(total=options.mlp_updates, desc="learning a forward model", unit="update") as bar:
+        learned = measures.learned_forward_model(
+            agent, sampler, options.mlp_updates, options.seed, bar.update
+        )
+    with torch.no_grad():
+        sample = measures.draw(agent, sampler, options.windows, options.seed + 1, "held-out")
+        seen = measures.draw(agent, sampler, options.windows, options.seed + 2, "train")
+        weights = seen.acting[..., None, None].expand_as(seen.actions)
+        mean = (seen.actions * weights).sum((0, 1, 2)) / weights.sum((0, 1, 2))
+        answers = [
+            measures.inverse_dynamics(model, sample, other, mean),
+            measures.policy(model, sample, mean),
+            *plans(agent, sample, seen, against, mean),
+            measures.forward_model(model, sample, agent.settings.steps, learned),
+            *measures.evaluation(model, sample, other),
+        ]
+        task = measures.task(model, sample) if model.config.tells("task") else None
+        results = {
+            "command": options.command,
+            "config": agent.config_name,
+            "dataset": header.info.id,
+            "updates": agent.updates,
+            "queries": [asdict(answer) for answer in answers],
+            "task": task,
+            "protocol": _PROTOCOL.format(**asdict(options)),
+            "machine": machine("cpu", 1),
+        }
+        write_json(target, results)
+        draw_queries(picture, asked, sample, learned, task, options.seed)
+    print(_table(answers))
+    if task is not None:
+        print("\n" + _task_lines(task))
+    print(f"\nwrote {target}\nwrote {picture}")
+    return results
+
+
+def queries_table(data: dict[str, Any]) -> str:
+    """Markdown of queries.json."""
+
+    def figure(found: dict[str, Any] | None) -> str:
+        if found is None or found["mean"] is None:
+            return "–"
+        return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    lines = [
+        line(["question", "better", "this model", "separate network", "simple guess", "n"]),
+        "| --- | --- | --: | --: | --: | --: |",
+    ]
+    for row in data["queries"]:
+        simple = figure(row["simple"]) + (f" ({row['simple_name']})" if row["simple"] else "")
+        told = figure(row["model"]) + (f" ({row['note']})" if row["note"] else "")
+        name = f"{row['question']}: {row['unit']}"
+        n = str((row["model"] or row["simple"])["n"])
+        lines.append(line([name, row["better"], told, figure(row["separate"]), simple, n]))
+    parts = [f"{data['config']}, {data['updates']} updates on {data['dataset']}.", "\n".join(lines)]
+    if (task := data["task"]) is not None:
+        rows = [line(["task told at noise σ", *(f"{sigma:.2f}" for sigma in task["sigma"])])]
+        rows.append("| --- |" + " --: |" * len(task["sigma"]))
+        for key, name in (("accuracy", "from the plan"), ("label_inside", "label in the process")):
+            if key in task:
+                rows.append(line([name, *(f"{100 * each['mean']:.1f} %" for each in task[key])]))
+        parts += ["\n".join(rows), f"Chance is {100 * task['chance']:.0f} %, n = {task['n']}."]
+    versions = data["machine"]["versions"]
+    parts += [
+        data["protocol"],
+        f"Command: `{data['command']}`. Machine: {data['machine']['cpu']}, PyTorch "
+        f"{versions['torch']}.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _separate(folder: Path, agent: PlannerAgent) -> PlannerAgent:
+    from diffplan.agents import load_agent
+
+    other = load_agent(folder)
+    if other.model.inverse_dynamics is None or other.info.id != agent.info.id:
+        raise DiffplanError(
+            f"--against {folder} is {other.config_name} on {other.info.id}; expected a run with "
+            f"separate networks on {agent.info.id}"
+        )
+    if other.stride != agent.stride:
+        raise DiffplanError(
+            f"--against {folder} has plan.stride {other.stride}, expected that of RUN, "
+            f"{agent.stride}"
+        )
+    own, told = agent.model.config.tasks, other.model.config.tasks
+    prompted = other.model.tasks is not None and told.given == "prompt"
+    if prompted and (told.given, told.prompt) != (own.given, own.prompt):
+        raise DiffplanError(
+            f"--against {folder} is shown its task by a prompt of {told.prompt} states; expected a "
+            "run whose settings --tasks are those of RUN, or that is told by number"
+        )
+    return other
+
+
+def _table(answers: list[Answer]) -> str:
+    from diffplan.scripts.report.results import aligned, interval
+
+    lines: list[tuple[str, ...]] = [
+        ("question", "better", "this model", "separate network", "simple guess", "n")
+    ]
+    for answer in answers:
+        figures = [
+            "–" if found is None else interval(found)
+            for found in (answer.model, answer.separate, answer.simple)
+        ]
+        if answer.simple is not None:
+            figures[2] += f" ({answer.simple_name})"
+        found = answer.model or answer.simple
+        assert found is not None
+        name = f"{answer.question}: {answer.unit}"
+        lines.append((name, answer.better, *figures, str(found.n)))
+    notes = [f"{a.question}: {a.note}" for a in answers if a.note]
+    return "\n".join([aligned(lines), *notes])
+
+
+def _task_lines(task: dict[str, Any]) -> str:
+    from diffplan.scripts.report.results import aligned
+
+    def row(name: str, found: list[dict[str, float]]) -> tuple[str, ...]:
+        return (name, *(f"{100 * each['mean']:.1f} %" for each in found))
+
+    lines = [("task told at level", *map(str, task["levels"])), row("plan alone", task["accuracy"])]
+    if "label_inside" in task:
+        lines.append(row("label in the process", task["label_inside"]))
+    return aligned(lines) + f"\nchance: {100 * task['chance']:.1f} %"

@@ -1,0 +1,372 @@
+"""Pictures of an evaluation: plans in a maze or over time, returns, training curves."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from diffplan.data.info import ObservationLayout
+from diffplan.envs.rollouts.traces import PlanRecord, Trace
+from diffplan.envs.simulators.mazes import Maze
+from diffplan.scripts.report.intervals import bootstrap_mean
+
+# Okabe and Ito's palette: told apart with any kind of colour vision, and line styles differ too.
+EXECUTED = "#0072B2"
+PROPOSAL = "#E69F00"
+PLAN = "#D55E00"
+CANDIDATE = "#666666"
+GOAL = "#009E73"
+START = "#000000"
+WALL = "#C4C4C4"
+_BAND: Any = {"linewidth": 6, "alpha": 0.35, "solid_capstyle": "round"}
+
+_STYLE: Any = {
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """Context manager with the fonts and sizes of every picture here."""
+    return rc_context(_STYLE)
+
+
+def positions(states: np.ndarray, layout: ObservationLayout) -> np.ndarray:
+    """Columns of states [..., D] that are the position in the maze, [..., 2]."""
+    return states[..., list(layout.goal_columns[:2] or (0, 1))]
+
+
+def draw_maze(axes: Axes, maze: Maze) -> None:
+    """Walls as grey cells, half of the border left out; environment units, no ticks."""
+    half = maze.scale / 2
+    for row in range(len(maze.rows)):
+        for column in range(len(maze.rows[0])):
+            if not maze.is_free((row, column)):
+                x, y = maze.centre((row, column))
+                axes.add_patch(
+                    Rectangle(
+                        (x - half, y - half), maze.scale, maze.scale, facecolor=WALL, linewidth=0
+                    )
+                )
+    width, height = (len(maze.rows[0]) - 1) * half, (len(maze.rows) - 1) * half
+    x, y = maze.middle
+    axes.set(xlim=(x - width, x + width), ylim=(y - height, y + height))
+    axes.set(aspect="equal", xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def plans_in_maze(
+    path: Path, traces: Sequence[Trace], layout: ObservationLayout, maze: Maze
+) -> None:
+    """Write two panels per episode: all of it in the maze, and one plan from close by.
+
+    The plan shown from close by is the one that optimisation moved most, framed in the maze.
+    """
+    ratio = (len(maze.rows) - 1) / (len(maze.rows[0]) - 1)
+    with style():
+        size = (3.7 * len(traces), 3.7 * (ratio + 1) + 1.7)
+        figure = Figure(figsize=size, layout="constrained")
+        heights = {"height_ratios": [ratio, 1]}
+        panels = figure.subplots(2, len(traces), squeeze=False, gridspec_kw=heights)
+        for (whole, near), trace in zip(panels.T, traces, strict=True):
+            _draw_episode(whole, trace, layout, maze)
+            _draw_closest(whole, near, trace, layout, maze)
+        several = any(len(plan.candidates) > 1 for trace in traces for plan in trace.plans)
+        _legend(figure, _maze_entries(several))
+        save(figure, path)
+
+
+def _draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout, maze: Maze) -> None:
+    """The maze, the whole path and every plan made on the way to the goal."""
+    draw_maze(axes, maze)
+    states, goals = layout.split(trace.observations)
+    walked = positions(states, layout)
+    axes.plot(*walked.T, color=EXECUTED, **_BAND)
+    for plan in _under_way(trace):
+        axes.plot(*positions(plan.states, layout).T, color=PLAN, linewidth=1.1)
+    axes.plot(*walked[0], "o", color=START, markersize=8, markeredgecolor="white", zorder=6)
+    if goals is not None:
+        axes.plot(*goals[0, :2], "*", color=GOAL, markersize=17, markeredgecolor="white", zorder=6)
+    outcome = (
+        f"goal reached at step {trace.success_step}"
+        if trace.success_step is not None
+        else f"goal not reached in {len(trace.rewards)} steps"
+    )
+    axes.set_title(f"seed {trace.seed}, return {trace.rewards.sum():.0f}\n{outcome}")
+
+
+def _draw_closest(
+    whole: Axes, near: Axes, trace: Trace, layout: ObservationLayout, maze: Maze
+) -> None:
+    """Frame one plan in the panel `whole` and draw it large in the panel `near`."""
+    plan = max(_under_way(trace), key=lambda plan: _moved(plan, layout), default=None)
+    if plan is None:
+        near.set_axis_off()
+        return
+    draw_maze(near, maze)
+    near.plot(*positions(layout.split(trace.observations)[0], layout).T, color=EXECUTED, **_BAND)
+    draw_plan(near, plan, layout)
+    shown = [plan.states, plan.proposal[plan.chosen], *plan.candidates]
+    points = np.concatenate([positions(states, layout) for states in shown])
+    low, high = points.min(0), points.max(0)
+    half = 0.55 * max(float((high - low).max()), maze.scale)
+    x, y = (low + high) / 2
+    near.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
+    near.set_title(f"framed: the plan made at step {plan.step}")
+    frame: Any = {"fill": False, "edgecolor": START, "linewidth": 0.9, "zorder": 7}
+    whole.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **frame))
+    for spine in near.spines.values():
+        spine.set_visible(True)
+
+
+def _under_way(trace: Trace) -> list[PlanRecord]:
+    """Plans made before the goal was reached: afterwards the ball only hovers."""
+    end = len(trace.rewards) if trace.success_step is None else trace.success_step
+    return [plan for plan in trace.plans if plan.step < end]
+
+
+def _moved(plan: PlanRecord, layout: ObservationLayout) -> float:
+    """Largest distance between a state of the plan and the same state of its proposal."""
+    difference = positions(plan.states - plan.proposal[plan.chosen], layout)
+    return float(np.linalg.norm(difference, axis=-1).max())
+
+
+def draw_plan(axes: Axes, plan: PlanRecord, layout: ObservationLayout) -> list[Line2D]:
+    """Candidates faint, proposal of the chosen one dashed, the plan itself with its states."""
+    lines = []
+    if len(plan.candidates) > 1:
+        for candidate in plan.candidates:
+            xy = positions(candidate, layout)
+            lines += axes.plot(*xy.T, color=CANDIDATE, linewidth=0.9, alpha=0.6, zorder=3)
+    proposal = positions(plan.proposal[plan.chosen], layout)
+    lines += axes.plot(*proposal.T, "--", color=PROPOSAL, linewidth=2, zorder=4)
+    states = positions(plan.states, layout)
+    lines += axes.plot(*states.T, "-o", color=PLAN, linewidth=1.6, markersize=2.6, zorder=5)
+    return lines
+
+
+def plans_over_time(
+    path: Path,
+    traces: Sequence[Trace],
+    layout: ObservationLayout,
+    stride: int,
+    *,
+    dimensions: int = 6,
+    steps: int = 100,
+) -> None:
+    """Write planned and executed state of the first episode, one panel per dimension.
+
+    Shows the first `dimensions` columns of the state over the first `steps` steps; plan states
+    lie `stride` environment steps apart.
+    """
+    trace = traces[0]
+    states = layout.split(trace.observations)[0][: steps + 1]
+    shown = min(dimensions, states.shape[-1])
+    plans = [plan for plan in trace.plans if plan.step < len(states) - 1]
+    with style():
+        figure, panels = _grid(shown, 2, (5.5, 2.1), extra=0.8)
+        for column, axes in enumerate(panels):
+            axes.plot(states[:, column], color=EXECUTED, linewidth=2.4, alpha=0.85)
+            for plan in plans:
+                times = plan.step + stride * np.arange(len(plan.states))
+                proposal = plan.proposal[plan.chosen]
+                axes.plot(times, proposal[:, column], "--", color=PROPOSAL, linewidth=1, alpha=0.8)
+                axes.plot(times, plan.states[:, column], color=PLAN, linewidth=1)
+                axes.plot(plan.step, plan.states[0, column], "o", color=PLAN, markersize=3)
+            axes.set_ylabel(f"state {column}")
+            axes.set_xlim(0, len(states) - 1)
+            _limit_to(axes, states[:, column])
+        for axes in panels[-2:]:
+            axes.set_xlabel("environment step")
+        figure.suptitle(f"seed {trace.seed}, return {trace.rewards.sum():.0f}", fontsize=11)
+        _legend(
+            figure,
+            [
+                Line2D([], [], color=EXECUTED, linewidth=2.4, label="executed"),
+                Line2D([], [], color=PROPOSAL, linestyle="--", label="proposals"),
+                Line2D([], [], color=PLAN, marker="o", markersize=3, label="plans, from their dot"),
+            ],
+        )
+        save(figure, path)
+
+
+def _limit_to(axes: Axes, values: np.ndarray) -> None:
+    """Scale to what happened, so that one wild plan does not flatten the panel."""
+    margin = 0.75 * (np.ptp(values) or 1.0)
+    axes.set_ylim(values.min() - margin, values.max() + margin)
+
+
+def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
+    """Write one strip per policy: a dot per episode, the mean and its 95 % interval."""
+    with style():
+        figure = Figure(figsize=(8, 0.75 * len(returns) + 1.3), layout="constrained")
+        axes = figure.subplots()
+        rng = np.random.default_rng(0)
+        for place, values in enumerate(returns.values()):
+            heights = place + rng.uniform(-0.22, 0.22, len(values))
+            axes.plot(values, heights, "o", color=EXECUTED, alpha=0.35, markersize=4.5, mew=0)
+            mean = bootstrap_mean(values)
+            axes.plot([mean.low, mean.high], [place, place], color=START, linewidth=3.5)
+            axes.plot(mean.mean, place, "D", color=PLAN, markeredgecolor="white", markersize=7)
+        labels = [f"{name}\nmean {values.mean():.1f}" for name, values in returns.items()]
+        axes.set_yticks(range(len(returns)), labels)
+        axes.set_ylim(len(returns) - 0.5, -0.5)
+        axes.set_xlabel("return of one episode")
+        axes.grid(axis="x", alpha=0.3)
+        entries = [
+            Line2D([], [], color=EXECUTED, marker="o", linestyle="", alpha=0.5, label="episode"),
+            Line2D([], [], color=PLAN, marker="D", linestyle="", markersize=8, label="mean"),
+            Line2D([], [], color=START, linewidth=3.5, label="its 95 % interval"),
+        ]
+        _legend(figure, entries)
+        save(figure, path)
+
+
+def keep_sweep(
+    path: Path, sweeps: Mapping[str, Mapping[str, Sequence[float]]], stride: int
+) -> None:
+    """Write return against plan-keeping interval, one panel for each way of planning.
+
+    sweeps: name -> {strides kept: (mean, low, high)} on the tuning seeds.
+    """
+    with style():
+        columns = 4
+        rows = -(-len(sweeps) // columns)
+        figure = Figure(figsize=(11, 2.4 * rows + 0.4), layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        panels = list(grid.flat)
+        for axes, (name, sweep) in zip(panels, sweeps.items(), strict=False):
+            keeps = sorted(sweep, key=int)
+            mean, low, high = np.array([sweep[keep] for keep in keeps], float).T
+            steps = [int(keep) * stride for keep in keeps]
+            axes.errorbar(steps, mean, [mean - low, high - mean], color=PLAN, marker="o", capsize=3)
+            best = int(mean.argmax())
+            axes.plot(steps[best], mean[best], "o", color=START, markersize=10, zorder=3)
+            axes.set_title(name, fontsize=10)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(steps, [str(step) for step in steps])
+            axes.grid(alpha=0.3)
+        for axes in panels[len(sweeps) :]:
+            axes.set_visible(False)
+        for axes in panels[max(0, len(sweeps) - columns) : len(sweeps)]:
+            axes.tick_params(labelbottom=True)  # also above an empty place
+        figure.supxlabel("environment steps a plan is kept (large dot: chosen)", fontsize=10)
+        figure.supylabel("return on the tuning seeds", fontsize=10)
+        save(figure, path)
+
+
+def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Curves of a metrics.jsonl: name -> (steps [n], values [n]) for loss/... and error/... names.
+
+    A line cut short by a kill is left out; where a resumed run wrote a step again, the later
+    line counts.
+    """
+    points: dict[str, dict[int, float]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+            step = int(record["step"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        for name, value in record.items():
+            if name.startswith(("loss/", "error/")) and isinstance(value, int | float):
+                points.setdefault(name, {})[step] = float(value)
+    return {
+        name: (np.array(sorted(curve)), np.array([curve[step] for step in sorted(curve)]))
+        for name, curve in points.items()
+    }
+
+
+def training_curves(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write one panel per loss and error; logarithmic where a positive curve spans a decade."""
+    names = sorted(curves, key=lambda name: (not name.startswith("loss/"), name))
+    with style():
+        figure, panels = _grid(len(names), 3, (4.2, 2.8))
+        for name, axes in zip(names, panels, strict=True):
+            steps, values = curves[name]
+            smooth = _running_mean(values, max(1, len(values) // 40))
+            rough = not np.array_equal(smooth, values)
+            axes.plot(steps, values, color=EXECUTED, linewidth=1, alpha=0.3 if rough else 1)
+            if rough:
+                axes.plot(steps, smooth, color=EXECUTED, linewidth=1.8)
+            finite = values[np.isfinite(values)]
+            if len(finite) and finite.min() > 0 and finite.max() > 10 * finite.min():
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            elif len(finite) and finite.min() <= 0:
+                # no logarithm here, and the first losses would flatten all that follows
+                _limit_to(axes, finite[len(finite) // 10 :])
+            axes.set_title(name)
+            axes.set_xlabel("update")
+            axes.grid(alpha=0.3)
+        save(figure, path)
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over about `width` values around each one (fewer at the ends), [n]."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    here = np.arange(len(values))
+    begins = np.maximum(0, here - width // 2)
+    ends = np.minimum(len(values), here + width // 2 + 1)
+    return (sums[ends] - sums[begins]) / (ends - begins)
+
+
+def _maze_entries(candidates: bool) -> list[Line2D]:
+    entries = [
+        Line2D([], [], color=START, marker="o", linestyle="", markersize=8, label="start"),
+        Line2D([], [], color=GOAL, marker="*", linestyle="", markersize=14, label="goal"),
+        Line2D([], [], color=EXECUTED, label="executed path", **_BAND),
+        Line2D([], [], color=PLAN, marker="o", markersize=3, label="optimised plan, followed"),
+        Line2D([], [], color=PROPOSAL, linestyle="--", linewidth=2, label="its proposal"),
+    ]
+    if candidates:
+        label = "other candidates"
+        entries.append(Line2D([], [], color=CANDIDATE, linewidth=0.9, alpha=0.8, label=label))
+    return entries
+
+
+def _grid(
+    count: int, columns: int, size: tuple[float, float], extra: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels of `size` inches, `extra` inches of height for a legend."""
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    figsize = (size[0] * columns, size[1] * rows + extra)
+    figure = Figure(figsize=figsize, layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def _legend(figure: Figure, entries: Sequence[Line2D]) -> None:
+    figure.legend(handles=list(entries), loc="outside lower center", ncols=min(4, len(entries)))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Save as PNG; written beside `path` and renamed, so no half picture is ever seen."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(buffer.getvalue())
+    os.replace(partial, path)

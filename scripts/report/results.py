@@ -1,0 +1,298 @@
+"""What an evaluation reports: scores with intervals, one aligned table, results.json."""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import diffplan
+from diffplan.envs.rollouts.references import normalised_score
+from diffplan.envs.rollouts.rollout import DecisionTimes, Rollout
+from diffplan.errors import DiffplanError
+from diffplan.scripts.report.intervals import (
+    Estimate,
+    bootstrap_mean,
+    pooled_mean,
+    pooled_rate,
+    wilson,
+)
+
+_PROTOCOL = (
+    "Episode e of E starts with reset(seed=seed + e); row i of M environments runs episodes i, "
+    "i + M, ..., a fixed number each. Returns are undiscounted sums up to the environment's own "
+    "end or time limit; success means reported at any step. Intervals are 95 %: percentile "
+    "bootstrap over episodes for returns and scores, Wilson for rates; they leave out the spread "
+    "over training seeds. decision_ms is the wall time of a decision for one environment on the "
+    "stated number of threads, environment time excluded; batched_ms is call time over running "
+    "rows."
+)
+_POOLED_PROTOCOL = (
+    " The row over training seeds is the mean of the runs' means, and the runs are its units: "
+    "Student's t over their means, on common episode seeds; for rates the hull of that and Wilson "
+    "over all episodes."
+)
+TASK_PROTOCOL = (
+    " Each task plays as many episodes, on the same seeds. The mean over tasks weighs them alike "
+    "and takes them as given: its interval leaves out how they differ (rates: Wilson over all "
+    "episodes, which is a little wider)."
+)
+_PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "metaworld")
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one policy did on the common seeds."""
+
+    name: str
+    returns: np.ndarray
+    """[E] return of each episode; for several runs those of one after the other, [R E]."""
+    lengths: np.ndarray
+    """[E] steps."""
+    success: np.ndarray | None
+    """[E] bool, None where the environment reports none."""
+    times: DecisionTimes | None = None
+    """Timed at a batch of one; None for the episodes of a dataset."""
+    batched_ms: np.ndarray | None = None
+    """[C] milliseconds per decision during the batched rollout."""
+    runs: int = 1
+    """R, the trained models (training seeds) behind the episodes; they are the units if several."""
+    strata: int = 1
+    """Tasks behind the episodes of one run, as many of each one after the other."""
+
+    @staticmethod
+    def of(name: str, result: Rollout, times: DecisionTimes | None) -> "Score":
+        """The score of a rollout."""
+        return Score(
+            name, result.returns, result.lengths, result.success, times, result.decision_ms
+        )
+
+    @staticmethod
+    def pooled(name: str, scores: Sequence["Score"]) -> "Score":
+        """The score over the runs of several training seeds, the same number of episodes each."""
+        times = [score.times for score in scores if score.times is not None]
+        batched = [score.batched_ms for score in scores if score.batched_ms is not None]
+        success = [score.success for score in scores if score.success is not None]
+        return Score(
+            name,
+            np.concatenate([score.returns for score in scores]),
+            np.concatenate([score.lengths for score in scores]),
+            np.concatenate(success) if success else None,
+            DecisionTimes.joined(times) if times else None,
+            np.concatenate(batched) if batched else None,
+            len(scores),
+            scores[0].strata,
+        )
+
+    @property
+    def return_estimate(self) -> Estimate:
+        return self._mean(self.returns)
+
+    @property
+    def success_estimate(self) -> Estimate | None:
+        if self.success is None:
+            return None
+        if self.runs > 1:
+            return pooled_rate(np.split(self.success, self.runs))
+        return wilson(int(self.success.sum()), len(self.success))
+
+    def normalised_estimate(self, reference: str | None) -> Estimate | None:
+        """The mean of the episodes' scores on D4RL's scale 0..100; None without a reference."""
+        scores = normalised_score(reference, self.returns)
+        return None if scores is None else self._mean(scores)
+
+    def _mean(self, values: np.ndarray) -> Estimate:
+        if self.runs > 1:
+            return pooled_mean(np.split(values, self.runs))
+        if self.strata > 1:
+            # resampled around the mean of each task, which leaves out how these differ
+            means = np.repeat(values.reshape(self.strata, -1).mean(1), len(values) // self.strata)
+            values = values - means + values.mean()
+        return bootstrap_mean(values)
+
+    def summary(self, reference: str | None) -> dict[str, Any]:
+        """Everything about the policy, for results.json."""
+        estimate, rate = self.return_estimate, self.success_estimate
+        found: dict[str, Any] = {
+            "return_mean": estimate.mean,
+            "return_ci95": [estimate.low, estimate.high],
+            "return_std": float(self.returns.std(ddof=1)) if len(self.returns) > 1 else None,
+            "success_rate": rate.mean if rate else None,
+            "success_ci95": [rate.low, rate.high] if rate else None,
+            "episodes": len(self.returns),
+            "training_seeds": self.runs if self.times is not None else None,
+            "length_mean": float(self.lengths.mean()),
+        }
+        if score := self.normalised_estimate(reference):
+            found["normalised_score"] = score.mean
+            found["normalised_ci95"] = [score.low, score.high]
+        if self.times is not None:
+            found |= decision_times(self.times)
+        if self.batched_ms is not None:
+            found["batched_ms_median"] = float(np.median(self.batched_ms))
+            found["batched_ms_mean"] = float(self.batched_ms.mean())
+        found["returns"] = self.returns.tolist()
+        found["lengths"] = self.lengths.tolist()
+        found["success"] = None if self.success is None else self.success.tolist()
+        return found
+
+
+def protocol(runs: int) -> str:
+    """How the figures of an evaluation of so many runs come about."""
+    return _PROTOCOL + (_POOLED_PROTOCOL if runs > 1 else "")
+
+
+def decision_times(times: DecisionTimes) -> dict[str, float | None]:
+    """Median, 95 % quantile and mean milliseconds, replanning calls also apart."""
+    replanning = times.ms[times.replanned] if times.replanned is not None else times.ms[:0]
+    between = times.ms[~times.replanned] if times.replanned is not None else times.ms[:0]
+    return {
+        "decision_ms_median": float(np.median(times.ms)),
+        "decision_ms_p95": float(np.quantile(times.ms, 0.95)),
+        "decision_ms_mean": float(times.ms.mean()),
+        "replan_ms_median": float(np.median(replanning)) if len(replanning) else None,
+        "between_ms_median": float(np.median(between)) if len(between) else None,
+    }
+
+
+def speed_line(score: Score, rows: int) -> str:
+    """What a plan costs, and a decision when `rows` environments are planned for at once."""
+    assert score.times is not None and score.batched_ms is not None
+    ms = decision_times(score.times)
+    line = f"{score.name}: "
+    if ms["replan_ms_median"] is not None and ms["between_ms_median"] is not None:
+        line += f"a new plan takes {ms['replan_ms_median']:.2f} ms and "
+        line += f"a step between plans {ms['between_ms_median']:.2f} ms (medians); "
+    batched = score.batched_ms.mean()
+    return line + f"with {rows} environments at once a decision takes {batched:.2f} ms on average"
+
+
+def table(
+    scores: Sequence[Score], reference: str | None = None, score_label: str | None = None
+) -> str:
+    """One aligned line per policy under a header; `score_label` heads the normalised scores."""
+    header = ["policy", "return [95 % CI]"]
+    if any(score.success is not None for score in scores):
+        header.append("success [95 % CI]")
+    if reference:
+        header.append(f"{score_label or f'D4RL {reference} score'} [95 % CI]")
+    header += ["n", "ms per decision, median / p95"]
+    lines = [header]
+    for score in scores:
+        estimate, rate = score.return_estimate, score.success_estimate
+        line = [score.name, interval(estimate)]
+        if "success [95 % CI]" in header:
+            line.append(interval(rate, 100, " %") if rate else "-")
+        if scaled := score.normalised_estimate(reference):
+            line.append(interval(scaled))
+        each = len(score.returns) // score.runs
+        line.append(str(each) if score.runs == 1 else f"{score.runs} x {each}")
+        if score.times is None:
+            line.append("-")
+        else:
+            ms = decision_times(score.times)
+            line.append(f"{ms['decision_ms_median']:.2f} / {ms['decision_ms_p95']:.2f}")
+        lines.append(line)
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of as many cells each as a table: the first column to the left, others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def interval(estimate: Estimate, scale: float = 1.0, unit: str = "") -> str:
+    """An estimate with its interval, times `scale` and with a unit."""
+    digits = 3 if 0 < abs(estimate.mean * scale) < 1 else 1
+    mean, low, high = (
+        f"{value * scale:.{digits}f}" for value in (estimate.mean, estimate.low, estimate.high)
+    )
+    return f"{mean}{unit} [{low}, {high}]" if not math.isnan(estimate.low) else f"{mean}{unit}"
+
+
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """Processor, threads, device and the versions that decide results and times."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # simulators are extras
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "platform": platform.platform(),
+        "versions": {
+            "diffplan": diffplan.__version__,
+            "python": platform.python_version(),
+            **versions,
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Make the parent folder and try it, so that nothing is computed that cannot be kept.
+
+    Raises:
+        DiffplanError: `path` is a folder, or nothing can be written beside it.
+    """
+    if path.is_dir():
+        raise DiffplanError(f"{what} {path} is a folder; give the name of a file")
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DiffplanError(
+            f"{what} {path} cannot be written: {error.strerror}; name another place"
+        ) from None
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Write results atomically; NaN and infinity, which JSON has not, become null."""
+    text = json.dumps(_plain(results), indent=1, allow_nan=False)
+    # Lists of numbers on one line: a hundred episodes stay readable.
+    text = re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text + "\n")
+    os.replace(partial, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,253 @@
+"""Configurations: read strictly, kept exactly, refused when they cannot work."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from diffplan.config.config import Config, config_from_dict, config_to_dict, replace_planning
+from diffplan.config.planners import CONFIGS, get_config
+from diffplan.errors import DiffplanError
+from diffplan.model.planner_model import PlannerModel
+from diffplan.planning.stages import make_plan
+
+Make = Callable[..., Any]
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The one line with which a call is refused."""
+    with pytest.raises(DiffplanError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_every_config_survives_json(name: str) -> None:
+    config = get_config(name)
+    text = json.dumps(config_to_dict(config), allow_nan=False)
+    assert config_from_dict(json.loads(text)) == config
+    assert config.name == name
+    assert config_from_dict(json.loads(text)) == config
+
+
+def test_unusual_values_survive_json() -> None:
+    config = get_config("trajectory-diffuser")
+    odd = dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data, advantage_temperature=float("inf"), use_returns=False
+        ),
+        planning=dataclasses.replace(config.planning, clip=None, start_level=3),
+    )
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(odd), allow_nan=False))) == odd
+
+
+def test_missing_keys_take_their_defaults() -> None:
+    assert config_from_dict({"plan": {"horizon": 32}}).plan.horizon == 32
+    assert config_from_dict({}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ({"plans": {}}, ["unknown key", "'plans'"]),
+        ({"denoiser": {"kapa": 1.0}}, ["unknown key", "denoiser.kapa"]),
+        ({"plan": {"horizon": "long"}}, ["plan.horizon", "'long'", "integer"]),
+        ({"plan": {"horizon": 3.5}}, ["plan.horizon", "3.5", "integer"]),
+        ({"planning": {"start": "nosie"}}, ["planning.start", "'nosie'", "'noise'"]),
+        ({"training": {"bf16": "perhaps"}}, ["training.bf16", "'perhaps'"]),
+        ({"plan": 3}, ["plan", "3"]),
+        ({"plan": None}, ["plan", "None"]),
+        ([1, 2], ["(top level)", "[1, 2]"]),
+        (None, ["(top level)", "None"]),
+        ({"plan": {"horizon": 0}}, ["plan.horizon", "0", "at least 1"]),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(data: Any, parts: list[str]) -> None:
+    message = refusal(lambda: config_from_dict(data, "RUN/config.json"))
+    for part in parts:
+        assert part in message
+    if "at least" not in message:
+        assert message.startswith("RUN/config.json")
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    message = refusal(lambda: get_config("trajectory-difuser"))
+    assert "'trajectory-difuser'" in message
+    assert all(name in message for name in CONFIGS)
+
+
+def test_planning_settings_can_be_replaced() -> None:
+    config = get_config("trajectory-diffuser")
+    changed = replace_planning(config, steps=3, candidates=8, clip=None)
+    assert changed.planning.clip is None
+    assert (changed.planning.steps, changed.planning.candidates) == (3, 8)
+    assert changed.planning.keep == config.planning.keep
+    assert dataclasses.replace(changed, planning=config.planning) == config
+    message = refusal(lambda: replace_planning(config, step=3))
+    assert "'step'" in message and "'steps'" in message
+    assert "planning.keep" in refusal(lambda: replace_planning(config, keep=17))
+    assert "'nosie'" in refusal(lambda: replace_planning(config, start="nosie"))
+    assert "'many'" in refusal(lambda: replace_planning(config, steps="many"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("plan.horizon", 0, "at least 1"),
+        ("plan.stride", 0, "at least 1"),
+        ("data.discount", 0.0, "(0, 1]"),
+        ("data.discount", 1.1, "(0, 1]"),
+        ("data.discount", float("nan"), "(0, 1]"),
+        ("data.discount", 1.0, "below 1 with relabel=stitched"),
+        ("data.landmarks", 0, "at least 1"),
+        ("data.goal_candidates", 0, "at least 1"),
+        ("data.hindsight_share", 1.5, "[0, 1]"),
+        ("data.advantage_temperature", 0.0, "above 0"),
+        ("data.return_candidates", 0, "at least 1"),
+        ("data.return_temperature", 0.0, "above 0"),
+        ("heads.value_members", 0, "at least 1"),
+        ("planning.target_quantile", -0.1, "[0, 1]"),
+        ("planning.target_floor", 1.1, "[0, 1]"),
+        ("planning.target_return", float("nan"), "a finite number"),
+        ("proposer.width", 0, "at least 1"),
+        ("denoiser.depth", 0, "at least 1"),
+        ("denoiser.levels", 0, "at least 1"),
+        ("denoiser.draws", 0, "at least 1"),
+        ("denoiser.kappa", -1.0, "at least 0"),
+        ("denoiser.plain_share", 1.0, "[0, 1)"),
+        ("denoiser.drop_goal", -0.5, "[0, 1]"),
+        ("planning.noise", -0.5, "at least 0"),
+        ("planning.value_guidance", 0.1, "0 for a model without a value of noisy plans"),
+        ("planning.value_guidance_until", 0, "at least 1"),
+        ("heads.expectile", 1.0, "(0, 1)"),
+        ("heads.expectile", 0.0, "(0, 1)"),
+        ("planning.steps", -1, "at least 0"),
+        ("planning.steps", 11, "10 levels of the rddm process"),
+        ("planning.candidates", 0, "at least 1"),
+        ("planning.temperature", -1.0, "at least 0"),
+        ("planning.eta", 1.5, "[0, 1]"),
+        ("planning.start_level", 0, "between planning.steps"),
+        ("planning.keep", 0, "at least 1"),
+        ("planning.keep", 17, "at most plan.horizon (16)"),
+        ("training.held_out", 0.0, "(0, 1)"),
+        ("training.held_out", 1.0, "(0, 1)"),
+        ("training.batch_size", 0, "at least 1"),
+        ("training.warmup", 0, "at least 1"),
+        ("training.learning_rate", float("nan"), "above 0"),
+        ("training.grad_clip", 0.0, "above 0"),
+        ("training.ema", 1.2, "[0, 1]"),
+    ],
+)
+def test_what_cannot_work_is_refused(name: str, value: Any, expected: str) -> None:
+    group, _, option = name.partition(".")
+    config = Config()
+    part = dataclasses.replace(getattr(config, group), **{option: value})
+    message = refusal(lambda: dataclasses.replace(config, **{group: part}))
+    assert message.startswith(f"{name} is {value!r}, expected ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "expected"),
+    [
+        (
+            {"denoiser.process": "ddpm", "denoiser.use_proposal": False},
+            "planning.start",
+            "noise for a network that sees no proposal",
+        ),
+        (
+            {"denoiser.process": "ddpm", "denoiser.schedule": "linear"},
+            "denoiser.schedule",
+            "cosine where planning starts at the end",
+        ),
+        ({"denoiser.process": "resfusion", "planning.steps": 15}, "planning.steps", "14 levels"),
+        (
+            {"denoiser.prediction": "eps"},
+            "denoiser.process",
+            "cannot give x0 at level 10 of 'rddm'",
+        ),
+        (
+            {"denoiser.prediction": "velocity"},
+            "denoiser.process",
+            "'rddm' has no prediction 'velocity'; it has x0, eps, v",
+        ),
+        (
+            {
+                "denoiser.process": "interpolant",
+                "denoiser.prediction": "velocity",
+                "denoiser.draws": 3,
+            },
+            "denoiser.draws",
+            "an even number",
+        ),
+        ({"denoiser.use_proposal": False}, "denoiser.use_proposal", "nothing else tells"),
+        ({"plan.pin_goal": True}, "plan.space", "absolute"),
+        ({"plan.pin_goal": True, "plan.space": "absolute"}, "data.relabel", "hindsight"),
+        ({"plan.actions": True}, "plan.actions", "proposals hold no actions"),
+        (
+            {
+                "planning.guidance_convention": "extrapolate",
+                "denoiser.drop_goal": 0.0,
+                "denoiser.drop_returns": 0.0,
+            },
+            "planning.guidance_weight",
+            "that of the conditional model",
+        ),
+        (
+            {"planning.start": "noise", "planning.steps": 21},
+            "planning.steps",
+            "20 levels of the ddpm process",
+        ),
+        ({"planning.start": "noise", "planning.steps": 0}, "planning.steps", "at least 1"),
+        (
+            {"planning.start": "sdedit", "denoiser.plain_share": 0.0},
+            "planning.start",
+            "plain DDPM samples",
+        ),
+        (
+            {"planning.start": "noise", "denoiser.process": "ddpm", "denoiser.plain_share": 0.0},
+            "denoiser.plain_share",
+            "above 0",
+        ),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(
+    tiny_config: Make, changes: dict[str, Any], name: str, expected: str
+) -> None:
+    message = refusal(lambda: tiny_config(changes=changes))
+    assert message.startswith(f"{name} is ")
+    assert expected in message
+
+
+FROM_NOISE = ("from-noise", "diffuser", "decision-diffuser", "diffusion-veteran", "streams")
+UNREFINED = ("proposer-only", "decision-transformer")
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("kind", ["goals", "rewards"])
+def test_every_config_plans(name: str, kind: str, models: Make, plan_inputs: Make) -> None:
+    tuned = get_config(name).planning
+    model: PlannerModel = models(
+        name,
+        rewards=kind == "rewards",
+        planning__steps=tuned.steps,
+        planning__candidates=tuned.candidates,
+    )
+    settings = model.config.planning
+    context, noise = plan_inputs(model, settings, rows=2)
+    plan = make_plan(model, context, noise, settings)
+    shape = (model.config.plan.horizon + 1, model.spec.state_dim)
+    assert plan.states.shape == (2, *shape)
+    assert plan.candidates.shape == plan.proposal.shape == (2, settings.k, *shape)
+    assert torch.isfinite(plan.states).all()
+    assert torch.equal(plan.states[:, 0], context.state)
+    assert (model.proposer is None) == (name in FROM_NOISE)
+    assert (model.denoiser is None and model.streams is None) == (name in UNREFINED)
+    assert (plan.actions is not None) == (name in ("diffuser", "multi-task", "streams"))
+    assert (model.inverse_dynamics is None) == (name in ("multi-task", "streams"))
+    assert model.proposer is None or model.proposer.autoregressive

@@ -1,0 +1,105 @@
+"""What suits what, what is refused and why, and what a sampler costs."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffplan.diffusion.ddim import ddim
+from diffplan.diffusion.grids import time_grid
+from diffplan.diffusion.processes import betas_cosine, ddpm, interpolant, rddm
+from diffplan.diffusion.samplers import (
+    MULTISTEP,
+    SAMPLERS,
+    check_sampler,
+    evaluations,
+    needs_noise,
+    sampler_options,
+)
+from diffplan.errors import DiffplanError
+
+B, H, D = 4, 3, 2
+DETERMINISTIC = ["ddim", *MULTISTEP]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def halved(x: Tensor, t: int) -> Tensor:
+    return 0.5 * x
+
+
+@pytest.mark.parametrize("name", ["s-pndm", "f-pndm"])
+def test_pndm_needs_a_signal_everywhere(name: str) -> None:
+    process, grid = rddm(10), (10, 6, 3, 0)
+    message = "cannot pass level 10 of 'rddm', where x_t holds nothing of x0: use ddim"
+    with pytest.raises(DiffplanError, match=message):
+        check_sampler(name, process, grid)
+    with pytest.raises(DiffplanError, match=message):
+        SAMPLERS[name](halved, process, grid, normal(1, H, D), proposal=normal(1, H, D))
+    check_sampler(name, process, (8, 6, 4, 2, 0))
+
+
+def test_f_pndm_needs_levels_half_way() -> None:
+    process = ddpm(betas_cosine(20))
+    message = r"12 to 11 is one level: use grid uniform with at most 6 steps"
+    with pytest.raises(DiffplanError, match=message):
+        check_sampler("f-pndm", process, (12, 11, 5, 0))
+    check_sampler("f-pndm", process, (12, 8, 4, 2, 1, 0))
+    check_sampler("f-pndm", process, (1, 0))
+
+
+@pytest.mark.parametrize("name", ["ancestral", *MULTISTEP, "dpm-solver-v3"])
+def test_a_process_without_noise_suits_ddim_alone(name: str) -> None:
+    process = interpolant(10, gamma="none")
+    with pytest.raises(DiffplanError, match=re.escape(name) + " needs noise, but .* has none: use"):
+        check_sampler(name, process, (10, 5, 0))
+    check_sampler("ddim", process, (10, 5, 0))
+
+
+def test_v3_asks_for_its_statistics() -> None:
+    with pytest.raises(DiffplanError, match="needs statistics of the model: run `diffplan calib"):
+        check_sampler("dpm-solver-v3", ddpm(betas_cosine(20)), (10, 5, 0))
+
+
+def test_a_flow_without_noise_ends_at_the_data_of_a_perfect_denoiser() -> None:
+    """x_s = x_t + (u_s - u_t)(x0 - x̂) for the linear path, whatever the number of steps."""
+    process = interpolant(10, gamma="none")
+    x0, proposal = normal(B, H, D), normal(B, H, D, seed=1)
+    seen: dict[int, Tensor] = {}
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        seen[t] = x
+        return x0
+
+    end = ddim(denoise, process, (10, 6, 3, 0), proposal, proposal=proposal, eta=0.0)
+    assert torch.equal(end, x0)
+    for t in (6, 3):
+        expected = process.a[t] * x0 + process.r[t] * proposal
+        torch.testing.assert_close(seen[t], expected, rtol=0, atol=2e-3)  # a begins at 0.001
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
+def test_evaluations_are_counted_as_they_are_made(name: str, steps: int) -> None:
+    process, calls = ddpm(betas_cosine(64)), []
+
+    def counted(x: Tensor, t: int) -> Tensor:
+        calls.append(t)
+        return halved(x, t)
+
+    grid = time_grid(48, steps)
+    SAMPLERS[name](counted, process, grid, normal(1, H, D))
+    assert len(calls) == evaluations(name, grid)
+    assert evaluations(name, (0,)) == 0
+
+
+def test_options_by_sampler() -> None:
+    assert needs_noise("ancestral", 0.0) and needs_noise("ddim", 0.2)
+    assert not needs_noise("ddim", 0.0) and not needs_noise("unipc", 1.0)
+    assert sampler_options("ddim", 0.3, None) == {"eta": 0.3}
+    assert sampler_options("dpm-solver-v3", 0.3, None) == {"statistics": None}
+    assert sampler_options("unipc", 0.3, None) == {}

@@ -1,0 +1,171 @@
+"""Engines give eager's numbers, for any batch size, and say in a line where they cannot run."""
+
+import builtins
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffplan.config.config import replace_planning
+from diffplan.data.episodes import Episodes
+from diffplan.engines.cuda_graph import GraphEngine
+from diffplan.engines.decision import Planned
+from diffplan.engines.eager import EagerEngine
+from diffplan.engines.onnx import OnnxEngine
+from diffplan.engines.table import Engine, make_engine
+from diffplan.errors import DiffplanError
+from diffplan.planning.stages import decode
+
+Make = Callable[..., Any]
+
+KINDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("trajectory-diffuser", {}, {"candidates": 3}),
+    ("trajectory-diffuser", {}, {"candidates": 1, "start": "sdedit", "eta": 0.5}),
+    ("trajectory-diffuser", {"proposer.kind": "gru"}, {"candidates": 2, "temperature": 0.0}),
+    ("trajectory-diffuser", {"plan.space": "absolute", "denoiser.network": "dit"}, {}),
+    ("trajectory-diffuser-published", {"plan.horizon": 7}, {"candidates": 4}),
+    ("proposer-only", {"proposer.kind": "one-shot"}, {"candidates": 4}),
+    ("from-noise", {}, {"guidance_weight": 1.5}),
+    ("multi-task", {}, {"candidates": 3}),
+    ("multi-task", {"heads.aggregation": 0.5, "plan.space": "absolute"}, {"candidates": 2}),
+    ("streams", {}, {"candidates": 3}),
+]
+
+
+@pytest.fixture(params=["goals", "rewards"])
+def data(
+    request: pytest.FixtureRequest, tiny_episodes: Episodes, tiny_goal_episodes: Episodes
+) -> Episodes:
+    return tiny_goal_episodes if request.param == "goals" else tiny_episodes
+
+
+def inputs(model: Any, rows: int) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    spec = model.spec
+    goals = torch.randn(rows, spec.goal_dim, generator=generator) if spec.goal_dim else None
+    targets = torch.randn(rows, generator=generator) if model.use_returns else None
+    states = torch.randn(rows, spec.state_dim, generator=generator)
+    return states, goals, targets, torch.arange(rows) + 5, torch.arange(rows) % 3
+
+
+def build(name: str, changes: Any, planning: Any, data: Episodes, config: Make, make: Make) -> Any:
+    model = copy.deepcopy(make(config(name, changes), data))
+    with torch.no_grad():
+        for parameter in model.parameters():  # last layers start at zero
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.manual_seed(1)))
+    return model, replace_planning(model.config, **planning).planning
+
+
+def assert_alike(one: Planned, other: Planned) -> None:
+    assert one._fields == other._fields
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        if a is None or b is None:
+            assert a is b
+            continue
+        assert a.shape == b.shape and a.dtype == b.dtype
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize(("name", "changes", "planning"), KINDS)
+@pytest.mark.parametrize("engine", [OnnxEngine, GraphEngine])
+def test_an_engine_gives_what_eager_gives(
+    engine: Callable[..., Engine],
+    name: str,
+    changes: dict[str, Any],
+    planning: dict[str, Any],
+    data: Episodes,
+    tiny_config: Make,
+    tiny_model: Make,
+) -> None:
+    if engine is OnnxEngine:
+        pytest.importorskip("onnxruntime")
+    model, settings = build(name, changes, planning, data, tiny_config, tiny_model)
+    eager, other = EagerEngine(model, settings), engine(model, settings)
+    for rows in (1, 3) if name == "proposer-only" else (3,):  # three are filled up to four
+        given = inputs(model, rows)
+        expected, found = eager.plan(*given), other.plan(*given)
+        assert_alike(found, expected)
+        if model.config.plans_act:  # the plan's own actions are taken
+            continue
+        follow = given[0], expected.states, torch.arange(rows) + 1, torch.full((rows,), 0.5)
+        actions = eager.act(*follow)
+        torch.testing.assert_close(other.act(*follow), actions, atol=1e-4, rtol=1e-3)
+        ahead = torch.stack([expected.states[row, row + 1] for row in range(rows)])
+        by_hand = decode(model, model.states(follow[0]), model.states(ahead), follow[3])
+        torch.testing.assert_close(actions, by_hand, atol=1e-6, rtol=1e-6)
+    assert other.startup_seconds > 0
+    again = other.plan(*given)
+    assert_alike(again, found)
+
+
+def test_what_was_planned_stays(
+    tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    model, settings = build("proposer-only", {}, {}, tiny_episodes, tiny_config, tiny_model)
+    engine = GraphEngine(model, settings)
+    first = engine.plan(*inputs(model, 2))
+    kept = [part.clone() for part in first if part is not None]
+    engine.plan(*(None if t is None else t.flip(0) for t in inputs(model, 2)))
+    assert_alike(first, Planned(*kept))
+
+
+@pytest.mark.parametrize("engine", ["eager", "onnx"])
+def test_an_engine_can_be_sent_to_another_process(
+    engine: str, tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    if engine == "onnx":
+        pytest.importorskip("onnxruntime")
+    model, settings = build("proposer-only", {}, {}, tiny_episodes, tiny_config, tiny_model)
+    here = make_engine(engine, model, settings)
+    given = inputs(model, 1)
+    expected = here.plan(*given)
+    there = pickle.loads(pickle.dumps(here))
+    assert_alike(there.plan(*given), expected)
+
+
+def test_engines_that_cannot_run_say_so(
+    tiny_episodes: Episodes,
+    tiny_config: Make,
+    tiny_model: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, settings = build("proposer-only", {}, {}, tiny_episodes, tiny_config, tiny_model)
+    with pytest.raises(DiffplanError, match="expected auto, eager, onnx, cuda-graph"):
+        make_engine("fast", model, settings)
+    with pytest.raises(DiffplanError, match="cuda-graph needs the model on a GPU"):
+        make_engine("cuda-graph", model, settings)
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **options: Any) -> Any:
+        if name.split(".", maxsplit=1)[0] == "onnxruntime":
+            raise ImportError("No module named 'onnxruntime'", name="onnxruntime")
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(DiffplanError, match=r"pip install 'diffplan\[onnx\]'"):
+        make_engine("onnx", model, settings)
+    assert make_engine("auto", model, settings).name == "eager"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "changes", "planning"), KINDS)
+def test_a_captured_graph_gives_what_eager_gives_on_the_cpu(
+    name: str,
+    changes: dict[str, Any],
+    planning: dict[str, Any],
+    data: Episodes,
+    tiny_config: Make,
+    tiny_model: Make,
+) -> None:
+    model, settings = build(name, changes, planning, data, tiny_config, tiny_model)
+    given = inputs(model, 3)
+    expected = EagerEngine(model, settings).plan(*given)
+    model = model.to("cuda")
+    captured = make_engine("cuda-graph", model, settings)
+    for _ in range(2):
+        found = captured.plan(*(None if t is None else t.to("cuda") for t in given))
+        assert_alike(Planned(*(part.cpu() for part in found)), expected)

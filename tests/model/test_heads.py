@@ -1,0 +1,321 @@
+"""Multi-task heads: the aggregated forward process, and what heads learn and tell."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from diffplan.config.config import config_from_dict
+from diffplan.config.sections import HeadsConfig
+from diffplan.data.batches import Batch
+from diffplan.data.episodes import Episodes
+from diffplan.data.windows import WindowSampler
+from diffplan.diffusion.forward import q_sample
+from diffplan.diffusion.process import Process, aggregated
+from diffplan.diffusion.processes import SCHEDULES, build_process, ddpm
+from diffplan.errors import DiffplanError
+from diffplan.model.heads import MODALITIES, Heads, level_weight, two_hot
+from diffplan.model.planner_model import PlannerModel
+from diffplan.planning.chains import network_calls
+from diffplan.planning.stages import actions_of, make_plan
+
+Make = Callable[..., Any]
+EVERY = ("actions", "rewards", "returns", "goal")
+BETAS = SCHEDULES["cosine"](20)
+PROCESSES = {
+    "ddpm": ddpm(BETAS),
+    **{
+        name: build_process(name, levels=10, betas=BETAS, path="linear", gamma="brownian")
+        for name in ("rddm", "interpolant", "resfusion", "diffuse-vae")
+    },
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def heads_of(model: PlannerModel) -> Heads:
+    assert model.denoiser is not None and model.denoiser.heads is not None
+    return model.denoiser.heads
+
+
+def batch_of(model: PlannerModel, episodes: Episodes, rows: int = 16) -> Batch:
+    sampler, source = WindowSampler(episodes, model.config, seed=0), generator(7)
+    windows = sampler.sample(rows, source)
+    plain = sampler.sample(model.plain_rows, source) if model.plain_rows else None
+    return Batch(windows, None, None, plain)
+
+
+# --- The forward process -------------------------------------------------------------------------
+
+
+def test_the_marginal_is_that_of_the_chain() -> None:
+    """z_t = sqrt(alpha_t) (z_{t-1} + w_t E) + sqrt(1 - alpha_t) eps, one step after the other."""
+    process = aggregated(PROCESSES["ddpm"], 0.7)
+    n, T = 200_000, process.T
+    source = generator()
+    z0, e = 1.5, -2.0
+    z = torch.full((n,), z0)
+    for t in range(1, T + 1):
+        root = process.a[t] / process.a[t - 1]
+        w = 0.7 * process.a[t - 1] / T
+        z = root * (z + w * e) + (1 - root**2) ** 0.5 * torch.randn(n, generator=source)
+        mean = process.a[t] * z0 + process.c[t] * e
+        assert z.mean().item() == pytest.approx(mean, abs=0.015)
+        assert z.std().item() == pytest.approx(process.sigma[t], abs=0.015)
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_nothing_of_the_aggregate_is_left_at_either_end(process: Process) -> None:
+    c = aggregated(process, 1.0).c
+    assert c[0] == 0.0 and abs(c[-1]) < 1e-2
+    assert max(c) > 0.1
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_without_weight_it_is_the_process_itself(process: Process) -> None:
+    assert aggregated(process, 0.0) is process
+
+
+def test_given_the_aggregate_a_posterior_is_that_of_the_rest() -> None:
+    """q(z_s | z_t, z_0, E) by Bayes' rule against DDPM's posterior of z - c E."""
+    process = aggregated(PROCESSES["ddpm"], 0.8)
+    t, s, z0, e, z_t = 12, 7, 0.6, 1.3, -0.4
+    keep = process.a[t] / process.a[s]
+    added = sum(
+        0.8 * process.a[k - 1] / process.T * process.a[t] / process.a[k - 1]
+        for k in range(s + 1, t + 1)
+    )
+    prior, noise = process.sigma[s] ** 2, process.sigma[t] ** 2 - keep**2 * process.sigma[s] ** 2
+    mean_s = process.a[s] * z0 + process.c[s] * e
+    gain = prior * keep / (keep**2 * prior + noise)
+    bayes = mean_s + gain * (z_t - keep * mean_s - added * e)
+    y_t = z_t - process.c[t] * e
+    std = process.posterior_std(t, s)
+    rest = (process.sigma[s] ** 2 - std**2) ** 0.5
+    ours = process.a[s] * z0 + rest * (y_t - process.a[t] * z0) / process.sigma[t]
+    assert ours + process.c[s] * e == pytest.approx(bayes, abs=1e-12)
+    assert std**2 == pytest.approx(prior * noise / (keep**2 * prior + noise), abs=1e-12)
+
+
+def test_samples_hold_what_the_table_says() -> None:
+    process = aggregated(PROCESSES["rddm"], 0.5)
+    x0, proposal, e = (torch.randn(3, 4, 2, generator=generator(i)) for i in range(3))
+    t, noise, scale = torch.tensor([1, 5, 10]), torch.zeros(3, 4, 2), torch.ones(4, 2)
+    moved = q_sample(process, t, x0, proposal, noise, scale, e)
+    still = q_sample(process, t, x0, proposal, noise, scale)
+    c = torch.tensor(process.c)[t].view(3, 1, 1)
+    torch.testing.assert_close(moved - still, c * e)
+
+
+# --- Reduction -----------------------------------------------------------------------------------
+
+
+def _pair(models: Make) -> tuple[PlannerModel, PlannerModel]:
+    """A separate model, and one of the same weights with heads that enter nothing."""
+    plain = models("trajectory-diffuser", planning__candidates=3, planning__select="first")
+    shared = models(
+        "trajectory-diffuser",
+        planning__candidates=3,
+        planning__select="first",
+        heads__kind="shared",
+        heads__modalities=EVERY,
+    )
+    missing, unexpected = shared.load_state_dict(plain.state_dict(), strict=False)
+    assert all(".heads." in name for name in missing)
+    assert all(name.split(".")[0] in ("inverse_dynamics", "value") for name in unexpected)
+    return plain, shared
+
+
+def test_without_weight_plans_and_losses_are_those_without_heads(
+    models: Make, plan_inputs: Make, tiny_goal_episodes: Episodes
+) -> None:
+    plain, shared = _pair(models)
+    context, noise = plan_inputs(plain, plain.config.planning)
+    ours, theirs = (make_plan(m, context, noise, m.config.planning) for m in (shared, plain))
+    torch.testing.assert_close(ours.candidates, theirs.candidates, rtol=0, atol=0)
+    assert ours.actions is not None and theirs.actions is None
+    batch = batch_of(shared, tiny_goal_episodes)
+    ours, theirs = (m(batch, generator(3)) for m in (shared, plain))
+    for name in ("proposer", "denoiser", "denoiser_plain"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
+    assert {f"head_{name}" for name in EVERY} <= ours.keys()
+
+
+# --- Heads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["mlp", "dit", "unet"])
+@pytest.mark.parametrize("space", ["displacement", "absolute"])
+def test_every_network_carries_heads(
+    network: str, space: str, models: Make, plan_inputs: Make
+) -> None:
+    model = models(
+        "multi-task",
+        denoiser__network=network,
+        plan__space=space,
+        heads__modalities=EVERY,
+        heads__aggregation=0.5,
+        planning__candidates=3,
+    )
+    settings = model.config.planning
+    context, noise = plan_inputs(model, settings)
+    plan = make_plan(model, context, noise, settings)
+    assert plan.actions is not None
+    assert plan.actions.shape == (3, 4, model.config.plan.stride, 2)
+    assert plan.values.isfinite().all() and plan.states.isfinite().all()
+    assert (plan.chosen == plan.values.argmax(1)).all()
+
+
+def test_encodings_have_unit_size_and_pinned_rows_none(models: Make) -> None:
+    model = models(
+        "multi-task", plan__space="absolute", heads__modalities=EVERY, heads__aggregation=1.0
+    )
+    heads = heads_of(model)
+    values = {
+        name: torch.randn((5, 5, n) if MODALITIES[name].by_row else (5, n), generator=generator(n))
+        for name, n in heads.columns.items()
+    }
+    parts = {name: heads.encode_known(name, value) for name, value in values.items()}
+    for part in parts.values():
+        torch.testing.assert_close(part.square().mean((1, 2)), torch.ones(5), atol=1e-3, rtol=0)
+    whole = heads.aggregate(parts)
+    assert (whole[:, 0] == 0).all() and (whole[:, 1:] != 0).all()
+    torch.testing.assert_close(whole[:, 1:], sum(parts.values())[:, 1:] / 2)
+
+
+def test_what_a_head_says_is_encoded_like_what_is_known(models: Make) -> None:
+    heads = heads_of(models("multi-task", heads__modalities=EVERY, heads__aggregation=1.0))
+    actions = torch.randn(2, 4, heads.columns["actions"])
+    torch.testing.assert_close(
+        heads.encode_known("actions", actions), heads.encode_decoded("actions", actions)
+    )
+    value = heads.bins[[3, 7]].unsqueeze(1)
+    logits = torch.full((2, len(heads.bins)), -100.0)
+    logits[[0, 1], [3, 7]] = 100.0
+    torch.testing.assert_close(
+        heads.encode_known("returns", value), heads.encode_decoded("returns", logits)
+    )
+    torch.testing.assert_close(heads.value("returns", logits), value)
+
+
+def test_two_hot_weights_average_to_the_value() -> None:
+    bins = torch.linspace(-2, 3, 11)
+    values = torch.linspace(-2, 3, 37)
+    weights = two_hot(values, bins)
+    assert ((weights > 0).sum(-1) <= 2).all()
+    torch.testing.assert_close(weights.sum(-1), torch.ones(37))
+    torch.testing.assert_close((weights * bins).sum(-1), values, atol=1e-5, rtol=0)
+    outside = two_hot(torch.tensor([-9.0, 9.0]), bins)
+    torch.testing.assert_close((outside * bins).sum(-1), torch.tensor([-2.0, 3.0]))
+
+
+def test_noisy_levels_count_less_but_never_nothing() -> None:
+    process = PROCESSES["ddpm"]
+    weight = level_weight(torch.tensor(process.a[1:]), torch.tensor(process.sigma[1:]))
+    assert (weight.diff() <= 0).all()
+    assert weight[0] == 1.0 and weight[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_head_teaches_the_backbone_and_no_other_head(
+    name: str, models: Make, tiny_goal_episodes: Episodes
+) -> None:
+    model = models("multi-task", heads__modalities=EVERY)
+    model.zero_grad()
+    model(batch_of(model, tiny_goal_episodes), generator())[f"head_{name}"].backward()
+    heads = heads_of(model)
+
+    def taught(module: torch.nn.Module) -> bool:
+        return any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+    assert {other for other, head in heads.decoders.items() if taught(head)} == {name}
+    assert model.denoiser is not None and taught(model.denoiser.network)
+    assert model.proposer is not None and not taught(model.proposer)
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "equal", "uncertainty"])
+def test_weights_of_the_losses(weighting: str, models: Make, tiny_goal_episodes: Episodes) -> None:
+    model = models("multi-task", heads__modalities=EVERY, heads__weighting=weighting)
+    heads = heads_of(model)
+    raw = {
+        name: torch.randn(
+            (3, 4, n) if MODALITIES[name].by_row else (3, 51 if name == "returns" else n),
+            generator=generator(n),
+        )
+        for name, n in heads.columns.items()
+    }
+    values = {n: torch.zeros_like(r[..., :1] if n == "returns" else r) for n, r in raw.items()}
+    weights = {n: torch.ones(3, 4) if MODALITIES[n].by_row else torch.ones(3) for n in raw}
+    omega = torch.tensor([1.0, 0.5, 0.1])
+    found = heads.losses(raw, values, weights, omega)
+    for name in ("actions", "goal"):
+        each = raw[name].square().mean(tuple(range(1, raw[name].ndim))) * omega
+        if weighting == "uncertainty":
+            assert heads.log_variances is not None
+            s = heads.log_variances[name].detach()
+            expected = 0.5 * ((-s).exp() * each + s)
+        else:
+            expected = each * (MODALITIES[name].weight if weighting == "fixed" else 1.0)
+        torch.testing.assert_close(found[name], expected)
+
+
+def test_known_data_enter_the_plan_only_with_weight(models: Make) -> None:
+    """With everything known, what the network sees is x + c E of the true data."""
+    model = models("multi-task", heads__modalities=EVERY, heads__aggregation=0.9)
+    denoiser, heads = model.denoiser, heads_of(model)
+    assert denoiser is not None
+    known = {
+        name: torch.randn((2, 4, n) if MODALITIES[name].by_row else (2, n), generator=generator(n))
+        for name, n in heads.columns.items()
+    }
+    condition = model.condition(torch.zeros(2, 4), torch.zeros(2, 2), None)
+    process = model.plain_process
+    encoded = denoiser.encode(condition)
+    path = model.path_from(torch.zeros(2, 4))
+    aware = denoiser.bind(process, (10, 0), encoded, known=known, decoded={}, path=path)
+    blind = denoiser.bind(ddpm(BETAS), (10, 0), encoded, path=path)
+    x = torch.randn(2, 4, 4, generator=generator(9))
+    e = heads.aggregate({n: heads.encode_known(n, v) for n, v in known.items()})
+    torch.testing.assert_close(aware(x, 10), blind(x + process.c[10] * e, 10))
+
+
+def test_a_shared_model_needs_no_other_networks(models: Make) -> None:
+    shared = models("multi-task", planning__candidates=4)
+    assert actions_of(shared, torch.zeros(1, 4, 4), {"actions": torch.zeros(1, 4, 4)}) is not None
+    planning = shared.config.planning
+    # to choose with a goal, the denoiser is asked of states
+    assert network_calls(shared, planning) == 4 + planning.steps + 1
+    for alone in ({"candidates": 1}, {"select": "first"}):
+        settings = dataclasses.replace(planning, **alone)
+        assert network_calls(shared, settings) == 4 + planning.steps
+    assert shared.inverse_dynamics is None and shared.value is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"modalities": ["actions", "actions"]}, "none twice"),
+        ({"modalities": []}, "one or more"),
+        ({"modalities": ["colour"]}, "colour"),
+        ({"bins": 1}, "at least 2"),
+        ({"aggregation": -1.0}, "at least 0"),
+        ({"value_target": "bootstrapped"}, "returns where a head tells"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(changes: dict[str, Any], part: str) -> None:
+    with pytest.raises(DiffplanError) as error:
+        config_from_dict({"heads": {"kind": "shared"} | changes})
+    assert part in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_head_needs_data_that_have_it(models: Make) -> None:
+    with pytest.raises(DiffplanError, match="'goal', which needs a dataset with goals"):
+        models("multi-task", rewards=True, heads__modalities=("actions", "goal"))
+    with pytest.raises(DiffplanError, match="'task', which needs a dataset of several tasks"):
+        models("multi-task", heads__modalities=("actions", "task"))
+    separate = dataclasses.replace(models("multi-task").config, heads=HeadsConfig())
+    assert not separate.plans_act

@@ -1,0 +1,310 @@
+"""Which checkpoint counts, how several runs become one row, and what a score may be called."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from diffplan.config.planners import get_config
+from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.envs.formats.d4rl_catalogue import D4RL_FILE
+from diffplan.envs.rollouts.rollout import DecisionTimes, Rollout
+from diffplan.errors import DiffplanError
+from diffplan.scripts.evaluate import evaluation, runs
+from diffplan.scripts.evaluate.command import Evaluate
+from diffplan.scripts.evaluate.labels import Labels
+from diffplan.scripts.report.results import Score, table
+
+HOPPER = DatasetInfo(
+    "hopper-medium-v2",
+    "d4rl",
+    "diffplan/hopper-v2",
+    {},
+    (-1.0,) * 3,
+    (1.0,) * 3,
+    {"d4rl_name": "hopper-medium-v2", "data_source": D4RL_FILE},
+)
+# Mean return by checkpoint: on the selection seeds, on the evaluation seeds.
+SELECTED = {10: 100.0, 20: 300.0, 30: 200.0}
+JUDGED = {10: 1.0, 20: 2000.0, 30: 1000.0}
+SELECT_SEED = 100_000
+
+
+@dataclass
+class Agent:
+    """As much of a planner as an evaluation looks at."""
+
+    folder: Path
+    step: int
+    info: DatasetInfo = HOPPER
+    layout: ObservationLayout = field(default_factory=lambda: ObservationLayout(11))
+    config_name = "stub"
+    stride = 2
+    planning: ClassVar[dict[str, Any]] = {"start": "process", "steps": 3, "start_level": None}
+    uses_returns = False
+    engine: ClassVar[Any] = SimpleNamespace(name="eager")
+
+    @property
+    def train_seconds(self) -> float:
+        return float(self.step)
+
+
+@dataclass
+class World:
+    """Run folders a (training seed 0), b (1), ...; what was rolled out: (run, step, seed, n)."""
+
+    folder: Path
+    rolled: list[tuple[str, int, int, int]] = field(default_factory=list)
+    shift: dict[str, float] = field(default_factory=dict)
+    headers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    info: DatasetInfo = HOPPER
+
+    def evaluate(self, *names: str, **options: Any) -> dict[str, Any]:
+        folders = tuple(self.folder / name for name in names or ("a",))
+        small = {"episodes": 4, "select_episodes": 3, "pictures": False, "baselines": False}
+        return Evaluate(folders, **{**small, **options}).run()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World(tmp_path)
+    for name in "abc":
+        for step in SELECTED:
+            (tmp_path / name / f"checkpoint-{step:08d}").mkdir(parents=True)
+
+    def load_agent(folder: Path, checkpoint: str, device: str, **_: Any) -> Agent:
+        return Agent(folder, 30 if checkpoint == "last" else int(checkpoint), world.info)
+
+    def read_header(folder: Path, checkpoint: str) -> SimpleNamespace:
+        step = 30 if checkpoint == "last" else int(checkpoint)
+        values = {
+            "config": get_config("trajectory-diffuser"),
+            "info": world.info,
+            "fingerprint": "f",
+            "step": step,
+            "seed": ord(folder.name) - ord("a"),
+        }
+        return SimpleNamespace(**values | world.headers.get(folder.name, {}))
+
+    def rollout(policy: Any, _: Any, *, episodes: int, seed: int, **__: Any) -> Rollout:
+        name = policy.folder.name
+        world.rolled.append((name, policy.step, seed, episodes))
+        mean = (SELECTED if seed == SELECT_SEED else JUDGED)[policy.step]
+        returns = mean + world.shift.get(name, 0.0) + np.linspace(-3, 3, episodes)
+        ones = np.ones(episodes)
+        return Rollout(returns, ones * 40, None, ones > 1, ones, ones, ())
+
+    def time_decisions(policy: Agent, *_: Any, **__: Any) -> DecisionTimes:
+        return DecisionTimes(np.full(8, 2.0), np.arange(8) % 4 == 0)
+
+    monkeypatch.setattr(runs, "load_agent", load_agent)
+    monkeypatch.setattr(runs, "read_header", read_header)
+    monkeypatch.setattr(runs, "rollout", rollout)
+    monkeypatch.setattr(evaluation, "rollout_in_processes", rollout)
+    monkeypatch.setattr(evaluation, "time_decisions", time_decisions)
+    return world
+
+
+def test_the_last_checkpoint_counts_unless_the_best_is_asked_for(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = world.evaluate()
+    assert world.rolled == [("a", 30, 1000, 4)]
+    assert results["checkpoint"] == "last" and results["runs"][0]["updates"] == 30
+    assert "best of" not in capsys.readouterr().out + json.dumps(results)
+
+
+def test_the_best_checkpoint_is_chosen_on_seeds_of_its_own_and_says_so(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = world.evaluate(checkpoint="best")
+    assert world.rolled == [
+        *(("a", step, SELECT_SEED, 3) for step in (10, 20, 30)),
+        ("a", 20, 1000, 4),
+    ]
+    assert results["return_mean"] == 2000.0  # of the evaluation seeds
+    run = results["runs"][0]
+    assert run["updates"] == run["selection"]["chosen"] == 20
+    assert run["selection"]["seeds"] == [SELECT_SEED, SELECT_SEED + 2]
+    score = 100 * (200 + 20.272305) / (3234.3 + 20.272305)
+    assert run["selection"]["scores"]["30"][0] == pytest.approx(score)
+    note = (
+        "best of 3 checkpoints, chosen by score on seeds 100000-100002; not comparable with "
+        "last-checkpoint scores"
+    )
+    assert run["selection"]["note"] == note
+    out = capsys.readouterr().out
+    assert note in out and "planner (best of 3 checkpoints)  " in out
+    assert "--checkpoint best --select-episodes 3 --select-seed 100000" in results["command"]
+    assert (world.folder / "a" / "results-checkpoint-best.json").is_file()
+    assert not (world.folder / "a" / "results.json").exists()
+
+
+def test_a_folder_without_checkpoints_has_no_best(world: World) -> None:
+    (world.folder / "d").mkdir()
+    with pytest.raises(DiffplanError, match="d holds no checkpoints to choose from"):
+        world.evaluate("d", checkpoint="best")
+
+
+def test_several_runs_have_a_row_each_and_one_whose_units_they_are(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.shift = {"b": 30.0, "c": 60.0}
+    results = world.evaluate("a", "b", "c")
+    assert results["return_mean"] == pytest.approx(1030.0)
+    half = 4.30265 * 30 / math.sqrt(3)
+    assert results["return_ci95"] == pytest.approx([1030 - half, 1030 + half], abs=1e-3)
+    scaled = [100 * (r + 20.272305) / (3234.3 + 20.272305) for r in results["return_ci95"]]
+    assert results["normalised_ci95"] == pytest.approx(scaled)
+    assert results["episodes"] == 12 and results["training_seeds"] == 3
+    assert [(r["training_seed"], r["return_mean"]) for r in results["runs"]] == [
+        (0, pytest.approx(1000.0)),
+        (1, pytest.approx(1030.0)),
+        (2, pytest.approx(1060.0)),
+    ]
+    for run in results["runs"]:
+        assert run["episodes"] == 4 and run["train_seconds"] == 30.0
+        assert run["decision_ms_median"] == 2.0 and run["normalised_score"] > 0
+    assert results["policies"]["planner_seed_1"]["returns"] == [1027.0, 1029.0, 1031.0, 1033.0]
+    assert "Student's t over their means" in results["protocol"]
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if line.startswith("planner, ") and "  " in line]
+    assert [row.split("  ")[0] for row in rows] == [
+        *(f"planner, training seed {seed}" for seed in range(3)),
+        "planner, over 3 training seeds",
+    ]
+    assert "3 x 4" in rows[3] and "over training seeds: the mean of 3 runs" in out
+    target = world.folder / "results-a-b-c.json"
+    assert json.loads(target.read_text())["runs"] == json.loads(json.dumps(results["runs"]))
+
+
+def test_the_best_of_several_runs_is_chosen_for_each(world: World) -> None:
+    results = world.evaluate("a", "b", checkpoint="best")
+    assert [run["selection"]["chosen"] for run in results["runs"]] == [20, 20]
+    assert sum("best of 3 checkpoints" in note for note in results["notes"]) == 2
+
+
+CONFIG = get_config("trajectory-diffuser")
+OTHER = dataclasses.replace(CONFIG, plan=dataclasses.replace(CONFIG.plan, horizon=9))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"config": OTHER}, r"b has plan.horizon = 9, .*a 16; .* one by one"),
+        ({"fingerprint": "g"}, "b has data = 'g'"),
+        ({"step": 20}, "b has updates = 20, "),
+        ({"seed": 0}, "a and .*b both have the training seed 0"),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(
+    world: World, header: dict[str, Any], message: str
+) -> None:
+    world.headers["b"] = header
+    with pytest.raises(DiffplanError, match=message):
+        world.evaluate("a", "b")
+    assert world.rolled == []
+
+
+# --- Labels --------------------------------------------------------------------------------------
+
+
+def test_d4rl_own_file_in_its_own_environment_is_a_score() -> None:
+    labels = Labels.of(HOPPER, HOPPER, 11, 1000)
+    assert labels.score == "D4RL hopper score" and labels.comparable and labels.lines == []
+    assert labels.fields == {
+        "reference": "D4RL hopper",
+        "score_label": "D4RL hopper score",
+        "data_label": None,
+        "environment_differences": None,
+        "environment_changed": None,
+        "time_limit_differs": None,
+    }
+
+
+def with_details(**details: Any) -> DatasetInfo:
+    return dataclasses.replace(HOPPER, details={**HOPPER.details, **details})
+
+
+@pytest.mark.parametrize(
+    ("own", "used", "limit", "field", "line"),
+    [
+        (with_details(data_source="made elsewhere"), {}, 1000, "data_label", "made elsewhere"),
+        (
+            with_details(environment_differences="v5 for v2"),
+            {},
+            1000,
+            "environment_differences",
+            "environment: v5 for v2",
+        ),
+        (
+            HOPPER,
+            {"env_id": "Ant-v5"},
+            1000,
+            "environment_changed",
+            "the dataset's is diffplan/hopper-v2",
+        ),
+        (
+            dataclasses.replace(HOPPER, env_id="Hopper-v5"),  # chosen when it was trained
+            {},
+            1000,
+            "environment_changed",
+            "Hopper-v5 in place of diffplan/hopper-v2",
+        ),
+        (HOPPER, {"env_kwargs": {"frame_skip": 2}}, 1000, "environment_changed", "frame_skip is 2"),
+        (HOPPER, {}, 400, "time_limit_differs", "400 steps, hopper-medium-v2 has 1000"),
+        (HOPPER, {}, None, "time_limit_differs", "diffplan/hopper-v2 has none"),
+    ],
+)
+def test_whatever_differs_makes_it_a_scale_and_is_said(
+    own: DatasetInfo, used: dict[str, Any], limit: int | None, field: str, line: str
+) -> None:
+    labels = Labels.of(own, dataclasses.replace(own, **used), 11, limit)
+    assert not labels.comparable and str(labels.score).endswith(" scale")
+    assert [key for key, value in labels.fields.items() if value][2:] == [field]
+    assert line in labels.lines[0] and "not D4RL benchmark scores" in labels.lines[-1]
+
+
+def test_data_that_do_not_come_from_d4rl_are_labelled_whatever_they_are_called() -> None:
+    info = dataclasses.replace(HOPPER, id="mujoco/hopper/medium-v0", source="minari", details={})
+    assert Labels.of(info, info, 11, 1000).fields["data_label"] == (
+        "mujoco/hopper/medium-v0, not D4RL's file"
+    )
+
+
+def test_without_a_reference_there_is_nothing_to_compare_with() -> None:
+    maze = dataclasses.replace(HOPPER, env_id="PointMaze_UMaze-v3", details={})
+    labels = Labels.of(maze, maze, 4, 300)
+    assert labels.score is None and labels.lines == []
+
+
+def test_labels_are_printed_and_written(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.info = with_details(data_source="made elsewhere", environment_differences="v5 for v2")
+    results = world.evaluate(time_limit=50)
+    assert results["score_label"] == "D4RL hopper scale"
+    assert results["environment_differences"] == "v5 for v2"
+    assert results["data_label"] == "hopper-medium-v2, made elsewhere"
+    assert results["env_kwargs"] == {"max_episode_steps": 50}
+    assert results["time_limit_differs"] == "50 steps, hopper-medium-v2 has 1000"
+    out = capsys.readouterr().out
+    assert "D4RL hopper scale [95 % CI]" in out and "D4RL hopper score" not in out
+    assert "planning: start process, steps 3\n" in out
+    for note in results["notes"]:
+        assert f"\n{note}\n" in out
+    assert len(results["notes"]) == 5
+
+
+def test_scores_are_means_over_the_scores_of_episodes() -> None:
+    returns = np.array([0.0, 1000.0, 3000.0, 3000.0])
+    score = Score("x", returns, np.ones(4), None)
+    estimate = score.normalised_estimate("hopper")
+    assert estimate is not None and score.normalised_estimate(None) is None
+    assert estimate.mean == pytest.approx(100 * (1750 + 20.272305) / (3234.3 + 20.272305))
+    assert estimate.low < estimate.mean < estimate.high <= 100
+    assert "D4RL hopper scale" in table([score], "hopper", "D4RL hopper scale")

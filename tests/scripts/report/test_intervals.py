@@ -1,0 +1,144 @@
+"""Intervals: coverage on known distributions, hand-computed values, degenerate input."""
+
+import math
+
+import numpy as np
+import pytest
+
+from diffplan.errors import DiffplanError
+from diffplan.scripts.report.intervals import (
+    Estimate,
+    bootstrap_mean,
+    pooled_mean,
+    pooled_rate,
+    t_quantile,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(
+    "draw, truth",
+    [
+        (lambda rng: rng.normal(3.0, 2.0, size=40), 3.0),
+        (lambda rng: rng.exponential(1.5, size=60), 1.5),
+    ],
+    ids=["normal", "exponential"],
+)
+def test_bootstrap_interval_covers_the_true_mean_about_95_times_in_100(draw, truth):
+    rng = np.random.default_rng(7)
+    trials = 400
+    inside = 0
+    for trial in range(trials):
+        estimate = bootstrap_mean(draw(rng), resamples=1_000, seed=trial)
+        inside += estimate.low <= truth <= estimate.high
+    # 95 % nominal, a percentile bootstrap of this size is known to reach 92..95 %;
+    # the bounds are three standard errors of 400 trials around that.
+    assert 0.885 <= inside / trials <= 0.98
+
+
+def test_bootstrap_width_matches_the_standard_error():
+    values = np.random.default_rng(0).normal(size=400)
+    estimate = bootstrap_mean(values)
+    expected = 2 * 1.96 * values.std() / math.sqrt(len(values))
+    assert estimate.high - estimate.low == pytest.approx(expected, rel=0.05)
+    assert estimate.mean == pytest.approx(values.mean())
+    assert estimate.n == 400
+
+
+def test_bootstrap_is_seeded_and_blocks_do_not_matter_for_size():
+    values = np.random.default_rng(0).normal(size=10)
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+    assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
+    # Several blocks (n * resamples above the block size) still give every resample.
+    wide = bootstrap_mean(np.random.default_rng(1).normal(size=50_000), resamples=200)
+    assert wide.low < wide.mean < wide.high
+
+
+def test_bootstrap_of_one_value_has_no_interval_and_of_equal_values_no_width():
+    single = bootstrap_mean([4.0])
+    assert single.mean == 4.0 and single.n == 1
+    assert math.isnan(single.low) and math.isnan(single.high)
+    assert bootstrap_mean([0.1] * 7) == Estimate(pytest.approx(0.1), *[pytest.approx(0.1)] * 2, 7)
+
+
+@pytest.mark.parametrize(
+    "successes, n, low, high",
+    [
+        (98, 100, 0.929988, 0.994498),
+        (50, 100, 0.403832, 0.596168),
+        (0, 10, 0.0, 0.277533),
+        (100, 100, 0.963005, 1.0),
+    ],
+)
+def test_wilson_equals_values_computed_by_hand(successes, n, low, high):
+    estimate = wilson(successes, n)
+    assert estimate.mean == successes / n and estimate.n == n
+    assert estimate.low == pytest.approx(low, abs=2e-6)
+    assert estimate.high == pytest.approx(high, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: bootstrap_mean([]), "at least one value"),
+        (lambda: bootstrap_mean([1.0, float("nan")]), "value 1 is nan"),
+        (lambda: bootstrap_mean([1.0, 2.0], level=1.5), "level"),
+        (lambda: wilson(3, 2), "3 of 2"),
+        (lambda: wilson(0, 0), "0 of 0"),
+    ],
+)
+def test_wrong_input_is_named(call, words):
+    with pytest.raises(DiffplanError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    "freedom, expected", [(1, 12.7062), (2, 4.30265), (3, 3.18245), (9, 2.26216), (30, 2.04227)]
+)
+def test_t_quantiles_are_those_of_the_tables(freedom, expected):
+    assert t_quantile(0.975, freedom) == pytest.approx(expected, abs=5e-5)
+    assert t_quantile(0.5, freedom) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_runs_are_the_units_of_a_pooled_mean():
+    groups = [np.array([1.0, 3.0]), np.array([4.0, 4.0, 4.0]), np.array([6.0])]
+    estimate = pooled_mean(groups)
+    assert estimate.mean == 4.0 and estimate.n == 3  # of the means 2, 4 and 6
+    assert estimate.high - estimate.mean == pytest.approx(4.30265 * 2 / math.sqrt(3), rel=1e-5)
+    assert estimate.low == pytest.approx(8 - estimate.high)
+    assert math.isnan(pooled_mean(groups[:1]).low)
+
+
+def test_a_pooled_interval_covers_the_mean_over_seeds_where_one_over_episodes_does_not():
+    rng = np.random.default_rng(3)
+    trials, pooled, naive = 400, 0, 0
+    for trial in range(trials):
+        runs = rng.normal(0.0, 10.0, size=(3, 1)) + rng.normal(0.0, 3.0, size=(3, 50))
+        estimate = pooled_mean(list(runs))
+        pooled += estimate.low <= 0.0 <= estimate.high
+        flat = bootstrap_mean(runs.reshape(-1), resamples=200, seed=trial)
+        naive += flat.low <= 0.0 <= flat.high
+    assert 0.915 <= pooled / trials <= 0.985  # three standard errors around 0.95
+    assert naive / trials < 0.4
+
+
+def test_pooled_rates_keep_an_interval_where_no_run_fails():
+    rate = pooled_rate([np.ones(20, bool)] * 3)
+    assert rate.mean == rate.high == 1.0 and rate.n == 3
+    assert rate.low == pytest.approx(wilson(60, 60).low)
+    spread = pooled_rate([np.ones(20, bool), np.zeros(20, bool)])
+    assert (spread.mean, spread.low, spread.high) == (0.5, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: pooled_mean([]),
+        lambda: pooled_mean([[1.0], []]),
+        lambda: t_quantile(0.3, 4),
+        lambda: t_quantile(0.9, 0),
+    ],
+)
+def test_pooling_refuses_what_has_no_answer(call):
+    with pytest.raises(DiffplanError):
+        call()

@@ -1,0 +1,197 @@
+"""Pictures: what is drawn where, and metrics files as training leaves them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from diffplan.data.info import ObservationLayout
+from diffplan.envs.rollouts.traces import PlanRecord, Trace
+from diffplan.envs.simulators.mazes import Maze
+from diffplan.scripts.report import pictures
+from diffplan.scripts.report.intervals import bootstrap_mean
+
+MAZE = Maze.from_map([[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]])
+# The position is in columns 2 and 1, so that a picture of columns 0 and 1 would be noticed.
+LAYOUT = ObservationLayout(3, 2, (2, 1), (), ("observation",))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Catches figures instead of writing them."""
+    figures = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def plan(step, rng, candidates=3):
+    states = rng.normal(size=(candidates, 5, 3))
+    chosen = min(1, candidates - 1)
+    return PlanRecord(step, states + 0.1, states, np.zeros(candidates), chosen, states[chosen])
+
+
+def make_trace(success_step=None, steps=20):
+    rng = np.random.default_rng(0)
+    observations = {
+        "observation": rng.normal(size=(steps + 1, 3)),
+        "achieved_goal": rng.normal(size=(steps + 1, 2)),
+        "desired_goal": np.tile([0.5, 0.25], (steps + 1, 1)),
+    }
+    plans = tuple(plan(step, rng) for step in (0, 8, 16))
+    return Trace(
+        3, 1003, observations, rng.normal(size=(steps, 2)), np.ones(steps), success_step, plans
+    )
+
+
+def lines(axes, color):
+    return [line.get_xydata() for line in axes.get_lines() if line.get_color() == color]
+
+
+def test_walls_stand_where_the_maze_has_them():
+    axes = Figure().add_subplot()
+    pictures.draw_maze(axes, MAZE)
+    corners = {(patch.get_x(), patch.get_y()) for patch in axes.patches}
+    assert len(corners) == 16 - 3
+    assert (-2, 1) in corners  # cell (0, 0): top left
+    assert (-1, -1) in corners  # cell (2, 1), below the free cell (1, 1)
+    assert (0, -1) not in corners and (-1, 0) not in corners  # free cells (2, 2) and (1, 1)
+    assert axes.get_aspect() == 1
+
+
+def test_the_maze_shows_path_plans_and_goal(tmp_path, drawn):
+    trace = make_trace(success_step=10)
+    pictures.plans_in_maze(tmp_path / "x.png", [trace, make_trace()], LAYOUT, MAZE)
+    reached, missed = drawn[0].axes[:2]
+    states = trace.observations["observation"].astype(np.float32)
+    (path,) = lines(reached, pictures.EXECUTED)
+    np.testing.assert_allclose(path, states[:, [2, 1]])
+    # The plan made at step 16, after the success, is not drawn.
+    for record, line in zip(trace.plans[:2], lines(reached, pictures.PLAN), strict=True):
+        np.testing.assert_allclose(line, record.states[:, [2, 1]])
+    (goal,) = lines(reached, pictures.GOAL)
+    np.testing.assert_allclose(goal, [[0.5, 0.25]])
+    assert "reached at step 10" in reached.get_title()
+    assert "not reached in 20 steps" in missed.get_title()
+    assert len(lines(missed, pictures.PLAN)) == 3
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert len(labels) == len(set(labels)) == 6
+
+
+def test_the_plan_that_optimisation_moved_most_is_shown_from_close_by(tmp_path, drawn):
+    first, second, third = make_trace().plans
+    moved = second.proposal.copy()
+    moved[second.chosen, 3, 1] += 2.5  # a position: LAYOUT has it in columns 2 and 1
+    velocity = third.proposal.copy()
+    velocity[third.chosen, 3, 0] += 9.0
+    plans = (first, replace(second, proposal=moved), replace(third, proposal=velocity))
+    pictures.plans_in_maze(tmp_path / "x.png", [replace(make_trace(), plans=plans)], LAYOUT, MAZE)
+    whole, near = drawn[0].axes
+    (proposal,) = lines(near, pictures.PROPOSAL)
+    np.testing.assert_allclose(proposal, moved[1][:, [2, 1]])
+    (followed,) = lines(near, pictures.PLAN)
+    np.testing.assert_allclose(followed, second.states[:, [2, 1]])
+    assert len(lines(near, pictures.CANDIDATE)) == 3
+    assert "step 8" in near.get_title()
+    frame = whole.patches[-1]
+    left, bottom, width = frame.get_x(), frame.get_y(), frame.get_width()
+    np.testing.assert_allclose(near.get_xlim(), (left, left + width))
+    for points in (proposal, followed):
+        assert (points > (left, bottom)).all() and (points < (left + width, bottom + width)).all()
+
+
+def test_without_plans_or_other_candidates_the_picture_still_works(tmp_path, drawn):
+    rng = np.random.default_rng(0)
+    lone = replace(make_trace(), plans=(plan(0, rng, candidates=1),))
+    none = replace(make_trace(), plans=())
+    pictures.plans_in_maze(tmp_path / "x.png", [lone, none], LAYOUT, MAZE)
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert "other candidates" not in labels
+    assert lines(drawn[0].axes[2], pictures.CANDIDATE) == []
+    assert not drawn[0].axes[3].axison
+
+
+def test_plans_over_time_lie_a_stride_apart(tmp_path, drawn):
+    trace = make_trace()
+    pictures.plans_over_time(tmp_path / "x.png", [trace], LAYOUT, stride=2)
+    assert len(drawn[0].axes) == 4  # three state columns, one panel empty
+    for column, axes in enumerate(drawn[0].axes[:3]):
+        planned = [xy for xy in lines(axes, pictures.PLAN) if len(xy) > 1]
+        for record, xy in zip(trace.plans, planned, strict=True):
+            np.testing.assert_allclose(xy[:, 0], record.step + 2 * np.arange(5))
+            np.testing.assert_allclose(xy[:, 1], record.states[:, column])
+
+
+def test_returns_show_every_episode_and_the_interval(tmp_path, drawn):
+    values = np.array([1.0, 5.0, 9.0, 3.0])
+    pictures.returns_picture(tmp_path / "x.png", {"a": values, "b": np.array([2.0])})
+    axes = drawn[0].axes[0]
+    dots = [xy[:, 0] for xy in lines(axes, pictures.EXECUTED)]
+    np.testing.assert_array_equal(dots[0], values)
+    interval = lines(axes, pictures.START)[0][:, 0]
+    expected = bootstrap_mean(values)
+    np.testing.assert_allclose(interval, [expected.low, expected.high])
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "a\nmean 4.5",
+        "b\nmean 2.0",
+    ]
+
+
+def test_metrics_with_a_torn_line_and_a_resumed_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    records = [
+        {"step": 1, "seconds": 0.1, "loss/a": 3.0},
+        {"step": 2, "seconds": 0.2, "loss/a": 2.0, "error/b": 1.0},
+        {"step": 2, "seconds": 0.2, "loss/a": 1.5},
+        {"step": 3, "seconds": 0.3, "loss/a": 1.0},
+    ]
+    path.write_text("\n".join(map(json.dumps, records)) + '\n{"step": 4, "loss/a": 0.')
+    curves = pictures.read_metrics(path)
+    assert set(curves) == {"loss/a", "error/b"}
+    np.testing.assert_array_equal(curves["loss/a"][0], [1, 2, 3])
+    np.testing.assert_array_equal(curves["loss/a"][1], [3.0, 1.5, 1.0])
+
+
+def test_training_curves_are_logarithmic_only_where_that_is_possible(tmp_path, drawn):
+    steps = np.arange(1, 200)
+    curves = {
+        "loss/wide": (steps, np.exp(-steps / 30)),
+        "loss/negative": (steps, np.exp(-steps / 30) - 0.5),
+        "error/flat": (steps, np.full(199, 2.0)),
+    }
+    pictures.training_curves(tmp_path / "x.png", curves)
+    scales = {axes.get_title(): axes.get_yscale() for axes in drawn[0].axes}
+    assert scales == {"loss/negative": "linear", "loss/wide": "log", "error/flat": "linear"}
+    smooth = drawn[0].axes[0].get_lines()[1].get_ydata()
+    np.testing.assert_allclose(smooth[100], curves["loss/negative"][1][98:103].mean())
+    # The first losses, which would flatten the rest, run out at the top.
+    late = curves["loss/negative"][1][len(steps) // 10 :]
+    assert drawn[0].axes[0].get_ylim()[1] < late.max() + np.ptp(late)
+    assert curves["loss/wide"][1].max() < drawn[0].axes[1].get_ylim()[1]
+
+
+def test_the_sweep_marks_the_best_interval_of_every_way(tmp_path, drawn):
+    sweeps = {
+        "a": {"16": (3.0, 1.0, 4.0), "2": (5.0, 4.5, 7.0)},
+        "b": {"2": (1.0, 0.5, 1.5), "16": (6.0, 5.0, 6.5)},
+    }
+    pictures.keep_sweep(tmp_path / "x.png", sweeps, stride=3)
+    panels = {axes.get_title(): axes for axes in drawn[0].axes if axes.get_visible()}
+    assert list(panels) == ["a", "b"]
+    for name, best in (("a", [6, 5.0]), ("b", [48, 6.0])):
+        (chosen,) = lines(panels[name], pictures.START)
+        np.testing.assert_array_equal(chosen, [best])
+        assert [text.get_text() for text in panels[name].get_xticklabels()] == ["6", "48"]
+    (bars,) = panels["a"].containers
+    (segments,) = bars[2]
+    np.testing.assert_allclose(
+        [segment[:, 1] for segment in segments.get_segments()], [[4.5, 7.0], [1.0, 4.0]]
+    )
+
+
+def test_pictures_are_png_files(tmp_path):
+    path = tmp_path / "new" / "plans.png"
+    pictures.plans_in_maze(path, [make_trace()], LAYOUT, MAZE)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [entry.name for entry in path.parent.iterdir()] == ["plans.png"]
