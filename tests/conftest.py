@@ -39,6 +39,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("diffplan")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_data_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep every test away from the datasets and caches in the user's home."""

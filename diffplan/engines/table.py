@@ -9,6 +9,7 @@ of two, which changes nothing for the rows that count, as rows do not depend on 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -57,6 +58,8 @@ ENGINES: dict[str, Callable[[PlannerModel, PlanningConfig], Engine]] = {
     "eager": EagerEngine,
     "onnx": OnnxEngine,
     "cuda-graph": GraphEngine,
+    "cuda-graph-bf16": partial(GraphEngine, bf16=True),
+    "cuda-graph-compiled": partial(GraphEngine, bf16=True, compiled=True),
 }
 
 
@@ -80,9 +83,9 @@ def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Eng
             f"engine {name} cannot take gradients, which planning.value_guidance needs; give "
             "engine eager"
         )
-    if name == "cuda-graph" and device != "cuda":
+    if name.startswith("cuda-graph") and device != "cuda":
         raise DiffplanError(
-            f"engine cuda-graph needs the model on a GPU, but it is on {device}; give device cuda, "
+            f"engine {name} needs the model on a GPU, but it is on {device}; give device cuda, "
             "or engine onnx or eager"
         )
     return ENGINES[name](model, settings)

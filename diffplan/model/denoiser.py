@@ -14,7 +14,7 @@ from diffplan.diffusion.sampling import Denoise
 from diffplan.errors import DiffplanError
 from diffplan.model.conditions import Condition, ConditionEncoder, Drop
 from diffplan.model.heads import Heads, Path, Values, level_weight
-from diffplan.nn.embeddings import mlp, sinusoidal
+from diffplan.nn.embeddings import constant, mlp, sinusoidal
 from diffplan.nn.network import Network
 
 Prediction = Literal["x0", "eps", "v", "velocity", "resnoise"]
@@ -83,7 +83,7 @@ class Denoiser(nn.Module):
     def time_table(self, levels: tuple[float, ...]) -> Tensor:
         """Features [n, F] of n levels, for a plan whose rows all share one level per step."""
         device = next(self.time.parameters()).device
-        return self.time_features(torch.tensor(levels, dtype=torch.float32, device=device))
+        return self.time_features(constant(levels, device))
 
     def encode(self, condition: Condition, drop: Drop | None = None) -> Tensor:
         """Features [B, F] of the conditions: the same at every level, so once per plan."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diffplan.diffusion.grids import time_grid
 from diffplan.diffusion.process import Process
 from diffplan.model.conditions import Condition, ConditionEncoder, Drop
-from diffplan.nn.embeddings import mlp, sinusoidal
+from diffplan.nn.embeddings import constant, mlp, sinusoidal
 from diffplan.nn.network import Network
 
 STREAMS = ("states", "actions", "returns")
@@ -149,8 +149,8 @@ class StreamDenoiser(nn.Module):
     def schedule_features(self, process: Process, schedule: tuple[Levels, ...]) -> Tensor:
         """Features [n, F] of the n levels that a schedule evaluates."""
         device = next(self.times.parameters()).device
-        levels = torch.tensor(schedule[:-1], dtype=torch.float32, device=device)
-        return self.time_features(levels / process.T)
+        levels = constant(tuple(level for asked in schedule[:-1] for level in asked), device)
+        return self.time_features(levels.view(-1, len(STREAMS)) / process.T)
 
 
 def _ratio(process: Process, t: int, s: int) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,13 @@ def sinusoidal(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor
     steps = torch.arange(half, device=values.device, dtype=torch.float32)
     angles = values.float().unsqueeze(-1) * torch.exp(steps * (-math.log(max_period) / half))
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers [n] as float32 on the device, copied there once: a CUDA graph may hold no copy."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 _GOAL_FREQUENCIES = (1.5, 3.0, 6.0)  # radians per normalised unit: from the whole space to a wall

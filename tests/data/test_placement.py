@@ -12,7 +12,7 @@ from diffplan.data.placement import fits, move, take
 from diffplan.data.windows import WindowSampler
 
 Make = Callable[..., Any]
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_cuda = pytest.mark.cuda
 
 
 def test_data_fit_if_they_leave_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,8 @@ def test_engines_that_cannot_run_say_so(
     assert make_engine("auto", model, settings).name == "eager"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("error:no CUDA graph")
 @pytest.mark.parametrize(("name", "changes", "planning"), KINDS)
 def test_a_captured_graph_gives_what_eager_gives_on_the_cpu(
     name: str,

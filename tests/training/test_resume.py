@@ -323,7 +323,7 @@ def test_a_run_from_a_gpu_resumes_on_the_cpu(
     )
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_a_resume_on_a_gpu_goes_on_with_its_random_numbers(
     tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
 ) -> None:

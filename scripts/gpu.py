@@ -1,0 +1,359 @@
+"""`make gpu`: what a GPU gives, in one run of a few minutes, written as JSON and a table.
+
+CUDA tests, the card's own ceilings, decisions by every engine, training, and a short training with
+its score. Every part is written when it is done, so that a run that is cut keeps what it has; what
+fails is reported in the part's place and the rest goes on. On a CPU the same parts run at small
+sizes, as a rehearsal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PARTS = ("ceilings", "tests", "decisions", "training", "score", "compiled")
+_GRAPHS = ("eager", "cuda-graph", "cuda-graph-bf16")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Measure planning and training on this machine's GPU (a rehearsal on a CPU)."""
+
+    out: Path = Path("runs/gpu")
+    """Folder for gpu.json, the log of the tests and the short training's run."""
+    device: str = "cuda"
+    """cuda, or cpu for a rehearsal at small sizes."""
+    parts: tuple[str, ...] = PARTS
+    """What to measure, in this order."""
+    seconds: float = 330.0
+    """No part begins after this; what is missing is named."""
+    training_seconds: float = 120.0
+    """Of the training that is scored."""
+    calls_seconds: float = 0.4
+    """Spent on one case of decisions."""
+
+    def run(self) -> dict[str, Any]:
+        """Measure, print and write; returns what gpu.json holds.
+
+        Raises:
+            DiffplanError: An unknown part, or no CUDA device.
+        """
+        import torch
+
+        from diffplan.errors import DiffplanError
+
+        if unknown := [part for part in self.parts if part not in PARTS]:
+            raise DiffplanError(f"--parts has {unknown[0]!r}, expected some of {', '.join(PARTS)}")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise DiffplanError("PyTorch sees no CUDA device; --device cpu rehearses at small sizes")
+        began = time.perf_counter()
+        self.out.mkdir(parents=True, exist_ok=True)
+        report: dict[str, Any] = {"machine": _machine(self.device), "seconds": {}}
+        for part in self.parts:
+            spent = time.perf_counter() - began
+            if spent > self.seconds:
+                report[part] = {"left out": f"began after {spent:.0f} s"}
+                continue
+            print(f"--- {part} ({spent:.0f} s)", flush=True)
+            try:
+                report[part] = getattr(self, f"_{part}")(report)
+            except Exception as error:  # a part that fails must not cost the others
+                traceback.print_exc()
+                report[part] = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+            report["seconds"][part] = round(time.perf_counter() - began - spent, 1)
+            (self.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+        print("\n" + table(report))
+        return report
+
+    @property
+    def _small(self) -> bool:
+        return not self.device.startswith("cuda")
+
+    # --- Parts -----------------------------------------------------------------------------------
+
+    def _ceilings(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Floating-point operations per second of a large square product, bytes of a large copy."""
+        import torch
+
+        size, length = (512, 1 << 22) if self._small else (8192, 1 << 30)
+        found: dict[str, Any] = {}
+        kinds = {"bf16": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}
+        for name, dtype in kinds.items():
+            a = torch.randn(size, size, device=self.device, dtype=dtype)
+            b, out = torch.randn_like(a), torch.empty_like(a)
+            with _tf32(name == "tf32"):
+                seconds = self._median(lambda a=a, b=b, out=out: torch.mm(a, b, out=out))  # type: ignore[misc]
+            found[f"{name} flop/s"] = 2 * size**3 / seconds
+        source = torch.randint(255, (length,), dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        found["copy bytes/s"] = 2 * length / self._median(lambda: target.copy_(source))
+        return found
+
+    def _tests(self, report: dict[str, Any]) -> dict[str, Any]:
+        """The tests that need a CUDA device."""
+        log = self.out / "tests.log"
+        files = [p for p in sorted(Path("tests").rglob("test_*.py")) if "mark.cuda" in p.read_text()]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
+        with log.open("w") as stream:
+            done = subprocess.run(
+                [*command, *map(str, files)], stdout=stream, stderr=subprocess.STDOUT, timeout=120
+            )
+        lines = log.read_text().strip().splitlines()
+        print("\n".join(lines[-15:]))
+        return {"exit": done.returncode, "last line": lines[-1] if lines else ""}
+
+    def _decisions(self, report: dict[str, Any]) -> list[dict[str, Any]]:
+        """A new plan by every engine, by size and batch: whole `predict` calls, and on the device."""
+        batches = (1, 4) if self._small else (1, 64, 1024, 16384)
+        engines = ("eager",) if self._small else _GRAPHS
+        rows = []
+        for size in ("hopper", "pointmaze"):
+            for engine in engines:
+                for batch in batches:
+                    rows.append(self._decide(size, engine, batch, tf32=False))
+            if not self._small:
+                rows.append(self._decide(size, "cuda-graph", batches[-1], tf32=True))
+        return rows
+
+    def _compiled(self, report: dict[str, Any]) -> list[dict[str, Any]]:
+        """The same by a graph of compiled code, at the largest batch."""
+        if self._small:
+            return []
+        return [
+            self._decide(size, "cuda-graph-compiled", 16384, tf32=False)
+            for size in ("hopper", "pointmaze")
+        ]
+
+    def _decide(self, size: str, engine: str, batch: int, tf32: bool) -> dict[str, Any]:
+        import torch
+
+        from diffplan.scripts.benchmark_measure import prepare
+        from diffplan.scripts.benchmark_measure import Case
+        from diffplan.scripts.benchmark_subject import default_config, find_subject
+
+        name = "trajectory-diffuser"
+        subject = find_subject(name, size, default_config(name, size), 0)
+        horizon = subject.config.plan.horizon
+        with _tf32(tf32):
+            agent = subject.agent(engine, self.device, horizon)
+            settings = agent.settings
+            observation = subject.observation(batch)
+            due = np.ones(batch, bool)
+            began = time.perf_counter()
+            state = agent.predict(observation)[1]
+            started = time.perf_counter() - began
+            whole = self._times(lambda: agent.predict(observation, state, due))
+            between = self._times(lambda: agent.predict(observation, state))
+            states, goals = agent.layout.split(observation)
+            given = [
+                torch.from_numpy(states).to(self.device),
+                None if goals is None else torch.from_numpy(goals).to(self.device),
+                torch.zeros(batch, device=self.device) if agent.uses_returns else None,
+                torch.arange(batch, device=self.device),
+                torch.zeros(batch, dtype=torch.long, device=self.device),
+            ]
+            inside = self._times(lambda: agent.engine.plan(*given))
+        case = Case(self.device, 1, "eager", 1, settings.k, settings.steps, horizon)
+        flops = prepare(subject, case).work.flops * batch
+        row = {
+            "size": size, "engine": engine + (", tf32" if tf32 else ""), "batch": batch,
+            "candidates": settings.k, "start-up s": round(started, 2),
+            "predict ms": _ms(whole), "between plans ms": _ms(between), "device ms": _ms(inside),
+            "plans/s by predict": round(batch / statistics.median(whole)),
+            "plans/s on the device": round(batch / statistics.median(inside)),
+            "flops": flops,
+            "flop/s": flops / statistics.median(inside),
+        }  # fmt: skip
+        if self.device.startswith("cuda"):
+            row["peak memory MB"] = round(torch.cuda.max_memory_allocated() / 1e6)
+            del agent, state
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        print(
+            f"{size:10} {row['engine']:20} batch {batch:6}: predict {row['predict ms']:.3f} ms, "
+            f"device {row['device ms']:.3f} ms, {row['plans/s on the device']:,} plans/s",
+            flush=True,
+        )
+        return row
+
+    def _training(self, report: dict[str, Any]) -> list[dict[str, Any]]:
+        """Windows learned per second on PointMaze-Medium's sizes, by batch."""
+        cases = [(batch, "float32") for batch in (64, 256, 1024, 4096)]
+        cases += [(256, "tf32"), (4096, "tf32"), (4096, "bf16")]
+        if self._small:
+            cases = [(16, "float32")]
+        rows = []
+        for batch, kind in cases:
+            rate, windows = self._train_rate(batch, 60 if self._small else 200, kind)
+            rows.append({"batch": batch, "kind": kind, "updates/s": rate, "windows/s": windows})
+            print(f"training {kind}, batch {batch:5}: {windows:,.0f} windows/s", flush=True)
+        return rows
+
+    def _train_rate(self, batch: int, updates: int, kind: str) -> tuple[float, float]:
+        from diffplan.training import RunOptions, train
+
+        config = self._config(batch_size=batch, bf16=kind == "bf16")
+        with tempfile.TemporaryDirectory() as folder, _tf32(kind == "tf32"):
+            options = RunOptions(Path(folder) / "run", updates, device=self.device, progress=False)
+            train(self._data(), config, options)
+            lines = (options.out / "metrics.jsonl").read_text().splitlines()
+        # the first stretch holds the start-up
+        rates = [json.loads(line)["samples_per_second"] for line in lines][1:]
+        windows = statistics.median(rates) if rates else float("nan")
+        return windows / batch, windows
+
+    def _score(self, report: dict[str, Any]) -> dict[str, Any]:
+        """A training of about two minutes, and its score by 100 episodes on seeds from 1000."""
+        from diffplan.scripts.evaluate import Evaluate
+        from diffplan.training import RunOptions, train
+
+        batch = 64 if self._small else 256
+        rows = report.get("training", [])
+        known = [row for row in rows if isinstance(row, dict) and row["batch"] == batch]
+        rate = known[0]["updates/s"] if known else 40.0
+        updates = 20 if self._small else max(200, int(rate * self.training_seconds) // 100 * 100)
+        run = self.out / f"pointmaze-medium-{time.strftime('%H%M%S')}"
+        began = time.perf_counter()
+        options = RunOptions(run, updates, device=self.device, progress=False)
+        train(self._data(), self._config(batch_size=batch), options)
+        seconds = time.perf_counter() - began
+        episodes = 2 if self._small else 100
+        results = Evaluate(
+            (run,), episodes=episodes, num_envs=min(episodes, 100), device=self.device,
+            engine="auto", baselines=False, pictures=False, json=self.out / "score.json",
+        ).run()  # fmt: skip
+        kept = ("return_mean", "return_ci95", "success_rate", "episodes")
+        return {"updates": updates, "batch": batch, "seconds": round(seconds, 1)} | {
+            key: results.get(key) for key in kept
+        }
+
+    # --- Inside ----------------------------------------------------------------------------------
+
+    def _config(self, **training: Any) -> Any:
+        from diffplan.presets import config_for
+
+        config = config_for("trajectory-diffuser", "pointmaze-medium", True)
+        changed = dataclasses.replace(config.training, **training)
+        return dataclasses.replace(config, training=changed)
+
+    def _data(self) -> Any:
+        from diffplan.envs.datasets import load_dataset
+        from diffplan.envs.pointmaze import make_pointmaze
+
+        steps = 3000 if self._small else 200_000
+        name = f"diffplan/gpu-medium-{steps}-v0"
+        return load_dataset(make_pointmaze("pointmaze-medium", steps, 0, dataset_id=name))
+
+    def _median(self, call: Callable[[], object]) -> float:
+        return statistics.median(self._times(call))
+
+    def _times(self, call: Callable[[], object]) -> list[float]:
+        """Seconds of calls after three that are not counted, each waited for."""
+        for _ in range(3):
+            call()
+        times = list[float]()
+        begin = time.perf_counter()
+        while len(times) < 5 or time.perf_counter() - begin < self.calls_seconds:
+            self._wait()
+            before = time.perf_counter()
+            call()
+            self._wait()
+            times.append(time.perf_counter() - before)
+        return times
+
+    def _wait(self) -> None:
+        import torch
+
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+
+
+@contextmanager
+def _tf32(on: bool) -> Iterator[None]:
+    """Whether float32 products on the GPU may round their inputs to TF32."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _machine(device: str) -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "device": properties.name,
+            "memory GiB": round(properties.total_memory / 2**30, 1),
+            "multiprocessors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+        }
+    return found
+
+
+def _ms(times: list[float]) -> float:
+    return round(1000 * statistics.median(times), 4)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text: ceilings, decisions with their share of them, training, score."""
+    machine, ceilings = report["machine"], report.get("ceilings", {})
+    lines = [f"{machine.get('device', 'cpu')}, PyTorch {machine['torch']}"]
+    if "failed" not in ceilings:
+        lines.append(", ".join(f"{name} {value:.3g}" for name, value in ceilings.items()))
+    lines.append(f"tests: {report.get('tests')}")
+    lines.append(
+        f"{'size':10} {'engine':20} {'batch':>6} {'predict ms':>10} {'device ms':>10} "
+        f"{'plans/s':>10} {'of ceiling':>10}"
+    )
+    for part in ("decisions", "compiled"):
+        rows = report.get(part, [])
+        if isinstance(rows, dict):
+            lines.append(f"{part}: {rows}")
+            continue
+        for row in rows:
+            engine = row["engine"]
+            kind = "tf32" if "tf32" in engine else "float32"
+            kind = "bf16" if "bf16" in engine or "compiled" in engine else kind
+            top = ceilings.get(f"{kind} flop/s")
+            share = f"{100 * row['flop/s'] / top:9.1f}%" if top else ""
+            lines.append(
+                f"{row['size']:10} {engine:20} {row['batch']:6} {row['predict ms']:10.3f} "
+                f"{row['device ms']:10.3f} {row['plans/s on the device']:10,} {share:>10}"
+            )
+    training = report.get("training", [])
+    if isinstance(training, dict):
+        lines.append(f"training: {training}")
+    else:
+        for row in training:
+            lines.append(
+                f"training {row['kind']:8} batch {row['batch']:5}: {row['windows/s']:10,.0f} windows/s"
+            )
+    lines.append(f"score: {report.get('score')}")
+    lines.append(f"seconds: {report['seconds']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(Gpu, description=__doc__).run()
