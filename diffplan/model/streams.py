@@ -9,6 +9,7 @@ for all kinds of data is `heads`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -74,12 +75,10 @@ class StreamDenoiser(nn.Module):
         alike = normal[:, :1, told].expand(-1, normal.shape[1], -1)
         return torch.cat([normal[..., : told.start], alike], -1)
 
-    def spread(self, values: tuple[float, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        """One number per stream to one per column of the plan tensor [D]."""
+    def spread(self, values: Iterable[float], like: Tensor) -> Tensor:
+        """One number per stream to one per column of the plan tensor [D], beside `like`."""
         widths = [self.columns.of(n).stop - self.columns.of(n).start for n in STREAMS]
-        return torch.cat(
-            [torch.full((w,), v, dtype=dtype) for w, v in zip(widths, values, strict=True)]
-        )
+        return torch.cat([like.new_full((w,), v) for w, v in zip(widths, values, strict=True)])
 
     def loss(
         self,
@@ -135,14 +134,13 @@ class StreamDenoiser(nn.Module):
             x0 = body(x)
             if clip is not None:
                 x0 = x0.clamp(-clip, clip)
-            keep = self.spread(tuple(_ratio(process, t, s) for t, s in zip(now, then, strict=True)))
+            pairs = [(t, s, _ratio(process, t, s)) for t, s in zip(now, then, strict=True)]
+            keep = self.spread((ratio for *_, ratio in pairs), x)
             move = self.spread(
-                tuple(
-                    0.0 if t == s else process.a[s] - process.a[t] * _ratio(process, t, s)
-                    for t, s in zip(now, then, strict=True)
-                )
+                (0.0 if t == s else process.a[s] - process.a[t] * ratio for t, s, ratio in pairs),
+                x,
             )
-            x = keep.to(x) * x + move.to(x) * x0
+            x = keep * x + move * x0
         return x
 
     @torch.no_grad()

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from diffplan.config.config import Config
@@ -33,6 +32,7 @@ from diffplan.model.checkpoint import (
 )
 from diffplan.model.planner_model import ModelSpec, PlannerModel
 from diffplan.planning.chains import chain_of
+from diffplan.training.average import WeightAverage
 from diffplan.training.log import MetricsFile
 from diffplan.training.residual import measure_residual
 from diffplan.training.run import (
@@ -97,6 +97,8 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     )
     if options.device == "cuda" and accelerator.device.type != "cuda":
         raise DiffplanError("--device is cuda, but PyTorch sees no CUDA device; use --device cpu")
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, see docs/performance.md
     rank = accelerator.process_index
     spec = ModelSpec(
         episodes.states.shape[1],
@@ -111,7 +113,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         chain_of(model, model.config.planning)  # refuses now what could not plan in the end
     model.fit(sampler, low, high, options.seed)
     sampler.to(accelerator.device)
-    average = AveragedModel(model, multi_avg_fn=_Average(config.training.ema))
+    average = WeightAverage(model, config.training.ema)
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=config.training.learning_rate,
@@ -125,7 +127,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         path, header = previous
         step, seconds = header.step, header.seconds
         restore(path, model, average, optimiser, generator, accelerator)
-    average.to(accelerator.device)
+    average.module.to(accelerator.device)
     wrapped, optimiser = accelerator.prepare(model, optimiser)
     parts = {name: list(part.parameters()) for name, part in model.named_children()}
     parts = {name: group for name, group in parts.items() if group}
@@ -199,7 +201,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             for parameters in parts.values():
                 nn.utils.clip_grad_norm_(parameters, config.training.grad_clip)
             optimiser.step()
-            average.update_parameters(model)
+            average.update(model)
             step += 1
             counted += 1
             for name, value in losses.items():
@@ -230,23 +232,6 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     accelerator.wait_for_everyone()  # nobody leaves while another still talks to it
     accelerator.end_training()
     return last
-
-
-class _Average:
-    """Exponential average of the weights; early on the mean of the few so far, roughly."""
-
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
-
-    @torch.no_grad()
-    def __call__(
-        self,
-        averages: tuple[Tensor, ...] | list[Tensor],
-        values: tuple[Tensor, ...] | list[Tensor],
-        count: Tensor | int,
-    ) -> None:
-        decay = min(self.decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averages, values, 1 - decay)
 
 
 def _to(batch: Any, accelerator: Accelerator) -> Any:

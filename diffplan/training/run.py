@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from diffplan.config.config import Config, config_to_dict
 from diffplan.errors import DiffplanError
@@ -21,6 +20,7 @@ from diffplan.model.checkpoint import (
     load_tensors,
     read_header,
 )
+from diffplan.training.average import WeightAverage
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def gather_generators(accelerator: Accelerator, generator: torch.Generator) -> d
 def restore(
     path: Path,
     model: nn.Module,
-    average: AveragedModel,
+    average: WeightAverage,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
     accelerator: Accelerator,
@@ -143,7 +143,7 @@ def restore(
 
     load_into(model, dict(under("model/")), path)
     load_into(average.module, load_tensors(path, "model.safetensors"), path)
-    average.n_averaged.fill_(read_header(path).step)
+    average.count = read_header(path).step
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in under("optimiser/"):
         index, key = name.split("/")

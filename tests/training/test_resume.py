@@ -61,7 +61,7 @@ from diffplan.config import config_from_dict
 from diffplan.data.episodes import Episodes
 
 folder, out, steps, every, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
-update, state = loop.AveragedModel.update_parameters, loop.training_state
+update, state = loop.WeightAverage.update, loop.training_state
 updates = 0
 
 def counting(self, model):
@@ -76,7 +76,7 @@ def keeping(model, *rest):
     save_file(weights, out / f"rank-{os.environ.get('RANK', '0')}.safetensors")
     return state(model, *rest)
 
-loop.AveragedModel.update_parameters = counting
+loop.WeightAverage.update = counting
 loop.training_state = keeping
 config = config_from_dict(json.loads((folder / "config.json").read_text()))
 # where there is no GPU the default must find the CPU, with several processes too

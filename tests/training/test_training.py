@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from diffplan.config.sections import TrainingConfig
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import list_checkpoints, load_model
 from diffplan.training import loop
+from diffplan.training.average import WeightAverage
 from diffplan.training.loop import learning_rate, train
 from diffplan.training.run import RunOptions
 
@@ -181,12 +181,12 @@ def test_the_optimiser_is_given_that_rate(
 
 def test_the_average_follows_its_formula() -> None:
     model = nn.Linear(1, 1, bias=False)
-    average = AveragedModel(model, multi_avg_fn=loop._Average(0.8))
+    average = WeightAverage(model, 0.8)
     expected = 0.0
     for update in range(60):
         value = math.sin(update)
         nn.init.constant_(model.weight, value)
-        average.update_parameters(model)
+        average.update(model)
         decay = min(0.8, (1 + update) / (10 + update))
         expected = value if update == 0 else decay * expected + (1 - decay) * value
         assert float(average.module.weight.detach()) == pytest.approx(expected, abs=1e-5)
