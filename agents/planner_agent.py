@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from diffplan.agents.plans import AgentState, PlanView, as_array
+from diffplan.agents.targets import Targets, check_target
+from diffplan.agents.task_memory import TaskMemory
 from diffplan.config.config import config_to_dict, replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.data.info import DatasetInfo, ObservationLayout
@@ -18,12 +20,9 @@ from diffplan.engines.decision import Planned
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import Engine, make_engine
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import TaskEncoder
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
 from diffplan.planning.chains import matching_level
-
-_REMEMBERED = 512  # ends of strides of an episode
 
 
 class PlannerAgent:
@@ -60,7 +59,7 @@ class PlannerAgent:
         if "start_rule" in planning and "start_level" not in planning:
             planning["start_level"] = None
         settings = replace_planning(model.config, **planning).planning
-        _check_target(settings, model, goals=layout.goal_dim > 0)
+        check_target(settings, model, goals=layout.goal_dim > 0)
         if settings.candidates is None:
             settings = dataclasses.replace(settings, candidates=model.config.planning.k)
         if settings.start == "sdedit" and settings.start_level is None:
@@ -78,9 +77,8 @@ class PlannerAgent:
         self.seed = seed
         self.device = model.plan_scale.device
         self.engine = make_engine(engine, model, settings)
-        self.first_target = self._first_target()
-        self._told: Tensor | None = None if model.tasks is None else model.tasks.unknown.detach()
-        self._remembers = False
+        self._targets = Targets(model, settings)
+        self._memory = TaskMemory.unknown(model)
 
     @property
     def planning(self) -> dict[str, Any]:
@@ -94,81 +92,32 @@ class PlannerAgent:
         """Whether plans are made for a target return."""
         return self.model.use_returns
 
+    @property
+    def first_target(self) -> float:
+        """Return-to-go to ask for at first, where it does not go by the step."""
+        return self._targets.first
+
     # --- Which task ------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def for_task(self, task: int | None) -> PlannerAgent:
         """This agent, told that its task is number `task` of the data's; None: it is not told.
 
         DiffplanError for a model that is told otherwise (`tasks.given`) or knows no such number.
         """
-        tasks = self._tasks()
-        if task is None:
-            return self._copy(tasks.unknown.detach())
-        if not 0 <= task < self.model.spec.tasks:
-            raise DiffplanError(
-                f"task is {task}, expected 0 to {self.model.spec.tasks - 1}: "
-                + ", ".join(f"{i} {known.name}" for i, known in enumerate(self.info.tasks))
-            )
-        return self._copy(tasks.from_id(torch.tensor([task], device=self.device))[0])
+        return self._knowing(self._memory.of_task(task, self.info.tasks))
 
-    @torch.no_grad()
     def for_demonstration(self, states: np.ndarray) -> PlannerAgent:
         """This agent, shown the states [n, D] of one episode of its task, in environment units."""
-        found = np.asarray(states, np.float32)
-        if found.ndim != 2 or found.shape[1] != self.layout.state_dim or not len(found):
-            raise DiffplanError(
-                f"the demonstration has shape {found.shape}, expected [n, {self.layout.state_dim}]"
-            )
-        return self._copy(self._shown(found[None])[0])
+        return self._knowing(self._memory.of_demonstration(states))
 
     def from_history(self) -> PlannerAgent:
         """This agent, which infers its task from the states it has been in this episode."""
-        self._tasks().from_states(torch.zeros(1, 1, self.layout.state_dim, device=self.device))
-        return self._copy(None, remembers=True)
+        return self._knowing(self._memory.of_history())
 
-    def _tasks(self) -> TaskEncoder:
-        if self.model.tasks is None:
-            raise DiffplanError(
-                "this model is told nothing of its task: it was trained on one, or with "
-                "tasks.given none"
-            )
-        return self.model.tasks
-
-    def _copy(self, told: Tensor | None, remembers: bool = False) -> PlannerAgent:
+    def _knowing(self, memory: TaskMemory) -> PlannerAgent:
         twin = copy.copy(self)
-        twin._told, twin._remembers = told, remembers
+        twin._memory = memory
         return twin
-
-    def _shown(self, states: np.ndarray) -> Tensor:
-        """Codes [B, F] from states [B, n, D] of the tasks, evenly spaced over them."""
-        count = self.model.config.tasks.prompt
-        index = np.linspace(0, states.shape[1] - 1, count).round().astype(np.int64)
-        return self._tasks().from_states(self.model.states(self._tensor(states[:, index])))
-
-    @torch.no_grad()
-    def _codes(self, history: np.ndarray | None, step: np.ndarray) -> Tensor | None:
-        """What the networks are told of the tasks [B, F], in rows at these steps of episodes."""
-        if self._told is not None:
-            return self._told.expand(len(step), -1)
-        if history is None:
-            return None
-        many = np.minimum(step // self.stride, history.shape[1] - 1) + 1
-        return torch.cat([self._shown(row[None, :n]) for row, n in zip(history, many, strict=True)])
-
-    def _remember(
-        self, history: np.ndarray | None, states: np.ndarray, step: np.ndarray
-    ) -> np.ndarray | None:
-        """The history with the states that end a stride; the last place holds the newest."""
-        if not self._remembers:
-            return None
-        if history is None:
-            history = np.zeros((len(states), _REMEMBERED, states.shape[1]), np.float32)
-        history = history.copy()
-        place = np.minimum(step // self.stride, _REMEMBERED - 1)
-        rows = np.flatnonzero(step % self.stride == 0)
-        history[rows, place[rows]] = states[rows]
-        return history
 
     # --- Stable-Baselines3's interface -----------------------------------------------------------
 
@@ -213,9 +162,9 @@ class PlannerAgent:
         due = begins | moved | (age >= self.settings.keep * self.stride)
         count = state.count
         plan = state.plan
-        history = self._remember(state.history, states, step)
+        history = self._memory.remember(state.history, states, step)
         if due.any():
-            target[due] = self._target(step[due], target[due])
+            target[due] = self._targets.at(step[due], target[due])
             seeds = self._seeds(state.seeds, deterministic)
             # to go on from the plan before there must be one, and for the same goal
             again = due & ~begins & ~moved if self.settings.reuse else np.zeros_like(due)
@@ -227,7 +176,7 @@ class PlannerAgent:
                     *(states[marked], _take(goals, marked), target[marked]),
                     *(seeds[marked], count[marked]),
                     self._left(state.plan, marked) if goes_on else None,
-                    self._codes(_take(history, marked), step[marked]),
+                    self._memory.codes(_take(history, marked), step[marked]),
                 )
                 plan = made if marked.all() else plan.replaced(marked, made)
             age = np.where(due, 0, age)
@@ -261,37 +210,11 @@ class PlannerAgent:
         """Plans for a batch of observations, without acting; see `PlanView` for shapes."""
         states, goals, _ = self._split(observation)
         blank = self._blank(len(states))
-        target = self._target(blank.step, blank.target)
+        target = self._targets.at(blank.step, blank.target)
         every = EagerEngine(self.model, self.settings, valued=True)
-        history = self._remember(None, states, blank.step)
-        codes = self._codes(history, blank.step)
+        history = self._memory.remember(None, states, blank.step)
+        codes = self._memory.codes(history, blank.step)
         return self._plan(every, states, goals, target, blank.seeds, blank.count, None, codes)
-
-    def _first_target(self) -> float:
-        """Return-to-go to ask for at first, where it does not go by the step (reads the device)."""
-        settings = self.settings
-        if settings.target_return is not None:
-            return settings.target_return
-        start = torch.zeros(1, device=self.device) if settings.target == "received" else None
-        return float(self.model.targets(settings.target_quantile, start))
-
-    def _target(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Return-to-go [B] to ask for in rows that make a plan at these steps of their episodes.
-
-        target: [B] what is left of the one asked for before, NaN in a new episode.
-        """
-        settings, table = self.settings, self.model.targets
-        if settings.target == "by-step":
-            steps = torch.from_numpy(step).to(self.device)
-            asked = table(settings.target_quantile, steps).cpu().numpy()
-            result: np.ndarray = asked.astype(np.float64)
-            return result
-        first = self.first_target
-        if settings.target == "kept":
-            return np.full(len(step), first)
-        # a negative target is no share of itself: there is nothing to hold on to
-        least = settings.target_floor * first if first > 0 else -np.inf
-        return np.where(np.isnan(target), first, np.maximum(target, least))
 
     # --- Inside ----------------------------------------------------------------------------------
 
@@ -371,23 +294,6 @@ class PlannerAgent:
                 *(self._tensor(states), plan.planned.states),
                 *(self._tensor(strides + 1), self._tensor(lag)),
             )
-        )
-
-
-def _check_target(settings: PlanningConfig, model: PlannerModel, goals: bool) -> None:
-    own = model.config.planning
-    names = ("target", "target_quantile", "target_return", "target_floor")
-    if not model.use_returns:
-        for name in names:
-            if getattr(settings, name) != getattr(own, name):
-                raise DiffplanError(
-                    f"planning.{name} is given, but this model plans for a goal and not for a "
-                    "return; leave it out"
-                )
-    elif goals and settings.target == "received":
-        raise DiffplanError(
-            "planning.target is received, but with a goal the returns count steps and not the "
-            "rewards received; give kept"
         )
 
 

@@ -173,10 +173,10 @@ def _draw(path: Path, statistics: Statistics, title: str) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from diffplan.diffusion.dpm_solver_v3 import half_log_snr
+    from diffplan.diffusion.sampling import half_log_snrs
     from diffplan.scripts.report.pictures import CANDIDATE, EXECUTED, save, style
 
-    lam = half_log_snr(statistics)
+    lam = half_log_snrs(statistics)
     known = np.isfinite(lam)
     with style():
         figure = Figure(figsize=(11, 3.6), layout="constrained")

@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffplan.config.config import Config
 from diffplan.data.batches import Acted, Step, Transitions, Valued, Windows
 from diffplan.data.episodes import Episodes
+from diffplan.data.goals import Goals
 from diffplan.data.info import DatasetInfo
-from diffplan.data.landmarks import StepsBetween
 from diffplan.data.placement import fits, move, take
 from diffplan.data.returns import returns_to_go
-from diffplan.data.rows import PerEpisode, Rows, StepOf, TaskRows
+from diffplan.data.rows import PerEpisode, StepOf, TaskRows
 from diffplan.data.targets import Sample, TargetTable
 from diffplan.errors import DiffplanError
 
-_CALIBRATION = 8192  # draws that place the zero of the advantage
-_NO_PATH = 1e8  # steps, see LandmarkGraph
 _GOOD = 0.9  # quantile of the returns at a step from which on they all count as good
 _SAMPLE = 1_000_000  # states behind the target returns
+_GOALS = 8192  # states and goals behind them
 
 
 class WindowSampler:
     """Draws windows, transitions and valued states; every draw comes from the given generator.
 
     Returns-to-go. With rewards: R_t = sum_k discount^k r_{t+k} to the episode's end; where a time
-    limit ended it, the episode's mean reward goes on forever (discount < 1). With goals the reward
-    is 1 while the goal is held, times (1 - discount): R_t = discount^(steps to goal); undiscounted
-    it is -1 a step: R_t = -(steps to goal).
-
-    Goals (`relabel`). hindsight: a state reached later in the episode. stitched: with probability
-    1 - hindsight_share a state of any training episode, the steps to it taken from the landmark
-    graph, which is fitted to the training episodes alone;
-    among `goal_candidates` one is drawn by softmax of the advantage
-
-        A = steps(s_t, g) - n - steps(s_{t+n}, g) - A0,    n the steps in the window,
-
-    and the window weighs exp(min(A, 0) / temperature): detours teach little. A0 places the zero
-    at the upper quartile of the data's own advantages.
+    limit ended it, the episode's mean reward goes on forever (discount < 1). With goals they, the
+    goals and the windows' weights are those of `Goals`.
 
     Without goals, `return_candidates` starts are drawn for each window and for each action of the
     inverse dynamics, and one is kept by softmax of min(A, 0) / return_temperature with
@@ -99,21 +87,12 @@ class WindowSampler:
             self.good = TargetTable()
             self.good.fit(sample)
             self.return_std = sample.returns.std().clamp(min=1e-6)
-        self.offset = 0.0
-        self.between: StepsBetween | None = None
-        if self.has_goals and config.data.relabel == "stitched":
-            self.between = StepsBetween(self.states, self.goal_columns)
-            for own in self._groups(len(counts)):
-                seen = own[~held[own]]
-                known = Rows(starts[seen], counts[seen])
-                offsets = nn.functional.pad(counts[seen].cumsum(0), (1, 0))
-                every = Rows(starts[own], counts[own])
-                self.between.add(known, offsets, every, config.data.landmarks, seed)
-            generator = torch.Generator().manual_seed(seed)
-            start = self._starts(_CALIBRATION, generator, "train")
-            advantage = self._pick_goal(start, generator)[1]
-            reached = advantage[advantage > -_NO_PATH]
-            self.offset = float(reached.quantile(0.75)) if len(reached) else 0.0
+        self.goals: Goals | None = None
+        if self.has_goals:
+            self.goals = Goals(config.data, self.span, self.last, self.task_of, self.parts)
+            if config.data.relabel == "stitched":
+                groups = self._groups(len(counts))
+                self.goals.stitch(self.states, self.goal_columns, starts, groups, held, seed)
 
     def _groups(self, episodes: int) -> list[Tensor]:
         """The episodes [n] of each task that has some; all of them without tasks."""
@@ -199,27 +178,6 @@ class WindowSampler:
             return task, None
         return task, self.prompts(task, tasks.prompt, generator)
 
-    def _steps(self, a: Tensor, b: Tensor) -> Tensor:
-        assert self.between is not None
-        return self.between(a, b)
-
-    def _pick_goal(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A goal state of the same task in training per start [B]: index [B], its advantage [B]."""
-        data = self.config.data
-        shape = (len(start), data.goal_candidates)
-        task = self._task(start[:, None])
-        candidates = self.parts["valued"].draw(shape, generator, task)
-        steps = (self.last[start] - start).clamp(max=self.span)
-        here = self._steps(start[:, None], candidates)
-        there = self._steps((start + steps)[:, None], candidates)
-        advantage = here - steps[:, None] - there - self.offset
-        # a window teaches nothing about a goal out of reach
-        advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
-        gumbel = -torch.empty(shape).exponential_(generator=generator).log()
-        pick = (advantage.clamp(max=0) / data.advantage_temperature + gumbel).argmax(1)
-        row = torch.arange(len(start))
-        return candidates[row, pick], advantage[row, pick]
-
     def sample(
         self, batch: int, generator: torch.Generator, part: str = "train", acted: bool = False
     ) -> Windows:
@@ -227,13 +185,13 @@ class WindowSampler:
 
         acted: with an action of each.
         """
-        plan, data = self.config.plan, self.config.data
+        plan = self.config.plan
         start = self._good_starts(batch, generator, part)
         last = self.last[start]
         ahead = start[:, None] + plan.stride * torch.arange(plan.horizon + 1)
         inside = ahead <= last[:, None]
         ahead = torch.minimum(ahead, last[:, None])
-        if not self.has_goals:
+        if self.goals is None:
             assert self.returns is not None
             returns = take(self.returns, ahead)
             returns = returns * move(inside, returns.device)
@@ -244,30 +202,15 @@ class WindowSampler:
             weight, told = torch.ones(batch), self._told(start, generator)
             return Windows(states, mask, None, returns, weight, step, *acts, rewards, *told)
 
-        later = start + 1 + (torch.rand(batch, generator=generator) * (last - start)).long()
-        goal = torch.minimum(later, last)
-        to_goal = (goal - start).float()
-        weight = torch.ones(batch)
-        own = torch.ones(batch, dtype=torch.bool)
-        if self.between is not None:
-            steps = (goal - start).clamp(max=self.span)
-            rest = self._steps(start + steps, goal) * (goal - start > steps)
-            advantage = self._steps(start, goal) - steps - rest - self.offset
-            other, other_advantage = self._pick_goal(start, generator)
-            own = torch.rand(batch, generator=generator) < data.hindsight_share
-            goal = torch.where(own, goal, other)
-            advantage = torch.where(own, advantage, other_advantage)
-            weight = (advantage.clamp(max=0) / data.advantage_temperature).exp()
-            span = (last - start).clamp(max=self.span)
-            far = span + self._steps(start + span, goal)
-            to_goal = torch.where(own, to_goal, far)
+        aims = self.goals.aim(start, generator)
+        goal, own = aims.goal, aims.own
         elapsed = plan.stride * torch.arange(plan.horizon + 1)
         reached = own[:, None] & (start[:, None] + elapsed >= goal[:, None])
         states = take(self.states, torch.where(reached, goal[:, None], ahead))
         resting = move(reached, states.device)[..., None]
         rest_columns = list(self.layout.rest_columns)
         states[..., rest_columns] = states[..., rest_columns].masked_fill(resting, 0)
-        returns = self._goal_return((to_goal[:, None] - elapsed).clamp(min=0))
+        returns = self.goals.returns((aims.steps[:, None] - elapsed).clamp(min=0))
         mask = (inside | reached)[:, 1:].float()
         goals = take(self.states, goal)[:, self.goal_columns]
         # past its own goal a window rests, which no action of the data shows
@@ -275,7 +218,7 @@ class WindowSampler:
         step = self._acted(start, until, generator) if acted else None
         rewards = reached[:, 1:].float() if self.config.tells("rewards") else None
         acts, told = self._actions(start, until), self._told(start, generator)
-        return Windows(states, mask, goals, returns, weight, step, *acts, rewards, *told)
+        return Windows(states, mask, goals, returns, aims.weight, step, *acts, rewards, *told)
 
     def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
@@ -334,26 +277,17 @@ class WindowSampler:
         bootstrapped = heads.value_target == "bootstrapped"
         part = "train" if heads.value_input == "state-action" or bootstrapped else "valued"
         start = self._starts(batch, generator, part)
-        actions, task = take(self.actions, self.step_of[start]), self._task(start)
-        if not self.has_goals:
+        actions = take(self.actions, self.step_of[start])
+        if self.goals is None:
             assert self.returns is not None
             returns = take(self.returns, start)
             step = self._step(start) if bootstrapped else None
             told = self._told(start, generator)
             return Valued(take(self.states, start), None, actions, returns, step, *told)
-        later = (torch.rand(batch, generator=generator) * (self.last[start] - start + 1)).long()
-        goal = torch.minimum(start + later, self.last[start])
-        steps = (goal - start).float()
-        if self.between is not None:
-            other = self.parts["valued"].draw((batch,), generator, task)
-            own = torch.rand(batch, generator=generator) < 0.5
-            goal = torch.where(own, goal, other)
-            steps = torch.where(
-                own, torch.minimum(steps, self._steps(start, goal)), self._steps(start, goal)
-            )
+        goal, steps = self.goals.near_and_far(start, generator)
         goals = take(self.states, goal)[:, self.goal_columns]
         step = self._step(start, goal) if bootstrapped else None
-        returns = self._goal_return(steps)
+        returns = self.goals.returns(steps)
         told = self._told(start, generator)
         return Valued(take(self.states, start), goals, actions, returns, step, *told)
 
@@ -372,18 +306,13 @@ class WindowSampler:
     def _step(self, start: Tensor, goal: Tensor | None = None) -> Step:
         """What follows states `start` [B], on the way to states `goal` [B] if given."""
         ahead = take(self.states, start + 1)
-        if goal is None:
+        if goal is None or self.goals is None:
             taken = self.step_of[start]
             return Step(ahead, take(self.rewards, taken), take(self.ended, taken).float())
         reached = goal == start
-        there = self._goal_return(torch.zeros(len(start)))
+        there = self.goals.returns(torch.zeros(len(start)))
         on_the_way = there * 0 - float(self.config.data.discount == 1)
         return Step(ahead, torch.where(reached, there, on_the_way), reached.float())
-
-    def _goal_return(self, steps: Tensor) -> Tensor:
-        """Return-to-go of a goal that is `steps` away."""
-        discount = self.config.data.discount
-        return discount**steps if discount < 1 else -steps
 
     def returns_by_step(self, seed: int) -> Sample:
         """Returns-to-go of training states with their steps: all, or a seeded draw of a million.
@@ -392,7 +321,7 @@ class WindowSampler:
         """
         generator = torch.Generator().manual_seed(seed)
         if self.returns is None:
-            returns = self.valued(_CALIBRATION, generator).returns
+            returns = self.valued(_GOALS, generator).returns
             return Sample(returns, torch.zeros(len(returns), dtype=torch.long))
         part = self.parts["train"]
         drawn = len(part) > _SAMPLE or self.tasks is not None

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffplan.diffusion.process import Process
-from diffplan.diffusion.sampling import Denoise
+from diffplan.diffusion.sampling import Denoise, half_log_snrs
 from diffplan.errors import DiffplanError
 
 _ORDERS = (1, 2, 3)
@@ -61,14 +61,6 @@ class Statistics:
                 raise DiffplanError(
                     f"statistics: table {name} holds numbers that are not finite; calibrate anew"
                 )
-
-
-def half_log_snr(process: Process | Statistics) -> np.ndarray:
-    """lambda = log(a / sigma) [T+1] in float64: inf at index 0, -inf where a = 0."""
-    a, sigma = np.asarray(process.a), np.asarray(process.sigma)
-    with np.errstate(divide="ignore"):
-        result: np.ndarray = np.log(a) - np.log(sigma)
-    return result
 
 
 def check_statistics(statistics: Statistics, process: Process, grid: tuple[int, ...]) -> None:
@@ -229,7 +221,7 @@ class _Table:
 
     def __init__(self, statistics: Statistics) -> None:
         self.a = statistics.a
-        self.lam = half_log_snr(statistics)
+        self.lam = half_log_snrs(statistics)
         tables = (statistics.l, statistics.s, statistics.b)
         self.l, self.s, self.b = (table.double().cpu().numpy() for table in tables)
         nodes, weights = np.polynomial.legendre.leggauss(_NODES)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diffplan.diffusion.dpm_solver_v3 import Statistics, half_log_snr
+from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.diffusion.forward import q_sample
 from diffplan.diffusion.process import Process
-from diffplan.diffusion.sampling import Denoise
+from diffplan.diffusion.sampling import Denoise, half_log_snrs
 from diffplan.errors import DiffplanError
 
 _RIDGE = 1e-6  # in squared plan units; f hardly varies where the data hardly do
@@ -148,7 +148,7 @@ def _sums(process: Process, part: Part, t: int, top: int, gains: Tensor) -> Tens
     """
     y = part.at(process, t)
     x0 = part.clean(process, y, t)
-    lam = half_log_snr(process)
+    lam = half_log_snrs(process)
 
     def value(y: Tensor, x0: Tensor, t: int) -> Tensor:
         return gains[t].to(y.device) * y.double() - x0.double()

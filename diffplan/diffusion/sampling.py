@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from diffplan.diffusion.process import Process
@@ -49,11 +51,26 @@ def check_noisy(process: Process, name: str) -> None:
         )
 
 
-def half_log_snr(process: Process, t: int) -> float:
+class Levels(Protocol):
+    """What is known of signal and noise at every level."""
+
+    @property
+    def a(self) -> tuple[float, ...]: ...
+
+    @property
+    def sigma(self) -> tuple[float, ...]: ...
+
+
+def half_log_snr(levels: Levels, t: int) -> float:
     """lambda_t = log(a_t / sigma_t): -inf where a = 0, inf where sigma = 0."""
-    if process.a[t] == 0.0:
+    if levels.a[t] == 0.0:
         return -math.inf
-    return math.log(process.a[t] / process.sigma[t]) if process.sigma[t] > 0.0 else math.inf
+    return math.log(levels.a[t] / levels.sigma[t]) if levels.sigma[t] > 0.0 else math.inf
+
+
+def half_log_snrs(levels: Levels) -> np.ndarray:
+    """`half_log_snr` of every level [T+1], float64."""
+    return np.array([half_log_snr(levels, t) for t in range(len(levels.a))])
 
 
 class Steps:

@@ -123,7 +123,7 @@ def test_goals_out_of_reach_teach_nothing(join_episodes: Make, tiny_config: Make
     episodes = maze_walks(join_episodes, *ways)
     options = {"data__hindsight_share": 0.0, "data__goal_candidates": 1}
     sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
-    assert abs(sampler.offset) < 20  # its zero is that of goals within reach
+    assert abs(sampler.goals.offset) < 20  # its zero is that of goals within reach
     windows = sampler.sample(2000, generator())
     assert windows.goals is not None
     apart = (windows.states[:, 0, 1] - windows.goals[:, 1]).abs() > 50
@@ -160,8 +160,8 @@ def test_goals_and_landmarks_come_from_training_episodes(
         lanes[f"{part} goals"] = set(windows.goals[:, 1].tolist())
     assert len(lanes["train"]) == len(lanes["held-out"]) == 6
     assert not lanes["train"] & lanes["held-out"]
-    assert sampler.between is not None
-    assert set(sampler.between.graph.centres[:, 1].tolist()) == lanes["train"]
+    assert sampler.goals.between is not None
+    assert set(sampler.goals.between.graph.centres[:, 1].tolist()) == lanes["train"]
     assert lanes["train goals"] == lanes["held-out goals"] == lanes["train"]
 
 

@@ -134,17 +134,21 @@ def stitched(tiny_config: Make, **changes: Any) -> Config:
 
 def test_stitched_goals_and_paths_stay_in_their_task(mirrored: Episodes, tiny_config: Make) -> None:
     sampler = WindowSampler(mirrored, stitched(tiny_config), seed=0)
-    assert sampler.between is not None and mirrored.tasks is not None
+    assert (
+        sampler.goals is not None
+        and sampler.goals.between is not None
+        and mirrored.tasks is not None
+    )
     assert shares(sampler.sample(4000, generator()).task, 2) == pytest.approx([0.5] * 2, abs=0.03)
     # each goes one way only, though the states of the other would lead back
     right, left = torch.arange(31), 12 * 31 + torch.arange(31)
     for states in (right, left):
-        there = sampler.between(states[:1], states[20:])
+        there = sampler.goals.between(states[:1], states[20:])
         assert (there - torch.arange(20, 31)).abs().max() < 8
-        assert sampler.between(states[20:], states[:1]).min() >= NO_PATH
-    assert sampler.between(right[:, None], left).min() >= NO_PATH
+        assert sampler.goals.between(states[20:], states[:1]).min() >= NO_PATH
+    assert sampler.goals.between(right[:, None], left).min() >= NO_PATH
     start = sampler.parts["train"].draw((500,), generator(), torch.tensor([0, 1]).repeat(250))
-    goal, _ = sampler._pick_goal(start, generator())
+    goal, _ = sampler.goals.pick(start, generator())
     assert torch.equal(sampler.task_of[goal], sampler.task_of[start])  # type: ignore[index]
     valued = sampler.valued(4000, generator())
     assert valued.goals is not None and valued.task is not None
@@ -159,7 +163,7 @@ def test_one_task_has_the_graph_of_no_tasks(mirrored: Episodes, tiny_config: Mak
     one = combine([named(plain, "one")], "one")
     samplers = [WindowSampler(e, stitched(tiny_config), seed=0) for e in (plain, one)]
     states = torch.arange(0, len(plain.states), 7)
-    first, second = (s.between(states[:, None], states) for s in samplers if s.between)
+    first, second = (s.goals.between(states[:, None], states) for s in samplers)
     assert torch.equal(first, second)
 
 

@@ -13,13 +13,12 @@ from diffplan.diffusion.dpm_solver_v3 import (
     Statistics,
     check_statistics,
     dpm_solver_v3,
-    half_log_snr,
 )
 from diffplan.diffusion.grids import time_grid
 from diffplan.diffusion.guidance import pin
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.processes import betas_cosine, betas_linear, betas_vp, ddpm, rddm
-from diffplan.diffusion.sampling import Denoise
+from diffplan.diffusion.sampling import Denoise, half_log_snrs
 from diffplan.errors import DiffplanError
 
 H, D = 3, 2
@@ -80,7 +79,7 @@ def flow(process: Process, y: Tensor, t: int, s: int, scale: float = 1.0) -> Ten
 
 def logsnr_grid(process: Process, start: int, steps: int, end: int = 1) -> tuple[int, ...]:
     """`steps` steps of nearly equal length in lambda from `start` to `end`, then one to 0."""
-    lam = half_log_snr(process)
+    lam = half_log_snrs(process)
     wanted = [lam[start] + (lam[end] - lam[start]) * i / steps for i in range(steps + 1)]
     found = [min(range(end, start + 1), key=lambda t: abs(lam[t] - at)) for at in wanted]
     assert all(t > s for t, s in pairwise(found))
@@ -144,7 +143,7 @@ def test_the_processes_with_a_proposal_are_solved_exactly_too(steps: int) -> Non
 def test_a_linear_law_of_f_is_solved_exactly() -> None:
     """f' = s f + b with s and b that are not 0: x0_hat made from f's own solution."""
     process = ddpm(betas_vp(3000, 0.1, 20.0))
-    lam = torch.from_numpy(half_log_snr(process))[:, None, None]
+    lam = torch.from_numpy(half_log_snrs(process))[:, None, None]
     top = float(lam[-1])
     s, b, l, f0 = 0.4, -0.3, 0.6, normal(1, H, D, seed=3)  # noqa: E741
     shape = torch.zeros(process.T + 1, H, D).double()
@@ -206,7 +205,7 @@ def test_order_two_of_plain_statistics_is_dpm_solver_pp_2m_as_a_taylor_series(
 ) -> None:
     """Lu et al. 2022, arXiv 2211.01095, appendix B: x0 linear in lambda through its last values."""
     grid, x, denoise = time_grid(process.T, 8), normal(4, H, D), nonlinear(process)
-    lam = half_log_snr(process)
+    lam = half_log_snrs(process)
     y, last = x, None
     for t, s in pairwise(grid):
         x0 = denoise(y, t)

@@ -14,12 +14,12 @@ from torch import Tensor
 from diffplan.config.config import replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.ddim import ddim
-from diffplan.diffusion.dpm_solver_v3 import Statistics, dpm_solver_v3, half_log_snr
+from diffplan.diffusion.dpm_solver_v3 import Statistics, dpm_solver_v3
 from diffplan.diffusion.dpm_statistics import Part, estimate, last_level, rounds
 from diffplan.diffusion.grids import time_grid
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.processes import betas_cosine, betas_vp, ddpm, rddm
-from diffplan.diffusion.sampling import Denoise
+from diffplan.diffusion.sampling import Denoise, half_log_snrs
 from diffplan.errors import DiffplanError
 from diffplan.model.conditions import Context
 from diffplan.model.planner_model import PlannerModel
@@ -111,7 +111,7 @@ def test_l_of_dependent_data_is_right_within_sampling_error() -> None:
 def test_s_is_the_regression_of_the_slope_on_f() -> None:
     """x0_hat = z exp(lambda) of samples z that never move: f = gain y - x0_hat with gain 0."""
     process = ddpm(betas_vp(400, 0.1, 10.0))
-    lam = half_log_snr(process)
+    lam = half_log_snrs(process)
     z, noise = samples(50, COVARIANCE)
 
     def denoise(x: Tensor, t: int) -> Tensor:
@@ -126,7 +126,7 @@ def test_s_is_the_regression_of_the_slope_on_f() -> None:
 
 def test_steep_slopes_are_clamped_and_still_ones_ridged() -> None:
     process = ddpm(betas_vp(400, 0.1, 10.0))
-    lam = half_log_snr(process)
+    lam = half_log_snrs(process)
     z, noise = samples(50, COVARIANCE)
     steep = estimate(process, [Part(lambda x, t: z * math.exp(5 * lam[t]), z, noise)])
     assert steep.s.abs().max() == 2.0

@@ -1,0 +1,65 @@
+"""The return-to-go that plans are asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from diffplan.config.sections import PlanningConfig
+from diffplan.errors import DiffplanError
+from diffplan.model.planner_model import PlannerModel
+
+
+class Targets:
+    """What a model with these settings is asked for, step by step.
+
+    first: at first, where it does not go by the step.
+    """
+
+    def __init__(self, model: PlannerModel, settings: PlanningConfig) -> None:
+        """Reads the device."""
+        self._settings, self._table = settings, model.targets
+        self._device = model.plan_scale.device
+        self.first = self._first()
+
+    def _first(self) -> float:
+        settings = self._settings
+        if settings.target_return is not None:
+            return settings.target_return
+        start = torch.zeros(1, device=self._device) if settings.target == "received" else None
+        return float(self._table(settings.target_quantile, start))
+
+    def at(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Return-to-go [B] to ask for in rows that make a plan at these steps of their episodes.
+
+        target: [B] what is left of the one asked for before, NaN in a new episode.
+        """
+        settings = self._settings
+        if settings.target == "by-step":
+            steps = torch.from_numpy(step).to(self._device)
+            asked = self._table(settings.target_quantile, steps).cpu().numpy()
+            result: np.ndarray = asked.astype(np.float64)
+            return result
+        if settings.target == "kept":
+            return np.full(len(step), self.first)
+        # a negative target is no share of itself: there is nothing to hold on to
+        least = settings.target_floor * self.first if self.first > 0 else -np.inf
+        return np.where(np.isnan(target), self.first, np.maximum(target, least))
+
+
+def check_target(settings: PlanningConfig, model: PlannerModel, goals: bool) -> None:
+    """Raise DiffplanError for a setting of the target that would have no effect."""
+    own = model.config.planning
+    names = ("target", "target_quantile", "target_return", "target_floor")
+    if not model.use_returns:
+        for name in names:
+            if getattr(settings, name) != getattr(own, name):
+                raise DiffplanError(
+                    f"planning.{name} is given, but this model plans for a goal and not for a "
+                    "return; leave it out"
+                )
+    elif goals and settings.target == "received":
+        raise DiffplanError(
+            "planning.target is received, but with a goal the returns count steps and not the "
+            "rewards received; give kept"
+        )

@@ -1,0 +1,155 @@
+"""Which goal a window has, how far it is, and what the window then weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.config.sections import DataConfig
+from diffplan.data.landmarks import StepsBetween
+from diffplan.data.rows import PerEpisode, Rows, TaskRows
+
+_CALIBRATION = 8192  # draws that place the zero of the advantage
+_NO_PATH = 1e8  # steps, see LandmarkGraph
+
+
+@dataclass(frozen=True)
+class Aims:
+    """Goals of windows.
+
+    goal: [B] states whose goal columns they are. own: [B] bool, of the window's own episode.
+    steps: [B] how far they are from the start. weight: [B] of the window, in [0, 1].
+    """
+
+    goal: Tensor
+    own: Tensor
+    steps: Tensor
+    weight: Tensor
+
+
+class Goals:
+    """Draws goals for states; every draw comes from the given generator.
+
+    hindsight: a state reached later in the episode. stitched: with probability
+    1 - hindsight_share a state of any training episode, the steps to it taken from the landmark
+    graph, which is fitted to the training episodes alone; among `goal_candidates` one is drawn by
+    softmax of the advantage
+
+        A = steps(s_t, g) - n - steps(s_{t+n}, g) - A0,    n the steps in the window,
+
+    and the window weighs exp(min(A, 0) / temperature): detours teach little. A0 places the zero
+    at the upper quartile of the data's own advantages.
+
+    Rewards are 1 while the goal is held, times (1 - discount): R = discount^(steps to goal);
+    undiscounted they are -1 a step: R = -(steps to goal).
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        span: int,
+        last: PerEpisode,
+        task_of: PerEpisode | None,
+        parts: dict[str, TaskRows],
+    ) -> None:
+        """span: steps in a window. last: last state of each episode. task_of: its task.
+
+        parts: states to draw from, as of `WindowSampler`.
+        """
+        self.config, self.span = config, span
+        self._last, self._task_of, self._parts = last, task_of, parts
+        self.offset = 0.0
+        self.between: StepsBetween | None = None
+
+    def stitch(
+        self,
+        states: Tensor,
+        columns: list[int],
+        starts: Tensor,
+        groups: Iterable[Tensor],
+        held: Tensor,
+        seed: int,
+    ) -> None:
+        """Fit the landmark graph, and the zero of the advantage.
+
+        states: [N, D], of which `columns` hold the achieved goal. starts: [E+1] offsets of the
+        episodes. groups: the episodes of each task. held: [E] bool, held out.
+        """
+        counts = starts[1:] - starts[:-1]
+        self.between = StepsBetween(states, columns)
+        for own in groups:
+            seen = own[~held[own]]
+            known = Rows(starts[seen], counts[seen])
+            offsets = nn.functional.pad(counts[seen].cumsum(0), (1, 0))
+            every = Rows(starts[own], counts[own])
+            self.between.add(known, offsets, every, self.config.landmarks, seed)
+        generator = torch.Generator().manual_seed(seed)
+        train = self._parts["train"]
+        start = train.draw((_CALIBRATION,), generator, train.draw_tasks((_CALIBRATION,), generator))
+        advantage = self.pick(start, generator)[1]
+        reached = advantage[advantage > -_NO_PATH]
+        self.offset = float(reached.quantile(0.75)) if len(reached) else 0.0
+
+    def aim(self, start: Tensor, generator: torch.Generator) -> Aims:
+        """Goals of windows from states `start` [B]."""
+        data, last = self.config, self._last[start]
+        later = start + 1 + (torch.rand(len(start), generator=generator) * (last - start)).long()
+        goal = torch.minimum(later, last)
+        to_goal = (goal - start).float()
+        weight = torch.ones(len(start))
+        own = torch.ones(len(start), dtype=torch.bool)
+        if self.between is not None:
+            steps = (goal - start).clamp(max=self.span)
+            rest = self.between(start + steps, goal) * (goal - start > steps)
+            advantage = self.between(start, goal) - steps - rest - self.offset
+            other, other_advantage = self.pick(start, generator)
+            own = torch.rand(len(start), generator=generator) < data.hindsight_share
+            goal = torch.where(own, goal, other)
+            advantage = torch.where(own, advantage, other_advantage)
+            weight = (advantage.clamp(max=0) / data.advantage_temperature).exp()
+            span = (last - start).clamp(max=self.span)
+            far = span + self.between(start + span, goal)
+            to_goal = torch.where(own, to_goal, far)
+        return Aims(goal, own, to_goal, weight)
+
+    def near_and_far(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Goals for values of states `start` [B], half of them near: states [B], steps [B]."""
+        last = self._last[start]
+        later = (torch.rand(len(start), generator=generator) * (last - start + 1)).long()
+        goal = torch.minimum(start + later, last)
+        steps = (goal - start).float()
+        if self.between is not None:
+            other = self._parts["valued"].draw((len(start),), generator, self._task(start))
+            own = torch.rand(len(start), generator=generator) < 0.5
+            goal = torch.where(own, goal, other)
+            found = self.between(start, goal)
+            steps = torch.where(own, torch.minimum(steps, found), found)
+        return goal, steps
+
+    def pick(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A goal state of the same task in training per start [B]: index [B], its advantage [B]."""
+        assert self.between is not None
+        data = self.config
+        shape = (len(start), data.goal_candidates)
+        candidates = self._parts["valued"].draw(shape, generator, self._task(start[:, None]))
+        steps = (self._last[start] - start).clamp(max=self.span)
+        here = self.between(start[:, None], candidates)
+        there = self.between((start + steps)[:, None], candidates)
+        advantage = here - steps[:, None] - there - self.offset
+        # a window teaches nothing about a goal out of reach
+        advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
+        gumbel = -torch.empty(shape).exponential_(generator=generator).log()
+        pick = (advantage.clamp(max=0) / data.advantage_temperature + gumbel).argmax(1)
+        row = torch.arange(len(start))
+        return candidates[row, pick], advantage[row, pick]
+
+    def returns(self, steps: Tensor) -> Tensor:
+        """Return-to-go of a goal that is `steps` away."""
+        discount = self.config.discount
+        return discount**steps if discount < 1 else -steps
+
+    def _task(self, state: Tensor) -> Tensor | None:
+        return None if self._task_of is None else self._task_of[state]
