@@ -11,7 +11,9 @@ import tyro
 
 from diffplan.config.sections import Sampler
 from diffplan.errors import DiffplanError
-from diffplan.scripts.evaluate.task_given import TaskGiven
+
+TaskGiven = Literal["id", "demonstration", "history", "unknown"]
+"""What an agent is told of the task that it is evaluated on."""
 
 
 def _own(metavar: str) -> Any:

@@ -14,7 +14,7 @@ from diffplan.config.config import config_to_dict
 from diffplan.data.info import DatasetInfo
 from diffplan.envs.rollouts.references import normalised_score, reference_key
 from diffplan.envs.rollouts.rollout import rollout
-from diffplan.envs.simulators.tasks import task_env_factory, task_infos
+from diffplan.envs.simulators.tasks import task_env_factory
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import Header, checkpoint_path, find_checkpoint, list_checkpoints
 from diffplan.model.checkpoint import read_header as read_checkpoint_header
@@ -102,9 +102,8 @@ def read_header(folder: Path, checkpoint: str) -> Header:
     return read_checkpoint_header(path)
 
 
-def run_summary(run: Run, policies: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """A run for results.json, with its own figures among those of all `policies`."""
-    own = policies.get(f"planner_seed_{run.seed}", policies["planner"])
+def run_summary(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
+    """A run for results.json; own: figures of its planner."""
     return {
         "folder": str(run.folder),
         "training_seed": run.seed,
@@ -118,13 +117,13 @@ def run_summary(run: Run, policies: Mapping[str, dict[str, Any]]) -> dict[str, A
 def with_best_checkpoint(
     run: Run,
     options: EvaluateOptions,
-    info: DatasetInfo,
-    tell: Callable[[PlannerAgent, int], PlannerAgent] = lambda agent, _: agent,
+    infos: Sequence[DatasetInfo],
+    tell: Callable[[PlannerAgent, int], PlannerAgent],
 ) -> Run:
     """The run with the checkpoint that scores best on the selection seeds.
 
-    Every kept checkpoint plays the same episodes. info: says in which environment; several tasks
-    are all played, and their mean counts. tell: tells an agent the number of its task.
+    Every kept checkpoint plays the same episodes. infos: the environment of each task; all
+    are played, and their mean counts. tell: tells an agent the number of its task.
     """
     steps = [int(path.name.rsplit("-", 1)[1]) for path in list_checkpoints(run.folder)]
     if not steps:
@@ -136,7 +135,7 @@ def with_best_checkpoint(
     for step in steps:
         agent = _agent(run.folder, step, options)
         found = []
-        for index, own in enumerate(task_infos(info)):
+        for index, own in enumerate(infos):
             played = rollout(
                 tell(agent, index),
                 task_env_factory(own, agent.layout),

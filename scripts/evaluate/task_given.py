@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from diffplan.config.config import Config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo
 from diffplan.errors import DiffplanError
-
-TaskGiven = Literal["id", "demonstration", "history", "unknown"]
+from diffplan.scripts.evaluate.options import TaskGiven
 
 _USUAL: dict[str, TaskGiven | None] = {"id": "id", "prompt": "demonstration", "none": None}
 

@@ -106,10 +106,23 @@ class Score:
             return pooled_rate(np.split(self.success, self.runs))
         return wilson(int(self.success.sum()), len(self.success))
 
-    def normalised_estimate(self, reference: str | None) -> Estimate | None:
-        """The mean of the episodes' scores on D4RL's scale 0..100; None without a reference."""
-        scores = normalised_score(reference, self.returns)
-        return None if scores is None else self._mean(scores)
+    @property
+    def counted(self) -> str:
+        """The number of episodes, of several runs that of each."""
+        each = len(self.returns) // self.runs
+        return str(each) if self.runs == 1 else f"{self.runs} x {each}"
+
+    def normalised_estimate(self, *references: str | None) -> Estimate | None:
+        """The mean of the episodes' scores on D4RL's scale 0..100; None without a reference.
+
+        references: one, or one for each of the `strata`.
+        """
+        by_task = self.returns.reshape(self.runs, len(references), -1)
+        scores = [normalised_score(key, by_task[:, i]) for i, key in enumerate(references)]
+        known = [row for row in scores if row is not None]
+        if len(known) < len(references):
+            return None
+        return self._mean(np.stack(known, 1).reshape(-1))
 
     def _mean(self, values: np.ndarray) -> Estimate:
         if self.runs > 1:
@@ -120,8 +133,8 @@ class Score:
             values = values - means + values.mean()
         return bootstrap_mean(values)
 
-    def summary(self, reference: str | None) -> dict[str, Any]:
-        """Everything about the policy, for results.json."""
+    def summary(self, *references: str | None) -> dict[str, Any]:
+        """Everything about the policy, for results.json; see `normalised_estimate`."""
         estimate, rate = self.return_estimate, self.success_estimate
         found: dict[str, Any] = {
             "return_mean": estimate.mean,
@@ -133,7 +146,7 @@ class Score:
             "training_seeds": self.runs if self.times is not None else None,
             "length_mean": float(self.lengths.mean()),
         }
-        if score := self.normalised_estimate(reference):
+        if score := self.normalised_estimate(*references):
             found["normalised_score"] = score.mean
             found["normalised_ci95"] = [score.low, score.high]
         if self.times is not None:
@@ -195,8 +208,7 @@ def table(
             line.append(interval(rate, 100, " %") if rate else "-")
         if scaled := score.normalised_estimate(reference):
             line.append(interval(scaled))
-        each = len(score.returns) // score.runs
-        line.append(str(each) if score.runs == 1 else f"{score.runs} x {each}")
+        line.append(score.counted)
         if score.times is None:
             line.append("-")
         else:

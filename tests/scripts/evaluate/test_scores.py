@@ -16,7 +16,7 @@ from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.formats.d4rl_catalogue import D4RL_FILE
 from diffplan.envs.rollouts.rollout import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
-from diffplan.scripts.evaluate import evaluation, runs
+from diffplan.scripts.evaluate import measure, runs
 from diffplan.scripts.evaluate.command import Evaluate
 from diffplan.scripts.evaluate.labels import Labels
 from diffplan.scripts.report.results import Score, table
@@ -106,8 +106,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(runs, "load_agent", load_agent)
     monkeypatch.setattr(runs, "read_header", read_header)
     monkeypatch.setattr(runs, "rollout", rollout)
-    monkeypatch.setattr(evaluation, "rollout_in_processes", rollout)
-    monkeypatch.setattr(evaluation, "time_decisions", time_decisions)
+    monkeypatch.setattr(measure, "rollout_in_processes", rollout)
+    monkeypatch.setattr(measure, "time_decisions", time_decisions)
     return world
 
 

@@ -18,7 +18,7 @@ from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes
 from diffplan.envs.simulators.tasks import make_task_env, task_env_factory, task_infos
 from diffplan.errors import DiffplanError
-from diffplan.scripts.evaluate import runs, task_evaluation
+from diffplan.scripts.evaluate import drawing, measure, runs
 from diffplan.scripts.evaluate.command import Evaluate
 from diffplan.scripts.evaluate.task_given import demonstration
 from diffplan.scripts.report.results import Score
@@ -132,7 +132,7 @@ def evaluated(
                 seed=int(folder.name[-1]), step=60, fingerprint="x", config=config
             ),
         )
-        monkeypatch.setattr(task_evaluation, "training_data", lambda info, trained_on: episodes)
+        monkeypatch.setattr(measure, "training_data", lambda info, trained_on: episodes)
         folders = tuple(tmp_path / f"run-{seed}" for seed in seeds)
         for folder in folders:
             folder.mkdir(exist_ok=True)
@@ -218,9 +218,7 @@ def test_pictures_of_every_task(evaluated: Callable[..., Any], tmp_path: Path) -
     drawn: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("plans_over_time", "returns_picture"):
-            patch.setattr(
-                task_evaluation.pictures, name, lambda path, *_: drawn.append(Path(path).name)
-            )
+            patch.setattr(drawing.pictures, name, lambda path, *_: drawn.append(Path(path).name))
         evaluated(pictures=True)
     assert drawn == ["plans-plain.png", "plans-wide.png", "returns.png"]
 

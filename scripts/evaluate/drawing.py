@@ -1,0 +1,61 @@
+"""The pictures and the video of an evaluation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from diffplan.envs.simulators.environments import evaluation_env_factory
+from diffplan.envs.simulators.mazes import Maze, maze_of
+from diffplan.scripts.evaluate.options import EvaluateOptions
+from diffplan.scripts.evaluate.scores import Evaluation, Place
+from diffplan.scripts.evaluate.video import check_rendering, maze_video, rendered_video
+from diffplan.scripts.report import pictures
+
+_VIDEO_EPISODES = 3
+
+
+def _maze(place: Place) -> Maze | None:
+    return maze_of(place.used.env_id, place.used.env_kwargs)
+
+
+def draw(folder: Path, found: Evaluation) -> list[Path]:
+    """Plans of every task, returns and training curves as PNG files; returns what was written."""
+    agent, one = found.agent, len(found.tasks) == 1
+    written = []
+    for task in found.tasks:
+        name = "plans" if one else "plans-" + re.sub(r"[^\w.+-]", "_", str(task.place.task))
+        written.append(folder / f"{name}.png")
+        maze = _maze(task.place)
+        if maze is not None:
+            pictures.plans_in_maze(written[-1], task.traces, agent.layout, maze)
+        else:
+            pictures.plans_over_time(written[-1], task.traces, agent.layout, agent.stride)
+    returns = {str(task.place.task): task.planner.returns for task in found.tasks}
+    if one:
+        (task,) = found.tasks
+        scores = [*task.by_run, *([task.planner] if len(found.runs) > 1 else [])]
+        returns = {score.name: score.returns for score in (*scores, *task.others.values())}
+    written.append(folder / "returns.png")
+    pictures.returns_picture(written[-1], returns)
+    metrics = folder.parent / "metrics.jsonl"
+    if metrics.is_file() and (curves := pictures.read_metrics(metrics)):
+        written.append(folder / "training.png")
+        pictures.training_curves(written[-1], curves)
+    return written
+
+
+def check_video(place: Place) -> None:
+    """DiffplanError where no frame of the environment can be drawn; mazes are drawn here."""
+    if _maze(place) is None:
+        check_rendering(evaluation_env_factory(place.used, render_mode="rgb_array"))
+
+
+def film(options: EvaluateOptions, folder: Path, found: Evaluation) -> list[Path]:
+    """A few episodes of the first run in the first task; returns the files written."""
+    task, agent = found.tasks[0], found.agent
+    maze = _maze(task.place)
+    if maze is not None:
+        return [maze_video(folder / "video", task.traces[:_VIDEO_EPISODES], agent.layout, maze)]
+    drawn = evaluation_env_factory(task.place.used, render_mode="rgb_array")
+    return rendered_video(folder, agent, drawn, episodes=_VIDEO_EPISODES, seed=options.seed)

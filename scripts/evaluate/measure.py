@@ -1,0 +1,149 @@
+"""Seeded episodes of every run in every task, beside what made the data and chance."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from tqdm import tqdm
+
+from diffplan.agents import PlannerAgent
+from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.envs.datasets import training_data
+from diffplan.envs.rollouts.parallel import rollout_in_processes
+from diffplan.envs.rollouts.rollout import Policy, time_decisions
+from diffplan.envs.rollouts.traces import Trace
+from diffplan.envs.simulators.compatibility import check_environment
+from diffplan.envs.simulators.tasks import task_env_factory, task_infos
+from diffplan.scripts.evaluate.baselines import baselines, data_score
+from diffplan.scripts.evaluate.labels import Labels
+from diffplan.scripts.evaluate.options import EvaluateOptions
+from diffplan.scripts.evaluate.runs import Run, with_best_checkpoint
+from diffplan.scripts.evaluate.scores import Evaluation, Place, TaskScores, over_runs
+from diffplan.scripts.evaluate.task_given import teller, what_is_given
+from diffplan.scripts.report.results import Score
+
+_PANELS = 4  # recorded episodes of every task
+
+
+def places(options: EvaluateOptions, agent: PlannerAgent) -> list[Place]:
+    """Where every task is evaluated; DiffplanError for an environment that does not fit."""
+    found = []
+    for own in task_infos(agent.info):
+        used = _used(own, options)
+        limit = check_environment(agent.layout, used)
+        if limit is None:
+            tqdm.write(
+                f"{used.env_id} has no time limit; if its episodes do not end, give --time-limit",
+                file=sys.stderr,
+            )
+        labels = Labels.of(own, used, agent.layout.state_dim, limit)
+        found.append(Place(own, used, limit, labels))
+    return found
+
+
+def _used(own: DatasetInfo, options: EvaluateOptions) -> DatasetInfo:
+    """What the dataset says about itself, with the environment that was asked for."""
+    info = own
+    if options.env is not None and options.env != own.env_id:
+        info = replace(own, env_id=options.env, env_kwargs={})
+    if options.time_limit is not None:
+        limit = {"max_episode_steps": options.time_limit}
+        info = replace(info, env_kwargs={**info.env_kwargs, **limit})
+    return info
+
+
+def measure(options: EvaluateOptions, runs: Sequence[Run], where: Sequence[Place]) -> Evaluation:
+    """Play every task with every run, and with what each is compared with.
+
+    Raises DiffplanError where a demonstration is asked for and the data are not at hand.
+    """
+    info, header = runs[0].agent.info, runs[0].header
+    given = what_is_given(options.task_given, header.config) if len(where) > 1 else None
+    tell = teller(given, info, partial(training_data, info, header.fingerprint), options.seed)
+    if options.checkpoint == "best":
+        used = [place.used for place in where]
+        runs = [with_best_checkpoint(run, options, used, tell) for run in runs]
+    tasks = []
+    for index, place in enumerate(where):
+        play = _player(options, place, runs[0].agent.layout, alone=len(where) == 1)
+        played = [
+            play(
+                _name(run, len(runs)),
+                tell(run.agent, index),
+                workers=options.workers,
+                timed=index == 0,  # planning takes as long in every task
+                record=run is runs[0],
+            )
+            for run in runs
+        ]
+        others = {}
+        if options.baselines:
+            others = _others(options, runs[0], place, play, alone=len(where) == 1)
+        by_run = tuple(score for score, _ in played)
+        best = " (best checkpoints)" if options.checkpoint == "best" else ""
+        planner = over_runs(f"planner, over {len(runs)} training seeds{best}", by_run)
+        tasks.append(TaskScores(place, by_run, planner, others, played[0][1]))
+    return Evaluation(tuple(runs), given, tuple(tasks))
+
+
+def _name(run: Run, runs: int) -> str:
+    name = "planner"
+    if runs > 1:
+        name += f", training seed {run.seed}"
+    if run.selection is not None:
+        name += f" (best of {len(run.selection.scores)} checkpoints)"
+    return name
+
+
+_Play = Callable[..., tuple[Score, tuple[Trace, ...]]]
+
+
+def _player(
+    options: EvaluateOptions, place: Place, layout: ObservationLayout, alone: bool
+) -> _Play:
+    """A function that plays the evaluation's episodes in one place."""
+    factory = task_env_factory(place.used, layout)
+    drawn = options.pictures or options.video
+
+    def play(
+        name: str,
+        policy: Policy,
+        *,
+        workers: int = 1,
+        timed: bool = False,
+        record: bool = False,
+        rows: int | None = None,
+    ) -> tuple[Score, tuple[Trace, ...]]:
+        result = rollout_in_processes(
+            policy,
+            factory,
+            episodes=options.episodes,
+            num_envs=min(options.num_envs, rows or options.num_envs),
+            seed=options.seed,
+            workers=workers,
+            record=_PANELS if record and drawn else 0,
+            description=name if alone else f"{place.task}, {name}",
+        )
+        times = time_decisions(policy, factory, seed=options.seed) if timed else None
+        return Score.of(name, result, times), result.traces
+
+    return play
+
+
+def _others(
+    options: EvaluateOptions, run: Run, place: Place, play: _Play, alone: bool
+) -> dict[str, Score]:
+    """Scores of the controllers (mazes) or of the data's own episodes, and of chance."""
+    scores = {}
+    policies = baselines(place.used, options.seed)
+    # one file holds the episodes of all tasks: their returns together say nothing
+    if alone and len(policies) == 1:
+        data = data_score(run.agent.info, run.header.fingerprint)
+        if data is not None:
+            scores["data"] = data
+    for found in policies:
+        scores[found.key], _ = play(found.name, found.policy, timed=alone, rows=found.rows)
+    return scores
