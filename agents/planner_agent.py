@@ -102,7 +102,7 @@ class PlannerAgent:
     def for_task(self, task: int | None) -> PlannerAgent:
         """This agent, told that its task is number `task` of the data's; None: it is not told.
 
-        DiffplanError for a model that is told otherwise (`tasks.given`) or knows no such number.
+        DiffplanError for a model that is told otherwise (`data.tasks`) or knows no such number.
         """
         return self._knowing(self._memory.of_task(task, self.info.tasks))
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffplan.data.drawing import DRAWING
 from diffplan.data.info import Task
 from diffplan.errors import DiffplanError
 from diffplan.model.conditions import TaskEncoder
@@ -94,13 +95,12 @@ class TaskMemory:
         if self.model.tasks is None:
             raise DiffplanError(
                 "this model is told nothing of its task: it was trained on one, or with "
-                "tasks.given none"
+                "data.tasks none"
             )
         return self.model.tasks
 
     def _shown(self, states: np.ndarray) -> Tensor:
         """Codes [B, F] from states [B, n, D] of the tasks, evenly spaced over them."""
-        count = self.model.config.tasks.prompt
-        index = np.linspace(0, states.shape[1] - 1, count).round().astype(np.int64)
+        index = np.linspace(0, states.shape[1] - 1, DRAWING.prompt).round().astype(np.int64)
         seen = torch.from_numpy(states[:, index]).to(self.model.plan_scale.device)
         return self._encoder().from_states(self.model.states(seen))

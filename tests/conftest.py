@@ -140,10 +140,8 @@ def tiny_goal_episodes() -> Episodes:
 
 _SMALL: dict[str, Any] = {
     "plan.horizon": 4,
-    "data.landmarks": 40,
     "proposer.width": 16,
     "proposer.depth": 2,
-    "proposer.heads": 2,
     "denoiser.width": 16,
     "denoiser.depth": 1,
     "denoiser.features": 16,
@@ -151,8 +149,6 @@ _SMALL: dict[str, Any] = {
     "heads.width": 16,
     "heads.depth": 1,
     "training.batch_size": 16,
-    "training.head_batch_size": 16,
-    "training.warmup": 10,
 }
 
 

@@ -10,7 +10,6 @@ from diffplan.config.sections import (
     PlanningConfig,
     PlanSpaceConfig,
     ProposerConfig,
-    TasksConfig,
     TrainingConfig,
 )
 
@@ -23,7 +22,6 @@ __all__ = [
     "PlanSpaceConfig",
     "PlanningConfig",
     "ProposerConfig",
-    "TasksConfig",
     "TrainingConfig",
     "config_for",
     "config_from_dict",

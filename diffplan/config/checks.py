@@ -13,27 +13,20 @@ from diffplan.errors import DiffplanError
 
 _COUNTS = {
     "plan": ("horizon", "stride"),
-    "data": ("landmarks", "goal_candidates", "return_candidates"),
-    "proposer": ("width", "depth", "heads", "block"),
+    "data": ("best_of_windows",),
+    "proposer": ("width", "depth"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
     "heads": ("width", "depth", "value_members", "bins"),
-    "tasks": ("features", "prompt"),
     "planning": ("candidates", "keep", "reuse_level", "value_guidance_until"),
-    "training": ("batch_size", "head_batch_size", "warmup", "decay_after"),
+    "training": ("batch_size", "decay_after"),
 }
 _SHARES = {
-    "data": ("hindsight_share",),
-    "proposer": ("dropout",),
     "denoiser": ("drop_state", "drop_goal", "drop_returns"),
     "heads": ("known_share",),
-    "tasks": ("unknown_share",),
     "planning": ("eta", "target_quantile", "target_floor"),
     "training": ("ema",),
 }
-_POSITIVE: dict[str, tuple[str, ...]] = {
-    "data": ("advantage_temperature", "return_temperature"),
-    "training": ("learning_rate", "grad_clip"),
-}
+_POSITIVE: dict[str, tuple[str, ...]] = {"training": ("learning_rate",)}
 _NOT_NEGATIVE = {
     "denoiser": ("kappa",),
     "heads": ("aggregation",),
@@ -59,7 +52,6 @@ def check(config: Sections) -> None:
         ({"denoiser": ("plain_share",)}, lambda value: 0 <= value < 1, "a number in [0, 1)"),
         ({"data": ("discount",)}, lambda value: 0 < value <= 1, "a number in (0, 1]"),
         ({"heads": ("expectile",)}, lambda value: 0 < value < 1, "a number in (0, 1)"),
-        ({"training": ("held_out",)}, lambda value: 0 < value < 1, "a share in (0, 1)"),
     )
     for names, fits, expected in ranges:
         for section, keys in names.items():
@@ -73,11 +65,6 @@ def check(config: Sections) -> None:
     )
     require(
         planning.keep <= plan.horizon, "planning.keep", f"at most plan.horizon ({plan.horizon})"
-    )
-    require(
-        plan.horizon % config.proposer.block == 0,
-        "proposer.block",
-        f"a divisor of plan.horizon ({plan.horizon})",
     )
     _check_processes(config, require)
     _check_heads(config, require)

@@ -35,9 +35,6 @@ _PLANNING = TypeAdapter(PlanningConfig)
 def config_to_dict(config: Config) -> dict[str, Any]:
     """The configuration as JSON-able nested dictionaries."""
     result: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
-    # JSON has no infinity
-    if config.data.advantage_temperature == float("inf"):
-        result["data"]["advantage_temperature"] = "inf"
     return result
 
 

@@ -20,10 +20,8 @@ _PUBLISHED = Config(
     name="trajectory-diffuser-published",
     # 16 plan states with the current one first; released settings, methods of arXiv 2407.16142
     plan=PlanSpaceConfig(horizon=15, stride=1, space="absolute"),
-    data=DataConfig(discount=1.0, relabel="hindsight", use_returns=True),
-    proposer=ProposerConfig(
-        kind="transformer", training="teacher-forced", width=512, depth=4, heads=4, dropout=0.1
-    ),
+    data=DataConfig(discount=1.0, relabel="hindsight", condition_on_returns=True),
+    proposer=ProposerConfig(kind="transformer", training="teacher-forced", width=512, depth=4),
     denoiser=DenoiserConfig(
         network="unet",
         width=64,
@@ -53,9 +51,7 @@ _PUBLISHED = Config(
     ),
     training=TrainingConfig(
         batch_size=32,
-        head_batch_size=32,
         learning_rate=2e-4,
-        warmup=1,
         decay_after=100_000,
         weight_decay=1e-4,
         ema=0.995,
@@ -68,7 +64,7 @@ _DIFFUSER = Config(
     name="diffuser",
     # Janner et al. 2022, arXiv 2205.09991: released locomotion settings, but for the network
     plan=PlanSpaceConfig(horizon=31, stride=1, space="absolute", actions=True),
-    data=DataConfig(discount=0.997, relabel="hindsight", use_returns=False),
+    data=DataConfig(discount=0.997, relabel="hindsight", condition_on_returns=False),
     denoiser=DenoiserConfig(
         process="ddpm", use_proposal=False, draws=1, drop_goal=0.0, drop_returns=0.0
     ),
@@ -89,7 +85,7 @@ _DECISION_DIFFUSER = Config(
     # Ajay et al. 2023, arXiv 2211.15657: released settings, but for the network, its 200 levels
     # and its prediction of eps, which this network does not learn in this many columns
     plan=PlanSpaceConfig(horizon=99, stride=1, space="absolute"),
-    data=DataConfig(discount=0.99, relabel="hindsight", use_returns=True),
+    data=DataConfig(discount=0.99, relabel="hindsight", condition_on_returns=True),
     denoiser=DenoiserConfig(
         process="ddpm",
         use_proposal=False,
@@ -117,7 +113,7 @@ _DIFFUSION_VETERAN = Config(
     # Lu et al. 2025, arXiv 2503.00535: jump steps, unguided, the critic selects among 50; here
     # too the network predicts x0 where theirs predicts eps
     plan=PlanSpaceConfig(horizon=4, stride=1, space="absolute"),
-    data=DataConfig(discount=0.997, relabel="hindsight", use_returns=False),
+    data=DataConfig(discount=0.997, relabel="hindsight", condition_on_returns=False),
     denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1, drop_returns=0.0),
     heads=HeadsConfig(expectile=0.5),
     planning=PlanningConfig(start="noise", steps=20, candidates=50, keep=1),
@@ -129,10 +125,8 @@ _DECISION_TRANSFORMER = Config(
     # Chen et al. 2021, arXiv 2106.01345: width and depth as published; the proposer plans states,
     # so inverse dynamics acts, and it sees the current state alone
     plan=PlanSpaceConfig(horizon=8, stride=1),
-    data=DataConfig(discount=1.0, relabel="hindsight", use_returns=True),
-    proposer=ProposerConfig(
-        kind="transformer", training="teacher-forced", width=128, depth=3, heads=1, dropout=0.1
-    ),
+    data=DataConfig(discount=1.0, relabel="hindsight", condition_on_returns=True),
+    proposer=ProposerConfig(kind="transformer", training="teacher-forced", width=128, depth=3),
     heads=HeadsConfig(expectile=0.5),
     planning=PlanningConfig(
         start="none",

@@ -22,7 +22,7 @@ REWARD_SETTINGS: dict[str, Any] = {
     "plan.horizon": 8,
     "plan.stride": 2,
     "data.discount": 0.999,
-    "data.return_candidates": 16,
+    "data.best_of_windows": 16,
     "heads.follow_proposals": True,
     "heads.expectile": 0.7,
     "heads.value_members": 4,
@@ -70,7 +70,7 @@ REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "*metaworld*": (
-        {"data.use_returns": False, "data.return_candidates": 1},
+        {"data.condition_on_returns": False, "data.best_of_windows": 1},
         {
             "planning.start": "process",
             "planning.steps": 3,

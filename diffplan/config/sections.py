@@ -53,22 +53,13 @@ class DataConfig:
     """Discount of the return-to-go per environment step; 1 for the undiscounted one."""
     relabel: Literal["stitched", "hindsight"] = "stitched"
     """Goals come from the same episode (hindsight) or, by shortest paths, also from others."""
-    hindsight_share: float = 0.4
-    """Share of windows whose goal comes from their own episode (stitched only)."""
-    landmarks: int = 400
-    """Nodes of the landmark graph (stitched only)."""
-    goal_candidates: int = 8
-    """Goals from other episodes proposed per window; one is kept by its advantage."""
-    advantage_temperature: float = 6.0
-    """Lost steps that cut a window's weight by a factor e (stitched only); inf: no weighting."""
-    return_candidates: int = 1
-    """Starts proposed per window and action (without a goal); one is kept by its return."""
-    return_temperature: float = 0.2
-    """Shortfall of the return, in standard deviations, that cuts its chance by a factor e."""
-    use_returns: bool | None = None
+    best_of_windows: int = 1
+    """Starts drawn per window and action (without a goal); one of good return is kept."""
+    condition_on_returns: bool | None = None
     """Condition on the return-to-go. None: yes where there is no goal."""
-    balance_tasks: bool = True
-    """Draw every task equally often, whatever its share of the data (data of several tasks)."""
+    tasks: Literal["id", "prompt", "none"] = "id"
+    """What a model of several tasks is told of each: its number, states of a demonstration or of
+    the past, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +76,6 @@ class ProposerConfig:
     """Hidden width."""
     depth: int = 3
     """Hidden layers (markov, gru, one-shot) or transformer blocks."""
-    heads: int = 4
-    """Attention heads (transformer)."""
-    dropout: float = 0.0
-    """Dropout in training (transformer)."""
-    block: int = 1
-    """States that an autoregressive step gives at once; divides the horizon."""
 
 
 @dataclass(frozen=True)
@@ -182,22 +167,6 @@ class HeadsConfig:
 
 
 @dataclass(frozen=True)
-class TasksConfig:
-    """Several tasks in the data: what one model for all of them is told."""
-
-    __pydantic_config__ = STRICT
-
-    given: Literal["id", "prompt", "none"] = "id"
-    """Its number, states of one demonstration or of the past, or nothing."""
-    unknown_share: float = 0.2
-    """Share of training samples that are not told, so that it can be asked without."""
-    features: int = 32
-    """Size of what stands for a task."""
-    prompt: int = 16
-    """States of a demonstration, evenly spaced over it."""
-
-
-@dataclass(frozen=True)
 class PlanningConfig:
     """How a plan is made from the trained networks; may be changed after training."""
 
@@ -279,25 +248,17 @@ class TrainingConfig:
     __pydantic_config__ = STRICT
 
     batch_size: int = 64
-    """Windows per update and process."""
-    head_batch_size: int = 256
-    """Transitions and state pairs per update for inverse dynamics and value."""
+    """Windows per update and process; inverse dynamics and value see at least 256 samples."""
     learning_rate: float = 1e-3
-    """Peak learning rate (Adam)."""
-    warmup: int = 200
-    """Updates of linear warm-up."""
+    """Peak learning rate (AdamW)."""
     decay_after: int = 2000
     """The rate falls as sqrt(decay_after / update) after this many updates."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
-    grad_clip: float = 1.0
-    """Bound on the gradient norm of each part."""
     ema: float = 0.998
     """Decay of the weight average; min(ema, (1 + update) / (10 + update)) early on."""
     bf16: bool = False
     """Run the networks in bfloat16 under autocast."""
-    held_out: float = 0.05
-    """Share of episodes held out to measure free-running errors and the residual scale."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +274,6 @@ class Sections:
     proposer: ProposerConfig = field(default_factory=ProposerConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
-    tasks: TasksConfig = field(default_factory=TasksConfig)
     planning: PlanningConfig = field(default_factory=PlanningConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config.sections import DataConfig
+from diffplan.data.drawing import Drawing
 from diffplan.data.landmarks import StepsBetween
 from diffplan.data.rows import PerEpisode, Rows, TaskRows
 
@@ -33,6 +34,8 @@ class Aims:
 class Goals:
     """Draws goals for states; every draw comes from the given generator.
 
+    Its constants are those of `Drawing`.
+
     hindsight: a state reached later in the episode. stitched: with probability
     1 - hindsight_share a state of any training episode, the steps to it taken from the landmark
     graph, which is fitted to the training episodes alone; among `goal_candidates` one is drawn by
@@ -50,6 +53,7 @@ class Goals:
     def __init__(
         self,
         config: DataConfig,
+        drawing: Drawing,
         span: int,
         last: PerEpisode,
         task_of: PerEpisode | None,
@@ -59,7 +63,7 @@ class Goals:
 
         parts: states to draw from, as of `WindowSampler`.
         """
-        self.config, self.span = config, span
+        self.config, self.drawing, self.span = config, drawing, span
         self._last, self._task_of, self._parts = last, task_of, parts
         self.offset = 0.0
         self.between: StepsBetween | None = None
@@ -85,7 +89,7 @@ class Goals:
             known = Rows(starts[seen], counts[seen])
             offsets = nn.functional.pad(counts[seen].cumsum(0), (1, 0))
             every = Rows(starts[own], counts[own])
-            self.between.add(known, offsets, every, self.config.landmarks, seed)
+            self.between.add(known, offsets, every, self.drawing.landmarks, seed)
         generator = torch.Generator().manual_seed(seed)
         train = self._parts["train"]
         start = train.draw((_CALIBRATION,), generator, train.draw_tasks((_CALIBRATION,), generator))
@@ -95,7 +99,7 @@ class Goals:
 
     def aim(self, start: Tensor, generator: torch.Generator) -> Aims:
         """Goals of windows from states `start` [B]."""
-        data, last = self.config, self._last[start]
+        drawing, last = self.drawing, self._last[start]
         later = start + 1 + (torch.rand(len(start), generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
         to_goal = (goal - start).float()
@@ -106,10 +110,10 @@ class Goals:
             rest = self.between(start + steps, goal) * (goal - start > steps)
             advantage = self.between(start, goal) - steps - rest - self.offset
             other, other_advantage = self.pick(start, generator)
-            own = torch.rand(len(start), generator=generator) < data.hindsight_share
+            own = torch.rand(len(start), generator=generator) < drawing.hindsight_share
             goal = torch.where(own, goal, other)
             advantage = torch.where(own, advantage, other_advantage)
-            weight = (advantage.clamp(max=0) / data.advantage_temperature).exp()
+            weight = (advantage.clamp(max=0) / drawing.advantage_temperature).exp()
             span = (last - start).clamp(max=self.span)
             far = span + self.between(start + span, goal)
             to_goal = torch.where(own, to_goal, far)
@@ -132,8 +136,8 @@ class Goals:
     def pick(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A goal state of the same task in training per start [B]: index [B], its advantage [B]."""
         assert self.between is not None
-        data = self.config
-        shape = (len(start), data.goal_candidates)
+        drawing = self.drawing
+        shape = (len(start), drawing.goal_candidates)
         candidates = self._parts["valued"].draw(shape, generator, self._task(start[:, None]))
         steps = (self._last[start] - start).clamp(max=self.span)
         here = self.between(start[:, None], candidates)
@@ -142,7 +146,7 @@ class Goals:
         # a window teaches nothing about a goal out of reach
         advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
         gumbel = -torch.empty(shape).exponential_(generator=generator).log()
-        pick = (advantage.clamp(max=0) / data.advantage_temperature + gumbel).argmax(1)
+        pick = (advantage.clamp(max=0) / drawing.advantage_temperature + gumbel).argmax(1)
         row = torch.arange(len(start))
         return candidates[row, pick], advantage[row, pick]
 

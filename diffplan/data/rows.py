@@ -43,15 +43,13 @@ class Rows:
 
 
 class TaskRows(Rows):
-    """Rows to draw from, where there are tasks from the one asked for; then ordered by task."""
+    """Rows to draw from, where there are tasks from the one asked for; then ordered by task.
 
-    def __init__(
-        self, first: Tensor, counts: Tensor, tasks: Tensor | None = None, balanced: bool = True
-    ) -> None:
-        """first, counts: [E] as of `Rows`. tasks: [E] task of each run, int64, None without.
+    Each task that has members is drawn equally often, not by its share of them.
+    """
 
-        balanced: each task that has members is drawn equally often, not by its share of them.
-        """
+    def __init__(self, first: Tensor, counts: Tensor, tasks: Tensor | None = None) -> None:
+        """first, counts: [E] as of `Rows`. tasks: [E] task of each run, int64, None without."""
         self._sizes: Tensor | None = None
         if tasks is not None:
             order = tasks.argsort(stable=True)
@@ -59,7 +57,7 @@ class TaskRows(Rows):
             self._sizes = torch.zeros(int(tasks[-1]) + 1, dtype=torch.long)
             self._sizes.index_add_(0, tasks, counts)
             self._before = self._sizes.cumsum(0) - self._sizes
-            self._tickets = (self._sizes.clamp(max=1) if balanced else self._sizes).cumsum(0)
+            self._tickets = self._sizes.clamp(max=1).cumsum(0)
         super().__init__(first, counts)
 
     def draw_tasks(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffplan.config.config import Config
 from diffplan.data.batches import Acted, Step, Transitions, Valued, Windows
+from diffplan.data.drawing import DRAWING, Drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.goals import Goals
 from diffplan.data.info import DatasetInfo
@@ -29,7 +30,7 @@ class WindowSampler:
     limit ended it, the episode's mean reward goes on forever (discount < 1). With goals they, the
     goals and the windows' weights are those of `Goals`.
 
-    Without goals, `return_candidates` starts are drawn for each window and for each action of the
+    Without goals, `best_of_windows` starts are drawn for each window and for each action of the
     inverse dynamics, and one is kept by softmax of min(A, 0) / return_temperature with
 
         A = (R_t - q(t)) / std(R),    q(t) the 90 % quantile of the returns at step t,
@@ -37,9 +38,9 @@ class WindowSampler:
     so that what the better episodes did is learned best, at every step of an episode (as by
     cloning the best episodes alone, Chen et al. 2021, arXiv 2106.01345, section 5.1, but softly).
 
-    Several tasks (`Episodes.tasks`). With `balance_tasks` each is drawn equally often, whatever its
-    share of the data; goals, candidates and landmarks are of the window's own task. Episodes are
-    held out in each task. The quantiles of the returns are those of all tasks together.
+    Several tasks (`Episodes.tasks`). Each is drawn equally often, whatever its share of the data;
+    goals, candidates and landmarks are of the window's own task. Episodes are held out in each
+    task. The quantiles of the returns are those of all tasks together.
 
     After the goal is reached the window stays at the goal's state with zero velocity: data that
     move on at once never show how to stay.
@@ -50,10 +51,14 @@ class WindowSampler:
     batches on every device; `to` moves the data alone.
     """
 
-    def __init__(self, episodes: Episodes, config: Config, *, seed: int) -> None:
-        """Prepare the index tables. Raises DiffplanError if every episode, also of one task,
-        is too short."""
-        self.config = config
+    def __init__(
+        self, episodes: Episodes, config: Config, *, seed: int, drawing: Drawing = DRAWING
+    ) -> None:
+        """Prepare the index tables. DiffplanError if all episodes, or all of a task, are too short.
+
+        drawing: constants, others for tests alone.
+        """
+        self.config, self.drawing = config, drawing
         self.layout = episodes.layout
         self.span = config.plan.horizon * config.plan.stride
         starts = torch.from_numpy(np.asarray(episodes.state_starts))
@@ -79,17 +84,18 @@ class WindowSampler:
         self.returns = None if self.has_goals else returns_to_go(episodes, config.data.discount)
         self.tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
         self.task_of = None if self.tasks is None else PerEpisode(starts, self.tasks)
-        held = self._held_out(counts, config.training.held_out, seed, episodes.info)
+        held = self._held_out(counts, drawing.held_out, seed, episodes.info)
         self.parts = self._split(starts, counts, held)
         self.good: TargetTable | None = None
-        if self.returns is not None and config.data.return_candidates > 1:
+        if self.returns is not None and config.data.best_of_windows > 1:
             sample = self.returns_by_step(seed)
             self.good = TargetTable()
             self.good.fit(sample)
             self.return_std = sample.returns.std().clamp(min=1e-6)
         self.goals: Goals | None = None
         if self.has_goals:
-            self.goals = Goals(config.data, self.span, self.last, self.task_of, self.parts)
+            where = self.last, self.task_of, self.parts
+            self.goals = Goals(config.data, drawing, self.span, *where)
             if config.data.relabel == "stitched":
                 groups = self._groups(len(counts))
                 self.goals.stitch(self.states, self.goal_columns, starts, groups, held, seed)
@@ -131,8 +137,7 @@ class WindowSampler:
             "valued": counts * ~held,
             "starts": (~held).long(),
         }
-        balance = self.config.data.balance_tasks
-        parts = {key: TaskRows(first, size, self.tasks, balance) for key, size in sizes.items()}
+        parts = {key: TaskRows(first, size, self.tasks) for key, size in sizes.items()}
         if not len(parts["held-out"]):
             parts["held-out"] = parts["train"]
         return parts
@@ -156,15 +161,14 @@ class WindowSampler:
         """Starts in training of good returns rather than bad ones, see the class; else as any."""
         if self.good is None or part != "train":
             return self._starts(batch, generator, part)
-        data, table = self.config.data, self.parts["train"]
-        shape = (batch, data.return_candidates)
+        table, shape = self.parts["train"], (batch, self.config.data.best_of_windows)
         candidates = table.draw(shape, generator, table.draw_tasks((batch, 1), generator))
         assert self.returns is not None
         returns = take(self.returns, candidates).cpu()
         wanted = self.good(_GOOD, candidates - self.first[candidates])
         shortfall = ((returns - wanted) / self.return_std).clamp(max=0)
         gumbel = -torch.empty(shape).exponential_(generator=generator).log()
-        pick = (shortfall / data.return_temperature + gumbel).argmax(1)
+        pick = (shortfall / self.drawing.return_temperature + gumbel).argmax(1)
         return candidates[torch.arange(batch), pick]
 
     def _task(self, state: Tensor) -> Tensor | None:
@@ -173,10 +177,10 @@ class WindowSampler:
 
     def _told(self, state: Tensor, generator: torch.Generator) -> tuple[Tensor | None, ...]:
         """The task of states [B] and, where networks are told by it, a prompt [B, P, D]."""
-        task, tasks = self._task(state), self.config.tasks
-        if task is None or tasks.given != "prompt":
+        task = self._task(state)
+        if task is None or self.config.data.tasks != "prompt":
             return task, None
-        return task, self.prompts(task, tasks.prompt, generator)
+        return task, self.prompts(task, self.drawing.prompt, generator)
 
     def sample(
         self, batch: int, generator: torch.Generator, part: str = "train", acted: bool = False

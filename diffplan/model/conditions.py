@@ -139,7 +139,7 @@ class TaskEncoder(nn.Module):
         """task: int64 [B] -> [B, F]."""
         if self.given != "id":
             raise DiffplanError(
-                "this model is told its task by a demonstration (tasks.given prompt), got a number"
+                "this model is told its task by a demonstration (data.tasks prompt), got a number"
             )
         result: Tensor = self.table(task)
         return result
@@ -148,7 +148,7 @@ class TaskEncoder(nn.Module):
         """states: normalised [B, P, D] -> [B, F]."""
         if self.given != "prompt":
             raise DiffplanError(
-                "this model is told its task by its number (tasks.given id), got states"
+                "this model is told its task by its number (data.tasks id), got states"
             )
         result: Tensor = self.whole(self.each(states).mean(1))
         return result

@@ -25,6 +25,8 @@ from diffplan.nn.embeddings import chosen_columns, goal_features
 _FIT_WINDOWS = 8192
 _CANDIDATES = 16  # plans per decision where there is a goal
 _SMALLEST_SCALE = 1e-3
+_TASK_FEATURES = 32  # of what stands for a task
+_UNKNOWN_SHARE = 0.2  # of training samples that are not told their task: it can be asked without
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,18 @@ class PlannerModel(nn.Module):
         acted = config.actions_in_plan * plan.stride * spec.action_dim
         streams = config.heads.kind == "streams"
         self.plan_dim = spec.state_dim + acted + streams
-        asked = config.data.use_returns
+        asked = config.data.condition_on_returns
         self.use_returns = asked if asked is not None else not spec.goal_dim
         self.states = Normaliser(spec.state_dim)
         self.returns = Normaliser(1)
         self.rewards = Normaliser(1)
-        tasks = config.tasks
+        given = config.data.tasks
         self.tasks = (
-            TaskEncoder(tasks.given, spec.tasks, spec.state_dim, tasks.features, config.heads.width)
-            if spec.tasks > 1 and tasks.given != "none"
+            TaskEncoder(given, spec.tasks, spec.state_dim, _TASK_FEATURES, config.heads.width)
+            if spec.tasks > 1 and given != "none"
             else None
         )
-        self.task_dim = 0 if self.tasks is None else tasks.features
+        self.task_dim = 0 if self.tasks is None else _TASK_FEATURES
         self.targets = TargetTable()
         self.register_buffer("action_low", -torch.ones(spec.action_dim))
         self.register_buffer("action_high", torch.ones(spec.action_dim))
@@ -255,7 +257,7 @@ class PlannerModel(nn.Module):
     ) -> Tensor | None:
         """Codes [B, F] of what a batch says of its tasks, None where the networks are not told.
 
-        generator: to leave `tasks.unknown_share` of them untold, as in training.
+        generator: to leave a share of them untold, as in training.
         """
         if self.tasks is None:
             return None
@@ -267,8 +269,7 @@ class PlannerModel(nn.Module):
             code = self.tasks.from_states(self.states(batch.prompt))
         if generator is None:
             return code
-        share = self.config.tasks.unknown_share
-        drop = torch.rand(len(code), generator=generator) < share
+        drop = torch.rand(len(code), generator=generator) < _UNKNOWN_SHARE
         return self.tasks.dropped(code, drop.to(code.device))
 
     @property

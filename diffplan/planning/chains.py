@@ -101,8 +101,7 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     """
     calls = 0
     if settings.start != "noise" and model.proposer is not None:
-        plan, block = model.config.plan, model.config.proposer.block
-        calls += plan.horizon // block if model.proposer.autoregressive else 1
+        calls += model.config.plan.horizon if model.proposer.autoregressive else 1
     chain = chain_of(model, settings)
     if chain is None:
         return calls

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class WeightAverage:
@@ -22,7 +22,8 @@ class WeightAverage:
     def update(self, model: nn.Module) -> None:
         """Let the model's weights in; what is no weight is the model's own."""
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
-        ours, theirs = list(self.module.parameters()), list(model.parameters())
+        ours: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for kept, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(buffer)

@@ -43,6 +43,9 @@ from diffplan.training.run import (
     training_state,
 )
 
+_HEAD_BATCH = 256  # least of inverse dynamics and value: small networks, noisy targets
+_WARMUP = 200  # updates in which the rate rises linearly: Adam's first moments are rough
+_GRAD_CLIP = 1.0  # bound on the gradient norm of each part
 _RESIDUAL_EVERY = 100  # updates between measurements of the free-running error
 _RESIDUAL_WINDOWS = 512
 _RESIDUAL_RATE = 0.2
@@ -62,7 +65,7 @@ _SHORT = {  # names in the progress bar
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Rate of update `step` (from 0): linear warm-up, then constant, then ~ 1/sqrt(step)."""
-    warm = min(1.0, (step + 1) / config.warmup)
+    warm = min(1.0, (step + 1) / _WARMUP)
     return config.learning_rate * warm * min(1.0, math.sqrt(config.decay_after / (step + 1)))
 
 
@@ -122,6 +125,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     )
     generator = torch.Generator().manual_seed(options.seed + 1_000_003 * rank)
     torch.manual_seed(options.seed + 1_000_003 * rank)  # dropout draws from the global one
+    head_batch = max(config.training.batch_size, _HEAD_BATCH)
     step, seconds = 0, 0.0
     if previous is not None:
         path, header = previous
@@ -174,17 +178,17 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 metrics.add("error/free_running", error)
             batch = Batch(
                 _to(sampler.sample(config.training.batch_size, generator), accelerator),
-                _to(sampler.transitions(config.training.head_batch_size, generator), accelerator)
+                _to(sampler.transitions(head_batch, generator), accelerator)
                 if model.inverse_dynamics is not None
                 else None,
-                _to(sampler.valued(config.training.head_batch_size, generator), accelerator)
+                _to(sampler.valued(head_batch, generator), accelerator)
                 if model.value is not None or model.tells_of_states
                 else None,
                 _to(sampler.sample(model.plain_rows, generator), accelerator)
                 if model.plain_rows
                 else None,
                 _to(
-                    sampler.sample(config.training.head_batch_size, generator, acted=True),
+                    sampler.sample(head_batch, generator, acted=True),
                     accelerator,
                 )
                 if model.follows_proposals
@@ -199,7 +203,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             optimiser.zero_grad()
             accelerator.backward(torch.stack(list(losses.values())).sum())
             for parameters in parts.values():
-                nn.utils.clip_grad_norm_(parameters, config.training.grad_clip)
+                nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP)
             optimiser.step()
             average.update(model)
             step += 1

@@ -18,7 +18,7 @@ _USUAL: dict[str, TaskGiven | None] = {"id": "id", "prompt": "demonstration", "n
 
 def what_is_given(asked: TaskGiven | None, config: Config) -> TaskGiven | None:
     """What agents are told: as `asked`, or else as they were trained. None: nothing, ever."""
-    return asked or _USUAL[config.tasks.given]
+    return asked or _USUAL[config.data.tasks]
 
 
 def teller(

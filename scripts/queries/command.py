@@ -209,12 +209,11 @@ def _separate(folder: Path, agent: PlannerAgent) -> PlannerAgent:
             f"--against {folder} has plan.stride {other.stride}, expected that of RUN, "
             f"{agent.stride}"
         )
-    own, told = agent.model.config.tasks, other.model.config.tasks
-    prompted = other.model.tasks is not None and told.given == "prompt"
-    if prompted and (told.given, told.prompt) != (own.given, own.prompt):
+    own, told = agent.model.config.data.tasks, other.model.config.data.tasks
+    if other.model.tasks is not None and told == "prompt" and own != "prompt":
         raise DiffplanError(
-            f"--against {folder} is shown its task by a prompt of {told.prompt} states; expected a "
-            "run whose settings --tasks are those of RUN, or that is told by number"
+            f"--against {folder} is shown its task by a prompt; expected a run whose data.tasks is "
+            f"{own}, as of RUN, or id"
         )
     return other
 

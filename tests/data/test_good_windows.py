@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.data.drawing import DRAWING, Drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
 
@@ -21,10 +22,13 @@ def episodes(join: Make) -> Episodes:
     return join(states, actions, [np.full(40, 2.0 if e in GOOD else 1.0) for e in range(12)])
 
 
-def sampler(join: Make, tiny_config: Make, **changes: Any) -> WindowSampler:
+def sampler(
+    join: Make, tiny_config: Make, *, drawing: Drawing = DRAWING, **changes: Any
+) -> WindowSampler:
     options = {f"data.{key}": value for key, value in changes.items()}
     plan = {"plan.horizon": 3, "plan.stride": 2, "data.discount": 0.99}
-    return WindowSampler(episodes(join), tiny_config(changes={**plan, **options}), seed=0)
+    config = tiny_config(changes={**plan, **options})
+    return WindowSampler(episodes(join), config, seed=0, drawing=drawing)
 
 
 def shares(made: WindowSampler, draws: int = 4000) -> tuple[float, float, float]:
@@ -39,7 +43,7 @@ def shares(made: WindowSampler, draws: int = 4000) -> tuple[float, float, float]
 
 def test_good_episodes_are_drawn_more_often(join_episodes: Make, tiny_config: Make) -> None:
     plain = shares(sampler(join_episodes, tiny_config))
-    weighed = shares(sampler(join_episodes, tiny_config, return_candidates=16))
+    weighed = shares(sampler(join_episodes, tiny_config, best_of_windows=16))
     there = plain[2]  # of the training episodes
     assert 0.1 < there < 0.4
     assert plain == pytest.approx([there] * 3, abs=0.04)
@@ -49,13 +53,15 @@ def test_good_episodes_are_drawn_more_often(join_episodes: Make, tiny_config: Ma
 
 
 def test_a_high_temperature_draws_evenly(join_episodes: Make, tiny_config: Make) -> None:
-    made = sampler(join_episodes, tiny_config, return_candidates=16, return_temperature=1e6)
+    made = sampler(
+        join_episodes, tiny_config, best_of_windows=16, drawing=Drawing(return_temperature=1e6)
+    )
     window, action, valued = shares(made)
     assert (window, action) == pytest.approx((valued, valued), abs=0.04)
 
 
 def test_every_step_of_an_episode_is_still_drawn(join_episodes: Make, tiny_config: Make) -> None:
-    made = sampler(join_episodes, tiny_config, return_candidates=16)
+    made = sampler(join_episodes, tiny_config, best_of_windows=16)
     steps = made.sample(4000, torch.Generator().manual_seed(2)).states[:, 0, 1]
     counts = torch.bincount(steps.long(), minlength=39)
     assert len(counts) == 39 and counts.min() > 4000 / 39 / 2
@@ -64,7 +70,7 @@ def test_every_step_of_an_episode_is_still_drawn(join_episodes: Make, tiny_confi
 def test_held_out_windows_are_drawn_evenly(join_episodes: Make, tiny_config: Make) -> None:
     generators = [torch.Generator().manual_seed(3) for _ in range(2)]
     windows = [
-        sampler(join_episodes, tiny_config, return_candidates=n).sample(50, g, "held-out").states
+        sampler(join_episodes, tiny_config, best_of_windows=n).sample(50, g, "held-out").states
         for n, g in zip((1, 16), generators, strict=True)
     ]
     assert torch.equal(*windows)

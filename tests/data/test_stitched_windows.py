@@ -1,5 +1,6 @@
 """Stitched goals: states of other episodes, with the right steps, weights and limits."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from diffplan.config.config import Config
+from diffplan.data.drawing import Drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import ObservationLayout
 from diffplan.data.windows import WindowSampler
@@ -54,13 +56,9 @@ def test_stitched_goals_come_from_other_episodes_with_the_right_steps(
 ) -> None:
     # two walks that cross at (4, 0): from the first's start to the second's end only by stitching
     episodes = maze_walks(join_episodes, [(0, 0), (4, 0), (4, -4)], [(4, 4), (4, 0), (8, 0)])
-    options = {
-        "data__hindsight_share": 0.0,
-        "data__advantage_temperature": float("inf"),
-        "data__discount": 0.98,
-        "data__landmarks": 120,
-    }
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
+    drawing = Drawing(hindsight_share=0.0, advantage_temperature=float("inf"), landmarks=120)
+    config = steps_config(tiny_config, data__discount=0.98)
+    sampler = WindowSampler(episodes, config, seed=0, drawing=drawing)
     windows = sampler.sample(20_000, generator())
     assert windows.goals is not None
     start, goal = windows.states[:, 0, :2], windows.goals
@@ -79,8 +77,8 @@ def test_stitched_goals_come_from_other_episodes_with_the_right_steps(
 
 def test_other_goals_leave_the_window_as_it_was(join_episodes: Make, tiny_config: Make) -> None:
     episodes = walking(join_episodes, [30, 40, 35])
-    options = {"data__hindsight_share": 0.0, "data__goal_candidates": 2}
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
+    drawing = Drawing(hindsight_share=0.0, goal_candidates=2, landmarks=40)
+    sampler = WindowSampler(episodes, steps_config(tiny_config), seed=0, drawing=drawing)
     windows = sampler.sample(500, generator())
     first = windows.states[:, :1, 0]
     last = torch.tensor([30.0, 40.0, 35.0])[(windows.states[:, :1, 1] / 10).long()]
@@ -94,13 +92,9 @@ def test_detours_weigh_less_than_the_direct_way(join_episodes: Make, tiny_config
     detour = [(0.0, 0.0), (0.0, 4.0), (4.0, 4.0), (4.0, 0.0)]
     direct, back = [(0.0, 0.0), (4.0, 0.0)], [(0.0, 4.0), (0.0, 0.0)]
     episodes = maze_walks(join_episodes, detour, direct, back)
-    options = {
-        "plan__stride": 4,
-        "data__hindsight_share": 1.0,
-        "data__landmarks": 120,
-        "training__held_out": 0.2,
-    }
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
+    drawing = Drawing(hindsight_share=1.0, landmarks=120, held_out=0.2)
+    config = steps_config(tiny_config, plan__stride=4)
+    sampler = WindowSampler(episodes, config, seed=0, drawing=drawing)
     windows = sampler.sample(20_000, generator())
     assert windows.goals is not None
     assert windows.weight.min() >= 0
@@ -113,16 +107,18 @@ def test_detours_weigh_less_than_the_direct_way(join_episodes: Make, tiny_config
     assert windows.weight[along].mean() > 0.7
     assert windows.weight[away].mean() < 0.2 * windows.weight[along].mean()
     # without weighting they count the same
-    options["data__advantage_temperature"] = float("inf")
-    flat = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
+    drawing = dataclasses.replace(drawing, advantage_temperature=float("inf"))
+    flat = WindowSampler(episodes, config, seed=0, drawing=drawing)
     assert flat.sample(500, generator()).weight.eq(1).all()
 
 
 def test_goals_out_of_reach_teach_nothing(join_episodes: Make, tiny_config: Make) -> None:
     ways = [[(0.0, y), (4.0, y), (0.0, y)] for y in (0.0, 100.0)]
     episodes = maze_walks(join_episodes, *ways)
-    options = {"data__hindsight_share": 0.0, "data__goal_candidates": 1}
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
+    config = steps_config(tiny_config)
+    one = Drawing(hindsight_share=0.0, goal_candidates=1, landmarks=40)
+    sampler = WindowSampler(episodes, config, seed=0, drawing=one)
+    assert sampler.goals is not None
     assert abs(sampler.goals.offset) < 20  # its zero is that of goals within reach
     windows = sampler.sample(2000, generator())
     assert windows.goals is not None
@@ -130,8 +126,9 @@ def test_goals_out_of_reach_teach_nothing(join_episodes: Make, tiny_config: Make
     assert apart.sum() > 500
     assert windows.weight[apart].eq(0).all()
     assert windows.weight[~apart].mean() > 0.1
-    several = steps_config(tiny_config, data__hindsight_share=0.0, data__goal_candidates=8)
-    picked = WindowSampler(episodes, several, seed=0).sample(2000, generator())
+    several = dataclasses.replace(one, goal_candidates=8)
+    sampler = WindowSampler(episodes, config, seed=0, drawing=several)
+    picked = sampler.sample(2000, generator())
     assert picked.goals is not None
     apart = (picked.states[:, 0, 1] - picked.goals[:, 1]).abs() > 50
     assert apart.float().mean() < 0.03  # only where all eight candidates are
@@ -139,8 +136,9 @@ def test_goals_out_of_reach_teach_nothing(join_episodes: Make, tiny_config: Make
 
 def test_the_share_of_hindsight_goals(join_episodes: Make, tiny_config: Make) -> None:
     episodes = walking(join_episodes, [30] * 40)
-    config = steps_config(tiny_config, data__hindsight_share=0.3, data__goal_candidates=1)
-    windows = WindowSampler(episodes, config, seed=0).sample(4000, generator())
+    drawing = Drawing(hindsight_share=0.3, goal_candidates=1, landmarks=40)
+    sampler = WindowSampler(episodes, steps_config(tiny_config), seed=0, drawing=drawing)
+    windows = sampler.sample(4000, generator())
     assert windows.goals is not None
     own = (windows.goals[:, 1] == windows.states[:, 0, 1]).float().mean()
     assert float(own) == pytest.approx(0.3 + 0.7 / 40, abs=0.03)
@@ -150,8 +148,8 @@ def test_goals_and_landmarks_come_from_training_episodes(
     join_episodes: Make, tiny_config: Make
 ) -> None:
     episodes = walking(join_episodes, [30] * 12)
-    options = {"data__hindsight_share": 0.0, "training__held_out": 0.5, "data__landmarks": 400}
-    sampler = WindowSampler(episodes, steps_config(tiny_config, **options), seed=0)
+    drawing = Drawing(hindsight_share=0.0, held_out=0.5)
+    sampler = WindowSampler(episodes, steps_config(tiny_config), seed=0, drawing=drawing)
     lanes = {}
     for part in ("train", "held-out"):
         windows = sampler.sample(3000, generator(), part)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffplan.config.config import Config
 from diffplan.data.combine import combine
+from diffplan.data.drawing import Drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import ObservationLayout
 from diffplan.data.rows import Rows, TaskRows
@@ -84,14 +85,6 @@ def test_every_task_is_drawn_equally_often(uneven: Episodes, tiny_config: Make) 
     assert torch.equal(valued.task, valued.states[:, 1].long())
 
 
-def test_without_balance_tasks_come_by_their_share(uneven: Episodes, tiny_config: Make) -> None:
-    sampler = WindowSampler(uneven, steps_config(tiny_config, data__balance_tasks=False), seed=0)
-    expected = pytest.approx([0.02, 0.82, 0.16], abs=0.03)
-    for drawn in (sampler.sample(6000, generator()), sampler.valued(6000, generator())):
-        assert shares(drawn.task, 3) == expected
-        assert torch.equal(drawn.task, drawn.states.flatten(1)[:, 1].long())
-
-
 def test_every_state_of_a_task_is_as_likely(uneven: Episodes, tiny_config: Make) -> None:
     sampler = WindowSampler(uneven, steps_config(tiny_config), seed=0)
     valued = sampler.valued(30_000, generator())
@@ -102,15 +95,16 @@ def test_every_state_of_a_task_is_as_likely(uneven: Episodes, tiny_config: Make)
 
 
 def test_good_returns_are_preferred_within_a_task(uneven: Episodes, tiny_config: Make) -> None:
-    config = steps_config(tiny_config, data__return_candidates=8, data__return_temperature=0.05)
-    windows = WindowSampler(uneven, config, seed=0).sample(6000, generator())
+    config = steps_config(tiny_config, data__best_of_windows=8)
+    sampler = WindowSampler(uneven, config, seed=0, drawing=Drawing(return_temperature=0.05))
+    windows = sampler.sample(6000, generator())
     # the third task pays most: across tasks nearly all candidates kept would be its own
     assert shares(windows.task, 3) == pytest.approx([1 / 3] * 3, abs=0.03)
 
 
 def test_episodes_are_held_out_in_every_task(uneven: Episodes, tiny_config: Make) -> None:
-    config = steps_config(tiny_config, training__held_out=0.25)
-    sampler = WindowSampler(uneven, config, seed=0)
+    drawing = Drawing(held_out=0.25)
+    sampler = WindowSampler(uneven, steps_config(tiny_config), seed=0, drawing=drawing)
     assert uneven.tasks is not None
     episodes = uneven.tasks[sampler.parts["held-out"].tensor().numpy() // 21]
     assert np.bincount(episodes).tolist() == [n * 19 for n in (1, 10, 2)]
@@ -127,18 +121,13 @@ def test_a_task_of_short_episodes_is_named(join_episodes: Make, tiny_config: Mak
         WindowSampler(episodes, steps_config(tiny_config), seed=0)
 
 
-def stitched(tiny_config: Make, **changes: Any) -> Config:
-    options = {"data__hindsight_share": 0.0, "data__landmarks": 60, **changes}
-    return steps_config(tiny_config, **options)
+STITCHED = Drawing(hindsight_share=0.0, landmarks=60)
 
 
 def test_stitched_goals_and_paths_stay_in_their_task(mirrored: Episodes, tiny_config: Make) -> None:
-    sampler = WindowSampler(mirrored, stitched(tiny_config), seed=0)
-    assert (
-        sampler.goals is not None
-        and sampler.goals.between is not None
-        and mirrored.tasks is not None
-    )
+    sampler = WindowSampler(mirrored, steps_config(tiny_config), seed=0, drawing=STITCHED)
+    assert sampler.goals is not None and mirrored.tasks is not None
+    assert sampler.goals.between is not None
     assert shares(sampler.sample(4000, generator()).task, 2) == pytest.approx([0.5] * 2, abs=0.03)
     # each goes one way only, though the states of the other would lead back
     right, left = torch.arange(31), 12 * 31 + torch.arange(31)
@@ -161,7 +150,8 @@ def test_one_task_has_the_graph_of_no_tasks(mirrored: Episodes, tiny_config: Mak
         mirrored, tasks=None, info=dataclasses.replace(mirrored.info, tasks=())
     )
     one = combine([named(plain, "one")], "one")
-    samplers = [WindowSampler(e, stitched(tiny_config), seed=0) for e in (plain, one)]
+    config = steps_config(tiny_config)
+    samplers = [WindowSampler(e, config, seed=0, drawing=STITCHED) for e in (plain, one)]
     states = torch.arange(0, len(plain.states), 7)
     first, second = (s.goals.between(states[:, None], states) for s in samplers)
     assert torch.equal(first, second)
@@ -179,7 +169,8 @@ def test_prompts_show_an_episode_of_the_task(uneven: Episodes, tiny_config: Make
 def test_prompts_come_from_training_episodes(join_episodes: Make, tiny_config: Make) -> None:
     states = [np.full((9, 2), e, float) for e in range(20)]
     episodes = combine([named(join_episodes(states, [np.zeros((8, 2))] * 20), "a")], "one")
-    sampler = WindowSampler(episodes, steps_config(tiny_config, training__held_out=0.5), seed=0)
+    drawing = Drawing(held_out=0.5)
+    sampler = WindowSampler(episodes, steps_config(tiny_config), seed=0, drawing=drawing)
     shown = sampler.prompts(torch.zeros(2000, dtype=torch.long), 3, generator())[:, 0, 0]
     held = sampler.sample(2000, generator(), "held-out").states[:, 0, 0]
     assert len(shown.unique()) == 10 and not set(shown.tolist()) & set(held.tolist())

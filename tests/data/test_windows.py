@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffplan.config.config import Config
+from diffplan.data.drawing import Drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import ObservationLayout
 from diffplan.data.windows import WindowSampler
@@ -189,8 +190,12 @@ def test_other_columns_rest_as_they_were_at_the_goal(
     ]
     episodes = join_episodes(states, [np.zeros((len(s) - 1, 2)) for s in states], layout=layout)
     for relabel in ("hindsight", "stitched"):
-        config = steps_config(tiny_config, data__relabel=relabel, data__hindsight_share=1.0)
-        windows = WindowSampler(episodes, config, seed=0).sample(500, generator())
+        config, drawing = (
+            steps_config(tiny_config, data__relabel=relabel),
+            Drawing(hindsight_share=1),
+        )
+        sampler = WindowSampler(episodes, config, seed=0, drawing=drawing)
+        windows = sampler.sample(500, generator())
         assert windows.goals is not None
         place, goal = windows.states[..., 1], windows.goals[:, :1]
         start = place[:, :1]
@@ -273,8 +278,8 @@ def test_acted_does_not_count_once_a_window_rests(join_episodes: Make, tiny_conf
 def test_held_out_episodes_never_appear_in_training(
     join_episodes: Make, tiny_config: Make, share: float, expected: int
 ) -> None:
-    config = steps_config(tiny_config, training__held_out=share)
-    sampler = WindowSampler(coded(join_episodes, [1] * 6), config, seed=0)
+    config, drawing = steps_config(tiny_config), Drawing(held_out=share)
+    sampler = WindowSampler(coded(join_episodes, [1] * 6), config, seed=0, drawing=drawing)
 
     def episodes_in(*tensors: Tensor) -> set[int]:
         return {int(e) for tensor in tensors for e in tensor.reshape(-1, 2)[:, 0].unique()}
@@ -295,9 +300,9 @@ def test_nothing_is_held_out_where_the_rest_is_too_short(
     join_episodes: Make, tiny_config: Make
 ) -> None:
     episodes = walking(join_episodes, [1, 1, 30, 1])
-    config = steps_config(tiny_config, training__held_out=0.25)
+    config, drawing = steps_config(tiny_config), Drawing(held_out=0.25)
     for seed in range(12):  # some of them would hold out the only long one
-        sampler = WindowSampler(episodes, config, seed=seed)
+        sampler = WindowSampler(episodes, config, seed=seed, drawing=drawing)
         for part in ("train", "held-out"):
             assert sampler.sample(50, generator(), part).states[:, 0, 1].eq(20).all()
 
@@ -306,8 +311,8 @@ def test_the_split_depends_on_the_seed_alone(join_episodes: Make, tiny_config: M
     episodes = walking(join_episodes, [9] * 30)
 
     def held(seed: int) -> list[float]:
-        config = steps_config(tiny_config, data__relabel="hindsight", training__held_out=0.3)
-        sampler = WindowSampler(episodes, config, seed=seed)
+        config = steps_config(tiny_config, data__relabel="hindsight")
+        sampler = WindowSampler(episodes, config, seed=seed, drawing=Drawing(held_out=0.3))
         return sampler.sample(500, generator(), "held-out").states[:, 0, 1].unique().tolist()
 
     assert held(0) == held(0)

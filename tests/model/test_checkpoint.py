@@ -47,9 +47,9 @@ def header(model: PlannerModel, tiny_goal_episodes: Episodes) -> Header:
         (1.0, 1.0),
         {"seed": 3, "note": "ü"},
     )
-    data = dataclasses.replace(model.config.data, advantage_temperature=float("inf"))
-    config = dataclasses.replace(model.config, data=data)
-    return Header(config, model.spec, tiny_goal_episodes.layout, info, "20-600-ab", 100, 7, 12.5)
+    return Header(
+        model.config, model.spec, tiny_goal_episodes.layout, info, "20-600-ab", 100, 7, 12.5
+    )
 
 
 def save(run: Path, header: Header, model: PlannerModel, step: int = 100) -> Path:

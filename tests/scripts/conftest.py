@@ -88,9 +88,7 @@ def tiny_options() -> list[str]:
         "--denoiser.width=16",
         "--denoiser.features=16",
         "--heads.width=16",
-        "--data.landmarks=20",
         "--training.batch-size=8",
-        "--training.head-batch-size=8",
     ]
 
 

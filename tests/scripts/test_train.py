@@ -18,7 +18,7 @@ from diffplan.scripts.train import Train, _d4rl_name, _speed
 
 TINY = [
     *("--proposer.width=16", "--denoiser.width=16", "--denoiser.features=16", "--heads.width=16"),
-    *("--training.batch-size=8", "--training.head-batch-size=8"),
+    "--training.batch-size=8",
 ]
 Command = Callable[..., list[str]]
 
@@ -127,7 +127,7 @@ def test_goal_data_keep_the_settings_of_the_config(
 ) -> None:
     tiny_goal_episodes.save(tmp_path / "goals")
     words = ["train", "trajectory-diffuser", "--dataset", str(tmp_path / "goals"), "--steps=1"]
-    words += ["--out", str(tmp_path / "run"), "--device=cpu", "--data.landmarks=20", *TINY]
+    words += ["--out", str(tmp_path / "run"), "--device=cpu", *TINY]
     assert main(words) == 0
     assert "no preset of trajectory-diffuser" in capsys.readouterr().out
     assert trained(tmp_path).plan == get_config("trajectory-diffuser").plan

@@ -98,7 +98,7 @@ def test_padding_and_light_windows_do_not_count_in_the_residual(
 def test_the_residual_is_that_of_planning_without_dropout(
     tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
 ) -> None:
-    config = tiny_config("trajectory-diffuser-published", {"proposer.dropout": 0.5})
+    config = tiny_config("trajectory-diffuser-published")
     model: PlannerModel = tiny_model(config, tiny_episodes).train()
     windows = WindowSampler(tiny_episodes, config, seed=0).sample(50, generator())
     before = torch.get_rng_state()

@@ -134,7 +134,6 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
         {
             "proposer.kind": "transformer",
             "proposer.training": "teacher-forced",
-            "proposer.dropout": 0.3,
             "training.bf16": True,
         },
     ),
@@ -328,7 +327,7 @@ def test_a_resume_on_a_gpu_goes_on_with_its_random_numbers(
     tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
 ) -> None:
     changes = {"proposer.kind": "transformer", "proposer.training": "teacher-forced"}
-    config = tiny_config(changes={**changes, "proposer.dropout": 0.3})
+    config = tiny_config(changes=changes)
     straight = train(tiny_episodes, config, options(tmp_path / "straight", 40, device="cuda"))
     train(tiny_episodes, config, options(tmp_path / "cut", 15, device="cuda"))
     torch.rand(11, device="cuda")

@@ -151,8 +151,9 @@ def test_a_sampler_that_does_not_suit_is_refused_before_anything_is_learned(
     assert train(tiny_episodes, later, options(tmp_path, 1)).is_dir()
 
 
-def test_the_learning_rate_knows_no_end() -> None:
-    config = TrainingConfig(learning_rate=0.1, warmup=10, decay_after=100)
+def test_the_learning_rate_knows_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_WARMUP", 10)
+    config = TrainingConfig(learning_rate=0.1, decay_after=100)
     rates = [learning_rate(config, step) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[4] == pytest.approx(0.05)
@@ -167,7 +168,8 @@ def test_the_optimiser_is_given_that_rate(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config, used = tiny_config(changes={"training.warmup": 4, "training.decay_after": 6}), []
+    monkeypatch.setattr(loop, "_WARMUP", 4)
+    config, used = tiny_config(changes={"training.decay_after": 6}), []
     step = torch.optim.AdamW.step
 
     def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -226,8 +228,8 @@ def test_every_part_is_clipped_on_its_own(
         return norm
 
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", spy)
-    config = tiny_config(changes={"training.grad_clip": 0.05})
-    train(tiny_episodes, config, options(tmp_path, 3))
+    monkeypatch.setattr(loop, "_GRAD_CLIP", 0.05)
+    train(tiny_episodes, tiny_config(), options(tmp_path, 3))
     assert len(norms) == 3 * 4  # proposer, denoiser, inverse dynamics, value
     assert max(before for before, _ in norms) > 0.05
     assert max(after for _, after in norms) <= 0.0501

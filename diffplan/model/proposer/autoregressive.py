@@ -29,26 +29,22 @@ from diffplan.model.proposer.base import (
 from diffplan.nn.embeddings import GoalMap, mlp
 from diffplan.nn.transformer import CausalTransformer
 
+_HEAD_WIDTH = 128  # of an attention head, as published in both papers
+_DROPOUT = 0.1  # of transformers, as published in both
+
 
 class AutoregressiveProposer(Proposer):
     """Unrolls a Gaussian step model; subclasses say what is carried between steps.
 
-    A step gives a block of consecutive states (usually one), each as a displacement from the last
-    state of the block before. Fewer, larger blocks are fewer network calls one after the other.
+    A step gives the next state as a displacement from the last one.
     """
 
     def __init__(
-        self,
-        spec: ProposerSpec,
-        features: int,
-        hidden: list[int],
-        free_running: bool,
-        block: int,
+        self, spec: ProposerSpec, features: int, hidden: list[int], free_running: bool
     ) -> None:
         super().__init__(spec)
         self.free_running = free_running
-        self.block = block
-        self.head = mlp(features, hidden, 2 * block * (spec.state_dim + 1))
+        self.head = mlp(features, hidden, 2 * (spec.state_dim + 1))
         self.goal_map = GoalMap(spec.state_dim, spec.goal_columns) if spec.goal_dim else None
 
     def initial_carry(self, batch: int, like: Tensor) -> Any:
@@ -64,10 +60,9 @@ class AutoregressiveProposer(Proposer):
         raise NotImplementedError
 
     def _gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and log-stds [..., block, D+1] from features [..., F]."""
+        """Means and log-stds [..., D+1] from features [..., F]."""
         mean, log_std = self.head(features).chunk(2, dim=-1)
-        shape = (self.block, self.spec.state_dim + 1)
-        return mean.unflatten(-1, shape), bounded_log_std(log_std).unflatten(-1, shape)
+        return mean, bounded_log_std(log_std)
 
     def _tokens(self, goal: Tensor | None, task: Tensor | None) -> Callable[[Tensor], Tensor]:
         """Where the plan stands ([B, D], or [B, D+1] with the return) -> its `token`."""
@@ -86,25 +81,24 @@ class AutoregressiveProposer(Proposer):
         return token
 
     def _moves(self, noise: Tensor | None) -> Callable[[Tensor, int], Tensor]:
-        """(features [B, F] of step k, k) -> how far each state of its block is from the last place.
+        """(features [B, F] of step k, k) -> how far the next place is from the last [B, size].
 
         noise: [B, H, D+1] as in `propose`. What is told and not moved, and the spread where nothing
-        is drawn, is not computed; scales are part of the weights. [B, block * size of a place].
+        is drawn, is not computed; scales are part of the weights.
         """
         *hidden, last = self.head
         assert isinstance(last, nn.Linear)
-        dim, block = self.spec.state_dim, self.block
+        dim = self.spec.state_dim
         size = dim + self.spec.use_returns
-        scale = F.pad(self.plan_scale[:block], (0, 1), value=1.0)[:, :size]
+        scale = F.pad(self.plan_scale[0], (0, 1), value=1.0)[:size]
         parts = []
         for layer in (last.weight, last.bias):
-            mean, log_std = layer.unflatten(0, (2, block, dim + 1))[:, :, :size]
+            mean, log_std = layer.unflatten(0, (2, dim + 1))[:, :size]
             mean = mean * (scale.unsqueeze(-1) if layer.ndim == 2 else scale)
-            parts.append((mean if noise is None else torch.cat([mean, log_std])).flatten(0, 1))
+            parts.append(mean if noise is None else torch.cat([mean, log_std]))
         weight, bias = parts
         if noise is not None:
-            noise = F.pad(noise, (0, 0, 0, -noise.shape[1] % block)).unflatten(1, (-1, block))
-            drawn = (noise[..., :size] * scale).flatten(2).unbind(1)
+            drawn = (noise[..., :size] * scale).unbind(1)
 
         def move(features: Tensor, k: int) -> Tensor:
             for layer in hidden:
@@ -126,32 +120,29 @@ class AutoregressiveProposer(Proposer):
         horizon: int | None = None,
         task: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """States [B, H, D], returns [B, H], and the features [B, n, F] of the n steps."""
+        """States [B, H, D], returns [B, H], and the features [B, H, F] of the steps."""
         horizon = self.spec.horizon if horizon is None else horizon
-        use_returns, block = self.spec.use_returns, self.block
+        use_returns = self.spec.use_returns
         carry = self.initial_carry(len(start), start)
         place = start
         if use_returns:
             assert returns is not None
             place = torch.cat([start, returns.unsqueeze(-1)], 1)
-        size = place.shape[1]
         token, move = self._tokens(goal, task), self._moves(noise)
         steps, path = [], []
-        for k in range(-(-horizon // block)):
+        for k in range(horizon):
             features, carry = self.step_features(token(place), carry, k)
-            places = (place if block == 1 else place.repeat(1, block)) + move(features, k)
-            place = places if block == 1 else places[:, -size:]
+            place = place + move(features, k)
             steps.append(features)
-            path.append(places)
-        whole = torch.cat(path, 1).unflatten(1, (-1, size))
-        seen = torch.stack(steps, 1)
+            path.append(place)
+        whole, seen = torch.stack(path, 1), torch.stack(steps, 1)
         if use_returns:
-            return whole[:, :horizon, :-1], whole[:, :horizon, -1], seen
-        # without a target the head tells the return-to-go itself, not its change
-        told, log_std = (part.flatten(1, 2)[:, :horizon, -1] for part in self._gaussian(seen))
+            return whole[..., :-1], whole[..., -1], seen
+        # without a target the head gives the return-to-go itself, not its change
+        later, log_std = (part[..., -1] for part in self._gaussian(seen))
         if noise is not None:
-            told = told + noise[..., -1] * log_std.exp()
-        return whole[:, :horizon], told, seen
+            later = later + noise[..., -1] * log_std.exp()
+        return whole, later, seen
 
     def propose(
         self,
@@ -173,35 +164,30 @@ class AutoregressiveProposer(Proposer):
         mask: Tensor,
         task: Tensor | None = None,
     ) -> tuple[Tensor, Proposal]:
-        blocks = self.spec.horizon // self.block
-        scale = self.plan_scale[: self.block].repeat(blocks, 1)
-        # the state that each plan state's change is counted from
-        origin = torch.arange(blocks, device=states.device).repeat_interleave(self.block)
-        origin = origin * self.block
-        true_change = (states[:, 1:] - states[:, origin]) / scale
+        scale = self.plan_scale[:1]
+        true_change = (states[:, 1:] - states[:, :-1]) / scale
         if self.free_running:
             target = returns[:, 0] if self.spec.use_returns else None
             ours, later, features = self._unroll(states[:, 0], goal, target, None, None, task)
-            log_std = self._gaussian(features)[1].flatten(1, 2)
+            log_std = self._gaussian(features)[1]
             error = (ours - states[:, 1:]) / self.plan_scale
             # how far one step is off from where the model itself stood
-            before = torch.cat([states[:, :1], ours], 1).detach()[:, origin]
+            before = torch.cat([states[:, :1], ours[:, :-1]], 1).detach()
             drift = (ours - before) / scale - true_change
             step_error = torch.cat([drift, (later - returns[:, 1:]).unsqueeze(-1)], -1)
             proposal = Proposal(ours.detach(), later.detach())
         else:
+            steps = self.spec.horizon
             every, told = (
-                None if x is None else x[:, None].expand(-1, blocks, -1) for x in (goal, task)
+                None if x is None else x[:, None].expand(-1, steps, -1) for x in (goal, task)
             )
-            past = returns[:, : -1 : self.block] if self.spec.use_returns else None
-            tokens = self.token(states[:, : -1 : self.block], every, past, told)
-            change, log_std = (
-                part.flatten(1, 2) for part in self._gaussian(self.sequence_features(tokens))
-            )
+            past = returns[:, :-1] if self.spec.use_returns else None
+            tokens = self.token(states[:, :-1], every, past, told)
+            change, log_std = self._gaussian(self.sequence_features(tokens))
             error = change[..., :-1] - true_change
             later = change[..., -1]
             if past is not None:
-                later = later + past.repeat_interleave(self.block, 1)
+                later = later + past
             step_error = torch.cat([error, (later - returns[:, 1:]).unsqueeze(-1)], -1)
             with torch.no_grad():
                 target = returns[:, 0] if self.spec.use_returns else None
@@ -227,7 +213,7 @@ class MarkovProposer(AutoregressiveProposer):
 
     def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
         free = config.training == "free-running"
-        super().__init__(spec, config.width, [], free, config.block)
+        super().__init__(spec, config.width, [], free)
         self.body = nn.Sequential(
             mlp(spec.token_dim, [config.width] * (config.depth - 1), config.width), nn.SiLU()
         )
@@ -246,7 +232,7 @@ class GRUProposer(AutoregressiveProposer):
     def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
         free = config.training == "free-running"
         hidden = [config.width] * (config.depth - 1)
-        super().__init__(spec, config.width, hidden, free, config.block)
+        super().__init__(spec, config.width, hidden, free)
         self.width = config.width
         self.enter = nn.Linear(spec.token_dim, config.width)
         self.recurrent = nn.GRU(config.width, config.width, batch_first=True)
@@ -275,14 +261,14 @@ class TransformerProposer(AutoregressiveProposer):
                 f"proposer.training is {config.training!r}, expected 'teacher-forced' with "
                 "proposer.kind transformer; its proposals for the denoiser are free-running anyway"
             )
-        super().__init__(spec, config.width, [], free_running=False, block=config.block)
+        super().__init__(spec, config.width, [], free_running=False)
         self.transformer = CausalTransformer(
             spec.token_dim,
             config.width,
             config.depth,
-            config.heads,
+            max(1, config.width // _HEAD_WIDTH),
             config.width,
-            config.dropout,
+            _DROPOUT,
             spec.horizon,
         )
 

@@ -13,7 +13,7 @@ import pytest
 from gymnasium import spaces
 
 from diffplan.config.config import Config
-from diffplan.config.sections import TasksConfig
+from diffplan.config.sections import DataConfig
 from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes
 from diffplan.envs.simulators.tasks import make_task_env, task_env_factory, task_infos
@@ -122,7 +122,7 @@ def evaluated(
             worse = asked["checkpoint"] == "40"
             return Worse(episodes) if worse else Acting(episodes)
 
-        config = Config(tasks=TasksConfig(given=given))  # type: ignore[arg-type]
+        config = Config(data=DataConfig(tasks=given))  # type: ignore[arg-type]
         monkeypatch.setattr(runs, "load_agent", lambda folder, **asked: acting(asked))
         monkeypatch.setattr(runs, "_check_one_configuration", lambda found: None)
         monkeypatch.setattr(

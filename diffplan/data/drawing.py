@@ -1,0 +1,30 @@
+"""How windows are drawn where nobody needs to choose: constants, and the reason of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Constants of `WindowSampler`, whose docstring has the formulas."""
+
+    held_out: float = 0.05
+    """Share of episodes that measure free-running errors: the least that does so steadily."""
+    hindsight_share: float = 0.4
+    """Share of windows whose goal comes from their own episode: all would never join two, none
+    would seldom show how to arrive."""
+    landmarks: int = 400
+    """Nodes of the landmark graph, fewer where there are fewer states: a maze's corridors are then
+    a few nodes wide, and all shortest paths take a second."""
+    goal_candidates: int = 8
+    """Goals of other episodes proposed per window; one is kept by its advantage."""
+    advantage_temperature: float = 6.0
+    """Lost steps that cut a window's weight by a factor e; infinite: no weighting."""
+    return_temperature: float = 0.2
+    """Shortfall of the return, in standard deviations, that cuts a window's chance by e."""
+    prompt: int = 16
+    """States of a demonstration, evenly spaced over it."""
+
+
+DRAWING = Drawing()
