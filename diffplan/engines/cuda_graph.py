@@ -25,20 +25,11 @@ class GraphEngine:
 
     name = "cuda-graph"
 
-    def __init__(
-        self,
-        model: PlannerModel,
-        settings: PlanningConfig,
-        bf16: bool = False,
-        compiled: bool = False,
-    ) -> None:
-        """bf16: run the networks in bfloat16; plans and coefficients stay in float32.
-
-        compiled: let torch.compile fuse what lies between the products first; minutes to start.
-        """
+    def __init__(self, model: PlannerModel, settings: PlanningConfig, bf16: bool = False) -> None:
+        """bf16: run the networks in bfloat16; plans and coefficients stay in float32."""
         self.startup_seconds = 0.0
         self._device = model.plan_scale.device
-        self._bf16, self._compiled = bf16, compiled
+        self._bf16 = bf16
         self._plan = PlanStep(model, settings)
         self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
         self._act = ActStep(model)
@@ -89,8 +80,6 @@ class GraphEngine:
         captured = self._captured.get((key, size))
         if captured is None:
             began = time.perf_counter()
-            if self._compiled:
-                function = torch.compile(function, dynamic=False)
             captured = _Captured(function, inputs, size, self._device, self._bf16)
             self._captured[key, size] = captured
             self.startup_seconds += time.perf_counter() - began

@@ -59,7 +59,6 @@ ENGINES: dict[str, Callable[[PlannerModel, PlanningConfig], Engine]] = {
     "onnx": OnnxEngine,
     "cuda-graph": GraphEngine,
     "cuda-graph-bf16": partial(GraphEngine, bf16=True),
-    "cuda-graph-compiled": partial(GraphEngine, bf16=True, compiled=True),
 }
 
 

@@ -164,11 +164,11 @@ def _encoded(model: PlannerModel, context: Context, blind: bool = False) -> Tens
     assert module is not None
     goal = context.goal
     if goal is None and model.spec.goal_dim:
-        goal = torch.zeros(len(context.state), model.spec.goal_dim).to(context.state)
+        goal = context.state.new_zeros(len(context.state), model.spec.goal_dim)
         blind = True
     returns = context.returns
     if returns is None:
-        returns = torch.zeros(len(context.state)).to(context.state)
+        returns = context.state.new_zeros(len(context.state))
     everything = torch.ones(len(context.state), dtype=torch.bool, device=context.state.device)
     drop = {"returns": everything} | ({"goal": everything} if blind else {})
     condition = model.condition(context.state, goal, returns, context.task)

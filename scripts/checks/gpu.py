@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-PARTS = ("ceilings", "tests", "decisions", "training", "score", "compiled")
+PARTS = ("ceilings", "tests", "decisions", "training", "score")
 _GRAPHS = ("eager", "cuda-graph", "cuda-graph-bf16")
 
 
@@ -136,15 +136,6 @@ class Gpu:
             if not self._small:
                 rows.append(self._decide(size, "cuda-graph", batches[-1], tf32=True))
         return rows
-
-    def _compiled(self, report: dict[str, Any]) -> list[dict[str, Any]]:
-        """The same by a graph of compiled code, at the largest batch."""
-        if self._small:
-            return []
-        return [
-            self._decide(size, "cuda-graph-compiled", batch, tf32=False)
-            for size, batch in (("pointmaze", 16384), ("hopper", 16384), ("hopper", 1))
-        ]
 
     def _decide(self, size: str, engine: str, batch: int, tf32: bool) -> dict[str, Any]:
         import torch
@@ -331,21 +322,11 @@ def table(report: dict[str, Any]) -> str:
         f"{'size':10} {'engine':20} {'batch':>6} {'predict ms':>10} {'device ms':>10} "
         f"{'plans/s':>10} {'of ceiling':>10}"
     )
-    for part in ("decisions", "compiled"):
-        rows = report.get(part, [])
-        if isinstance(rows, dict):
-            lines.append(f"{part}: {rows}")
-            continue
-        for row in rows:
-            engine = row["engine"]
-            kind = "tf32" if "tf32" in engine else "float32"
-            kind = "bf16" if "bf16" in engine or "compiled" in engine else kind
-            top = ceilings.get(f"{kind} flop/s")
-            share = f"{100 * row['flop/s'] / top:9.1f}%" if top else ""
-            lines.append(
-                f"{row['size']:10} {engine:20} {row['batch']:6} {row['predict ms']:10.3f} "
-                f"{row['device ms']:10.3f} {row['plans/s on the device']:10,} {share:>10}"
-            )
+    decisions = report.get("decisions", [])
+    if isinstance(decisions, dict):
+        lines.append(f"decisions: {decisions}")
+    else:
+        lines += [_decision_line(row, ceilings) for row in decisions]
     training = report.get("training", [])
     if isinstance(training, dict):
         lines.append(f"training: {training}")
@@ -358,6 +339,17 @@ def table(report: dict[str, Any]) -> str:
     lines.append(f"score: {report.get('score')}")
     lines.append(f"seconds: {report['seconds']}")
     return "\n".join(lines)
+
+
+def _decision_line(row: dict[str, Any], ceilings: dict[str, Any]) -> str:
+    engine = row["engine"]
+    kind = "bf16" if "bf16" in engine else "tf32" if "tf32" in engine else "float32"
+    top = ceilings.get(f"{kind} flop/s")
+    share = f"{100 * row['flop/s'] / top:9.1f}%" if top else ""
+    return (
+        f"{row['size']:10} {engine:20} {row['batch']:6} {row['predict ms']:10.3f} "
+        f"{row['device ms']:10.3f} {row['plans/s on the device']:10,} {share:>10}"
+    )
 
 
 if __name__ == "__main__":
