@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from diffplan.errors import DiffplanError
+from diffplan.scripts.planning_options import PlanningOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +26,8 @@ _SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift 
 class Calibrate:
     """Estimate the statistics of a trained model for the sampler dpm-solver-v3.
 
-    They hold for one start and one guidance weight, those that plans will be made with, and go
-    into the checkpoint's folder, with a picture beside them.
+    They hold for one start, guidance and clip, those that plans will be made with, and go into the
+    checkpoint's folder, with a picture beside them.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -35,15 +36,6 @@ class Calibrate:
     """Plans that the statistics are averaged over."""
     seed: int = 0
     """Of the plans that are drawn from the data, and of their noise."""
-    start: Annotated[
-        str | None, tyro.conf.arg(metavar="START", help_behavior_hint="(default: the run's own)")
-    ] = None
-    """How planning will start: noise, sdedit, ..."""
-    guidance_weight: Annotated[
-        float | None,
-        tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: the run's own)"),
-    ] = None
-    """Classifier-free guidance that plans will be made with; 1 is conditional."""
     average: Literal["batch", "horizon"] = "batch"
     """Statistics of each plan state (batch), or the same for all of them (horizon)."""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="last|UPDATES")] = "last"
@@ -52,6 +44,9 @@ class Calibrate:
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     threads: int = 1
     """PyTorch threads."""
+    planning: Annotated[PlanningOptions, tyro.conf.arg(name="")] = field(
+        default_factory=PlanningOptions
+    )
 
     def run(self) -> Path:
         """Estimate, write and draw; returns the file.
@@ -85,14 +80,12 @@ def _calibrate(options: Calibrate) -> Path:
     from diffplan.planning import calibration
     from diffplan.scripts.report.results import check_writable
 
-    given: dict[str, Any] = {"start": options.start, "guidance_weight": options.guidance_weight}
     agent = load_agent(
         options.folder,
         checkpoint=options.checkpoint,
         device=options.device,
         # any other sampler: what is to be estimated is not there yet
-        sampler="ddim",
-        **{name: value for name, value in given.items() if value is not None},
+        **options.planning.given | {"sampler": "ddim"},
     )
     last = options.checkpoint == "last"
     wanted = options.folder if last else checkpoint_path(options.folder, int(options.checkpoint))

@@ -3,78 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from diffplan.config.sections import Sampler
 from diffplan.errors import DiffplanError
+from diffplan.scripts.planning_options import PlanningOptions
 
 TaskGiven = Literal["id", "demonstration", "history", "unknown"]
 """What an agent is told of the task that it is evaluated on."""
-
-
-def _own(metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="(default: the run's own)")
-
-
-@dataclass(frozen=True)
-class PlanningOptions:
-    """How to plan, where it should differ from the run's own configuration."""
-
-    start: Annotated[
-        Literal["process", "sdedit", "published", "noise", "none"] | None,
-        _own("{process,sdedit,published,noise,none}"),
-    ] = None
-    """process: its far end, for rddm proposal plus scaled noise. sdedit: the proposal noised.
-    published: raw. noise: no proposal. none: not refined."""
-    steps: Annotated[int | None, _own("INT")] = None
-    """Reverse steps."""
-    start_level: Annotated[int | None, _own("INT")] = None
-    """First noise level of the sdedit and published starts."""
-    start_rule: Annotated[Literal["residual", "cosine"] | None, _own("{residual,cosine}")] = None
-    """sdedit: the level by the proposals' held-out error, or by their cosine to the data."""
-    sampler: Annotated[Sampler | None, _own("{" + ",".join(get_args(Sampler)) + "}")] = None
-    """How a reverse step is taken; dpm-solver-v3 needs `diffplan calibrate`."""
-    grid: Annotated[
-        Literal["uniform", "logsnr", "quadratic"] | None, _own("{uniform,logsnr,quadratic}")
-    ] = None
-    """Which levels are visited."""
-    eta: Annotated[float | None, _own("FLOAT")] = None
-    """Noise of ddim steps; 1 is ancestral."""
-    noise: Annotated[float | None, _own("FLOAT")] = None
-    """Scale of the start noise and the steps' noise; below 1: low temperature."""
-    guidance_weight: Annotated[float | None, _own("FLOAT")] = None
-    """Classifier-free guidance; 1 is conditional."""
-    value_guidance: Annotated[float | None, _own("FLOAT")] = None
-    """Weight of the noisy value's gradient (a model with heads.noisy_value)."""
-    candidates: Annotated[int | None, _own("INT")] = None
-    """Plans per decision, K."""
-    temperature: Annotated[float | None, _own("FLOAT")] = None
-    """Scale of the proposer's noise in candidates 2 to K."""
-    select: Annotated[
-        Literal["value", "softmax", "first"] | None, _own("{value,softmax,first}")
-    ] = None
-    """How one candidate is chosen."""
-    keep: Annotated[int | None, _own("INT")] = None
-    """Strides a plan is followed before the next one is made."""
-    reuse: Annotated[bool | None, _own("BOOL")] = None
-    """Go on from the plan before: propose only its missing tail."""
-    target: Annotated[
-        Literal["kept", "by-step", "received"] | None, _own("{kept,by-step,received}")
-    ] = None
-    """Return asked for: one; the data's at the step; the first, lowered by each reward."""
-    target_quantile: Annotated[float | None, _own("FLOAT")] = None
-    """Quantile of the data's returns-to-go that is asked for, instead of a target return."""
-    target_return: Annotated[float | None, _own("FLOAT")] = None
-    """Return-to-go asked for, discounted as in training, instead of a quantile."""
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The settings that were given, for `load_agent`."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -126,7 +65,9 @@ class EvaluateOptions:
     ] = None
     """What a model of several tasks is told of each: its number, one episode of its data, nothing
     but the episode so far, or nothing."""
-    planning: Annotated[PlanningOptions, tyro.conf.arg(name="")] = PlanningOptions()
+    planning: Annotated[PlanningOptions, tyro.conf.arg(name="")] = field(
+        default_factory=PlanningOptions
+    )
     env: Annotated[
         str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="(default: the dataset's own)")
     ] = None
@@ -191,11 +132,11 @@ class EvaluateOptions:
                     f"selection seeds {chosen.start} to {chosen.stop - 1} overlap evaluation seeds "
                     f"{judged.start} to {judged.stop - 1}; choose another --select-seed"
                 )
-        planning = self.planning
-        if planning.target_return is not None and planning.target_quantile is not None:
+        asked = self.planning.given
+        if asked.get("target_return") is not None and "target_quantile" in asked:
             raise DiffplanError(
-                f"--target-return {planning.target_return:g} and --target-quantile "
-                f"{planning.target_quantile:g} are both given; one of them says what to ask for"
+                f"--target-return {asked['target_return']:g} and --target-quantile "
+                f"{asked['target_quantile']:g} are both given; one of them says what to ask for"
             )
         if not self.runs:
             raise DiffplanError("give at least one RUN, a folder that `diffplan train --out` wrote")

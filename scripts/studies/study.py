@@ -14,7 +14,7 @@ import tyro
 
 from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate.command import Evaluate
-from diffplan.scripts.evaluate.options import PlanningOptions
+from diffplan.scripts.planning_options import PlanningOptions
 from diffplan.scripts.train import Train
 
 _OURS = "trajectory-diffuser"

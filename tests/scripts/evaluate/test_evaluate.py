@@ -20,7 +20,7 @@ from diffplan.envs.simulators.environments import evaluation_env_factory
 from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate import runs
 from diffplan.scripts.evaluate.command import Evaluate
-from diffplan.scripts.evaluate.options import PlanningOptions
+from diffplan.scripts.planning_options import PlanningOptions
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -1,0 +1,90 @@
+"""Every planning setting as an option of its own: how a trained run plans otherwise."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import tyro
+
+from diffplan.config.sections import PlanningConfig
+
+OWN: Literal["own"] = "own"
+"""Stands for the run's own setting; None does not, it is a value of several settings."""
+
+
+def _changes_of(section: type) -> Callable[[type], type]:
+    """Give a class the fields of a section of the configuration, each OWN by default."""
+    hints, helps = get_type_hints(section), _help(section)
+
+    def decorate(cls: type) -> type:
+        annotations: dict[str, Any] = {}
+        for each in fields(section):
+            hint = hints[each.name]
+            shown = tyro.conf.arg(
+                metavar=_metavar(hint),
+                help=helps.get(each.name, ""),
+                help_behavior_hint="(default: the run's own)",
+            )
+            annotations[each.name] = Annotated[Union[hint, Literal["own"]], shown]  # noqa: UP007
+            setattr(cls, each.name, OWN)
+        cls.__annotations__ = annotations
+        return dataclass(frozen=True)(cls)
+
+    return decorate
+
+
+def _help(section: type) -> Mapping[str, str]:
+    """The docstrings under the fields of a class, which Python itself does not keep."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            found[field.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def _metavar(hint: Any) -> str:
+    """As the command line shows a type: INT, {a,b}, None|FLOAT."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return "|".join(_metavar(part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(map(str, get_args(hint))) + "}"
+    if hint is type(None):
+        return "None"
+    return "{True,False}" if hint is bool else str(hint.__name__).upper()
+
+
+@_changes_of(PlanningConfig)
+class PlanningOptions:
+    """How to plan, where it should differ from the run's own configuration."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **given: Any) -> None: ...
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, for `load_agent`."""
+        names = (each.name for each in fields(PlanningConfig))
+        return {name: value for name in names if (value := getattr(self, name)) != OWN}
