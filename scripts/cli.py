@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 from diffplan import __version__
 from diffplan.errors import DiffplanError
@@ -31,16 +32,6 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("survey",): ("studies", "Survey", "every planner and process on the same data, one table"),
     ("family",): ("studies", "Family", "one proposal refined by each process of a survey, drawn"),
     ("demo",): ("demo", "Demo", "all of it once: data, training, evaluation, pictures"),
-    ("pointmaze-counts",): (
-        "checks",
-        "PointmazeCounts",
-        "check the PointMaze procedure against published episode counts",
-    ),
-    ("maze2d-controllers",): (
-        "checks",
-        "Maze2dControllers",
-        "check maze2d in D4RL's frame against D4RL's reference scores",
-    ),
 }
 
 _GROUPS = {words[0] for words in COMMANDS if len(words) == 2}
@@ -80,29 +71,33 @@ def _split(args: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     raise DiffplanError(f"unknown command {args[0]!r}; {hint}commands: {', '.join(known)}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2 for a user's mistake)."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if not args or args[0] in ("-h", "--help", "help"):
-            print(_overview())
-            return 0
-        if args[0] in _GROUPS and args[1:] in (["-h"], ["--help"]):
-            print(_overview(args[0]))
-            return 0
-        if args[0] == "--version":
-            print(f"diffplan {__version__}")
-            return 0
+def _run(args: Sequence[str]) -> None:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_overview())
+    elif args[0] in _GROUPS and args[1:] in (["-h"], ["--help"]):
+        print(_overview(args[0]))
+    elif args[0] == "--version":
+        print(f"diffplan {__version__}")
+    else:
         words, rest = _split(args)
         module, name, _ = COMMANDS[words]
         command = getattr(import_module(f"diffplan.scripts.{module}"), name)
-        if hasattr(command, "parse"):
-            command = command.parse(rest)
-        else:
-            import tyro
+        parsed(command, rest, " ".join(["diffplan", *words])).run()
 
-            command = tyro.cli(command, args=rest, prog=" ".join(["diffplan", *words]))
-        command.run()
+
+def parsed(command: Any, args: Sequence[str], prog: str) -> Any:
+    """A command with the options of a command line, by its own `parse` if it has one."""
+    if hasattr(command, "parse"):
+        return command.parse(args)
+    import tyro
+
+    return tyro.cli(command, args=args, prog=prog)
+
+
+def exit_status(run: Callable[[], object]) -> int:
+    """Do something for the command line; a user's mistake is one line and status 2."""
+    try:
+        run()
     except DiffplanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -114,6 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (2 for a user's mistake)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    return exit_status(lambda: _run(args))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import diffplan
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("agents", "envs", "scripts")  # at the top of the repository, installed inside diffplan
+CHECKOUT_ONLY = ("diffplan.scripts.checks",)  # what serves this repository alone
 ENVIRONMENT_LIBRARIES = (
     "gymnasium",
     "gymnasium_robotics",
@@ -60,14 +61,15 @@ def run_python(code: str, cwd: Path) -> str:
 
 
 def package_folders() -> dict[str, Path]:
-    """Every package that stands on disk, by the name that it must install under."""
+    """Every package on disk that is installed, by the name that it must install under."""
     found = {}
     for top, name in [("diffplan", "diffplan"), *((room, f"diffplan.{room}") for room in ROOMS)]:
         for folder, subfolders, _ in os.walk(ROOT / top):  # does not follow the links
             subfolders[:] = [sub for sub in subfolders if sub != "__pycache__"]
             inside = Path(folder).relative_to(ROOT / top)
             found[".".join((name, *inside.parts))] = Path(folder)
-    return found
+    assert set(CHECKOUT_ONLY) <= set(found)
+    return {name: folder for name, folder in found.items() if name not in CHECKOUT_ONLY}
 
 
 def sources() -> dict[str, Path]:

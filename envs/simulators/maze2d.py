@@ -107,7 +107,7 @@ class Maze2D(gym.Env[Any, np.ndarray]):
     As in D4RL: layouts, masses, gear 100, damping 1, step 0.01 s, speeds clipped to 5 before
     each step, starts (a random free cell, +-0.1, speed 0.1 N(0, 1)) and the fixed goal. Not as in
     D4RL: the MuJoCo version and the random stream, and the goal is part of the observation.
-    Checked: D4RL's reference maxima (`diffplan maze2d-controllers`) and the largest speed in its
+    Checked: D4RL's reference maxima (checks/maze2d_controllers.py) and the largest speed in its
     files, 5.2262554; not the files themselves.
     `info["success"]` says whether the ball is within 0.5 of the goal.
     Raises DiffplanError where MuJoCo is not installed.

@@ -1,6 +1,19 @@
-"""Procedures set beside published numbers."""
+"""What serves this repository alone: run from a checkout, not in the wheel.
 
-from diffplan.scripts.checks.maze2d_controllers import Maze2dControllers
-from diffplan.scripts.checks.pointmaze_counts import PointmazeCounts
+python -m diffplan.scripts.checks.tables               the tables in docs/ from their JSON files
+python -m diffplan.scripts.checks.pointmaze_counts     PointMaze data beside published counts
+python -m diffplan.scripts.checks.maze2d_controllers   maze2d beside D4RL's reference scores
+python -m diffplan.scripts.checks.gpu                  what a GPU gives (`make gpu`)
+"""
 
-__all__ = ["Maze2dControllers", "PointmazeCounts"]
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffplan.scripts.cli import exit_status, parsed
+
+
+def main(command: Any, module: str, argv: Sequence[str]) -> int:
+    """Run a check with a command line's words; returns the exit status."""
+    return exit_status(lambda: parsed(command, argv, f"python -m {module}").run())

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from diffplan.scripts.checks import main
+
 PARTS = ("ceilings", "tests", "decisions", "training", "score")
 _GRAPHS = ("eager", "cuda-graph", "cuda-graph-bf16")
 
@@ -353,6 +355,4 @@ def _decision_line(row: dict[str, Any], ceilings: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(Gpu, description=__doc__).run()
+    sys.exit(main(Gpu, __spec__.name, sys.argv[1:]))

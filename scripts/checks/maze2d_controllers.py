@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import numpy as np
 import tyro
 
 from diffplan.errors import DiffplanError
+from diffplan.scripts.checks import main
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ class Maze2dControllers:
     @property
     def command(self) -> str:
         """The command line that does the same."""
-        words = ["diffplan", "maze2d-controllers", "--mazes", *self.mazes]
+        words = ["python", "-m", __name__, "--mazes", *self.mazes]
         words += ["--episodes", f"{self.episodes}", "--seed", f"{self.seed}"]
         return shlex.join([*words, "--json", f"{self.json}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(Maze2dControllers, __spec__.name, sys.argv[1:]))

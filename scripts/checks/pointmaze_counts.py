@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from diffplan.errors import DiffplanError
+from diffplan.scripts.checks import main
 
 # Episodes in 1,000,000 steps of D4RL/pointmaze/{umaze,medium}-v2.
 PUBLISHED = {"umaze": 13210, "medium": 4752}
@@ -86,7 +88,11 @@ class PointmazeCounts:
     @property
     def command(self) -> str:
         """The command line that does the same."""
-        words = ["diffplan", "pointmaze-counts", "--mazes", *self.mazes]
+        words = ["python", "-m", __name__, "--mazes", *self.mazes]
         words += ["--steps", f"{self.steps}", "--seed", f"{self.seed}"]
         words += ["--tolerance", f"{self.tolerance}", "--json", f"{self.json}"]
         return shlex.join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main(PointmazeCounts, __spec__.name, sys.argv[1:]))

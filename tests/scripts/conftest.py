@@ -92,6 +92,12 @@ def tiny_options() -> list[str]:
     ]
 
 
+@pytest.fixture(scope="session")
+def tables() -> Any:
+    """The module that writes the tables of docs/, which only a checkout has."""
+    return pytest.importorskip("diffplan.scripts.checks.tables", reason="of a checkout")
+
+
 @pytest.fixture
 def maze_agent() -> StubPlanner:
     """A planner for short episodes of PointMaze UMaze."""

@@ -90,7 +90,6 @@ def test_without_the_data_the_models_own_plans_do(
     [
         ([], r"start is 'process', which begins at level 10 of 'rddm'.*--start noise or sdedit"),
         (["--start", "none"], "refines nothing"),
-        (["--start", "elsewhere"], "start"),
         (["--samples", "1"], "--samples must be at least 2, got 1"),
         (["--checkpoint", "9"], "checkpoint-00000009"),
     ],
@@ -107,3 +106,13 @@ def test_mistakes_get_one_line(
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", str(tmp_path / "nothing")]) == 2
     assert "is no folder; give one that" in capsys.readouterr().err
+
+
+def test_an_unknown_start_is_refused_with_the_known_ones(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["calibrate", str(run), "--start", "elsewhere"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "--start" in error and "'noise'" in error

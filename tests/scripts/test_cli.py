@@ -59,8 +59,6 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
         (["train", "proposer-only", "--dataset", "x", "--out", "a-file/x"], "cannot be written"),
         (["train", "proposer-only", "--dataset", "x", "--out", "a-run"], "add --resume"),
         (["datasets", "show", "x", "--plot", "a-file/x.png"], "cannot be written"),
-        (["pointmaze-counts", "--steps", "0"], "--steps is 0"),
-        (["pointmaze-counts", "--json", "a-file/x.json"], "cannot be written"),
         (
             ["train", "proposer-only", "--dataset", "x", "--out", "x", "--planning.keep", "99"],
             "planning.keep is 99",

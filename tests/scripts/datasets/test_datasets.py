@@ -1,8 +1,6 @@
-"""`diffplan datasets make`, `list`, `download` and `show`; comparing counts of episodes."""
+"""`diffplan datasets make`, `list`, `download` and `show`."""
 
-import json
 import re
-import shlex
 from pathlib import Path
 
 import h5py
@@ -13,7 +11,6 @@ import tyro
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.formats import minari_remote
 from diffplan.errors import DiffplanError
-from diffplan.scripts.checks.pointmaze_counts import PointmazeCounts
 from diffplan.scripts.datasets.command import Download, List, Make, Show, summary
 
 
@@ -135,22 +132,3 @@ def test_show_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "states hold nan in episode 1, step 1, column 1" in lines["PROBLEM"]
     with pytest.raises(DiffplanError, match="cannot write the picture"):
         Show(str(tmp_path / "a.npz"), plot=tmp_path / "a.doc").run()
-
-
-def test_counts_are_compared_and_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """At 5,000 steps 66 episodes are expected, give or take 5."""
-    file = tmp_path / "results" / "counts.json"
-    counts = PointmazeCounts(("umaze",), 5_000, tolerance=0.25, json=file)
-    counts.run()
-    written = json.loads(file.read_text())
-    assert written["mazes"]["umaze"]["published"] == pytest.approx(66.05)
-    assert written["steps"] == 5_000
-    words = shlex.split(written["command"])
-    assert words[:2] == ["diffplan", "pointmaze-counts"]
-    assert tyro.cli(PointmazeCounts, args=words[2:]) == counts
-    with pytest.raises(DiffplanError, match="umaze differ from the published"):
-        PointmazeCounts(("umaze",), 5_000, tolerance=1e-6, json=file).run()
-    with pytest.raises(DiffplanError, match="unknown maze 'u'"):
-        PointmazeCounts(("u",), 100, json=file).run()

@@ -22,7 +22,6 @@ from diffplan.scripts.evaluate import drawing, measure, runs
 from diffplan.scripts.evaluate.command import Evaluate
 from diffplan.scripts.evaluate.task_given import demonstration
 from diffplan.scripts.report.results import Score
-from diffplan.scripts.tables import tasks_table
 
 NAMES = ("plain", "wide")
 
@@ -165,7 +164,11 @@ def test_every_task_is_played_and_counted(
     assert [row.split()[0] for row in rows] == ["plain", "wide", "mean"]
     assert "1.5 [1.5, 1.5]  100.0 %" in rows[2]
     assert len({len(row) for row in rows[:2]}) == 1
-    page = tasks_table({**results, "machine": {**results["machine"], "versions": VERSIONS}})
+
+
+def test_the_page_of_results_says_the_same(evaluated: Callable[..., Any], tables: Any) -> None:
+    results = evaluated(baselines=True)
+    page = tables.tasks_table({**results, "machine": {**results["machine"], "versions": VERSIONS}})
     assert "| plain | 2.0 [2.0, 2.0] | 100 % [61, 100] | 6 |" in page
     assert "| **mean** | 1.5 [1.5, 1.5] |" in page
 

@@ -13,7 +13,6 @@ from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import list_checkpoints
 from diffplan.scripts.studies import study as study_module
 from diffplan.scripts.studies.study import Study
-from diffplan.scripts.tables import update
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_study_scores_every_way_and_is_not_done_twice(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tables: Any,
 ) -> None:
     monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "cache"))
     study = Study((str(data),), tmp_path / "runs", seeds=2, steps=2, episodes=2)
@@ -86,7 +89,7 @@ def test_a_study_scores_every_way_and_is_not_done_twice(
         Study((str(elsewhere),), tmp_path / "runs", seeds=2, steps=2).run()
     page = tmp_path / "runs" / "page.md"
     page.write_text("<!-- table: study.json -->\n<!-- end -->\n")
-    update(tmp_path / "runs")
+    tables.update(tmp_path / "runs")
     text = page.read_text()
     assert "| hopper-mine |" in text and "2 × 2" in text and "| proposer only |" in text
     capsys.readouterr()

@@ -17,7 +17,6 @@ from diffplan.scripts.studies import survey as survey_module
 from diffplan.scripts.studies.family import Family
 from diffplan.scripts.studies.survey import Survey
 from diffplan.scripts.studies.survey_rows import GROUPS
-from diffplan.scripts.tables import update
 
 FEW: dict[str, Any] = {"steps": 2, "episodes": 2, "tune_episodes": 1}
 PNG = b"\x89PNG"
@@ -39,7 +38,7 @@ def mine(minari_root: Path, tmp_path: Path) -> Survey:
 
 @pytest.mark.slow
 def test_a_survey_does_its_cells_once_and_sums_up_what_is_there(
-    mine: Survey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    mine: Survey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tables: Any
 ) -> None:
     first, folder = mine.run(), next(p for p in mine.out.iterdir() if p.is_dir())
     found = first["survey"][folder.name]
@@ -71,7 +70,7 @@ def test_a_survey_does_its_cells_once_and_sums_up_what_is_there(
     assert again["survey"][folder.name]["rows"]["RDDM"]["seed_means"] == row["seed_means"]
     page = mine.out / "page.md"
     page.write_text("<!-- table: processes.json -->\n<!-- end -->\n")
-    update(mine.out)
+    tables.update(mine.out)
     assert f"| {folder.name} | proposal alone |" in page.read_text()
     # other settings are other cells
     longer = Survey(mine.data, mine.out, "processes", ("RDDM",), 1, **FEW | {"steps": 99})

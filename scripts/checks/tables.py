@@ -1,7 +1,7 @@
 """Tables in docs/*.md from the JSON files beside them, and of the presets.
 
-    python -m diffplan.scripts.tables            # rewrite the tables
-    python -m diffplan.scripts.tables --check    # exit with 1 if one is out of date
+    python -m diffplan.scripts.checks.tables            # rewrite the tables
+    python -m diffplan.scripts.checks.tables --check    # exit with 1 if one is out of date
 
 A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` and
 `baselines` instead of a file are those of `diffplan.config.presets`. With a `*` in its name the
@@ -19,8 +19,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from diffplan.config.planners import get_config
 from diffplan.config.presets import (
     BASELINES,
@@ -32,6 +30,7 @@ from diffplan.config.presets import (
 )
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark.report import benchmark_table
+from diffplan.scripts.checks import main
 from diffplan.scripts.queries.command import queries_table
 from diffplan.scripts.report.markdown import (
     machine_line,
@@ -151,7 +150,7 @@ def study_table(data: dict[str, Any]) -> str:
 
 
 def counts_table(data: dict[str, Any]) -> str:
-    """The table of `diffplan pointmaze-counts`."""
+    """The table of the check pointmaze_counts."""
     rows = [
         [
             name,
@@ -220,7 +219,7 @@ def baselines_table() -> str:
 
 
 def reference_table(data: dict[str, Any]) -> str:
-    """The table of `diffplan maze2d-controllers`."""
+    """The table of the check maze2d_controllers."""
     header = ["maze", "plans at every start", "plans once", "D4RL's maximum", "difference"]
     rows = [
         [
@@ -345,7 +344,4 @@ class Tables:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(Tables, prog="python -m diffplan.scripts.tables").run()
-    except DiffplanError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main(Tables, __spec__.name, sys.argv[1:]))
