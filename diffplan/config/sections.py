@@ -20,7 +20,7 @@ Sampler = Literal[
 """Names of `diffplan.diffusion.samplers.SAMPLERS`."""
 
 Modality = Literal["actions", "rewards", "returns", "goal", "task"]
-"""Names of `diffplan.model.heads.MODALITIES`."""
+"""Names of `diffplan.model.modalities.MODALITIES`."""
 
 STRICT = ConfigDict(extra="forbid")
 

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
+from diffplan.config.config import Config
 from diffplan.diffusion.process import Process, aggregated
-from diffplan.diffusion.processes import build_process
-from diffplan.model.conditions import ConditionEncoder
+from diffplan.diffusion.processes import SCHEDULES, build_process, ddpm
+from diffplan.model.conditions import ConditionEncoder, TaskEncoder
 from diffplan.model.denoiser import Denoiser
 from diffplan.model.heads import Heads
+from diffplan.model.inverse_dynamics import InverseDynamics
 from diffplan.model.proposer import build_proposer
 from diffplan.model.proposer.base import Proposer, ProposerSpec
-from diffplan.model.streams import Columns, StreamDenoiser
+from diffplan.model.space import PlanSpace
+from diffplan.model.streams import StreamDenoiser
 from diffplan.model.value import NoisyValue, Value
 from diffplan.nn import NETWORKS, Network
 from diffplan.nn.embeddings import goal_feature_size
 
-if TYPE_CHECKING:
-    from diffplan.model.planner_model import PlannerModel
 
-
-def proposer_of(model: PlannerModel) -> Proposer:
+def proposer_of(space: PlanSpace) -> Proposer:
     """The proposer that the configuration names."""
     spec = ProposerSpec(
-        model.config.plan.horizon,
-        model.spec.state_dim,
-        model.spec.goal_dim,
-        model.spec.goal_columns,
-        model.use_returns,
-        model.task_dim,
+        space.config.plan.horizon,
+        space.spec.state_dim,
+        space.spec.goal_dim,
+        space.spec.goal_columns,
+        space.use_returns,
+        space.task_dim,
     )
-    return build_proposer(spec, model.config.proposer)
+    return build_proposer(spec, space.config.proposer)
 
 
-def _network_of(model: PlannerModel) -> Network:
-    options = model.config.denoiser
+def _network_of(space: PlanSpace) -> Network:
+    options = space.config.denoiser
     sizes = (
         {"base": options.width}
         if options.network == "unet"
@@ -45,49 +42,50 @@ def _network_of(model: PlannerModel) -> Network:
         }
     )
     result: Network = NETWORKS[options.network](
-        model.rows, model.plan_dim, options.features, use_proposal=options.use_proposal, **sizes
+        space.rows, space.plan_dim, options.features, use_proposal=options.use_proposal, **sizes
     )
     return result
 
 
-def _encoder_of(model: PlannerModel) -> ConditionEncoder:
+def _encoder_of(space: PlanSpace) -> ConditionEncoder:
     return ConditionEncoder(
-        model.config.denoiser.features,
+        space.config.denoiser.features,
         # inside the plan the first state is pinned, not a condition
-        state_dim=0 if model.absolute else model.spec.state_dim,
+        state_dim=0 if space.absolute else space.spec.state_dim,
         # nor is a goal that stands at the end of the plan
-        goal_dim=0 if model.config.plan.pin_goal else goal_feature_size(model.spec.goal_dim),
+        goal_dim=0 if space.config.plan.pin_goal else goal_feature_size(space.spec.goal_dim),
         # nor a return that is a stream of the plan
-        use_returns=model.use_returns and model.config.heads.kind != "streams",
-        task_dim=model.task_dim,
+        use_returns=space.use_returns and space.config.heads.kind != "streams",
+        task_dim=space.task_dim,
     )
 
 
-def streams_of(model: PlannerModel) -> StreamDenoiser:
+def streams_of(space: PlanSpace) -> StreamDenoiser:
     """The denoiser of `heads.kind` streams."""
-    states, end = model.spec.state_dim, model.plan_dim - 1
-    columns = Columns(slice(0, states), slice(states, end), slice(end, end + 1))
-    features = model.config.denoiser.features
-    return StreamDenoiser(_network_of(model), _encoder_of(model), columns, features)
+    features = space.config.denoiser.features
+    return StreamDenoiser(_network_of(space), _encoder_of(space), space.columns, features)
 
 
-def denoiser_of(model: PlannerModel) -> Denoiser:
-    """The denoiser, with heads where `heads.kind` is shared."""
-    options, network = model.config.denoiser, _network_of(model)
+def denoiser_of(space: PlanSpace, process: Process) -> Denoiser:
+    """The denoiser, with heads where `heads.kind` is shared.
+
+    process: of whose levels it must be able to tell x0.
+    """
+    options, network = space.config.denoiser, _network_of(space)
     denoiser = Denoiser(
         network,
-        _encoder_of(model),
-        horizon=model.rows,
-        dim=model.plan_dim,
+        _encoder_of(space),
+        horizon=space.rows,
+        dim=space.plan_dim,
         features=options.features,
         prediction=options.prediction,
         use_proposal=options.use_proposal,
     )
-    denoiser.check_process(model.main_process)
-    heads = model.config.heads
+    denoiser.check_process(process)
+    heads = space.config.heads
     if heads.kind == "shared":
         denoiser.heads = Heads(
-            model,
+            space,
             heads.modalities,
             network,
             width=heads.width,
@@ -97,9 +95,9 @@ def denoiser_of(model: PlannerModel) -> Denoiser:
     return denoiser
 
 
-def value_of(model: PlannerModel) -> Value:
+def value_of(space: PlanSpace) -> Value:
     """The value network."""
-    spec, heads = model.spec, model.config.heads
+    spec, heads = space.spec, space.config.heads
     return Value(
         spec.state_dim,
         spec.goal_dim,
@@ -110,31 +108,50 @@ def value_of(model: PlannerModel) -> Value:
         heads.expectile,
         heads.value_members,
         heads.value_target == "bootstrapped",
-        model.task_dim,
+        space.task_dim,
     )
 
 
-def noisy_value_of(model: PlannerModel) -> NoisyValue:
+def task_encoder_of(space: PlanSpace) -> TaskEncoder:
+    """What codes the tasks, where networks are told of them."""
+    config, spec = space.config, space.spec
+    return TaskEncoder(
+        config.data.tasks, spec.tasks, spec.state_dim, space.task_dim, config.heads.width
+    )
+
+
+def inverse_dynamics_of(space: PlanSpace) -> InverseDynamics:
+    """The inverse dynamics network."""
+    heads = space.config.heads
+    return InverseDynamics(space.spec.state_dim, space.spec.action_dim, heads.width, heads.depth)
+
+
+def noisy_value_of(space: PlanSpace) -> NoisyValue:
     """The value of noisy plans."""
-    heads = model.config.heads
+    heads = space.config.heads
     return NoisyValue(
-        model.rows,
-        model.plan_dim,
-        model.spec.state_dim + goal_feature_size(model.spec.goal_dim),
-        model.config.denoiser.features,
+        space.rows,
+        space.plan_dim,
+        space.spec.state_dim + goal_feature_size(space.spec.goal_dim),
+        space.config.denoiser.features,
         heads.width,
         heads.depth,
     )
 
 
-def main_process_of(model: PlannerModel, betas: Sequence[float], weight: float) -> Process:
-    """The forward process that the configuration names; weight: of what heads tell, in it."""
-    options = model.config.denoiser
-    process = build_process(
+def processes_of(config: Config) -> tuple[Process, Process]:
+    """Plain DDPM, and the forward process that the configuration names, which may be the same."""
+    options, heads = config.denoiser, config.heads
+    betas = SCHEDULES[options.schedule](options.schedule_levels)
+    weight = heads.aggregation if heads.kind == "shared" else 0.0  # of what heads tell, in it
+    plain = aggregated(ddpm(betas), weight)
+    if options.process == "ddpm":
+        return plain, plain
+    main = build_process(
         options.process,
         levels=options.levels,
         betas=betas,
         path=options.path,
         gamma=options.gamma,
     )
-    return aggregated(process, weight)
+    return plain, aggregated(main, weight)

@@ -27,7 +27,8 @@ from torch import Tensor
 from diffplan.config.config import Config, config_from_dict, config_to_dict
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.errors import DiffplanError
-from diffplan.model.planner_model import ModelSpec, PlannerModel
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.space import ModelSpec
 
 FORMAT = 1
 _SECTIONS: dict[str, type] = {"spec": ModelSpec, "layout": ObservationLayout, "info": DatasetInfo}

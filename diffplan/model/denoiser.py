@@ -13,7 +13,8 @@ from diffplan.diffusion.process import Process, readout
 from diffplan.diffusion.sampling import Denoise
 from diffplan.errors import DiffplanError
 from diffplan.model.conditions import Condition, ConditionEncoder, Drop
-from diffplan.model.heads import Heads, Path, Values, level_weight
+from diffplan.model.heads import Heads, Values, level_weight
+from diffplan.model.space import Path
 from diffplan.nn.embeddings import constant, mlp, sinusoidal
 from diffplan.nn.network import Network
 
@@ -22,7 +23,7 @@ Prediction = Literal["x0", "eps", "v", "velocity", "resnoise"]
 
 @dataclass(frozen=True)
 class Told:
-    """What the heads' data are in training: values and weights by modality, see `heads.Modality`.
+    """What the heads' data are in training: values and weights by modality (`modalities.Modality`).
 
     known: bool [B] by modality: whether E holds it; a plan knows little of this. path: from plan
     tensor to states.

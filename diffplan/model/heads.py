@@ -6,103 +6,27 @@ one diffusion space, where their weighted sum E = sum_i omega_i E_i(x_i) moves t
     z_t = a_t z_0 + r_t x̂ + c_t E + sigma_t eps,
 
 and decoded again from the features of the one network that denoises it. Here z_0 is the plan.
-Every kind of data is one entry of `MODALITIES`; adding one is adding an entry.
+Every kind of data is one entry of `modalities.MODALITIES`; adding one is adding an entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffplan.data.batches import Windows
 from diffplan.errors import DiffplanError
+from diffplan.model.modalities import MODALITIES
+from diffplan.model.space import PlanSpace
 from diffplan.nn.embeddings import mlp
 from diffplan.nn.network import Network
-
-if TYPE_CHECKING:
-    from diffplan.model.planner_model import PlannerModel
 
 Values = Mapping[str, Tensor]
 """Name of a modality -> its values, see `Modality.columns`."""
 _SNR_CAP = 5.0
 _LEAST = 0.1  # weight of the noisiest levels, where a policy and the rest are asked without a plan
-
-
-@dataclass(frozen=True)
-class Modality:
-    """One kind of data: its shape, its likelihood, its weight and where a batch has it.
-
-    columns: numbers of every plan state (by_row, values [B, rows, columns]) or of a plan (values
-    [B, columns]); classes: how many there are (values [B], int64). likelihood: "gaussian" is a
-    squared error; "bins" a cross-entropy over two-hot bins of one number, robust to its scale
-    (Bellemare et al. 2017, arXiv 1707.06887); "classes" a cross-entropy. weight: lambda of its
-    loss. read: values and weights ([B, rows] or [B]) of windows.
-    """
-
-    by_row: bool
-    likelihood: Literal["gaussian", "bins", "classes"]
-    weight: float
-    columns: Callable[[PlannerModel], int]
-    read: Callable[[PlannerModel, Windows], tuple[Tensor, Tensor]]
-
-
-def _rows(model: PlannerModel, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [B, H, C] of the future states and weights [B, H] as rows of the plan."""
-    if model.absolute:  # nothing leads to the current state
-        values, mask = F.pad(values, (0, 0, 1, 0)), F.pad(mask, (1, 0))
-    return values, mask
-
-
-def _actions(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
-    assert windows.actions is not None and windows.acting is not None
-    actions = model.scaled_actions(windows.actions).flatten(2)
-    return _rows(model, actions, windows.acting)
-
-
-def _rewards(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
-    assert windows.rewards is not None
-    return _rows(model, model.rewards(windows.rewards.unsqueeze(-1)), windows.mask)
-
-
-def _returns(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
-    returns = model.normalised_returns(windows.returns[:, :1])
-    return returns, torch.ones_like(returns[:, 0])
-
-
-def _goal(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
-    goal = model.goal(windows.goals)
-    assert goal is not None
-    return goal, torch.ones_like(goal[:, 0])
-
-
-def _task(model: PlannerModel, windows: Windows) -> tuple[Tensor, Tensor]:
-    assert windows.task is not None
-    return windows.task, torch.ones_like(windows.task, dtype=torch.float32)
-
-
-MODALITIES: dict[str, Modality] = {
-    "actions": Modality(
-        True,
-        "gaussian",
-        1.0,
-        lambda model: model.config.plan.stride * model.spec.action_dim,
-        _actions,
-    ),
-    "rewards": Modality(True, "gaussian", 0.5, lambda model: 1, _rewards),
-    "returns": Modality(False, "bins", 0.2, lambda model: 1, _returns),
-    "goal": Modality(False, "gaussian", 0.5, lambda model: model.spec.goal_dim, _goal),
-    "task": Modality(False, "classes", 0.1, lambda model: model.spec.tasks, _task),
-}
-"""Kinds of data beside the plan's states, which are the diffusion space itself."""
-
-
-Path = Callable[[Tensor], Tensor]
-"""Plan tensor [B, rows, D] -> normalised states [B, H+1, S], the first the current one."""
 
 
 class RowHead(nn.Module):
@@ -148,7 +72,7 @@ class Heads(nn.Module):
 
     def __init__(
         self,
-        model: PlannerModel,
+        space: PlanSpace,
         names: tuple[str, ...],
         network: Network,
         *,
@@ -159,24 +83,24 @@ class Heads(nn.Module):
         """names: of `MODALITIES`. network: whose features are read. width: of the heads."""
         super().__init__()
         for name, ok, needed in (
-            ("goal", model.spec.goal_dim > 0, "a dataset with goals"),
-            ("task", model.spec.tasks > 1, "a dataset of several tasks"),
+            ("goal", space.spec.goal_dim > 0, "a dataset with goals"),
+            ("task", space.spec.tasks > 1, "a dataset of several tasks"),
         ):
             if name in names and not ok:
                 raise DiffplanError(
                     f"heads.modalities has {name!r}, which needs {needed}; leave it out"
                 )
         self.names = names
-        self.rows, self.dim = model.rows, model.plan_dim
+        self.rows, self.dim = space.rows, space.plan_dim
         self.by_row = network.by_row
-        self.columns = {name: MODALITIES[name].columns(model) for name in names}
+        self.columns = {name: MODALITIES[name].columns(space) for name in names}
         self.decoders = nn.ModuleDict()
         self.encoders = nn.ModuleDict()
         for name in names:
             modality, columns = MODALITIES[name], self.columns[name]
             outputs = bins if modality.likelihood == "bins" else columns
             self.decoders[name] = (
-                RowHead(self.rows, network.width, model.spec.state_dim, width, outputs)
+                RowHead(self.rows, network.width, space.spec.state_dim, width, outputs)
                 if modality.by_row
                 else mlp(network.width, [width], outputs)
             )
@@ -186,7 +110,7 @@ class Heads(nn.Module):
         self.register_buffer("bins", torch.linspace(-1, 1, bins))
         # the first row of an absolute plan is pinned and stays clean
         share = torch.full((self.rows, 1), len(names) ** -0.5)
-        share[: int(model.absolute)] = 0.0
+        share[: int(space.absolute)] = 0.0
         self.register_buffer("share", share, persistent=False)
         fixed = [MODALITIES[name].weight for name in names]
         self.fixed = dict(

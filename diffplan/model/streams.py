@@ -10,7 +10,6 @@ for all kinds of data is `heads`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from diffplan.diffusion.grids import time_grid
 from diffplan.diffusion.process import Process
 from diffplan.model.conditions import Condition, ConditionEncoder, Drop
+from diffplan.model.space import Columns
 from diffplan.nn.embeddings import constant, mlp, sinusoidal
 from diffplan.nn.network import Network
 
@@ -29,20 +29,6 @@ _CLEAN, _ABSENT = 0.25, 0.15  # shares of the streams of the others that are giv
 
 Levels = tuple[int, int, int]
 """Table indices of the streams, in the order of `STREAMS`: 0 is given, T is nothing but noise."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of the plan tensor [B, H, D] belong to which stream."""
-
-    states: slice
-    actions: slice
-    returns: slice
-
-    def of(self, name: str) -> slice:
-        """Those of one of `STREAMS`."""
-        found: slice = getattr(self, name)
-        return found
 
 
 class StreamDenoiser(nn.Module):

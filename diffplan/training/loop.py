@@ -30,10 +30,12 @@ from diffplan.model.checkpoint import (
     find_checkpoint,
     save_checkpoint,
 )
-from diffplan.model.planner_model import ModelSpec, PlannerModel
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.space import ModelSpec
 from diffplan.planning.chains import chain_of
 from diffplan.training.average import WeightAverage
 from diffplan.training.log import MetricsFile
+from diffplan.training.losses import Objective
 from diffplan.training.residual import measure_residual
 from diffplan.training.run import (
     RunOptions,
@@ -132,7 +134,8 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         step, seconds = header.step, header.seconds
         restore(path, model, average, optimiser, generator, accelerator)
     average.module.to(accelerator.device)
-    wrapped, optimiser = accelerator.prepare(model, optimiser)
+    objective = Objective(model)
+    wrapped, optimiser = accelerator.prepare(objective, optimiser)
     parts = {name: list(part.parameters()) for name, part in model.named_children()}
     parts = {name: group for name, group in parts.items() if group}
     main = accelerator.is_main_process
@@ -184,14 +187,14 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 _to(sampler.valued(head_batch, generator), accelerator)
                 if model.value is not None or model.tells_of_states
                 else None,
-                _to(sampler.sample(model.plain_rows, generator), accelerator)
-                if model.plain_rows
+                _to(sampler.sample(objective.plain_rows, generator), accelerator)
+                if objective.plain_rows
                 else None,
                 _to(
                     sampler.sample(head_batch, generator, acted=True),
                     accelerator,
                 )
-                if model.follows_proposals
+                if objective.follows_proposals
                 else None,
             )
             for group in optimiser.param_groups:

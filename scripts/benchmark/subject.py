@@ -19,7 +19,8 @@ from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.engines.table import ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.model import checkpoint as checkpoints
-from diffplan.model.planner_model import ModelSpec, PlannerModel
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.space import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from diffplan.diffusion.forward import q_sample
 from diffplan.diffusion.process import Process, aggregated
 from diffplan.diffusion.processes import SCHEDULES, build_process, ddpm
 from diffplan.errors import DiffplanError
-from diffplan.model.heads import MODALITIES, Heads, level_weight, two_hot
+from diffplan.model.heads import Heads, level_weight, two_hot
+from diffplan.model.modalities import MODALITIES
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.chains import network_calls
 from diffplan.planning.stages import actions_of, make_plan
+from diffplan.training.losses import Objective
 
 Make = Callable[..., Any]
 EVERY = ("actions", "rewards", "returns", "goal")
@@ -45,7 +47,8 @@ def heads_of(model: PlannerModel) -> Heads:
 def batch_of(model: PlannerModel, episodes: Episodes, rows: int = 16) -> Batch:
     sampler, source = WindowSampler(episodes, model.config, seed=0), generator(7)
     windows = sampler.sample(rows, source)
-    plain = sampler.sample(model.plain_rows, source) if model.plain_rows else None
+    plain_rows = Objective(model).plain_rows
+    plain = sampler.sample(plain_rows, source) if plain_rows else None
     return Batch(windows, None, None, plain)
 
 
@@ -139,7 +142,7 @@ def test_without_weight_plans_and_losses_are_those_without_heads(
     torch.testing.assert_close(ours.candidates, theirs.candidates, rtol=0, atol=0)
     assert ours.actions is not None and theirs.actions is None
     batch = batch_of(shared, tiny_goal_episodes)
-    ours, theirs = (m(batch, generator(3)) for m in (shared, plain))
+    ours, theirs = (Objective(m)(batch, generator(3)) for m in (shared, plain))
     for name in ("proposer", "denoiser", "denoiser_plain"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
     assert {f"head_{name}" for name in EVERY} <= ours.keys()
@@ -226,7 +229,7 @@ def test_a_head_teaches_the_backbone_and_no_other_head(
 ) -> None:
     model = models("multi-task", heads__modalities=EVERY)
     model.zero_grad()
-    model(batch_of(model, tiny_goal_episodes), generator())[f"head_{name}"].backward()
+    Objective(model)(batch_of(model, tiny_goal_episodes), generator())[f"head_{name}"].backward()
     heads = heads_of(model)
 
     def taught(module: torch.nn.Module) -> bool:

@@ -21,6 +21,7 @@ from diffplan.model.streams import STREAMS, StreamDenoiser, draw_levels, schedul
 from diffplan.planning import queries
 from diffplan.planning.chains import chain_of, network_calls
 from diffplan.planning.stages import make_plan
+from diffplan.training.losses import Objective
 
 Make = Callable[..., Any]
 PROCESS = ddpm(SCHEDULES["cosine"](20))
@@ -246,12 +247,13 @@ def _trained(name: str, tiny_config: Make, tiny_model: Make, data: Episodes) -> 
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     sampler, source = WindowSampler(data, model.config, seed=0), generator()
+    objective = Objective(model)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(400):
         windows = sampler.sample(64, source)
-        plain = sampler.sample(model.plain_rows, source) if model.plain_rows else None
+        plain = sampler.sample(objective.plain_rows, source) if objective.plain_rows else None
         valued = sampler.valued(64, source) if model.tells_of_states else None
-        losses = model(Batch(windows, None, valued, plain), source)
+        losses = objective(Batch(windows, None, valued, plain), source)
         assert ("head_states" in losses) == model.tells_of_states
         optimiser.zero_grad()
         sum(losses.values()).backward()  # type: ignore[union-attr]

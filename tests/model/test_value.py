@@ -10,8 +10,8 @@ import torch
 
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
-from diffplan.model.losses import _bootstrapped
 from diffplan.model.value import Value
+from diffplan.training.losses import _bootstrapped
 
 Make = Callable[..., Any]
 

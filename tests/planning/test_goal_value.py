@@ -10,7 +10,8 @@ from torch import Tensor
 from diffplan.config.config import Config
 from diffplan.config.sections import DataConfig, HeadsConfig, PlanSpaceConfig
 from diffplan.model.conditions import Context
-from diffplan.model.planner_model import ModelSpec, PlannerModel
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.space import ModelSpec
 from diffplan.planning import selection
 from diffplan.planning.selection import evaluate
 

@@ -82,14 +82,14 @@ def test_metrics_are_means_since_the_line_before(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forward, seen = loop.PlannerModel.forward, []
+    forward, seen = loop.Objective.forward, []
 
     def spy(self: Any, *args: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = forward(self, *args)
         seen.append(float(losses["value"].detach()))
         return losses
 
-    monkeypatch.setattr(loop.PlannerModel, "forward", spy)
+    monkeypatch.setattr(loop.Objective, "forward", spy)
     train(tiny_episodes, tiny_config(), options(tmp_path, 57, checkpoint_every=53))
     ends = [50, 53, 57]
     assert [row["step"] for row in lines(tmp_path)] == ends
@@ -103,7 +103,7 @@ def test_samples_per_second_count_the_training_alone(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forward, save = loop.PlannerModel.forward, loop.save_checkpoint
+    forward, save = loop.Objective.forward, loop.save_checkpoint
     clock, pace = [0.0], [0.5]
 
     def slow(self: Any, *args: Any) -> Any:
@@ -116,7 +116,7 @@ def test_samples_per_second_count_the_training_alone(
         return save(*args)
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(loop.PlannerModel, "forward", slow)
+    monkeypatch.setattr(loop.Objective, "forward", slow)
     monkeypatch.setattr(loop, "save_checkpoint", slower)
     train(tiny_episodes, tiny_config(), options(tmp_path, 70, checkpoint_every=60))
     rows = lines(tmp_path)
@@ -257,14 +257,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_its_checkpoint(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forward, calls = loop.PlannerModel.forward, []
+    forward, calls = loop.Objective.forward, []
 
     def broken(self: Any, *args: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = forward(self, *args)
         calls.append(0)
         return {**losses, "value": losses["value"] * float("nan")} if len(calls) == 13 else losses
 
-    monkeypatch.setattr(loop.PlannerModel, "forward", broken)
+    monkeypatch.setattr(loop.Objective, "forward", broken)
     asked = options(tmp_path, 100, checkpoint_every=10)
     message = refusal(lambda: train(tiny_episodes, tiny_config(), asked))
     assert "not finite at update 20" in message and "--training.learning-rate" in message

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffplan.data.batches import Batch, Step, Valued, Windows
 from diffplan.diffusion.forward import q_sample
 from diffplan.model.conditions import Condition
 from diffplan.model.denoiser import Told
-from diffplan.model.heads import MODALITIES
-from diffplan.model.streams import draw_levels
-
-if TYPE_CHECKING:
-    from diffplan.model.planner_model import PlannerModel
-    from diffplan.model.streams import StreamDenoiser
-    from diffplan.model.value import Value
+from diffplan.model.modalities import MODALITIES
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.streams import StreamDenoiser, draw_levels
+from diffplan.model.value import Value
 
 
-def joint_losses(
-    model: PlannerModel, batch: Batch, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Losses of one joint update, one entry per part; their sum is minimised."""
-    windows = batch.windows
-    losses: dict[str, Tensor] = {}
-    z = model.states(windows.states)
-    goal, returns = model.goal(windows.goals), model.normalised_returns(windows.returns)
-    proposed: Tensor | None = None
-    task = model.task_code(windows, generator)
-    if model.proposer is not None:
-        loss, proposal = model.proposer.loss(z, goal, returns, windows.mask, task)
-        losses["proposer"] = _weighted(loss, windows.weight)
-        proposed = proposal.states
-    if model.denoiser is not None:
-        losses |= _denoiser_losses(model, windows, task, proposed, batch.plain, generator)
-    if model.tells_of_proposals and proposed is not None:
-        losses["head_followed"] = _telling_loss(model, windows, task, proposed)
-    if model.tells_of_states and batch.valued is not None:
-        losses["head_states"] = _state_value_loss(model, batch.valued, generator)
-    if model.streams is not None:
-        losses |= _stream_losses(model, model.streams, windows, task, generator)
-    if model.noisy_value is not None:
-        losses["noisy_value"] = _noisy_value_loss(model, windows, generator)
-    if model.inverse_dynamics is not None and batch.transitions is not None:
-        step = batch.transitions
-        losses["inverse_dynamics"] = model.inverse_dynamics.loss(
-            model.states(step.states),
-            model.states(step.ahead),
-            step.lag / model.config.plan.stride,
-            model.scaled_actions(step.actions),
-        )
-    if batch.followed is not None:
-        losses["inverse_dynamics_proposed"] = _following_loss(model, batch.followed)
-    if model.value is not None and batch.valued is not None:
-        losses["value"] = _value_loss(model, model.value, batch.valued, generator)
-    return losses
+class Objective(nn.Module):
+    """A model and what it minimises; what is wrapped for training on several devices."""
+
+    def __init__(self, model: PlannerModel) -> None:
+        super().__init__()
+        self.model = model
+        heads, options = model.config.heads, model.config.denoiser
+        follows = heads.follow_proposals and model.proposer is not None
+        self.follows_proposals = follows and model.inverse_dynamics is not None
+        """Whether the inverse dynamics also learns what to do where a proposal leads."""
+        self.tells_of_proposals = heads.follow_proposals and model.config.tells("actions")
+        """Whether the head of actions learns from proposals, too."""
+        self.plain_rows = 0
+        """Windows without a proposal that an update needs, so that they are `plain_share`."""
+        if model.denoiser is not None and options.use_proposal:
+            rows = model.config.training.batch_size * options.draws
+            self.plain_rows = round(rows * options.plain_share / (1 - options.plain_share))
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of one joint update, one entry per part; their sum is minimised."""
+        model, windows = self.model, batch.windows
+        losses: dict[str, Tensor] = {}
+        z = model.states(windows.states)
+        goal, returns = model.goal(windows.goals), model.normalised_returns(windows.returns)
+        proposed: Tensor | None = None
+        task = model.task_code(windows, generator)
+        if model.proposer is not None:
+            loss, proposal = model.proposer.loss(z, goal, returns, windows.mask, task)
+            losses["proposer"] = _weighted(loss, windows.weight)
+            proposed = proposal.states
+        if model.denoiser is not None:
+            losses |= _denoiser_losses(model, windows, task, proposed, batch.plain, generator)
+        if self.tells_of_proposals and proposed is not None:
+            losses["head_followed"] = _telling_loss(model, windows, task, proposed)
+        if model.tells_of_states and batch.valued is not None:
+            losses["head_states"] = _state_value_loss(model, batch.valued, generator)
+        if model.streams is not None:
+            losses |= _stream_losses(model, model.streams, windows, task, generator)
+        if model.noisy_value is not None:
+            losses["noisy_value"] = _noisy_value_loss(model, windows, generator)
+        if model.inverse_dynamics is not None and batch.transitions is not None:
+            step = batch.transitions
+            losses["inverse_dynamics"] = model.inverse_dynamics.loss(
+                model.states(step.states),
+                model.states(step.ahead),
+                step.lag / model.config.plan.stride,
+                model.scaled_actions(step.actions),
+            )
+        if batch.followed is not None:
+            losses["inverse_dynamics_proposed"] = _following_loss(model, batch.followed)
+        if model.value is not None and batch.valued is not None:
+            losses["value"] = _value_loss(model, model.value, batch.valued, generator)
+        return losses
 
 
 def _value_loss(
@@ -149,7 +160,7 @@ def _denoiser_losses(
         condition,
         drop,
         mask,
-        held=_held(model, x0),
+        held=model.held(),
         told=told,
     )
     weight = windows.weight.repeat_interleave(options.draws)
@@ -285,17 +296,6 @@ def _denoiser_rows(
     )
 
 
-def _held(model: PlannerModel, x0: Tensor) -> Tensor | None:
-    """Which entries of plans [B, rows, D] stay clean in training: [rows, D]."""
-    if not model.absolute:
-        return None
-    held = torch.zeros(x0.shape[1:], dtype=torch.bool, device=x0.device)
-    held[0] = True
-    if model.config.plan.pin_goal:
-        held[-1, list(model.spec.goal_columns)] = True
-    return held
-
-
 def _noisy_value_loss(model: PlannerModel, windows: Windows, generator: torch.Generator) -> Tensor:
     """Squared error of the value of noised plans, at the levels planning comes through."""
     assert model.noisy_value is not None
@@ -304,7 +304,7 @@ def _noisy_value_loss(model: PlannerModel, windows: Windows, generator: torch.Ge
     t = torch.randint(1, process.T + 1, (len(x0),), generator=generator).to(x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0.device)
     x_t = q_sample(process, t, x0, None, noise)
-    if (held := _held(model, x0)) is not None:
+    if (held := model.held()) is not None:
         x_t = torch.where(held, x0, x_t)
     start, goal = model.states(windows.states[:, 0]), model.goal(windows.goals)
     value = model.noisy_value(x_t, t / process.T, model.value_condition(start, goal))

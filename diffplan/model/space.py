@@ -1,0 +1,205 @@
+"""The space that plans live in: sizes, scales, and the way between it and the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffplan.config.config import Config
+from diffplan.data.batches import Windows
+from diffplan.data.windows import WindowSampler
+from diffplan.model.normaliser import Normaliser
+from diffplan.nn.embeddings import chosen_columns
+
+_FIT_WINDOWS = 8192
+_SMALLEST_SCALE = 1e-3
+_TASK_FEATURES = 32  # of what stands for a task
+
+Path = Callable[[Tensor], Tensor]
+"""Plan tensor [B, rows, D] -> normalised states [B, H+1, S], the first the current one."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Sizes that come from the dataset.
+
+    goal_columns: columns of the state that hold the achieved goal, () without a goal. tasks: how
+    many there are, 0 where it is not said.
+    """
+
+    state_dim: int
+    action_dim: int
+    goal_columns: tuple[int, ...]
+    tasks: int = 0
+
+    @property
+    def goal_dim(self) -> int:
+        return len(self.goal_columns)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of the plan tensor [B, rows, D] hold what; empty where plans hold none."""
+
+    states: slice
+    actions: slice
+    returns: slice
+
+    def of(self, name: str) -> slice:
+        """Those of "states", "actions" or "returns"."""
+        found: slice = getattr(self, name)
+        return found
+
+
+class PlanSpace(nn.Module):
+    """Sizes and scales of plans, which all parts of a model share.
+
+    The plan tensor x [B, rows, D] is what the diffusion model works on. With
+    `space="displacement"` row k-1 is (s_k - s_0) / plan_scale[k-1], H rows; with
+    `space="absolute"` row k is the normalised s_k, H+1 rows, row 0 pinned to the current state.
+    With actions in the plan, those that lead to s_k stand beside it, scaled, one per environment
+    step, zeros beside the current state; with `heads.kind` streams the return-to-go of the current
+    state as well, alike in all rows.
+    """
+
+    action_low: Tensor
+    action_high: Tensor
+    plan_scale: Tensor
+
+    def __init__(self, spec: ModelSpec, config: Config) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        plan = config.plan
+        self.absolute = plan.space == "absolute"
+        self.rows = plan.horizon + self.absolute
+        acted = config.actions_in_plan * plan.stride * spec.action_dim
+        end = spec.state_dim + acted
+        self.plan_dim = end + (config.heads.kind == "streams")
+        self.columns = Columns(
+            slice(0, spec.state_dim), slice(spec.state_dim, end), slice(end, self.plan_dim)
+        )
+        asked = config.data.condition_on_returns
+        self.use_returns = asked if asked is not None else not spec.goal_dim
+        told = spec.tasks > 1 and config.data.tasks != "none"
+        self.task_dim = _TASK_FEATURES if told else 0
+        self.states = Normaliser(spec.state_dim)
+        self.returns = Normaliser(1)
+        self.rewards = Normaliser(1)
+        self.register_buffer("action_low", -torch.ones(spec.action_dim))
+        self.register_buffer("action_high", torch.ones(spec.action_dim))
+        self.register_buffer("plan_scale", torch.ones(plan.horizon, spec.state_dim))
+
+    def fit_scales(
+        self, sampler: WindowSampler, low: Tensor, high: Tensor, generator: torch.Generator
+    ) -> Windows:
+        """Fit every scale on training windows, which it returns. low, high: action bounds [A]."""
+        self.states.fit(sampler.states, sampler.parts["train"])
+        self.action_low.copy_(low)
+        self.action_high.copy_(high)
+        windows = sampler.sample(_FIT_WINDOWS, generator)
+        self.returns.fit(sampler.valued(_FIT_WINDOWS, generator).returns.unsqueeze(-1))
+        z = self.states(windows.states)
+        moved = (z[:, 1:] - z[:, :1]).square() * windows.mask.unsqueeze(-1)
+        rms = (moved.sum(0) / windows.mask.sum(0).clamp(min=1).unsqueeze(-1)).sqrt()
+        self.plan_scale.copy_(rms.clamp(min=_SMALLEST_SCALE))
+        if windows.rewards is not None:
+            self.rewards.fit(windows.rewards.reshape(-1, 1))
+        return windows
+
+    # --- Units of the environment ----------------------------------------------------------------
+
+    def goal(self, goals: Tensor | None) -> Tensor | None:
+        """Goals [B, G] in the normalised units of the state's goal columns."""
+        if goals is None or not self.spec.goal_columns:
+            return None
+        columns = self.spec.goal_columns
+        mean, std = (chosen_columns(t, columns) for t in (self.states.mean, self.states.std))
+        return (goals - mean) / std
+
+    def normalised_returns(self, returns: Tensor) -> Tensor:
+        """Returns-to-go of any shape, normalised."""
+        return (returns - self.returns.mean[0]) / self.returns.std[0]
+
+    def scaled_actions(self, actions: Tensor) -> Tensor:
+        """Environment actions [..., A] to [-1, 1]."""
+        return 2 * (actions - self.action_low) / (self.action_high - self.action_low) - 1
+
+    def environment_actions(self, scaled: Tensor) -> Tensor:
+        """Scaled actions [..., A] to the environment's units, within its bounds."""
+        share = (scaled.clamp(-1, 1) + 1) / 2
+        return self.action_low + share * (self.action_high - self.action_low)
+
+    # --- Plan tensors ----------------------------------------------------------------------------
+
+    def to_plan(
+        self,
+        start: Tensor,
+        states: Tensor,
+        actions: Tensor | None = None,
+        returns: Tensor | None = None,
+    ) -> Tensor:
+        """Normalised start [B, D] and future states [B, H, D] -> plan tensor [B, rows, D].
+
+        actions: [B, H, stride, A] scaled, where plans hold them. returns: [B] normalised, too.
+        """
+        if self.absolute:
+            x = torch.cat([start[:, None], states], 1)
+        else:
+            x = (states - start[:, None]) / self.plan_scale
+        if actions is None:
+            return x
+        parts = [x, self.beside_rows(actions)]
+        if returns is not None:
+            parts.append(returns.view(-1, 1, 1).expand(-1, self.rows, 1))
+        return torch.cat(parts, -1)
+
+    def from_plan(self, start: Tensor, x: Tensor) -> Tensor:
+        """Plan tensor [B, rows, D] -> normalised states [B, H+1, D], the first the current one."""
+        x = x[..., self.columns.states]
+        if self.absolute:
+            return x
+        return torch.cat([start[:, None], start[:, None] + x * self.plan_scale], 1)
+
+    def path_from(self, start: Tensor) -> Path:
+        """`from_plan` of this start [B, D], which an absolute plan need not hold."""
+
+        def path(x: Tensor) -> Tensor:
+            states = self.from_plan(start, x)
+            return torch.cat([start[:, None], states[:, 1:]], 1) if self.absolute else states
+
+        return path
+
+    def planned_actions(self, x: Tensor) -> Tensor:
+        """Plan tensor [B, rows, D] -> scaled actions [B, H, stride, A] that lead to each state."""
+        return self.by_step(x[..., self.columns.actions])
+
+    def by_step(self, actions: Tensor) -> Tensor:
+        """Scaled actions beside a plan's rows [B, rows, stride * A] -> [B, H, stride, A]."""
+        later = actions[:, int(self.absolute) :]
+        return later.unflatten(-1, (self.config.plan.stride, self.spec.action_dim))
+
+    def beside_rows(self, actions: Tensor) -> Tensor:
+        """Scaled actions [B, H, stride, A] as they stand beside a plan's rows."""
+        beside = actions.flatten(2)
+        if self.absolute:  # nothing leads to the current state
+            beside = torch.cat([torch.zeros_like(beside[:, :1]), beside], 1)
+        return beside
+
+    def pinned_start(self, start: Tensor) -> Tensor:
+        """Row 0 of an absolute plan [B, D] for normalised states [B, D]."""
+        return nn.functional.pad(start, (0, self.plan_dim - self.spec.state_dim))
+
+    def held(self) -> Tensor | None:
+        """Entries [rows, D] that stay clean in training and at planning, None where none does."""
+        if not self.absolute:
+            return None
+        held = torch.zeros(
+            self.rows, self.plan_dim, dtype=torch.bool, device=self.plan_scale.device
+        )
+        held[0] = True
+        if self.config.plan.pin_goal:
+            held[-1, list(self.spec.goal_columns)] = True
+        return held
