@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,20 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.module = copy.deepcopy(model)
         self.decay, self.count = decay, 0
+        self._model = model
+
+    @cached_property
+    def _pairs(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Weights of both, and buffers: looked up once, when all lie on their device."""
+        buffers = zip(self.module.buffers(), self._model.buffers(), strict=True)
+        return list(self.module.parameters()), list(self._model.parameters()), list(buffers)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Let the model's weights in; what is no weight is the model's own."""
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
-        ours: list[Tensor] = list(self.module.parameters())
-        theirs: list[Tensor] = list(model.parameters())
+        ours, theirs, buffers = self._pairs
         torch._foreach_lerp_(ours, theirs, 1 - decay)
-        for kept, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+        for kept, buffer in buffers:
             kept.copy_(buffer)
         self.count += 1

@@ -208,7 +208,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             for parameters in parts.values():
                 nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP)
             optimiser.step()
-            average.update(model)
+            average.update()
             step += 1
             counted += 1
             for name, value in losses.items():

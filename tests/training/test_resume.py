@@ -64,9 +64,9 @@ folder, out, steps, every, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), *map(
 update, state = loop.WeightAverage.update, loop.training_state
 updates = 0
 
-def counting(self, model):
+def counting(self):
     global updates
-    update(self, model)
+    update(self)
     updates += 1
     if updates == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -188,7 +188,7 @@ def test_the_average_follows_its_formula() -> None:
     for update in range(60):
         value = math.sin(update)
         nn.init.constant_(model.weight, value)
-        average.update(model)
+        average.update()
         decay = min(0.8, (1 + update) / (10 + update))
         expected = value if update == 0 else decay * expected + (1 - decay) * value
         assert float(average.module.weight.detach()) == pytest.approx(expected, abs=1e-5)
