@@ -9,7 +9,8 @@ import torch
 
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.errors import DiffplanError
-from diffplan.model import checkpoint as checkpoints
+from diffplan.model.checkpoint import load_model
+from diffplan.model.run_folder import find_checkpoint
 from diffplan.planning.calibration import load_statistics
 
 
@@ -28,16 +29,10 @@ def load_agent(
     `diffplan.config.PlanningConfig` to change, e.g. steps=3, candidates=8, keep=4.
     Raises DiffplanError if the folder is no run, or damaged.
     """
-    path = Path(run)
-    if checkpoint != "last":
-        if not str(checkpoint).isdigit():
-            raise DiffplanError(
-                f"checkpoint is {checkpoint!r}, expected 'last' or a number of updates"
-            )
-        path = checkpoints.checkpoint_path(path, int(checkpoint))
+    path = find_checkpoint(run, checkpoint)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DiffplanError(f"device is {device!r}, but PyTorch sees no CUDA device; use 'cpu'")
-    model, header, _ = checkpoints.load_model(path, device)
+    model, header, _ = load_model(path, device)
     if planning.get("sampler", model.config.planning.sampler) == "dpm-solver-v3":
         model.statistics = load_statistics(path)
     return PlannerAgent(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, fetch_d4rl
 from diffplan.envs.formats.minari import is_local, load_minari, local_datasets
 from diffplan.envs.formats.minari_remote import fetch_minari, is_minari_id
 from diffplan.envs.formats.npz import load_arrays
-from diffplan.envs.makers.metaworld_data import METAWORLD, metaworld_id
+from diffplan.envs.makers.catalogue import MAKEABLE, MAZE2D, METAWORLD, POINTMAZES
+from diffplan.envs.makers.metaworld_data import metaworld_id
 from diffplan.envs.makers.pointmaze import pointmaze_id
 from diffplan.envs.simulators.environments import check_env_id
-from diffplan.envs.simulators.mazes import POINTMAZES
 from diffplan.errors import DiffplanError
 
 
@@ -101,18 +100,9 @@ def made_maze2d(name: str) -> Path | None:
 
     None for any other name. Apart from D4RL's own files, so that neither passes for the other.
     """
-    if name not in _MAZE2D:
+    if name not in MAZE2D:
         return None
     return d4rl_folder() / "made" / f"{name}.hdf5"
-
-
-_MAZE2D = [
-    re.sub(r"-v\d+$", "", dataset.name)
-    for dataset in CATALOGUE.values()
-    if dataset.domain == "maze2d"
-]
-# What `diffplan datasets make` takes.
-MAKEABLE = (*sorted(POINTMAZES), *_MAZE2D, *METAWORLD)
 
 
 def _load(name: str, env: str | None, progress: bool) -> Episodes:
@@ -205,7 +195,7 @@ def _d4rl() -> list[DatasetEntry]:
 
 def _makeable() -> list[DatasetEntry]:
     entries = []
-    for name in _MAZE2D:
+    for name in MAZE2D:
         path = made_maze2d(name)
         made = path is not None and path.is_file()
         note = f"made: {path}" if made else f"diffplan datasets make {name}"

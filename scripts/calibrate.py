@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from diffplan.agents import PlannerAgent
     from diffplan.diffusion.dpm_solver_v3 import Statistics
-    from diffplan.model.checkpoint import Header
     from diffplan.model.conditions import Context
+    from diffplan.model.run_folder import Header
 
 _SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift of f"))
 
@@ -65,10 +65,9 @@ class Calibrate:
         for name, least in (("samples", 2), ("seed", 0), ("threads", 1)):
             if (value := getattr(self, name)) < least:
                 raise DiffplanError(f"--{name} must be at least {least}, got {value}")
-        if not self.folder.is_dir():
-            raise DiffplanError(
-                f"{self.folder} is no folder; give one that `diffplan train --out` wrote"
-            )
+        from diffplan.model.run_folder import find_checkpoint
+
+        find_checkpoint(self.folder, self.checkpoint)
 
 
 def _calibrate(options: Calibrate) -> Path:
@@ -76,9 +75,9 @@ def _calibrate(options: Calibrate) -> Path:
 
     from diffplan.agents import load_agent
     from diffplan.diffusion.dpm_statistics import rounds
-    from diffplan.model.checkpoint import checkpoint_path, find_checkpoint, read_header
+    from diffplan.model.run_folder import find_checkpoint, read_header
     from diffplan.planning import calibration
-    from diffplan.scripts.report.results import check_writable
+    from diffplan.scripts.report.files import check_writable
 
     agent = load_agent(
         options.folder,
@@ -87,9 +86,7 @@ def _calibrate(options: Calibrate) -> Path:
         # any other sampler: what is to be estimated is not there yet
         **options.planning.given | {"sampler": "ddim"},
     )
-    last = options.checkpoint == "last"
-    wanted = options.folder if last else checkpoint_path(options.folder, int(options.checkpoint))
-    path = find_checkpoint(wanted)
+    path = find_checkpoint(options.folder, options.checkpoint)
     file, picture = path / calibration.FILE, path / "calibration.png"
     check_writable(file, "statistics")
     process = calibration.calibrated_process(agent.model, agent.settings)

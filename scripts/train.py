@@ -95,13 +95,14 @@ class Train:
 
     def run(self) -> Path:
         """Train; returns the last checkpoint."""
+        self._check()
+
         import torch
 
         from diffplan.envs.datasets import load_datasets
         from diffplan.training.loop import train
         from diffplan.training.run import RunOptions, find_previous
 
-        self._check()
         options = RunOptions(
             self.out,
             steps=self.steps,
@@ -137,7 +138,7 @@ class Train:
 
     def _resumed(self) -> tuple[DatasetInfo, ObservationLayout] | None:
         """The data of the run that would be resumed, so that its preset is known at once."""
-        from diffplan.model.checkpoint import list_checkpoints, read_header
+        from diffplan.model.run_folder import list_checkpoints, read_header
 
         found = list_checkpoints(self.out) if self.resume else []
         if not found:
@@ -179,7 +180,7 @@ class Train:
 
     def _check(self) -> None:
         """Refuse at once what would fail after the data are loaded."""
-        from diffplan.scripts.report.results import check_writable
+        from diffplan.scripts.report.files import check_writable
 
         for option, value, low, high in (
             ("--steps", self.steps, 1, 2**31 - 1),

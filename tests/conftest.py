@@ -30,7 +30,7 @@ from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.data.windows import WindowSampler
 from diffplan.model.conditions import Context
 from diffplan.model.planner_model import PlannerModel
-from diffplan.model.space import ModelSpec
+from diffplan.model.spec import ModelSpec
 from diffplan.planning.stages import Noise
 
 # Shared machines stall for longer than any deadline worth setting; CI must not fail by chance.

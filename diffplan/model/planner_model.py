@@ -12,7 +12,8 @@ from diffplan.data.windows import WindowSampler
 from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.model import build
 from diffplan.model.conditions import Condition
-from diffplan.model.space import ModelSpec, PlanSpace
+from diffplan.model.space import PlanSpace
+from diffplan.model.spec import ModelSpec
 from diffplan.nn.embeddings import goal_features
 
 _CANDIDATES = 16  # plans per decision where there is a goal

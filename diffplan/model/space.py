@@ -12,6 +12,7 @@ from diffplan.config.config import Config
 from diffplan.data.batches import Windows
 from diffplan.data.windows import WindowSampler
 from diffplan.model.normaliser import Normaliser
+from diffplan.model.spec import ModelSpec
 from diffplan.nn.embeddings import chosen_columns
 
 _FIT_WINDOWS = 8192
@@ -20,24 +21,6 @@ _TASK_FEATURES = 32  # of what stands for a task
 
 Path = Callable[[Tensor], Tensor]
 """Plan tensor [B, rows, D] -> normalised states [B, H+1, S], the first the current one."""
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Sizes that come from the dataset.
-
-    goal_columns: columns of the state that hold the achieved goal, () without a goal. tasks: how
-    many there are, 0 where it is not said.
-    """
-
-    state_dim: int
-    action_dim: int
-    goal_columns: tuple[int, ...]
-    tasks: int = 0
-
-    @property
-    def goal_dim(self) -> int:
-        return len(self.goal_columns)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from diffplan.diffusion.dpm_statistics import TABLES, Part, Progress, estimate, 
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import Denoise
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import find_checkpoint
 from diffplan.model.conditions import Context
 from diffplan.model.planner_model import PlannerModel
+from diffplan.model.run_folder import find_checkpoint
 from diffplan.planning.chains import Chain, chain_of
 from diffplan.planning.stages import Noise, optimise, propose
 

@@ -25,13 +25,10 @@ from diffplan.data.episodes import Episodes, fingerprint
 from diffplan.data.placement import move
 from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import (
-    Header,
-    find_checkpoint,
-    save_checkpoint,
-)
+from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.planner_model import PlannerModel
-from diffplan.model.space import ModelSpec
+from diffplan.model.run_folder import Header, find_checkpoint
+from diffplan.model.spec import ModelSpec
 from diffplan.planning.chains import chain_of
 from diffplan.training.average import WeightAverage
 from diffplan.training.log import MetricsFile

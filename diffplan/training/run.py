@@ -13,13 +13,8 @@ from torch import Tensor, nn
 
 from diffplan.config.config import Config, config_to_dict
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import (
-    Header,
-    list_checkpoints,
-    load_into,
-    load_tensors,
-    read_header,
-)
+from diffplan.model.checkpoint import load_into, load_tensors
+from diffplan.model.run_folder import Header, list_checkpoints, read_header
 from diffplan.training.average import WeightAverage
 
 

@@ -21,28 +21,11 @@ from tqdm import tqdm
 
 from diffplan.data.info import Task
 from diffplan.envs.formats.minari_write import already_made, software_versions, write_minari
+from diffplan.envs.makers.catalogue import METAWORLD
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.registration import METAWORLD_LIMIT, register_environments
 from diffplan.errors import DiffplanError
 
-# In the benchmark's own order.
-MT10 = (
-    "reach-v3",
-    "push-v3",
-    "pick-place-v3",
-    "door-open-v3",
-    "drawer-open-v3",
-    "drawer-close-v3",
-    "button-press-topdown-v3",
-    "peg-insert-side-v3",
-    "window-open-v3",
-    "window-close-v3",
-)
-# What can be made: the ten together, and each alone.
-METAWORLD: dict[str, tuple[str, ...]] = {
-    "metaworld-mt10": MT10,
-    **{f"metaworld-{task.removesuffix('-v3')}": (task,) for task in MT10},
-}
 _ENV_ID = "diffplan/metaworld-v3"
 _RECIPE_KEYS = ("name", "episodes_per_task", "steps", "action_noise", "seed", "metaworld")
 _AT_ONCE = 5  # episodes of one job: a process makes its environment for each

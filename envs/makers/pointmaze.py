@@ -21,8 +21,9 @@ from minari.dataset.minari_dataset import parse_dataset_id
 from tqdm import tqdm
 
 from diffplan.envs.formats.minari_write import already_made, software_versions, write_minari
+from diffplan.envs.makers.catalogue import POINTMAZES
 from diffplan.envs.simulators.installed import require_simulator
-from diffplan.envs.simulators.mazes import POINTMAZES, Maze, PathRule, lay_waypoints
+from diffplan.envs.simulators.mazes import Maze, PathRule, lay_waypoints
 from diffplan.errors import DiffplanError
 
 GAIN = 10.0

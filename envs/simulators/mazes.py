@@ -17,13 +17,6 @@ from diffplan.errors import DiffplanError
 PathRule = Literal["depth-first", "shortest"]
 Cell = tuple[int, int]
 
-POINTMAZES = {
-    "pointmaze-open": "PointMaze_Open-v3",
-    "pointmaze-umaze": "PointMaze_UMaze-v3",
-    "pointmaze-medium": "PointMaze_Medium-v3",
-    "pointmaze-large": "PointMaze_Large-v3",
-}
-
 # Right, left, up, down as (row, column). The published data depend on this order: the
 # depth-first search takes the LAST neighbour first, so it prefers to go down.
 _NEIGHBOURS = ((0, 1), (0, -1), (-1, 0), (1, 0))

@@ -19,6 +19,7 @@ import tyro
 from diffplan.config.config import Config
 from diffplan.config.planners import CONFIGS
 from diffplan.errors import DiffplanError
+from diffplan.scripts.benchmark.settings import default_config
 
 if TYPE_CHECKING:
     from diffplan.scripts.benchmark.ceiling import Ceiling
@@ -97,8 +98,6 @@ class Benchmark:
     @classmethod
     def parse(cls, args: Sequence[str]) -> Benchmark:
         """Read `RUN|CONFIG [OPTIONS]`: the first word gives the defaults of the settings."""
-        from diffplan.scripts.benchmark.subject import default_config
-
         helps = not args or args[0] in ("-h", "--help")
         if not args:
             raise DiffplanError(
@@ -132,7 +131,7 @@ class Benchmark:
         from diffplan.scripts.benchmark.picture import draw
         from diffplan.scripts.benchmark.report import benchmark_table, headline
         from diffplan.scripts.benchmark.subject import find_subject
-        from diffplan.scripts.report.results import check_writable, write_json
+        from diffplan.scripts.report.files import check_writable, write_json
 
         subject = find_subject(self.subject, self.like, self.config, self.seed)
         target = self.json or self._default_target(subject)

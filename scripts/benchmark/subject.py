@@ -14,35 +14,14 @@ import torch
 from diffplan.agents import PlannerAgent
 from diffplan.config.config import Config
 from diffplan.config.planners import CONFIGS
-from diffplan.config.presets import config_for
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.engines.table import ENGINES
 from diffplan.errors import DiffplanError
-from diffplan.model import checkpoint as checkpoints
+from diffplan.model.checkpoint import load_model
 from diffplan.model.planner_model import PlannerModel
-from diffplan.model.space import ModelSpec
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A task by its sizes alone, for configurations without a run.
-
-    dataset: whose preset applies.
-    """
-
-    dataset: str
-    layout: ObservationLayout
-    action_dim: int
-
-
-_MAZE = ObservationLayout(4, 2, (0, 1), (2, 3), ("observation",))
-SIZES: dict[str, Sizes] = {
-    "hopper": Sizes("hopper-medium-v2", ObservationLayout(11), 3),
-    "walker2d": Sizes("walker2d-medium-v2", ObservationLayout(17), 6),
-    "halfcheetah": Sizes("halfcheetah-medium-v2", ObservationLayout(17), 6),
-    "pointmaze": Sizes("pointmaze-medium", _MAZE, 2),
-    "maze2d-large": Sizes("maze2d-large-v1", _MAZE, 2),
-}
+from diffplan.model.run_folder import find_checkpoint, read_header
+from diffplan.model.spec import ModelSpec
+from diffplan.scripts.benchmark.settings import SIZES, default_config
 
 
 @dataclass(frozen=True)
@@ -116,7 +95,7 @@ class Subject:
 
     def _model(self, horizon: int, device: str) -> PlannerModel:
         if self.folder is not None and horizon == self.config.plan.horizon:
-            return checkpoints.load_model(self.folder, device)[0]
+            return load_model(self.folder, device)[0]
         plan = dataclasses.replace(self.config.plan, horizon=horizon)
         keep = min(self.config.planning.keep, horizon)
         planning = dataclasses.replace(self.config.planning, keep=keep)
@@ -148,23 +127,6 @@ def engines_for(asked: tuple[str, ...], subject: Subject, device: str) -> dict[s
     return found
 
 
-def default_config(name: str, like: str) -> Config:
-    """The settings of a run, or of a named configuration with the preset of the sizes `like`.
-
-    Raises DiffplanError for neither of them, or unknown sizes.
-    """
-    if name in CONFIGS:
-        if like not in SIZES:
-            raise DiffplanError(f"--like is {like!r}, expected one of {', '.join(SIZES)}")
-        return config_for(name, SIZES[like].dataset, SIZES[like].layout.goal_dim > 0)
-    if not Path(name).is_dir():
-        raise DiffplanError(
-            f"{name!r} is neither a RUN folder nor a configuration; configurations: "
-            f"{', '.join(CONFIGS)}"
-        )
-    return checkpoints.read_header(checkpoints.find_checkpoint(name)).config
-
-
 def find_subject(name: str, like: str, config: Config, seed: int) -> Subject:
     """The run folder or named configuration `name`; `like` sizes a configuration.
 
@@ -174,7 +136,7 @@ def find_subject(name: str, like: str, config: Config, seed: int) -> Subject:
     if name in CONFIGS:
         return _from_sizes(name, like, config, seed)
     folder = Path(name)
-    header = checkpoints.read_header(checkpoints.find_checkpoint(folder))
+    header = read_header(find_checkpoint(folder))
     if dataclasses.replace(config, planning=header.config.planning) != header.config:
         raise DiffplanError(
             f"the networks of {name} are trained; only --planning.* can be changed, or give a "

@@ -143,7 +143,8 @@ class Gpu:
         import torch
 
         from diffplan.scripts.benchmark.measure import Case, prepare
-        from diffplan.scripts.benchmark.subject import default_config, find_subject
+        from diffplan.scripts.benchmark.settings import default_config
+        from diffplan.scripts.benchmark.subject import find_subject
 
         name = "trajectory-diffuser"
         subject = find_subject(name, size, default_config(name, size), 0)

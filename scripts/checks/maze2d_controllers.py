@@ -38,18 +38,20 @@ class Maze2dControllers:
 
     def run(self) -> None:
         """Run the episodes, print and write the returns."""
-        from diffplan.envs.formats.minari_write import software_versions
-        from diffplan.envs.simulators.maze2d import LAYOUTS
-        from diffplan.scripts.report.results import check_writable, write_json
+        from diffplan.envs.makers.catalogue import MAZES
+        from diffplan.scripts.report.files import check_writable, write_json
 
         if self.episodes < 2 or self.seed < 0:
             raise DiffplanError(
                 f"--episodes is {self.episodes} and --seed {self.seed}, expected at least 2 and 0"
             )
         for maze in self.mazes:
-            if maze not in LAYOUTS:
-                raise DiffplanError(f"unknown maze '{maze}'; known: {', '.join(LAYOUTS)}")
+            if maze not in MAZES:
+                raise DiffplanError(f"unknown maze '{maze}'; known: {', '.join(MAZES)}")
         check_writable(self.json, "--json")
+
+        from diffplan.envs.formats.minari_write import software_versions
+
         rows = {maze: self._measure(maze) for maze in self.mazes}
         result = {
             "command": self.command,

@@ -41,10 +41,8 @@ class PointmazeCounts:
 
     def run(self) -> None:
         """Make the steps, print and write the counts."""
-        from diffplan.envs.formats.minari_write import software_versions
-        from diffplan.envs.makers.pointmaze import run_pointmaze
-        from diffplan.envs.simulators.mazes import POINTMAZES
-        from diffplan.scripts.report.results import check_writable, write_json
+        from diffplan.envs.makers.catalogue import POINTMAZES
+        from diffplan.scripts.report.files import check_writable, write_json
 
         if self.steps < 1 or self.seed < 0:
             raise DiffplanError(
@@ -54,6 +52,10 @@ class PointmazeCounts:
             if f"pointmaze-{maze}" not in POINTMAZES:
                 raise DiffplanError(f"unknown maze '{maze}'; known: umaze, medium, large, open")
         check_writable(self.json, "--json")
+
+        from diffplan.envs.formats.minari_write import software_versions
+        from diffplan.envs.makers.pointmaze import run_pointmaze
+
         rows: dict[str, dict[str, Any]] = {}
         for maze in self.mazes:
             begin = time.perf_counter()

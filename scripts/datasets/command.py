@@ -53,17 +53,19 @@ class Make:
 
     def run(self) -> None:
         """Make the dataset and say what to do next."""
-        from diffplan.envs.datasets import MAKEABLE, made_maze2d
-        from diffplan.envs.makers.maze2d_data import make_maze2d
-        from diffplan.envs.makers.metaworld_data import METAWORLD
-        from diffplan.envs.makers.pointmaze import make_pointmaze
+        from diffplan.envs.makers.catalogue import MAKEABLE, METAWORLD
 
         if self.name not in MAKEABLE:
             raise DiffplanError(
                 f"diffplan cannot make '{self.name}'; it makes {', '.join(MAKEABLE)}"
             )
-        file = made_maze2d(self.name)
         self._check(of_metaworld=self.name in METAWORLD)
+
+        from diffplan.envs.datasets import made_maze2d
+        from diffplan.envs.makers.maze2d_data import make_maze2d
+        from diffplan.envs.makers.pointmaze import make_pointmaze
+
+        file = made_maze2d(self.name)
         steps = 200_000 if self.steps is None else self.steps
         if self.name in METAWORLD:
             self._make_metaworld()
@@ -189,7 +191,7 @@ class Show:
     def run(self) -> None:
         """Print the summary and draw the picture."""
         from diffplan.envs.datasets import load_dataset
-        from diffplan.scripts.report.results import check_writable
+        from diffplan.scripts.report.files import check_writable
 
         if self.plot is not None:
             check_writable(self.plot, "--plot")

@@ -17,7 +17,7 @@ from diffplan.scripts.evaluate.measure import measure, places
 from diffplan.scripts.evaluate.options import EvaluateOptions
 from diffplan.scripts.evaluate.report import page, results
 from diffplan.scripts.evaluate.runs import load_runs
-from diffplan.scripts.report.results import check_writable, write_json
+from diffplan.scripts.report.files import check_writable, write_json
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:

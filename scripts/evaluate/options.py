@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from diffplan.errors import DiffplanError
+from diffplan.model.run_folder import find_checkpoint
 from diffplan.scripts.planning_options import PlanningOptions
 
 TaskGiven = Literal["id", "demonstration", "history", "unknown"]
@@ -111,7 +112,7 @@ class EvaluateOptions:
         return shlex.join(words)
 
     def check(self) -> None:
-        """Raise DiffplanError for a number out of range, or a RUN that is no folder."""
+        """Raise DiffplanError for a number out of range, or a RUN without the checkpoint."""
         counts = ("episodes", "num_envs", "threads", "workers", "select_episodes", "time_limit")
         for name in counts:
             value = getattr(self, name)
@@ -141,7 +142,4 @@ class EvaluateOptions:
         if not self.runs:
             raise DiffplanError("give at least one RUN, a folder that `diffplan train --out` wrote")
         for folder in self.runs:
-            if not folder.is_dir():
-                raise DiffplanError(
-                    f"{folder} is no folder; give one that `diffplan train --out` wrote"
-                )
+            find_checkpoint(folder, "last" if self.checkpoint == "best" else self.checkpoint)

@@ -16,8 +16,8 @@ from diffplan.envs.rollouts.references import normalised_score, reference_key
 from diffplan.envs.rollouts.rollout import rollout
 from diffplan.envs.simulators.tasks import task_env_factory
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import Header, checkpoint_path, find_checkpoint, list_checkpoints
-from diffplan.model.checkpoint import read_header as read_checkpoint_header
+from diffplan.model.run_folder import Header, checkpoint_updates, find_checkpoint, list_checkpoints
+from diffplan.model.run_folder import read_header as read_checkpoint_header
 from diffplan.scripts.evaluate.options import EvaluateOptions
 from diffplan.scripts.report.intervals import Estimate, bootstrap_mean
 
@@ -97,9 +97,7 @@ def load_runs(options: EvaluateOptions) -> list[Run]:
 
 def read_header(folder: Path, checkpoint: str) -> Header:
     """What a run folder's (or checkpoint folder's) config.json says."""
-    known = checkpoint == "last"
-    path = find_checkpoint(folder) if known else checkpoint_path(folder, int(checkpoint))
-    return read_checkpoint_header(path)
+    return read_checkpoint_header(find_checkpoint(folder, checkpoint))
 
 
 def run_summary(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +123,7 @@ def with_best_checkpoint(
     Every kept checkpoint plays the same episodes. infos: the environment of each task; all
     are played, and their mean counts. tell: tells an agent the number of its task.
     """
-    steps = [int(path.name.rsplit("-", 1)[1]) for path in list_checkpoints(run.folder)]
+    steps = [checkpoint_updates(path) for path in list_checkpoints(run.folder)]
     if not steps:
         raise DiffplanError(
             f"{run.folder} holds no checkpoints to choose from; give the run folder that "

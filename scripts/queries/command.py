@@ -69,6 +69,9 @@ class Queries:
                 raise DiffplanError(
                     f"--{name.replace('_', '-')} must be at least {least}, got {value}"
                 )
+        from diffplan.model.run_folder import find_checkpoint
+
+        find_checkpoint(self.folder, self.checkpoint)
         return _measure(self)
 
     @property
@@ -92,11 +95,12 @@ def _measure(options: Queries) -> dict[str, Any]:
     from diffplan.agents import load_agent
     from diffplan.data.windows import WindowSampler
     from diffplan.envs.datasets import training_data
-    from diffplan.model.checkpoint import checkpoint_path, find_checkpoint, read_header
+    from diffplan.model.run_folder import find_checkpoint, read_header
     from diffplan.scripts.queries import measures
     from diffplan.scripts.queries.pictures import draw_queries
     from diffplan.scripts.queries.plans import plans
-    from diffplan.scripts.report.results import check_writable, machine, write_json
+    from diffplan.scripts.report.files import check_writable, write_json
+    from diffplan.scripts.report.results import machine
 
     torch.set_num_threads(1)
     agent = load_agent(options.folder, checkpoint=options.checkpoint)
@@ -109,9 +113,7 @@ def _measure(options: Queries) -> dict[str, Any]:
     )
     check_writable(target, "results")
     check_writable(picture, "picture")
-    last = options.checkpoint == "last"
-    wanted = options.folder if last else checkpoint_path(options.folder, int(options.checkpoint))
-    header = read_header(find_checkpoint(wanted))
+    header = read_header(find_checkpoint(options.folder, options.checkpoint))
     episodes = training_data(header.info, header.fingerprint)
     if isinstance(episodes, str):
         raise DiffplanError(f"the questions are asked about held-out episodes, but {episodes}")

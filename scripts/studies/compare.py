@@ -94,7 +94,7 @@ class Compare:
         self._check()
         import torch
 
-        from diffplan.scripts.report.results import check_writable
+        from diffplan.scripts.report.files import check_writable
 
         target = self.json or self.folder / "compare.json"
         check_writable(target, "results file")
@@ -115,16 +115,16 @@ class Compare:
                 f"tuning seeds {tuned.start} to {tuned.stop - 1} overlap evaluation seeds "
                 f"{evaluated.start} to {evaluated.stop - 1}; choose another --tune-seed"
             )
-        if not self.folder.is_dir():
-            raise DiffplanError(
-                f"{self.folder} is no folder; give one that `diffplan train --out` wrote"
-            )
+        from diffplan.model.run_folder import find_checkpoint
+
+        find_checkpoint(self.folder)
 
 
 def _compare(options: Compare, target: Path) -> dict[str, Any]:
     from diffplan.agents import load_agent
     from diffplan.scripts.evaluate.baselines import baselines
-    from diffplan.scripts.report.results import machine, write_json
+    from diffplan.scripts.report.files import write_json
+    from diffplan.scripts.report.results import machine
 
     agent = load_agent(options.folder, device=options.device)
     report: dict[str, Any] = {

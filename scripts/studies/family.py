@@ -71,7 +71,7 @@ def _draw(options: Family, runs: dict[str, Path], target: Path) -> None:
     from diffplan.agents import load_agent
     from diffplan.envs.simulators.mazes import maze_of
     from diffplan.scripts.report import pictures
-    from diffplan.scripts.report.results import check_writable
+    from diffplan.scripts.report.files import check_writable
 
     check_writable(target, "picture")
     agent = load_agent(options._run(Row(OURS)), candidates=1)

@@ -67,7 +67,7 @@ class Study:
 
     def run(self) -> dict[str, Any]:
         """Train, evaluate, write the summary; returns it."""
-        from diffplan.scripts.report.results import check_writable, write_json
+        from diffplan.scripts.report.files import check_writable, write_json
 
         target = self.json or self.out / "study.json"
         if not self.data:
@@ -97,7 +97,7 @@ class Study:
 
     def _study(self, dataset: str, folder: Path) -> dict[str, Any]:
         """Train the seeds on one dataset and score them; what goes into the summary."""
-        from diffplan.model.checkpoint import list_checkpoints, read_header
+        from diffplan.model.run_folder import list_checkpoints, read_header
 
         runs = [folder / f"seed-{seed}" for seed in range(self.seeds)]
         for seed, run in enumerate(runs):

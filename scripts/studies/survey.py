@@ -169,7 +169,7 @@ class Survey:
         return folder / self._row(label).trained / f"seed-{seed}"
 
     def _cell(self, data: str, folder: Path, label: str, seed: int) -> None:
-        from diffplan.scripts.report.results import write_json
+        from diffplan.scripts.report.files import write_json
 
         if self._done(folder, label, seed) is not None:
             return
@@ -258,7 +258,8 @@ class Survey:
     # --- Summary ---------------------------------------------------------------------------------
 
     def _summarise(self, names: list[str]) -> dict[str, Any]:
-        from diffplan.scripts.report.results import machine, write_json
+        from diffplan.scripts.report.files import write_json
+        from diffplan.scripts.report.results import machine
         from diffplan.scripts.studies.survey_report import draw, survey_table
 
         target = self.out / f"{self.rows}.json"

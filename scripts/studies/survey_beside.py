@@ -20,10 +20,10 @@ def others(folder: Path, agent: PlannerAgent, episodes: int, seed: int) -> dict[
     """
     from diffplan.envs.rollouts.rollout import rollout
     from diffplan.envs.simulators.environments import evaluation_env_factory
-    from diffplan.model.checkpoint import find_checkpoint, read_header
+    from diffplan.model.run_folder import find_checkpoint, read_header
     from diffplan.scripts.evaluate.baselines import baselines, data_score
+    from diffplan.scripts.report.files import write_json
     from diffplan.scripts.report.intervals import bootstrap_mean
-    from diffplan.scripts.report.results import write_json
 
     file = folder / "cells" / "others.json"
     asked = [episodes, seed]

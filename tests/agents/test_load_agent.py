@@ -12,7 +12,8 @@ import torch
 from diffplan.agents import AgentState, load_agent
 from diffplan.engines.decision import Planned
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import Header, save_checkpoint
+from diffplan.model.checkpoint import save_checkpoint
+from diffplan.model.run_folder import Header
 from diffplan.planning.chains import matching_level
 
 Make = Callable[..., Any]

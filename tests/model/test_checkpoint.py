@@ -15,18 +15,15 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo
 from diffplan.errors import DiffplanError
 from diffplan.model import checkpoint
-from diffplan.model.checkpoint import (
+from diffplan.model.checkpoint import load_into, load_model, load_tensors, save_checkpoint
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.run_folder import (
     Header,
     checkpoint_path,
     find_checkpoint,
     list_checkpoints,
-    load_into,
-    load_model,
-    load_tensors,
     read_header,
-    save_checkpoint,
 )
-from diffplan.model.planner_model import PlannerModel
 
 Make = Callable[..., Any]
 

@@ -11,7 +11,7 @@ from diffplan.config.config import Config
 from diffplan.config.sections import DataConfig, HeadsConfig, PlanSpaceConfig
 from diffplan.model.conditions import Context
 from diffplan.model.planner_model import PlannerModel
-from diffplan.model.space import ModelSpec
+from diffplan.model.spec import ModelSpec
 from diffplan.planning import selection
 from diffplan.planning.selection import evaluate
 

@@ -9,7 +9,7 @@ import torch
 
 from diffplan.data.episodes import Episodes
 from diffplan.diffusion.processes import betas_cosine, ddpm
-from diffplan.model.checkpoint import list_checkpoints
+from diffplan.model.run_folder import list_checkpoints
 from diffplan.planning.calibration import FILE, load_statistics
 from diffplan.scripts.cli import main
 
@@ -105,7 +105,7 @@ def test_mistakes_get_one_line(
 
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", str(tmp_path / "nothing")]) == 2
-    assert "is no folder; give one that" in capsys.readouterr().err
+    assert "expected a run folder made by `diffplan train`" in capsys.readouterr().err
 
 
 def test_an_unknown_start_is_refused_with_the_known_ones(

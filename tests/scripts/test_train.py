@@ -12,7 +12,7 @@ from diffplan.config.config import Config
 from diffplan.config.planners import get_config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo
-from diffplan.model.checkpoint import list_checkpoints, read_header
+from diffplan.model.run_folder import list_checkpoints, read_header
 from diffplan.scripts.cli import main
 from diffplan.scripts.train import Train, _d4rl_name, _speed
 

@@ -19,7 +19,8 @@ import diffplan
 from diffplan.config.config import Config, config_to_dict
 from diffplan.data.episodes import Episodes, fingerprint
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import list_checkpoints, load_model, read_header
+from diffplan.model.checkpoint import load_model
+from diffplan.model.run_folder import list_checkpoints, read_header
 from diffplan.training import loop
 from diffplan.training.loop import train
 from diffplan.training.run import RunOptions, find_previous

@@ -18,7 +18,8 @@ from torch import nn
 from diffplan.config.sections import TrainingConfig
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import list_checkpoints, load_model
+from diffplan.model.checkpoint import load_model
+from diffplan.model.run_folder import list_checkpoints
 from diffplan.training import loop
 from diffplan.training.average import WeightAverage
 from diffplan.training.loop import learning_rate, train

@@ -12,7 +12,8 @@ from minari.storage import get_dataset_path
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, Task
 from diffplan.envs.datasets import load_dataset, load_datasets
-from diffplan.envs.makers.metaworld_data import METAWORLD, MT10, make_metaworld, metaworld_id
+from diffplan.envs.makers.catalogue import METAWORLD, MT10
+from diffplan.envs.makers.metaworld_data import make_metaworld, metaworld_id
 from diffplan.envs.simulators.environments import make_env
 from diffplan.envs.simulators.tasks import make_task_env, task_infos
 from diffplan.errors import DiffplanError

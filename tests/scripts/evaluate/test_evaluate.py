@@ -262,7 +262,7 @@ def test_bad_options_are_named_in_one_line(options, message, maze_agent, loads, 
 
 
 def test_bad_folders_are_named_and_left_alone(maze_agent, loads, run_folder, tmp_path):
-    with pytest.raises(DiffplanError, match="nowhere is no folder"):
+    with pytest.raises(DiffplanError, match=r"no folder .*nowhere"):
         Evaluate((tmp_path / "nowhere",)).run()
     foreign = tmp_path / "foreign"
     foreign.mkdir()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import list_checkpoints
+from diffplan.model.run_folder import list_checkpoints
 from diffplan.scripts.studies import study as study_module
 from diffplan.scripts.studies.study import Study
 

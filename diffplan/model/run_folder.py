@@ -1,0 +1,182 @@
+"""What stands in a run's folder, read without PyTorch: its checkpoints and their config.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from diffplan.config.config import Config, config_from_dict, config_to_dict
+from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.errors import DiffplanError
+from diffplan.model.spec import ModelSpec
+
+FORMAT = 1
+_SECTIONS: dict[str, type] = {"spec": ModelSpec, "layout": ObservationLayout, "info": DatasetInfo}
+_TYPES: dict[str, TypeAdapter[Any]] = {
+    **{name: TypeAdapter(kind) for name, kind in _SECTIONS.items()},
+    "fingerprint": TypeAdapter(str),
+    "step": TypeAdapter(Annotated[int, Field(ge=0)]),
+    "seed": TypeAdapter(int),
+    "seconds": TypeAdapter(Annotated[float, Field(ge=0)]),
+}
+_NAME = re.compile(r"checkpoint-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What config.json holds.
+
+    fingerprint: identifies the dataset (see `data.episodes.fingerprint`). seconds: training time so
+    far, without loading and compiling.
+    """
+
+    config: Config
+    spec: ModelSpec
+    layout: ObservationLayout
+    info: DatasetInfo
+    fingerprint: str
+    step: int
+    seed: int
+    seconds: float
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """RUN/checkpoint-00001000."""
+    return run / f"checkpoint-{step:08d}"
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Finished checkpoints of a run, oldest first."""
+    if not run.is_dir():
+        return []
+    found = [p for p in run.iterdir() if p.is_dir() and _NAME.match(p.name)]
+    return sorted(found, key=checkpoint_updates)
+
+
+def checkpoint_updates(path: Path) -> int:
+    """The number of updates in a checkpoint's name."""
+    return int(path.name.rsplit("-", 1)[1])
+
+
+def find_checkpoint(run: str | Path, checkpoint: str | int = "last") -> Path:
+    """The checkpoint that is meant: of a run folder the last one, or that of a number of updates.
+
+    A checkpoint folder means itself. Raises DiffplanError where there is no such checkpoint.
+    """
+    path, last = Path(run), checkpoint == "last"
+    if not last and not str(checkpoint).isdigit():
+        raise DiffplanError(f"checkpoint is {checkpoint!r}, expected 'last' or a number of updates")
+    if last and (path / "config.json").is_file():
+        return path
+    if not path.is_dir():
+        raise DiffplanError(f"no folder {path}; expected a run folder made by `diffplan train`")
+    found = list_checkpoints(path)
+    if not found:
+        raise DiffplanError(
+            f"{path} holds no checkpoint; expected a run folder made by `diffplan train` with "
+            "checkpoint-* folders inside"
+        )
+    if last:
+        return found[-1]
+    wanted = checkpoint_path(path, int(checkpoint))
+    if wanted not in found:
+        kept = ", ".join(str(checkpoint_updates(each)) for each in found)
+        raise DiffplanError(f"{path} has no checkpoint of {checkpoint} updates; it has {kept}")
+    return wanted
+
+
+def read_header(path: Path) -> Header:
+    """Read config.json strictly. DiffplanError for a foreign, older or damaged folder."""
+    file = path / "config.json"
+    try:
+        data = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise DiffplanError(f"{path} is not a diffplan checkpoint: no config.json in it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DiffplanError(f"{file} is damaged or not JSON: {error}") from None
+    if not isinstance(data, dict) or "diffplan_checkpoint" not in data:
+        raise DiffplanError(
+            f"{file} was not written by diffplan (no key 'diffplan_checkpoint'); expected a "
+            "folder made by `diffplan train`"
+        )
+    if data["diffplan_checkpoint"] != FORMAT:
+        raise DiffplanError(
+            f"{file} has checkpoint format {data['diffplan_checkpoint']}, this version reads "
+            f"{FORMAT}; use the diffplan version that wrote it"
+        )
+    _check_keys(file, data, dict.fromkeys(["diffplan_checkpoint", "config", *_TYPES]))
+    config = config_from_dict(data["config"], f"{file}: config")
+    _check_keys(file, data["config"], config_to_dict(config), "config.")
+    for name, kind in _SECTIONS.items():
+        if isinstance(data[name], dict):
+            _check_keys(file, data[name], {f.name: None for f in fields(kind)}, f"{name}.")
+    header = Header(config, **{name: _typed(file, name, data[name]) for name in _TYPES})
+    _check_sizes(file, header)
+    return header
+
+
+def _check_keys(
+    file: Path, data: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = ""
+) -> None:
+    for key in (*expected, *data):
+        if key not in data:
+            raise DiffplanError(
+                f"{file} lacks the key '{prefix}{key}'; it is damaged or was written by another "
+                "version of diffplan"
+            )
+        if key not in expected:
+            raise DiffplanError(
+                f"{file} has the unknown key '{prefix}{key}'; it was edited or written by another "
+                "version of diffplan"
+            )
+        if isinstance(expected[key], dict):
+            _check_keys(file, data[key], expected[key], f"{prefix}{key}.")
+
+
+def _typed(file: Path, name: str, value: Any) -> Any:
+    try:
+        # from JSON, strictly: lists become tuples, but "4" no number
+        return _TYPES[name].validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, (name, *first["loc"])))
+        raise DiffplanError(
+            f"{file}: {key} is {first['input']!r}, expected: {first['msg']}"
+        ) from None
+
+
+def _check_sizes(file: Path, header: Header) -> None:
+    spec, layout, info = header.spec, header.layout, header.info
+    for name, value in (("state_dim", spec.state_dim), ("action_dim", spec.action_dim)):
+        if value < 1:
+            raise DiffplanError(f"{file}: spec.{name} is {value}, expected at least 1")
+    pairs: tuple[tuple[str, object, str, object], ...] = (
+        ("layout.state_dim", layout.state_dim, "spec.state_dim", spec.state_dim),
+        ("layout.goal_columns", layout.goal_columns, "spec.goal_columns", spec.goal_columns),
+        ("info.action_low: count", len(info.action_low), "spec.action_dim", spec.action_dim),
+        ("info.action_high: count", len(info.action_high), "spec.action_dim", spec.action_dim),
+    )
+    for name, found, key, other in pairs:
+        if found != other:
+            raise DiffplanError(f"{file}: {name} is {found}, but {key} is {other}")
+
+
+def header_to_dict(header: Header) -> dict[str, Any]:
+    """What `read_header` reads back."""
+    return {
+        "diffplan_checkpoint": FORMAT,
+        "config": config_to_dict(header.config),
+        "spec": asdict(header.spec),
+        "layout": asdict(header.layout),
+        "info": asdict(header.info),
+        "fingerprint": header.fingerprint,
+        "step": header.step,
+        "seed": header.seed,
+        "seconds": header.seconds,
+    }

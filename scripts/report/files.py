@@ -1,0 +1,54 @@
+"""Files that results are kept in: tried before anything is computed, written whole."""
+
+import json
+import math
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.errors import DiffplanError
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Make the parent folder and try it, so that nothing is computed that cannot be kept.
+
+    Raises:
+        DiffplanError: `path` is a folder, or nothing can be written beside it.
+    """
+    if path.is_dir():
+        raise DiffplanError(f"{what} {path} is a folder; give the name of a file")
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DiffplanError(
+            f"{what} {path} cannot be written: {error.strerror}; name another place"
+        ) from None
+
+
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Write results atomically; NaN and infinity, which JSON has not, become null."""
+    text = json.dumps(_plain(results), indent=1, allow_nan=False)
+    # Lists of numbers on one line: a hundred episodes stay readable.
+    text = re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text + "\n")
+    os.replace(partial, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
