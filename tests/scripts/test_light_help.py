@@ -67,8 +67,6 @@ TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
         (["benchmark"], "RUN"),
         (["family"], "DIR"),
         (["family", "no-survey"], "no-survey"),
-        (["maze2d-controllers", "--mazes", "no-maze"], "no-maze"),
-        (["pointmaze-counts", "--mazes", "no-maze"], "no-maze"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

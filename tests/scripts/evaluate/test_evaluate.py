@@ -47,7 +47,7 @@ def loads(monkeypatch):
 @pytest.fixture
 def run_folder(tmp_path):
     folder = tmp_path / "run"
-    folder.mkdir()
+    (folder / "checkpoint-00000060").mkdir(parents=True)
     lines = [{"step": s, "seconds": s / 10, "loss/denoiser": 1 / s} for s in range(1, 50)]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
@@ -119,7 +119,8 @@ def test_overrides_reach_the_agent_and_baselines_and_pictures_can_be_left_out(
     assert (again.runs, again.episodes, again.num_envs) == ((run_folder,), 2, 2)
     assert again.checkpoint == "60"
     assert results["controller_return_mean"] is None and list(results["policies"]) == ["planner"]
-    assert sorted(path.name for path in run_folder.iterdir()) == ["metrics.jsonl"]
+    left = sorted(path.name for path in run_folder.iterdir())
+    assert left == ["checkpoint-00000060", "metrics.jsonl"]
 
 
 @pytest.mark.parametrize(

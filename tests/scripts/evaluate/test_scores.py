@@ -148,6 +148,7 @@ def test_the_best_checkpoint_is_chosen_on_seeds_of_its_own_and_says_so(
 
 def test_a_folder_without_checkpoints_has_no_best(world: World) -> None:
     (world.folder / "d").mkdir()
+    (world.folder / "d" / "config.json").touch()  # a checkpoint, not a run
     with pytest.raises(DiffplanError, match="d holds no checkpoints to choose from"):
         world.evaluate("d", checkpoint="best")
 

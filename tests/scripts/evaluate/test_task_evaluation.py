@@ -134,7 +134,7 @@ def evaluated(
         monkeypatch.setattr(measure, "training_data", lambda info, trained_on: episodes)
         folders = tuple(tmp_path / f"run-{seed}" for seed in seeds)
         for folder in folders:
-            folder.mkdir(exist_ok=True)
+            (folder / "checkpoint-00000060").mkdir(parents=True, exist_ok=True)
         settings = {"episodes": 6, "num_envs": 4, "pictures": False, "baselines": False}
         Evaluate(folders, json=tmp_path / "x.json", **{**settings, **options}).run()
         return json.loads((tmp_path / "x.json").read_text())
