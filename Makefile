@@ -1,18 +1,21 @@
 # `make demo` and `make test` need nothing beforehand but Python 3.11 to 3.13, make, bash and git.
-# Settings: PYTHON=/path/to/python3.12, GPU=yes or GPU=no (see .ci/setup), PYTEST_ARGS="-k name".
+# Settings: PYTHON=/path/to/python3.12, GPU=yes or GPU=no (see .ci/setup), PYTEST_ARGS="-k name",
+# GPU_ARGS="--parts decisions".
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
+GPU_ARGS ?=
 export PYTHON GPU
 
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test lint format install clean
+.PHONY: help demo test gpu lint format install clean
 
 help:
 	@echo "make demo     make a maze dataset, train a planner on it, evaluate it: runs/demo"
 	@echo "make test     the test suite"
+	@echo "make gpu      measure planning and training on this machine's GPU: runs/gpu"
 	@echo "make lint     ruff, mypy, the import contract"
 	@echo "make format   what ruff can mend by itself"
 	@echo "make install  the set-up alone, into $(VENV) (the others do it when needed)"
@@ -25,6 +28,10 @@ demo: $(INSTALLED)
 # this small, and tests/conftest.py holds each process to one.
 test: $(INSTALLED)
 	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+# GPU_ARGS="--device cpu" rehearses it at small sizes.
+gpu: $(INSTALLED)
+	@$(BIN)/python -m diffplan.scripts.checks.gpu $(GPU_ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check --quiet .

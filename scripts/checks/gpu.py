@@ -247,8 +247,11 @@ class Gpu:
         from diffplan.config.presets import config_for
 
         config = config_for("trajectory-diffuser", "pointmaze-medium", True)
-        changed = dataclasses.replace(config.training, **training)
-        return dataclasses.replace(config, training=changed)
+        parts: dict[str, Any] = {"training": dataclasses.replace(config.training, **training)}
+        if self._small:  # a rehearsal is to end soon, whatever it measures
+            for name in ("proposer", "denoiser", "heads"):
+                parts[name] = dataclasses.replace(getattr(config, name), width=16)
+        return dataclasses.replace(config, **parts)
 
     def _data(self) -> Any:
         from diffplan.envs.datasets import load_dataset
@@ -316,32 +319,41 @@ def _ms(times: list[float]) -> float:
 
 def table(report: dict[str, Any]) -> str:
     """The report as text: ceilings, decisions with their share of them, training, score."""
-    machine, ceilings = report["machine"], report.get("ceilings", {})
+    machine = report["machine"]
     lines = [f"{machine.get('device', 'cpu')}, PyTorch {machine['torch']}"]
-    if "failed" not in ceilings:
-        lines.append(", ".join(f"{name} {value:.3g}" for name, value in ceilings.items()))
+    ceilings = report.get("ceilings", {})
+    if without := _without_result(ceilings):
+        lines.append(f"ceilings: {without}")
+        ceilings = {}
+    lines.append(", ".join(f"{name} {value:.3g}" for name, value in ceilings.items()))
     lines.append(f"tests: {report.get('tests')}")
     lines.append(
         f"{'size':10} {'engine':20} {'batch':>6} {'predict ms':>10} {'device ms':>10} "
         f"{'plans/s':>10} {'of ceiling':>10}"
     )
-    decisions = report.get("decisions", [])
-    if isinstance(decisions, dict):
-        lines.append(f"decisions: {decisions}")
-    else:
-        lines += [_decision_line(row, ceilings) for row in decisions]
-    training = report.get("training", [])
-    if isinstance(training, dict):
-        lines.append(f"training: {training}")
-    else:
-        for row in training:
-            kind = "bf16" if row["bf16"] else "tf32"
-            lines.append(
-                f"training {kind} batch {row['batch']:5}: {row['windows/s']:9,.0f} windows/s"
-            )
+    for part in ("decisions", "training"):
+        rows = report.get(part, [])
+        if without := _without_result(rows):
+            lines.append(f"{part}: {without}")
+        elif part == "decisions":
+            lines += [_decision_line(row, ceilings) for row in rows]
+        else:
+            lines += [_training_line(row) for row in rows]
     lines.append(f"score: {report.get('score')}")
     lines.append(f"seconds: {report['seconds']}")
     return "\n".join(lines)
+
+
+def _without_result(part: Any) -> str | None:
+    """Why a part has no figures: it failed, or its turn came too late."""
+    if not isinstance(part, dict):
+        return None
+    return next((f"{why}, {part[why]}" for why in ("failed", "left out") if why in part), None)
+
+
+def _training_line(row: dict[str, Any]) -> str:
+    kind = "bf16" if row["bf16"] else "tf32"
+    return f"training {kind} batch {row['batch']:5}: {row['windows/s']:9,.0f} windows/s"
 
 
 def _decision_line(row: dict[str, Any], ceilings: dict[str, Any]) -> str:
