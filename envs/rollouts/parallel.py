@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -82,7 +82,7 @@ def rollout_in_processes(
                 f"one of the {workers} rollout processes died, perhaps for want of memory; give "
                 "fewer --workers or --num-envs"
             ) from None
-    return _joined(parts, edges)
+    return joined(parts, edges)
 
 
 def _share(
@@ -92,7 +92,7 @@ def _share(
     return rollout(policy, make_env, **options)
 
 
-def _joined(parts: list[Rollout], first: list[int]) -> Rollout:
+def joined(parts: Sequence[Rollout], first: Sequence[int]) -> Rollout:
     """One rollout out of those of neighbouring episodes, `first` the number of each one's first."""
     success = [part.success for part in parts if part.success is not None]
     traces = [

@@ -21,8 +21,10 @@ from diffplan.scripts.report.markdown import (
 )
 
 if TYPE_CHECKING:
-    from diffplan.envs.rollouts.rollout import Policy
+    from diffplan.agents import PlannerAgent
+    from diffplan.envs.rollouts.rollout import Rollout
     from diffplan.scripts.evaluate.baselines import Baseline
+    from diffplan.scripts.evaluate.tasks import Tasks
     from diffplan.scripts.report.results import Score
 
 # name -> planning settings; everything else as in PlanningConfig, one candidate unless said
@@ -122,17 +124,19 @@ class Compare:
 
 def _compare(options: Compare, target: Path) -> dict[str, Any]:
     from diffplan.agents import load_agent
-    from diffplan.scripts.evaluate.baselines import baselines
+    from diffplan.scripts.evaluate.tasks import Tasks
     from diffplan.scripts.report.files import write_json
     from diffplan.scripts.report.results import machine
 
     agent = load_agent(options.folder, device=options.device)
+    tasks = Tasks.of(agent, options.folder, options.seed)
     report: dict[str, Any] = {
         "command": _command(options),
         "config": agent.config_name,
         "dataset": agent.info.id,
         "dataset_details": agent.info.details,
         "env_id": agent.info.env_id,
+        "tasks": tasks.names,
         "train_seconds": agent.train_seconds,
         "updates": agent.updates,
         "episodes": options.episodes,
@@ -150,18 +154,18 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
         if name in rows:
             continue
         try:
-            rows[name] = _row(options, name, settings)
+            rows[name] = _row(options, name, settings, tasks)
         except DiffplanError as error:
             report["left_out"][name] = str(error)
             continue
         write_json(target, report)
-    others = {found.name: found for found in baselines(agent.info, options.seed)}
+    others = {found[0].name: found for found in tasks.baselines(options.seed)}
     for name, found in others.items():
         if name not in rows:
-            rows[name] = _baseline(options, found, agent)
+            rows[name] = _baseline(options, found, tasks)
     rows = report["rows"] = {name: rows[name] for name in (*ROWS, *others) if name in rows}
     _differences(rows)
-    _time(options, rows)
+    _time(options, rows, tasks)
     write_json(target, report)
     picture = target.with_suffix(".png")
     from diffplan.scripts.report.pictures import keep_sweep
@@ -204,36 +208,49 @@ def _finished(target: Path, report: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _row(options: Compare, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _row(options: Compare, name: str, settings: dict[str, Any], tasks: Tasks) -> dict[str, Any]:
     """Tune the plan-keeping interval of one way of planning, then evaluate it."""
-    from diffplan.agents import load_agent
-    from diffplan.envs.rollouts.rollout import rollout
-    from diffplan.envs.simulators.environments import evaluation_env_factory
-    from diffplan.scripts.report.intervals import bootstrap_mean
-
     settings = {"candidates": 1, **settings}
-    horizon = load_agent(options.folder, device=options.device, **settings).horizon
+    horizon = _agent(options, settings).horizon
     tuning: dict[str, list[float]] = {}
     longest = horizon - 1 if settings.get("reuse") else horizon
     for keep in sorted({min(keep, longest) for keep in KEEPS}):
-        agent = load_agent(options.folder, device=options.device, **settings, keep=keep)
-        found = rollout(
-            agent,
-            evaluation_env_factory(agent.info),
+        found = tasks.play(
+            tasks.told(_agent(options, {**settings, "keep": keep})),
             episodes=options.tune_episodes,
             num_envs=options.tune_episodes,
             seed=options.tune_seed,
             description=f"{name}, keep {keep}",
         )
-        estimate = bootstrap_mean(found.returns)
+        estimate = _score(name, found, tasks).return_estimate
         tuning[str(keep)] = [estimate.mean, estimate.low, estimate.high]
     keep = int(max(tuning, key=lambda key: tuning[key][0]))
-    agent = load_agent(options.folder, device=options.device, **settings, keep=keep)
-    score = _evaluate(options, name, agent, agent)
+    agent = _agent(options, {**settings, "keep": keep})
+    played = tasks.play(
+        tasks.told(agent),
+        episodes=options.episodes,
+        num_envs=options.episodes,
+        seed=options.seed,
+        description=name,
+    )
+    score = _score(name, played, tasks)
     return {**score.summary(None), "keep": keep, "tuning": tuning, "planning": agent.planning}
 
 
-def _time(options: Compare, rows: dict[str, Any]) -> None:
+def _agent(options: Compare, settings: dict[str, Any]) -> PlannerAgent:
+    from diffplan.agents import load_agent
+
+    return load_agent(options.folder, device=options.device, **settings)
+
+
+def _score(name: str, played: Rollout, tasks: Tasks) -> Score:
+    from diffplan.scripts.report.results import Score
+
+    strata = len(tasks.infos)
+    return Score(name, played.returns, played.lengths, played.success, strata=strata)
+
+
+def _time(options: Compare, rows: dict[str, Any], tasks: Tasks) -> None:
     """Time all ways of planning in turn, several times over.
 
     What else the machine does slows every way alike, and the fastest median is nearest to what
@@ -241,25 +258,18 @@ def _time(options: Compare, rows: dict[str, Any]) -> None:
     """
     from tqdm import tqdm
 
-    from diffplan.agents import load_agent
-    from diffplan.envs.rollouts.rollout import time_decisions
-    from diffplan.envs.simulators.environments import evaluation_env_factory
     from diffplan.scripts.report.results import decision_times
 
     planned = [row for row in rows.values() if row["tuning"] is not None]
     if all(_TIMED in row for row in planned):
         return
-    agents = [load_agent(options.folder, device=options.device, **r["planning"]) for r in planned]
+    agents = [_agent(options, row["planning"]) for row in planned]
     found: list[list[dict[str, float | None]]] = [[] for _ in planned]
     for turn in tqdm(range(_ROUNDS * len(planned)), desc="timing", unit=" runs", leave=False):
         agent, times = agents[turn % len(planned)], found[turn % len(planned)]
         interval = agent.settings.keep * agent.stride
-        measured = time_decisions(
-            agent,
-            evaluation_env_factory(agent.info),
-            seed=options.seed,
-            steps=_PLANS_A_ROUND * interval,
-            warmup=interval,
+        measured = tasks.time(
+            agent, seed=options.seed, steps=_PLANS_A_ROUND * interval, warmup=interval
         )
         times.append(decision_times(measured))
     for row, agent, times in zip(planned, agents, found, strict=True):
@@ -272,29 +282,17 @@ def _time(options: Compare, rows: dict[str, Any]) -> None:
         row["decision_ms_mean"] = (plan + (interval - 1) * between) / interval
 
 
-def _baseline(options: Compare, found: Baseline, agent: Any) -> dict[str, Any]:
-    """A row for a policy that does not plan."""
-    score = _evaluate(options, found.name, found.policy, agent, found.rows)
-    return {**score.summary(None), "keep": None, "tuning": None, "planning": None}
-
-
-def _evaluate(
-    options: Compare, name: str, policy: Policy, agent: Any, rows: int | None = None
-) -> Score:
-    """The evaluation episodes."""
-    from diffplan.envs.rollouts.rollout import rollout
-    from diffplan.envs.simulators.environments import evaluation_env_factory
-    from diffplan.scripts.report.results import Score
-
-    result = rollout(
-        policy,
-        evaluation_env_factory(agent.info),
+def _baseline(options: Compare, found: list[Baseline], tasks: Tasks) -> dict[str, Any]:
+    """A row for a policy that does not plan; found: it in every task."""
+    played = tasks.play(
+        [other.policy for other in found],
         episodes=options.episodes,
-        num_envs=min(options.episodes, rows or options.episodes),
+        num_envs=min(options.episodes, found[0].rows or options.episodes),
         seed=options.seed,
-        description=name,
+        description=found[0].name,
     )
-    return Score(name, result.returns, result.lengths, result.success)
+    score = _score(found[0].name, played, tasks)
+    return {**score.summary(None), "keep": None, "tuning": None, "planning": None}
 
 
 def _differences(rows: dict[str, Any]) -> None:
@@ -307,6 +305,11 @@ def _differences(rows: dict[str, Any]) -> None:
         if base is not None and row is not base:
             paired = bootstrap_mean(np.array(row["returns"]) - np.array(base["returns"]))
             row["difference"] = [paired.mean, paired.low, paired.high]
+
+
+def _where(data: dict[str, Any]) -> str:
+    tasks = data.get("tasks", ())
+    return f"{', '.join(tasks)}, each" if len(tasks) > 1 else str(data["env_id"])
 
 
 def compare_table(data: dict[str, Any]) -> str:
@@ -333,7 +336,7 @@ def compare_table(data: dict[str, Any]) -> str:
     return (
         f"{data['config']}, {data['updates']} updates ({data['train_seconds']:.0f} s) on "
         f"{data['dataset']} ({details.get('steps', '?')} steps, seed {details.get('seed', '?')}, "
-        f"{details.get('path_rule', '?')} paths); {data['env_id']}, {data['episodes']} episodes, "
+        f"{details.get('path_rule', '?')} paths); {_where(data)}, {data['episodes']} episodes, "
         f"seeds {data['seed']} to {data['seed'] + data['episodes'] - 1}; one training seed.\n\n"
         f"{markdown(header, rows)}\n\n{left_out}{data['protocol']}\n\n"
         f"Command: `{data['command']}`. Machine: {machine_line(data)}."

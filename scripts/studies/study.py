@@ -126,7 +126,7 @@ class Study:
                 common = {key: found_row.get(key) for key in _COMMON}
                 common["others"] = {
                     name: {key: policy[key] for key in _KEPT if key in policy}
-                    for name, policy in found_row["policies"].items()
+                    for name, policy in found_row.get("policies", {}).items()  # of one task
                     if not name.startswith("planner")
                 }
         return {**common, "rows": rows}

@@ -201,6 +201,10 @@ class Survey:
         if data in self._known:
             return
         info = load_dataset(data, None, progress=False).info
+        if len(info.tasks) > 1:
+            raise DiffplanError(
+                f"{data} holds {len(info.tasks)} tasks; a survey trains and scores on data of one"
+            )
         if info.env_id is None:
             raise DiffplanError(
                 f"{data} does not say in which environment it was collected, which a survey needs; "

@@ -12,9 +12,9 @@ import pytest
 
 import diffplan.agents
 from diffplan.data.info import DatasetInfo
-from diffplan.envs.rollouts import rollout as rollouts
 from diffplan.envs.rollouts.rollout import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
+from diffplan.scripts.evaluate import tasks
 from diffplan.scripts.studies import compare
 from diffplan.scripts.studies.compare import Compare, compare_table
 
@@ -40,6 +40,7 @@ class Agent:
     updates = 7
     stride = 2
     horizon = 6
+    layout = None
     model = SimpleNamespace(config=SimpleNamespace(denoiser=SimpleNamespace(schedule_levels=20)))
 
     @property
@@ -100,8 +101,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maze_agent: Any) -> W
     monkeypatch.setattr(compare, "ROWS", ROWS)
     monkeypatch.setattr(compare, "KEEPS", (2, 4, 8, 16))
     monkeypatch.setattr(diffplan.agents, "load_agent", load_agent)
-    monkeypatch.setattr(rollouts, "rollout", rollout)
-    monkeypatch.setattr(rollouts, "time_decisions", time_decisions)
+    monkeypatch.setattr(tasks, "rollout", rollout)
+    monkeypatch.setattr(tasks, "time_decisions", time_decisions)
     return world
 
 
