@@ -1,8 +1,68 @@
 """Planning for offline reinforcement learning: propose, optimise by diffusion, select, decode.
 
-Public are `diffplan.agents` (load a trained planner, act and ask), `diffplan.config` (what a
-planner is), `diffplan.training` (train one), `diffplan.data` (the store of episodes) and what the
-README names; the rest may change.
+Public is what stands here and what the packages hand on; modules inside them may change. PyTorch
+is imported when the first name that needs it is used.
 """
 
+from typing import TYPE_CHECKING
+
+from diffplan.lazy import attributes
+
+if TYPE_CHECKING:
+    from diffplan.agents import AgentState, PlannerAgent, PlanView, Queries, load_agent
+    from diffplan.config import CONFIGS, Config, config_for, get_config
+    from diffplan.data import DatasetInfo, Episodes, ObservationLayout
+    from diffplan.diffusion import SAMPLERS
+    from diffplan.envs import load_dataset, load_datasets
+    from diffplan.errors import DiffplanError
+    from diffplan.model import Context, PlannerModel
+    from diffplan.planning import Noise, Plan, decode, make_plan, optimise, propose, select
+    from diffplan.training import RunOptions, train
+else:
+    __getattr__, __dir__ = attributes(
+        __name__,
+        {
+            "diffplan.agents": "AgentState PlannerAgent PlanView Queries load_agent",
+            "diffplan.config": "CONFIGS Config config_for get_config",
+            "diffplan.data": "DatasetInfo Episodes ObservationLayout",
+            "diffplan.diffusion": "SAMPLERS",
+            "diffplan.envs": "load_dataset load_datasets",
+            "diffplan.errors": "DiffplanError",
+            "diffplan.model": "Context PlannerModel",
+            "diffplan.planning": "Noise Plan decode make_plan optimise propose select",
+            "diffplan.training": "RunOptions train",
+        },
+    )
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "CONFIGS",
+    "SAMPLERS",
+    "AgentState",
+    "Config",
+    "Context",
+    "DatasetInfo",
+    "DiffplanError",
+    "Episodes",
+    "Noise",
+    "ObservationLayout",
+    "Plan",
+    "PlanView",
+    "PlannerAgent",
+    "PlannerModel",
+    "Queries",
+    "RunOptions",
+    "__version__",
+    "config_for",
+    "decode",
+    "get_config",
+    "load_agent",
+    "load_dataset",
+    "load_datasets",
+    "make_plan",
+    "optimise",
+    "propose",
+    "select",
+    "train",
+]

@@ -1,1 +1,27 @@
 """Datasets, environments, reference scores and rollouts: installed as diffplan.envs."""
+
+from typing import TYPE_CHECKING
+
+from diffplan.lazy import attributes
+
+if TYPE_CHECKING:
+    from diffplan.envs.datasets import (
+        fetch_dataset,
+        list_datasets,
+        load_dataset,
+        load_datasets,
+    )
+else:
+    __getattr__, __dir__ = attributes(
+        __name__,
+        {
+            "diffplan.envs.datasets": "fetch_dataset list_datasets load_dataset load_datasets",
+        },
+    )
+
+__all__ = [
+    "fetch_dataset",
+    "list_datasets",
+    "load_dataset",
+    "load_datasets",
+]

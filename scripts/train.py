@@ -95,14 +95,9 @@ class Train:
 
     def run(self) -> Path:
         """Train; returns the last checkpoint."""
-        self._check()
-
-        import torch
-
-        from diffplan.envs.datasets import load_datasets
-        from diffplan.training.loop import train
         from diffplan.training.run import RunOptions, find_previous
 
+        self._check()
         options = RunOptions(
             self.out,
             steps=self.steps,
@@ -116,6 +111,12 @@ class Train:
         if known is not None:
             config = self._settled(*known, main)
         find_previous(config, options)  # refuses before the data are loaded
+
+        import torch
+
+        from diffplan.envs.datasets import load_datasets
+        from diffplan.training.loop import train
+
         torch.set_num_threads(self.threads)
         episodes = load_datasets(self.dataset, self.env, progress=main)
         self._check_environment(episodes, main)

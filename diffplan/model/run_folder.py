@@ -86,8 +86,8 @@ def find_checkpoint(run: str | Path, checkpoint: str | int = "last") -> Path:
         return found[-1]
     wanted = checkpoint_path(path, int(checkpoint))
     if wanted not in found:
-        kept = ", ".join(str(checkpoint_updates(each)) for each in found)
-        raise DiffplanError(f"{path} has no checkpoint of {checkpoint} updates; it has {kept}")
+        kept = ", ".join(each.name for each in found)
+        raise DiffplanError(f"{path} has no {wanted.name}; it has {kept}")
     return wanted
 
 

@@ -1,6 +1,23 @@
 """The training loop, its log, and how a run is resumed."""
 
-from diffplan.training.loop import train
-from diffplan.training.run import RunOptions, find_previous
+from typing import TYPE_CHECKING
 
-__all__ = ["RunOptions", "find_previous", "train"]
+from diffplan.lazy import attributes
+
+if TYPE_CHECKING:
+    from diffplan.training.loop import train
+    from diffplan.training.run import RunOptions, find_previous
+else:
+    __getattr__, __dir__ = attributes(
+        __name__,
+        {
+            "diffplan.training.loop": "train",
+            "diffplan.training.run": "RunOptions find_previous",
+        },
+    )
+
+__all__ = [
+    "RunOptions",
+    "find_previous",
+    "train",
+]

@@ -34,13 +34,8 @@ from diffplan.training.average import WeightAverage
 from diffplan.training.log import MetricsFile
 from diffplan.training.losses import Objective
 from diffplan.training.residual import measure_residual
-from diffplan.training.run import (
-    RunOptions,
-    find_previous,
-    gather_generators,
-    restore,
-    training_state,
-)
+from diffplan.training.run import RunOptions, find_previous
+from diffplan.training.state import gather_generators, restore, training_state
 
 _HEAD_BATCH = 256  # least of inverse dynamics and value: small networks, noisy targets
 _WARMUP = 200  # updates in which the rate rises linearly: Adam's first moments are rough

@@ -1,21 +1,14 @@
-"""One run of training: its options, and how a resumed one continues exactly."""
+"""One run of training: its options, and which earlier one it goes on from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-
 from diffplan.config.config import Config, config_to_dict
 from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import load_into, load_tensors
 from diffplan.model.run_folder import Header, list_checkpoints, read_header
-from diffplan.training.average import WeightAverage
 
 
 @dataclass(frozen=True)
@@ -33,9 +26,6 @@ class RunOptions:
     device: str = "auto"
     checkpoint_every: int = 2000
     progress: bool = True
-
-
-# --- Resuming ------------------------------------------------------------------------------------
 
 
 def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | None:
@@ -89,72 +79,3 @@ def _first_difference(
         elif left != right:
             return prefix + key, left, right
     return None
-
-
-def training_state(
-    model: nn.Module, optimiser: Any, generators: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Live weights, optimiser moments and random states as one flat dictionary of tensors."""
-    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
-    for index, entries in optimiser.state_dict()["state"].items():
-        for key, value in entries.items():
-            tensors[f"optimiser/{index}/{key}"] = torch.as_tensor(value)
-    tensors |= generators
-    return tensors
-
-
-def gather_generators(accelerator: Accelerator, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random states of all processes.
-
-    "generator/<rank>" [2, n]: its own and the CPU's, which dropout draws from there.
-    "cuda/<rank>" [n]: its GPU's, for dropout on a GPU.
-    """
-    own = {"generator": torch.stack([generator.get_state(), torch.get_rng_state()])}
-    if accelerator.device.type == "cuda":
-        own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
-    if accelerator.num_processes == 1:
-        return {f"{name}/0": state for name, state in own.items()}
-    every: dict[str, Tensor] = {}
-    for name, state in own.items():
-        # NCCL gathers neither CPU nor uint8 tensors everywhere
-        rows = accelerator.gather(state.to(accelerator.device, torch.int32)[None])
-        every |= {f"{name}/{rank}": row.to("cpu", torch.uint8) for rank, row in enumerate(rows)}
-    return every
-
-
-def restore(
-    path: Path,
-    model: nn.Module,
-    average: WeightAverage,
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator,
-    accelerator: Accelerator,
-) -> None:
-    """Put back what `training_state` and the averaged model saved."""
-    tensors = load_tensors(path, "training.safetensors")
-
-    def under(prefix: str) -> Iterator[tuple[str, Tensor]]:
-        return ((k[len(prefix) :], v) for k, v in tensors.items() if k.startswith(prefix))
-
-    load_into(model, dict(under("model/")), path)
-    load_into(average.module, load_tensors(path, "model.safetensors"), path)
-    average.count = read_header(path).step
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in under("optimiser/"):
-        index, key = name.split("/")
-        state.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict(
-        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
-    )
-    states = dict(under("generator/"))
-    if len(states) != accelerator.num_processes:
-        raise DiffplanError(
-            f"{path} was written by {len(states)} processes, this run has "
-            f"{accelerator.num_processes}; resume with the same number of processes"
-        )
-    own, global_state = (row.clone() for row in states[str(accelerator.process_index)])
-    generator.set_state(own)
-    torch.set_rng_state(global_state)
-    on_gpu = tensors.get(f"cuda/{accelerator.process_index}")  # None: that run was on the CPU
-    if on_gpu is not None and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(on_gpu, accelerator.device)

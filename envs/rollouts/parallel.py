@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from diffplan.envs.rollouts.rollout import Policy, Rollout, rollout
+from diffplan.envs.rollouts.serial import Policy, Rollout, rollout
 from diffplan.errors import DiffplanError
 
 

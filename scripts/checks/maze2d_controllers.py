@@ -73,7 +73,7 @@ class Maze2dControllers:
         from diffplan.data.info import DatasetInfo
         from diffplan.envs.makers.maze2d_controllers import Maze2DController
         from diffplan.envs.rollouts.references import REFERENCE_SCORES
-        from diffplan.envs.rollouts.rollout import rollout
+        from diffplan.envs.rollouts.serial import rollout
         from diffplan.envs.simulators.environments import evaluation_env_factory, make_env
         from diffplan.envs.simulators.registration import MAZE2D_VERSIONS
 

@@ -13,7 +13,7 @@ from diffplan.agents import PlannerAgent
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.datasets import training_data
 from diffplan.envs.rollouts.parallel import rollout_in_processes
-from diffplan.envs.rollouts.rollout import Policy, time_decisions
+from diffplan.envs.rollouts.serial import Policy, time_decisions
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.compatibility import check_environment
 from diffplan.envs.simulators.tasks import task_env_factory, task_infos

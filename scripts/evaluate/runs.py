@@ -13,7 +13,7 @@ from diffplan.agents import PlannerAgent, load_agent
 from diffplan.config.config import config_to_dict
 from diffplan.data.info import DatasetInfo
 from diffplan.envs.rollouts.references import normalised_score, reference_key
-from diffplan.envs.rollouts.rollout import rollout
+from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.simulators.tasks import task_env_factory
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import Header, checkpoint_updates, find_checkpoint, list_checkpoints

@@ -12,7 +12,7 @@ from diffplan.agents import PlannerAgent
 from diffplan.data.info import DatasetInfo
 from diffplan.envs.datasets import training_data
 from diffplan.envs.rollouts.parallel import joined
-from diffplan.envs.rollouts.rollout import (
+from diffplan.envs.rollouts.serial import (
     DecisionTimes,
     Policy,
     Rollout,

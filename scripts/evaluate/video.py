@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from diffplan.data.info import ObservationLayout
-from diffplan.envs.rollouts.rollout import Policy, rollout
+from diffplan.envs.rollouts.serial import Policy, rollout
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
 from diffplan.errors import DiffplanError

@@ -15,7 +15,7 @@ import torch
 
 import diffplan
 from diffplan.envs.rollouts.references import normalised_score
-from diffplan.envs.rollouts.rollout import DecisionTimes, Rollout
+from diffplan.envs.rollouts.serial import DecisionTimes, Rollout
 from diffplan.scripts.report.intervals import (
     Estimate,
     bootstrap_mean,

@@ -22,7 +22,7 @@ from diffplan.scripts.report.markdown import (
 
 if TYPE_CHECKING:
     from diffplan.agents import PlannerAgent
-    from diffplan.envs.rollouts.rollout import Rollout
+    from diffplan.envs.rollouts.serial import Rollout
     from diffplan.scripts.evaluate.baselines import Baseline
     from diffplan.scripts.evaluate.tasks import Tasks
     from diffplan.scripts.report.results import Score

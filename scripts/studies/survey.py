@@ -216,7 +216,7 @@ class Survey:
     def _score(self, run: Path, row: Row, label: str) -> dict[str, Any]:
         """Tune and evaluate one trained network."""
         from diffplan.agents import load_agent
-        from diffplan.envs.rollouts.rollout import rollout
+        from diffplan.envs.rollouts.serial import rollout
         from diffplan.envs.simulators.environments import evaluation_env_factory
         from diffplan.planning.chains import network_calls
 

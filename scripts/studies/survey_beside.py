@@ -18,7 +18,7 @@ def others(folder: Path, agent: PlannerAgent, episodes: int, seed: int) -> dict[
 
     folder: of a dataset in the survey, where they are kept.
     """
-    from diffplan.envs.rollouts.rollout import rollout
+    from diffplan.envs.rollouts.serial import rollout
     from diffplan.envs.simulators.environments import evaluation_env_factory
     from diffplan.model.run_folder import find_checkpoint, read_header
     from diffplan.scripts.evaluate.baselines import baselines, data_score
@@ -59,7 +59,7 @@ def times(agents: dict[str, PlannerAgent], seed: int, name: str) -> dict[str, An
     """Time the agent of every row in turn, several times over: milliseconds."""
     from tqdm import tqdm
 
-    from diffplan.envs.rollouts.rollout import time_decisions
+    from diffplan.envs.rollouts.serial import time_decisions
     from diffplan.envs.simulators.environments import evaluation_env_factory
     from diffplan.scripts.report.results import decision_times
 

@@ -11,7 +11,7 @@ import torch
 from diffplan.agents import AgentState, PlannerAgent
 from diffplan.data.targets import BINS, QUANTILES
 from diffplan.engines import decision
-from diffplan.envs.rollouts.rollout import rollout
+from diffplan.envs.rollouts.serial import rollout
 from diffplan.errors import DiffplanError
 
 Make = Callable[..., Any]

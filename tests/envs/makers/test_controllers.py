@@ -9,7 +9,7 @@ import pytest
 
 from diffplan.data.info import DatasetInfo
 from diffplan.envs.makers.controllers import RandomPolicy, pointmaze_controllers
-from diffplan.envs.rollouts.rollout import rollout
+from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.simulators.environments import evaluation_env_factory, make_env
 from diffplan.errors import DiffplanError
 

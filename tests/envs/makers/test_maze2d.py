@@ -14,7 +14,7 @@ from diffplan.envs.datasets import load_dataset, made_maze2d
 from diffplan.envs.makers import maze2d_data
 from diffplan.envs.makers.maze2d_controllers import Grid, Maze2DController, maze2d_controllers
 from diffplan.envs.makers.maze2d_data import make_maze2d, run_maze2d
-from diffplan.envs.rollouts.rollout import rollout
+from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.simulators.environments import evaluation_env_factory
 from diffplan.envs.simulators.maze2d import LAYOUTS, Maze2D, free_points, goal_point, reward_at
 from diffplan.envs.simulators.mazes import maze_of

@@ -9,7 +9,7 @@ import pytest
 
 from diffplan.envs.makers.controllers import RandomPolicy
 from diffplan.envs.rollouts.parallel import rollout_in_processes
-from diffplan.envs.rollouts.rollout import rollout
+from diffplan.envs.rollouts.serial import rollout
 from diffplan.errors import DiffplanError
 
 PENDULUM = functools.partial(gym.make, "Pendulum-v1", max_episode_steps=7)

@@ -15,13 +15,13 @@ from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import ENGINES
 from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.run_folder import Header
-from diffplan.scripts import tables
 from diffplan.scripts.benchmark import ceiling
 from diffplan.scripts.benchmark.count import count
 from diffplan.scripts.benchmark.curve import straight_line
 from diffplan.scripts.benchmark.report import STAGES, benchmark_table
 from diffplan.scripts.benchmark.settings import SIZES, default_config
 from diffplan.scripts.benchmark.subject import find_subject
+from diffplan.scripts.checks import tables
 from diffplan.scripts.cli import main
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -15,7 +15,7 @@ from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs import datasets
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.makers.controllers import pointmaze_controllers
-from diffplan.envs.rollouts.rollout import rollout
+from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.simulators.environments import evaluation_env_factory
 from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate import runs

@@ -14,7 +14,7 @@ import pytest
 from diffplan.config.planners import get_config
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.formats.d4rl_catalogue import D4RL_FILE
-from diffplan.envs.rollouts.rollout import DecisionTimes, Rollout
+from diffplan.envs.rollouts.serial import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate import measure, runs
 from diffplan.scripts.evaluate.command import Evaluate

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from diffplan.envs.rollouts.rollout import rollout
+from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.simulators.environments import evaluation_env_factory
 from diffplan.envs.simulators.mazes import maze_of
 from diffplan.errors import DiffplanError

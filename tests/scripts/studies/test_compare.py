@@ -12,7 +12,7 @@ import pytest
 
 import diffplan.agents
 from diffplan.data.info import DatasetInfo
-from diffplan.envs.rollouts.rollout import DecisionTimes, Rollout
+from diffplan.envs.rollouts.serial import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate import tasks
 from diffplan.scripts.studies import compare

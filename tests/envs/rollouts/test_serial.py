@@ -9,7 +9,7 @@ import gymnasium_robotics
 import numpy as np
 import pytest
 
-from diffplan.envs.rollouts.rollout import rollout, time_decisions
+from diffplan.envs.rollouts.serial import rollout, time_decisions
 from diffplan.errors import DiffplanError
 
 gym.register_envs(gymnasium_robotics)
