@@ -26,7 +26,7 @@ def load_agent(
 
     checkpoint: "last" or the number of updates of a kept checkpoint. engine: "eager", "onnx" (the
     fastest on a CPU, needs `diffplan[onnx]`), "cuda-graph" or "auto". planning: settings of
-    `diffplan.config.PlanningConfig` to change, e.g. steps=3, candidates=8, keep=4.
+    `diffplan.config.PlanningConfig` to change, e.g. denoising_steps=3, replan_every=8.
     Raises DiffplanError if the folder is no run, or damaged.
     """
     path = find_checkpoint(run, checkpoint)

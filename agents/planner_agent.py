@@ -26,7 +26,7 @@ from diffplan.planning.chains import matching_level
 
 
 class PlannerAgent:
-    """Plans every `keep` strides and follows the plan by inverse dynamics at every step.
+    """Plans every `replan_every` steps and follows the plan by inverse dynamics at every step.
 
     The agent itself never changes after construction: everything that does is in `AgentState`,
     so one agent may serve many environments. Row b of a batch depends on row b alone.
@@ -49,15 +49,13 @@ class PlannerAgent:
 
         train_seconds, updates: what the training took, for reports. engine: how decisions are run,
         one of `diffplan.engines.ENGINES` or "auto". planning: settings of
-        `PlanningConfig` that replace the model's own, e.g. steps=3; a quantile or a target by step
-        also in place of the model's own target_return, a start_rule of its start_level.
+        `PlanningConfig` that replace the model's own, e.g. denoising_steps=3; a quantile or
+        a target by step also in place of the model's own target_return.
         Raises DiffplanError for a wrong setting, or one of a target return that has no effect.
         """
         read_off = "target_quantile" in planning or planning.get("target") == "by-step"
         if read_off and "target_return" not in planning:
             planning["target_return"] = None
-        if "start_rule" in planning and "start_level" not in planning:
-            planning["start_level"] = None
         settings = replace_planning(model.config, **planning).planning
         check_target(settings, model, goals=layout.goal_dim > 0)
         if settings.candidates is None:
@@ -159,7 +157,7 @@ class PlannerAgent:
         moved = np.zeros(rows, bool)
         if goals is not None and state.goals is not None:
             moved = (goals != state.goals).any(-1)
-        due = begins | moved | (age >= self.settings.keep * self.stride)
+        due = begins | moved | (age >= self.settings.replan_every)
         count = state.count
         plan = state.plan
         history = self._memory.remember(state.history, states, step)
@@ -188,9 +186,9 @@ class PlannerAgent:
     def observe(self, state: AgentState, rewards: np.ndarray, rows: np.ndarray) -> AgentState:
         """Tell the agent what its last actions earned: rewards [B] in the marked rows [B].
 
-        Only `planning.target` received needs it: R_{t+1} = (R_t - r_t) / discount.
+        Only `planning.target` decremented needs it: R_{t+1} = (R_t - r_t) / discount.
         """
-        if self.settings.target != "received":
+        if self.settings.target != "decremented":
             return state
         left = (state.target - rewards) / self.model.config.data.discount
         return dataclasses.replace(state, target=np.where(rows, left, state.target))
@@ -277,9 +275,9 @@ class PlannerAgent:
         return PlanView(planned)
 
     def _left(self, plan: PlanView, rows: np.ndarray) -> Tensor:
-        """What is left of the plans of the marked rows after `keep` strides: [b, H - keep, D]."""
+        """What is left of the plans of the marked rows at a replan: [b, M, D]."""
         index = self._tensor(np.flatnonzero(rows))
-        return plan.planned.states[index, self.settings.keep + 1 :]
+        return plan.planned.states[index, self.settings.replan_every // self.stride + 1 :]
 
     def _act(self, states: np.ndarray, plan: PlanView, age: np.ndarray) -> np.ndarray:
         """Actions [B, A] at states [B, D], on the way to what the plans have next."""

@@ -65,8 +65,8 @@ class AgentState:
     age: [B] environment steps since each row's plan was made, 0 right after a replan.
     seeds: [B] random seed of each row. count: [B] plans made since it was set.
     step: [B] environment steps since the episode began. target: [B] return-to-go that was asked
-    for, less what `observe` was told since (`planning.target` received). history: [B, N, D] states
-    at the ends of strides, the first `step // stride + 1` of them, for `from_history`.
+    for, less what `observe` was told since (`planning.target` decremented). history: [B, N, D]
+    states at the ends of strides, the first `step // stride + 1` of them, for `from_history`.
     """
 
     plan: PlanView

@@ -70,7 +70,7 @@ class Queries:
             Context(start, None, None),
             given.unflatten(1, (plan.horizon, plan.stride)),
             self._noise(len(start)),
-            steps or self.agent.settings.steps,
+            steps or self.agent.settings.denoising_steps,
         )
         return self._array(model.states.inverse(model.from_plan(start, x)))
 

@@ -9,6 +9,8 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
 
+_LEAST_SHARE = 1 / 3  # of the first target that is still asked for, as in the released code
+
 
 class Targets:
     """What a model with these settings is asked for, step by step.
@@ -26,7 +28,7 @@ class Targets:
         settings = self._settings
         if settings.target_return is not None:
             return settings.target_return
-        start = torch.zeros(1, device=self._device) if settings.target == "received" else None
+        start = torch.zeros(1, device=self._device) if settings.target == "decremented" else None
         return float(self._table(settings.target_quantile, start))
 
     def at(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -40,17 +42,17 @@ class Targets:
             asked = self._table(settings.target_quantile, steps).cpu().numpy()
             result: np.ndarray = asked.astype(np.float64)
             return result
-        if settings.target == "kept":
+        if settings.target == "fixed":
             return np.full(len(step), self.first)
         # a negative target is no share of itself: there is nothing to hold on to
-        least = settings.target_floor * self.first if self.first > 0 else -np.inf
+        least = _LEAST_SHARE * self.first if self.first > 0 else -np.inf
         return np.where(np.isnan(target), self.first, np.maximum(target, least))
 
 
 def check_target(settings: PlanningConfig, model: PlannerModel, goals: bool) -> None:
     """Raise DiffplanError for a setting of the target that would have no effect."""
     own = model.config.planning
-    names = ("target", "target_quantile", "target_return", "target_floor")
+    names = ("target", "target_quantile", "target_return")
     if not model.use_returns:
         for name in names:
             if getattr(settings, name) != getattr(own, name):
@@ -58,8 +60,8 @@ def check_target(settings: PlanningConfig, model: PlannerModel, goals: bool) -> 
                     f"planning.{name} is given, but this model plans for a goal and not for a "
                     "return; leave it out"
                 )
-    elif goals and settings.target == "received":
+    elif goals and settings.target == "decremented":
         raise DiffplanError(
-            "planning.target is received, but with a goal the returns count steps and not the "
-            "rewards received; give kept"
+            "planning.target is decremented, but with a goal the returns count steps and not the "
+            "rewards received; give fixed"
         )

@@ -77,10 +77,10 @@ Look at
   {out}/pictures/training.png   losses and free-running error
   {out}/results.json            every figure, with the seeds and versions behind it
 Try next
-  diffplan evaluate {out} --start none                the proposal alone, not optimised
-  diffplan evaluate {out} --start noise --steps 10    diffusion without a proposal
-  diffplan evaluate {out} --candidates 1 --video      one candidate, and a video
-  diffplan compare {out}                              all ways of planning in one table
+  diffplan evaluate {out} --start none                          the proposal alone, not optimised
+  diffplan evaluate {out} --start noise --denoising-steps 10    diffusion without a proposal
+  diffplan evaluate {out} --candidates 1 --video                one candidate, and a video
+  diffplan compare {out}                                        all ways of planning in one table
   diffplan demo --maze large --out runs/large --steps 8000
 (the command is .venv/bin/diffplan unless the environment is active)"""
 

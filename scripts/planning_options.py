@@ -24,11 +24,11 @@ import tyro
 from diffplan.config.sections import PlanningConfig
 
 OWN: Literal["own"] = "own"
-"""Stands for the run's own setting; None does not, it is a value of several settings."""
+"""Stands for the run's own setting; None does so for flags alone, it is a value of others."""
 
 
 def _changes_of(section: type) -> Callable[[type], type]:
-    """Give a class the fields of a section of the configuration, each OWN by default."""
+    """Give a class the fields of a section of the configuration, with none given by default."""
     hints, helps = get_type_hints(section), _help(section)
 
     def decorate(cls: type) -> type:
@@ -36,16 +36,28 @@ def _changes_of(section: type) -> Callable[[type], type]:
         for each in fields(section):
             hint = hints[each.name]
             shown = tyro.conf.arg(
-                metavar=_metavar(hint),
+                metavar=None if hint is bool else _metavar(hint),
                 help=helps.get(each.name, ""),
                 help_behavior_hint="(default: the run's own)",
             )
-            annotations[each.name] = Annotated[Union[hint, Literal["own"]], shown]  # noqa: UP007
-            setattr(cls, each.name, OWN)
+            if hint is bool:  # --x or --no-x
+                asked: Any = tyro.conf.DisallowNone[Union[bool, None]]  # noqa: UP007
+            else:
+                asked = Union[hint, Literal["own"]]  # noqa: UP007
+            annotations[each.name] = Annotated[asked, shown]
+            setattr(cls, each.name, None if hint is bool else OWN)
         cls.__annotations__ = annotations
         return dataclass(frozen=True)(cls)
 
     return decorate
+
+
+def as_words(option: str, value: Any) -> list[str]:
+    """How an option, "--section.name", is given on the command line with this value."""
+    if isinstance(value, bool):
+        *section, name = option.removeprefix("--").split(".")
+        return ["--" + ".".join([*section, name if value else f"no-{name}"])]
+    return [option, str(value)]
 
 
 def _help(section: type) -> Mapping[str, str]:
@@ -72,7 +84,7 @@ def _metavar(hint: Any) -> str:
         return "{" + ",".join(map(str, get_args(hint))) + "}"
     if hint is type(None):
         return "None"
-    return "{True,False}" if hint is bool else str(hint.__name__).upper()
+    return str(hint.__name__).upper()
 
 
 @_changes_of(PlanningConfig)
@@ -86,5 +98,6 @@ class PlanningOptions:
     @property
     def given(self) -> dict[str, Any]:
         """The settings that were given, for `load_agent`."""
-        names = (each.name for each in fields(PlanningConfig))
-        return {name: value for name in names if (value := getattr(self, name)) != OWN}
+        asked = {each.name: getattr(self, each.name) for each in fields(PlanningConfig)}
+        own = {name: getattr(type(self), name) for name in asked}
+        return {name: value for name, value in asked.items() if value != own[name]}

@@ -162,11 +162,12 @@ def tiny_config() -> Callable[..., Config]:
 
     def make(name: str = "trajectory-diffuser", changes: dict[str, Any] | None = None) -> Config:
         config = get_config(name)
-        values = {**_SMALL, "planning.keep": min(3, config.planning.keep)}
+        stride = (changes or {}).get("plan.stride", config.plan.stride)
+        values = {**_SMALL, "planning.replan_every": min(3 * stride, config.planning.replan_every)}
         if name != "trajectory-diffuser-published":
             values["planning.candidates"] = 1
         if name == "trajectory-diffuser":
-            values["planning.steps"] = 1
+            values["planning.denoising_steps"] = 1
         values.update(changes or {})
         groups: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
@@ -253,7 +254,7 @@ def plan_inputs() -> Callable[..., tuple[Context, Noise]]:
         noise = Noise(
             normal(rows, k, horizon, dim + 1),
             normal(rows, k, model.rows, model.plan_dim),
-            normal(options.steps, rows, k, model.rows, model.plan_dim),
+            normal(options.denoising_steps, rows, k, model.rows, model.plan_dim),
             normal(rows, k),
         )
         return context, noise

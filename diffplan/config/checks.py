@@ -17,20 +17,20 @@ _COUNTS = {
     "proposer": ("width", "depth"),
     "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
     "heads": ("width", "depth", "value_members", "bins"),
-    "planning": ("candidates", "keep", "reuse_level", "value_guidance_until"),
+    "planning": ("candidates", "replan_every", "value_guidance_until"),
     "training": ("batch_size", "decay_after"),
 }
 _SHARES = {
     "denoiser": ("drop_state", "drop_goal", "drop_returns"),
     "heads": ("known_share",),
-    "planning": ("eta", "target_quantile", "target_floor"),
+    "planning": ("eta", "target_quantile"),
     "training": ("ema",),
 }
 _POSITIVE: dict[str, tuple[str, ...]] = {"training": ("learning_rate",)}
 _NOT_NEGATIVE = {
     "denoiser": ("kappa",),
     "heads": ("aggregation",),
-    "planning": ("steps", "temperature", "reuse_steps", "noise", "value_guidance"),
+    "planning": ("denoising_steps", "temperature", "noise_scale", "value_guidance"),
     "training": ("weight_decay",),
 }
 
@@ -38,6 +38,7 @@ _NOT_NEGATIVE = {
 def check(config: Sections) -> None:
     """Raise DiffplanError for the first setting out of range or at odds with another."""
     plan, data, denoiser, planning = config.plan, config.data, config.denoiser, config.planning
+    span = plan.horizon * plan.stride
 
     def require(ok: bool, name: str, expected: str) -> None:
         if not ok:
@@ -64,45 +65,44 @@ def check(config: Sections) -> None:
         "below 1 with relabel=stitched (returns-to-go of a goal that is held are unbounded)",
     )
     require(
-        planning.keep <= plan.horizon, "planning.keep", f"at most plan.horizon ({plan.horizon})"
+        planning.replan_every <= span,
+        "planning.replan_every",
+        f"at most the {span} environment steps of a plan (plan.horizon times plan.stride)",
     )
     _check_processes(config, require)
     _check_heads(config, require)
     if planning.start_level is not None:
-        used = planning.start in ("sdedit", "published")
-        least = max(1, planning.steps) if used else 1
+        used = planning.start in ("sdedit", "raw")
+        least = max(1, planning.denoising_steps) if used else 1
         require(
             least <= planning.start_level <= denoiser.schedule_levels,
             "planning.start_level",
-            f"between planning.steps and denoiser.schedule_levels ({denoiser.schedule_levels})",
+            "between planning.denoising_steps and denoiser.schedule_levels "
+            f"({denoiser.schedule_levels})",
         )
     if planning.reuse:
         require(planning.start != "noise", "planning.start", "one with proposals where plans go on")
         require(
-            planning.keep < plan.horizon,
-            "planning.keep",
-            f"less than plan.horizon ({plan.horizon}) with planning.reuse, which goes on from the "
-            "rest of a plan",
-        )
-        require(
-            planning.reuse_steps <= planning.reuse_level,
-            "planning.reuse_steps",
-            f"at most planning.reuse_level ({planning.reuse_level})",
+            planning.replan_every < span and planning.replan_every % plan.stride == 0,
+            "planning.replan_every",
+            f"a multiple of plan.stride ({plan.stride}) below the {span} steps of a plan with "
+            "planning.reuse, which goes on from the rest of a plan",
         )
     if planning.target_return is not None:
         require(
             planning.target != "by-step",
             "planning.target",
-            "kept or received with planning.target_return: by-step reads every target off the data",
+            "fixed or decremented with planning.target_return: by-step reads every target off the "
+            "data",
         )
         require(math.isfinite(planning.target_return), "planning.target_return", "a finite number")
     require(planning.clip is None or planning.clip > 0, "planning.clip", "above 0, or None")
     weight = planning.guidance_weight
     require(math.isfinite(weight), "planning.guidance_weight", "a finite number")
     require(
-        planning.conditional_weight == 1 or max(denoiser.drop_goal, denoiser.drop_returns) > 0,
+        planning.guidance_weight == 1 or max(denoiser.drop_goal, denoiser.drop_returns) > 0,
         "planning.guidance_weight",
-        "that of the conditional model where training never drops a condition "
+        "1 (conditional) where training never drops a condition "
         "(denoiser.drop_goal, denoiser.drop_returns)",
     )
     require(
@@ -142,7 +142,7 @@ def _check_heads(config: Sections, require: Callable[[bool, str, str], None]) ->
     if heads.kind == "separate":
         return
     require(
-        config.planning.start != "none" and config.planning.steps >= 1,
+        config.planning.start != "none" and config.planning.denoising_steps >= 1,
         "heads.kind",
         "separate where no denoiser is run (planning.start none, or no steps)",
     )
@@ -224,14 +224,14 @@ def _check_processes(config: Sections, require: Callable[[bool, str, str], None]
             "cosine where planning starts at the end of the process: the others stop short of it",
         )
         require(
-            planning.steps <= main.T,
-            "planning.steps",
+            planning.denoising_steps <= main.T,
+            "planning.denoising_steps",
             f"at most the {main.T} levels of the {main.name} process",
         )
-    if planning.start in ("sdedit", "noise", "published"):
+    if planning.start in ("sdedit", "noise", "raw"):
         require(
-            planning.steps <= plain.T,
-            "planning.steps",
+            planning.denoising_steps <= plain.T,
+            "planning.denoising_steps",
             f"at most the {plain.T} levels of the ddpm process",
         )
         require(
@@ -240,7 +240,7 @@ def _check_processes(config: Sections, require: Callable[[bool, str, str], None]
             "a denoiser with plain DDPM samples in training (--denoiser.plain-share above 0)",
         )
     if planning.start == "noise":
-        require(planning.steps >= 1, "planning.steps", "at least 1 from noise")
+        require(planning.denoising_steps >= 1, "planning.denoising_steps", "at least 1 from noise")
         require(
             not denoiser.use_proposal or denoiser.plain_share > 0,
             "denoiser.plain_share",

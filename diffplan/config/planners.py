@@ -39,15 +39,15 @@ _PUBLISHED = Config(
     ),
     heads=HeadsConfig(expectile=0.5, value_input="state-action"),
     planning=PlanningConfig(
-        start="published",
-        steps=5,
+        start="raw",
+        denoising_steps=5,
         sampler="ancestral",
         clip=None,
         candidates=32,
         temperature=0.0,
         select="softmax",
         guidance_weight=1.2,
-        keep=1,
+        replan_every=1,
     ),
     training=TrainingConfig(
         batch_size=32,
@@ -71,10 +71,10 @@ _DIFFUSER = Config(
     heads=HeadsConfig(expectile=0.5, noisy_value=True),
     planning=PlanningConfig(
         start="noise",
-        steps=20,
+        denoising_steps=20,
         sampler="ancestral",
         candidates=64,
-        keep=1,
+        replan_every=1,
         value_guidance=0.2,  # two guide steps of 0.1, taken as one
     ),
     training=TrainingConfig(batch_size=256),
@@ -96,13 +96,12 @@ _DECISION_DIFFUSER = Config(
     heads=HeadsConfig(expectile=0.5),
     planning=PlanningConfig(
         start="noise",
-        steps=20,
+        denoising_steps=20,
         sampler="ancestral",
-        noise=0.5,
+        noise_scale=0.5,
         candidates=1,
-        select="first",
         guidance_weight=1.2,
-        keep=1,
+        replan_every=1,
         target_quantile=0.9,
     ),
     training=TrainingConfig(batch_size=256),
@@ -116,7 +115,7 @@ _DIFFUSION_VETERAN = Config(
     data=DataConfig(discount=0.997, relabel="hindsight", condition_on_returns=False),
     denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1, drop_returns=0.0),
     heads=HeadsConfig(expectile=0.5),
-    planning=PlanningConfig(start="noise", steps=20, candidates=50, keep=1),
+    planning=PlanningConfig(start="noise", denoising_steps=20, candidates=50, replan_every=1),
     training=TrainingConfig(batch_size=256),
 )
 
@@ -130,11 +129,10 @@ _DECISION_TRANSFORMER = Config(
     heads=HeadsConfig(expectile=0.5),
     planning=PlanningConfig(
         start="none",
-        steps=0,
+        denoising_steps=0,
         candidates=1,
-        select="first",
-        keep=1,
-        target="received",
+        replan_every=1,
+        target="decremented",
         target_quantile=0.95,
     ),
 )
@@ -156,14 +154,14 @@ CONFIGS: dict[str, tuple[str, Config]] = {
     ),
     "proposer-only": (
         "the autoregressive proposal, not refined",
-        Config(name="proposer-only", planning=PlanningConfig(start="none", steps=0)),
+        Config(name="proposer-only", planning=PlanningConfig(start="none", denoising_steps=0)),
     ),
     "from-noise": (
         "diffusion from pure noise, no proposal",
         Config(
             name="from-noise",
             denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
-            planning=PlanningConfig(start="noise", steps=10),
+            planning=PlanningConfig(start="noise", denoising_steps=10),
             training=TrainingConfig(batch_size=256),
         ),
     ),
@@ -192,7 +190,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         Config(
             name="multi-task",
             heads=HeadsConfig(kind="shared"),
-            planning=PlanningConfig(keep=2),  # its actions are not corrected on the way
+            planning=PlanningConfig(replan_every=4),  # its actions are not corrected on the way
         ),
     ),
     "streams": (
@@ -201,7 +199,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
             name="streams",
             heads=HeadsConfig(kind="streams"),
             denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
-            planning=PlanningConfig(start="noise", steps=5, keep=2),
+            planning=PlanningConfig(start="noise", denoising_steps=5, replan_every=4),
             training=TrainingConfig(batch_size=256),
         ),
     ),

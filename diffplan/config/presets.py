@@ -26,13 +26,13 @@ REWARD_SETTINGS: dict[str, Any] = {
     "heads.follow_proposals": True,
     "heads.expectile": 0.7,
     "heads.value_members": 4,
-    "planning.keep": 4,
+    "planning.replan_every": 8,
 }
 """For every configuration of ours. "section.key" -> value."""
 
 REWARD_REFINING: dict[str, Any] = {
     "planning.start": "sdedit",
-    "planning.steps": 5,
+    "planning.denoising_steps": 5,
     "planning.start_level": 6,
     "planning.temperature": 0.0,
     "planning.candidates": 4,
@@ -40,7 +40,7 @@ REWARD_REFINING: dict[str, Any] = {
 """Beside them for trajectory-diffuser, which refines proposals."""
 
 REWARD_PROCESSES: dict[str, Any] = {
-    "planning.steps": 5,
+    "planning.denoising_steps": 5,
     "planning.temperature": 0.0,
     "planning.candidates": 4,
 }
@@ -54,17 +54,17 @@ REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "*hopper*": (
         {},
         {
-            "planning.start": "published",
-            "planning.steps": 5,
+            "planning.start": "raw",
+            "planning.denoising_steps": 5,
             "planning.start_level": 5,
             "planning.candidates": 1,
         },
     ),
     "*halfcheetah*": (
-        {"plan.stride": 1, "planning.keep": 1, "planning.target_quantile": 0.6},
+        {"plan.stride": 1, "planning.replan_every": 1, "planning.target_quantile": 0.6},
         {
             "planning.start": "process",
-            "planning.steps": 3,
+            "planning.denoising_steps": 3,
             "planning.start_level": None,
             "planning.candidates": 1,
         },
@@ -73,7 +73,7 @@ REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"data.condition_on_returns": False, "data.best_of_windows": 1},
         {
             "planning.start": "process",
-            "planning.steps": 3,
+            "planning.denoising_steps": 3,
             "planning.start_level": None,
             "planning.candidates": 1,
         },
@@ -113,10 +113,10 @@ _MAZE_DIFFUSER: dict[str, Any] = {
     "heads.noisy_value": False,
     "planning.value_guidance": 0.0,
     "planning.candidates": 1,
-    "planning.keep": 8,
+    "planning.replan_every": 64,
 }
 _MAZE_VETERAN: dict[str, Any] = {"plan.horizon": 31, "plan.stride": 15}
-_MAZE_TRANSFORMER: dict[str, Any] = {"data.discount": 0.99, "planning.target": "kept"}
+_MAZE_TRANSFORMER: dict[str, Any] = {"data.discount": 0.99, "planning.target": "fixed"}
 
 BASELINES: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ("diffuser", "goal"): (
@@ -180,14 +180,13 @@ class Released:
         """
         found: dict[str, Any] = {
             "plan.horizon": self.horizon - 1,
-            "planning.steps": self.steps,
+            "planning.denoising_steps": self.steps,
             "planning.guidance_weight": self.guidance_weight,
             "training.learning_rate": self.learning_rate,
         }
         if not has_goal:
-            found["planning.target"] = "received"
+            found["planning.target"] = "decremented"
             found["planning.target_return"] = self.target_return
-            found["planning.target_floor"] = 1 / 3
         return found
 
 

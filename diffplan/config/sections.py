@@ -172,24 +172,22 @@ class PlanningConfig:
 
     __pydantic_config__ = STRICT
 
-    start: Literal["process", "sdedit", "published", "noise", "none"] = "process"
+    start: Literal["process", "sdedit", "raw", "noise", "none"] = "process"
     """process: its far end, for rddm proposal plus scaled noise. sdedit: the proposal noised.
-    published: raw. noise: no proposal. none: not refined."""
-    steps: int = 3
+    raw: the proposal as it is (as published). noise: no proposal. none: not refined."""
+    denoising_steps: int = 3
     """Reverse steps."""
     start_level: int | None = None
-    """First noise level of sdedit (None: see start_rule) and published (None: steps)."""
-    start_rule: Literal["residual", "cosine"] = "residual"
-    """sdedit: the level where noise to signal is the proposals' held-out error, or where the
-    signal is their held-out cosine to the data."""
+    """First noise level of sdedit (None: that whose noise to signal is the proposals' held-out
+    error) and raw (None: denoising_steps)."""
     sampler: Sampler = "ddim"
     """How a reverse step is taken. dpm-solver-v3 needs `diffplan calibrate`; evodiff is
     experimental."""
-    grid: Literal["uniform", "logsnr", "quadratic"] = "uniform"
-    """Which levels are visited: even in the level, in log signal to noise, or denser near clean."""
+    grid: Literal["uniform", "logsnr"] = "uniform"
+    """Which levels are visited: even in the level, or in log signal to noise."""
     eta: float = 0.0
     """Noise of ddim steps; 1 is ancestral."""
-    noise: float = 1.0
+    noise_scale: float = 1.0
     """Scale of the start noise and of the steps' noise; below 1: low-temperature sampling."""
     clip: float | None = 5.0
     """Bound on the predicted clean plan, in plan units; None: no bound."""
@@ -198,47 +196,35 @@ class PlanningConfig:
     values rank less well."""
     temperature: float = 0.5
     """Scale of the proposer's noise in candidates 2 to K; the first is always the mean."""
-    select: Literal["value", "softmax", "first"] = "value"
-    """The highest value, a draw by softmax over values, or simply the first candidate."""
+    select: Literal["value", "softmax"] = "value"
+    """The highest value, or a draw by softmax over values."""
     guidance_weight: float = 1.0
-    """Classifier-free guidance; what it means says guidance_convention."""
-    guidance_convention: Literal["interpolate", "extrapolate"] = "interpolate"
-    """interpolate: eps_u + w (eps_c - eps_u), 1 is conditional (Decision Diffuser). extrapolate:
-    (1 + w) eps_c - w eps_u, 0 is conditional (Ho & Salimans)."""
+    """w of classifier-free guidance, eps_u + w (eps_c - eps_u): 1 is conditional. That of Ho &
+    Salimans is one less."""
     value_guidance: float = 0.0
     """Weight of the noisy value's gradient in every step, in units of the return (Diffuser; needs
     heads.noisy_value)."""
     value_guidance_until: int = 3
     """Noise level, 1 the least, below which the gradient no longer guides."""
-    keep: int = 8
-    """Strides a plan is followed before the next one is made."""
+    replan_every: int = 16
+    """Environment steps that a plan is followed before the next one is made."""
     reuse: bool = False
     """At a replan go on from the plan before: propose only the missing tail, refine a little."""
-    reuse_steps: int = 1
-    """reuse: reverse steps."""
-    reuse_level: int = 2
-    """reuse: noise level of the process, counted from clean, that they start from."""
-    target: Literal["kept", "by-step", "received"] = "kept"
-    """Target return-to-go. kept: one for the whole episode. by-step: what the data reach from the
-    episode's present step on. received: the first step's, lowered by each reward (as published)."""
+    target: Literal["fixed", "by-step", "decremented"] = "fixed"
+    """Target return-to-go. fixed: one for the whole episode. by-step: what the data reach from the
+    episode's present step on. decremented: the first step's, less each reward (as published)."""
     target_quantile: float = 0.75
-    """Asked for is this quantile of the data's returns-to-go: over all states (kept), or over
-    those at the same step of their episodes (by-step, received)."""
+    """Asked for is this quantile of the data's returns-to-go: over all states (fixed), or over
+    those at the same step of their episodes (by-step, decremented)."""
     target_return: float | None = None
-    """Asked for instead of the quantile, in the discounted returns of the data (kept, received)."""
-    target_floor: float = 1 / 3
-    """received: least share of the first target that is still asked for."""
+    """Asked for instead of the quantile, in the discounted returns of the data (fixed,
+    decremented)."""
 
     @property
     def k(self) -> int:
         """Plans per decision of a model's own settings, where None has been settled."""
         assert self.candidates is not None
         return self.candidates
-
-    @property
-    def conditional_weight(self) -> float:
-        """w of x0_u + w (x0_c - x0_u), whichever convention guidance_weight is given in."""
-        return self.guidance_weight + (self.guidance_convention == "extrapolate")
 
 
 @dataclass(frozen=True)

@@ -112,20 +112,20 @@ def start_sdedit(
     return mean + process.sigma[level] * noise_scale(process, scale) * noise
 
 
-def start_published(
+def start_raw(
     process: Process, level: int, proposal: Tensor | None, noise: Tensor, scale: Tensor | None
 ) -> Tensor:
     """The proposal itself, neither scaled nor noised: Trajectory Diffuser's released code.
 
     arXiv 2407.16142; the chain then sees less noise than its level announces.
     """
-    return _required(proposal, "the 'published' start")
+    return _required(proposal, "the 'raw' start")
 
 
 STARTS: dict[str, Start] = {
     "process": start_process,
     "sdedit": start_sdedit,
-    "published": start_published,
+    "raw": start_raw,
 }
 
 

@@ -23,15 +23,6 @@ def consecutive_grid(steps: int) -> tuple[int, ...]:
     return tuple(range(steps, -1, -1))
 
 
-def quadratic_grid(start: int, steps: int) -> tuple[int, ...]:
-    """Square roots of the indices as even as integers allow: dense near clean.
-
-    The "quadratic" grid of Song et al. 2021 (arXiv 2010.02502, appendix D.2).
-    """
-    _check(start, steps)
-    return _descending([start * (left / steps) ** 2 for left in range(steps, -1, -1)])
-
-
 _FAR = -5.1
 
 
@@ -76,7 +67,6 @@ def _check(start: int, steps: int) -> None:
 
 GRIDS: dict[str, Callable[[Process, int, int], tuple[int, ...]]] = {
     "uniform": lambda process, start, steps: time_grid(start, steps),
-    "quadratic": lambda process, start, steps: quadratic_grid(start, steps),
     "logsnr": logsnr_grid,
 }
 """(process, first level, steps) -> table indices, by the name used in configurations."""

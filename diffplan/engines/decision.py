@@ -70,12 +70,13 @@ class PlanStep(nn.Module):
         self.model = model
         self.settings = settings
         self.chain = chain_of(model, settings, reuse)
-        proposed = settings.keep if reuse else model.config.plan.horizon
+        stride = model.config.plan.stride
+        proposed = settings.replan_every // stride if reuse else model.config.plan.horizon
         k, rows, dim = settings.k, model.rows, model.plan_dim
         many = k > 1 and settings.temperature > 0 and settings.start != "noise"
         stochastic = needs_noise(settings.sampler, settings.eta)
         steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
-        raw = self.chain is not None and self.chain.start == "published"
+        raw = self.chain is not None and self.chain.start == "raw"
         noised = self.chain is not None and (not raw or bool(self.chain.streams))
         self.sizes = (
             k * proposed * (model.spec.state_dim + 1) if many else 0,
@@ -107,7 +108,7 @@ class PlanStep(nn.Module):
     ) -> Planned:
         """Plans for states [B, D], goals [B, G] and target returns-to-go [B] (None without).
 
-        previous: [B, H - keep, D], the states left of the plan before, with `reuse`. task: [B, F]
+        previous: [B, M, D], the M < H states left of the plan before, with `reuse`. task: [B, F]
         codes of the tasks, None where the networks are not told. The rest are the `Draws`.
         """
         model, settings = self.model, self.settings

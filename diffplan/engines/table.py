@@ -44,7 +44,7 @@ class Engine(Protocol):
     ) -> Planned:
         """Plans in environment units for states [B, D], goals [B, G], target returns [B].
 
-        seeds, counts: int64 [B], what their random numbers follow from. previous: [B, H - keep, D],
+        seeds, counts: int64 [B], what their random numbers follow from. previous: [B, M, D],
         what is left of the plans before, to go on from them. task: [B, F] codes of the tasks.
         """
         ...

@@ -31,7 +31,6 @@ class PlannerModel(PlanSpace):
     """
 
     residual_rms: Tensor
-    residual_cosine: Tensor
     residual_known: Tensor
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
@@ -46,7 +45,6 @@ class PlannerModel(PlanSpace):
         self.tasks = build.task_encoder_of(self) if self.task_dim else None
         self.targets = TargetTable()
         self.register_buffer("residual_rms", torch.ones(self.rows, spec.state_dim))
-        self.register_buffer("residual_cosine", torch.ones(()))
         self.register_buffer("residual_known", torch.zeros(()))
         self.plain_process, self.main_process = build.processes_of(config)
         self.proposer = build.proposer_of(self) if self.needs_proposer(config) else None

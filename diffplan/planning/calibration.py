@@ -25,8 +25,8 @@ from diffplan.planning.chains import Chain, chain_of
 from diffplan.planning.stages import Noise, optimise, propose
 
 FILE = "calibration.safetensors"
-CONDITIONS = ("start", "conditional_weight", "clip")
-"""Properties of the planning settings that change the denoiser, and with it the statistics."""
+CONDITIONS = ("start", "guidance_weight", "clip")
+"""Planning settings that change the denoiser, and with it the statistics."""
 
 _FORMAT = "1"
 _BATCH = 256  # plans at once
@@ -120,8 +120,8 @@ def _whole_chain(model: PlannerModel, settings: PlanningConfig) -> Chain:
     chain = chain_of(model, settings)
     if chain is None or model.denoiser is None:
         raise DiffplanError(
-            f"planning.start is {settings.start!r} with {settings.steps} steps, which refines "
-            "nothing; give a start and steps that do, e.g. --start noise"
+            f"planning.start is {settings.start!r} with {settings.denoising_steps} steps, which "
+            "refines nothing; give a start and steps that do, e.g. --start noise"
         )
     process, top = chain.process, last_level(chain.process)
     if chain.grid[0] > top:

@@ -15,6 +15,10 @@ from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import Levels, StreamDenoiser, schedule
 
+# of plans that go on from the one before: these are better than a proposal, so that a little of
+# both is enough
+_REUSE_STEPS, _REUSE_LEVEL = 1, 2
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -54,18 +58,18 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
             f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
             "trained without one (config proposer-only); expected 'none'"
         )
-    steps = settings.reuse_steps if reuse else settings.steps
+    steps = _REUSE_STEPS if reuse else settings.denoising_steps
     if model.config.heads.kind != "separate" and steps == 0:
         raise DiffplanError(
-            "planning.steps is 0, but actions and values come from the denoiser (heads.kind "
-            f"{model.config.heads.kind}), which must be run at least once"
+            "planning.denoising_steps is 0, but actions and values come from the denoiser "
+            f"(heads.kind {model.config.heads.kind}), which must be run at least once"
         )
     if steps == 0 and settings.start != "noise":
         return None
     process, grid = _levels(model, settings)
     start: str = "process" if settings.start == "noise" else settings.start
     if reuse:
-        start, grid = "sdedit", time_grid(min(settings.reuse_level, process.T), steps)
+        start, grid = "sdedit", time_grid(min(_REUSE_LEVEL, process.T), steps)
     check_sampler(settings.sampler, process, grid, model.statistics)
     levels = levels_asked(settings.sampler, grid)[:-1]
     model.denoiser.check_process(process, levels)
@@ -78,17 +82,19 @@ def _stream_chain(model: PlannerModel, streams: StreamDenoiser, settings: Planni
     if settings.sampler != "ddim" or settings.eta or settings.start == "process":
         raise DiffplanError(
             "heads.kind streams takes DDIM steps without noise from planning.start noise, sdedit "
-            f"or published, got sampler {settings.sampler!r}, eta {settings.eta:g} and start "
+            f"or raw, got sampler {settings.sampler!r}, eta {settings.eta:g} and start "
             f"{settings.start!r}"
         )
-    if settings.conditional_weight != 1.0:
+    if settings.guidance_weight != 1.0:
         raise DiffplanError(
             f"planning.guidance_weight is {settings.guidance_weight:g}, but heads.kind streams has "
-            "no classifier-free guidance; expected the weight of the conditional model"
+            "no classifier-free guidance; expected 1, the conditional model"
         )
     process, grid = _levels(model, settings)
     asked = {"returns": 0} if model.use_returns else {}
-    levels = schedule(process, settings.steps, states=(grid[0], 0), actions=(process.T, 0), **asked)
+    levels = schedule(
+        process, settings.denoising_steps, states=(grid[0], 0), actions=(process.T, 0), **asked
+    )
     start = "process" if settings.start == "noise" else settings.start
     return Chain(start, process, grid, streams.schedule_features(process, levels), levels)
 
@@ -105,7 +111,7 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     chain = chain_of(model, settings)
     if chain is None:
         return calls
-    asks = settings.k > 1 and settings.select != "first"
+    asks = settings.k > 1
     if chain.streams:
         return calls + len(chain.grid) - 1 + asks
     if asks and model.config.tells("returns"):  # the denoiser once more
@@ -123,9 +129,9 @@ def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tup
         if process.a[-1] > FAR:
             raise DiffplanError(
                 f"planning.start is 'process', but the denoiser's process ends at a = "
-                f"{process.a[-1]:.2f} (expected at most {FAR}); expected 'sdedit' or 'published'"
+                f"{process.a[-1]:.2f} (expected at most {FAR}); expected 'sdedit' or 'raw'"
             )
-        return process, GRIDS[settings.grid](process, process.T, settings.steps)
+        return process, GRIDS[settings.grid](process, process.T, settings.denoising_steps)
     process = model.plain_process
     if settings.start == "noise":
         if process.a[-1] > FAR:
@@ -133,34 +139,27 @@ def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tup
                 f"planning.start is 'noise', but the schedule ends at a = {process.a[-1]:.2f}, far "
                 f"from noise (expected at most {FAR}); train with --denoiser.schedule cosine"
             )
-        return process, GRIDS[settings.grid](process, process.T, settings.steps)
-    if settings.start == "published":
-        level = settings.start_level or settings.steps
+        return process, GRIDS[settings.grid](process, process.T, settings.denoising_steps)
+    if settings.start == "raw":
+        level = settings.start_level or settings.denoising_steps
     else:
         level = settings.start_level or matching_level(model, settings)
     if level > process.T:
         raise DiffplanError(
             f"planning.start_level is {level}, expected at most {process.T}, the schedule's length"
         )
-    if level == settings.steps:
+    if level == settings.denoising_steps:
         return process, consecutive_grid(level)
-    return process, GRIDS[settings.grid](process, level, settings.steps)
+    return process, GRIDS[settings.grid](process, level, settings.denoising_steps)
 
 
 def matching_level(model: PlannerModel, settings: PlanningConfig) -> int:
-    """The level that the held-out proposals are as good as, at least `steps`.
+    """The level whose noise-to-signal ratio is the proposals' held-out error, at least the steps.
 
-    residual: where the noise-to-signal ratio is their error; much below it the error stays, much
-    above it the proposal is forgotten (SDEdit, arXiv 2108.01073, section 4.1). cosine: where the
-    signal sqrt(abar) is their cosine to the data, as the two are equal for a noised plan of unit
-    size (OSCAR, arXiv 2505.16091, maps its bit rate to a level).
+    Much below it the error stays, much above it the proposal is forgotten (SDEdit, arXiv
+    2108.01073, section 4.1).
     """
-    process = model.plain_process
+    process, error = model.plain_process, model.residual_level
     levels = range(1, process.T + 1)
-    if settings.start_rule == "cosine":
-        cosine = float(model.residual_cosine)
-        nearest = min(levels, key=lambda t: abs(process.a[t] - cosine))
-    else:
-        error = model.residual_level
-        nearest = min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - error))
-    return max(nearest, settings.steps)
+    nearest = min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - error))
+    return max(nearest, settings.denoising_steps)

@@ -99,7 +99,7 @@ def _excess(saved: Tensor, elapsed: int) -> Tensor:
 
 def select(values: Tensor, gumbel: Tensor, settings: PlanningConfig) -> Tensor:
     """Stage 3: one candidate per row from values [B, K]: index [B]."""
-    if settings.select == "first" or values.shape[1] == 1:
+    if values.shape[1] == 1:
         return torch.zeros(len(values), dtype=torch.long, device=values.device)
     if settings.select == "softmax":
         # the Gumbel maximum is a draw from the softmax

@@ -91,7 +91,7 @@ def make_plan(
     else:
         proposed = torch.cat([start[:, None], proposal.states], 1)
         later = proposal.returns.unflatten(0, (rows, k))
-    if valued or (k > 1 and settings.select != "first"):
+    if valued or k > 1:
         values = evaluate(model, context, candidates, x, told).unflatten(0, (rows, k))
     else:
         values = candidates.new_full((rows, k), math.nan)
@@ -99,7 +99,7 @@ def make_plan(
     candidates = candidates.unflatten(0, (rows, k))
     actions = actions_of(model, x, told)
     actions = None if actions is None else actions.unflatten(0, (rows, k))
-    if k == 1 or settings.select == "first":
+    if k == 1:
         states = candidates[:, 0]
         actions = None if actions is None else actions[:, 0]
     else:
@@ -195,14 +195,14 @@ def optimise(
             "path": model.path_from(start),
         }
     asked = levels_asked(settings.sampler, grid)
-    if settings.conditional_weight == 1.0:
+    if settings.guidance_weight == 1.0:
         denoise = denoiser.bind(process, asked, encoded, **inputs)
     else:
         everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
         dropped = {"goal": everything, "returns": everything}
         without = denoiser.encode(condition, dropped)
         pair = denoiser.pair(process, asked, encoded, without, **inputs)
-        denoise = guidance.classifier_free_batched(pair, settings.conditional_weight)
+        denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
     if settings.value_guidance:
         denoise = guidance.value_gradient(
             denoise,
@@ -219,8 +219,8 @@ def optimise(
         denoise = guidance.pin(denoise, 0, model.pinned_start(start))
     if model.config.plan.pin_goal and context.goal is not None:
         denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
-    first = settings.noise * noise.start.flatten(0, 1)
-    steps = None if noise.steps is None else settings.noise * noise.steps.flatten(1, 2)
+    first = settings.noise_scale * noise.start.flatten(0, 1)
+    steps = None if noise.steps is None else settings.noise_scale * noise.steps.flatten(1, 2)
     return (sampler or SAMPLERS[settings.sampler])(
         denoise,
         process,
@@ -244,7 +244,7 @@ def _optimise_streams(
 ) -> Tensor:
     """Plan tensors [B*K, rows, D] with states and actions, and the return that was asked for."""
     columns = streams.columns
-    x = settings.noise * streams.noise(noise.start.flatten(0, 1))
+    x = settings.noise_scale * streams.noise(noise.start.flatten(0, 1))
     told = x[..., columns.returns]
     if model.use_returns and context.returns is not None:
         told = context.returns.view(-1, 1, 1).expand_as(told)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from diffplan.data.batches import Windows
 from diffplan.model.planner_model import PlannerModel
@@ -24,9 +23,7 @@ def measure_residual(model: PlannerModel, windows: Windows, rate: float) -> floa
         z[:, 0], model.goal(windows.goals), target, task=model.task_code(windows)
     )
     model.proposer.train(model.training)
-    proposed = model.to_plan(z[:, 0], proposal.states)
-    wanted = model.to_plan(z[:, 0], z[:, 1:])
-    error = proposed - wanted
+    error = model.to_plan(z[:, 0], proposal.states) - model.to_plan(z[:, 0], z[:, 1:])
     mask = windows.mask * windows.weight.unsqueeze(-1)
     if model.absolute:
         mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
@@ -34,14 +31,5 @@ def measure_residual(model: PlannerModel, windows: Windows, rate: float) -> floa
     rms = (squares / mask.sum(0).clamp(min=1e-6).unsqueeze(-1)).sqrt()
     rate = 1.0 if not model.residual_known else rate
     model.residual_rms.lerp_(rms, rate)
-    flat = (mask.unsqueeze(-1) * x for x in (proposed, wanted))
-    model.residual_cosine.lerp_(_cosine(*flat), rate)
     model.residual_known.fill_(1.0)
     return float(rms.square().mean().sqrt())
-
-
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Mean cosine between plans [B, rows, D], of those that are not zero: a scalar."""
-    a, b = a.flatten(1), b.flatten(1)
-    norms = a.norm(dim=1) * b.norm(dim=1)
-    return ((a * b).sum(1)[norms > 0] / norms[norms > 0]).mean()

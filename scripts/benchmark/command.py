@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diffplan.scripts.benchmark.measure import Case, Timed
     from diffplan.scripts.benchmark.subject import Subject
 
-Sweep = Literal["batch", "candidates", "steps", "horizon"]
+Sweep = Literal["batch", "candidates", "denoising-steps", "horizon"]
 _PROTOCOL = (
     "Whole decisions are calls of `predict` with a plan due in every row, numpy arrays in and out; "
     "ms between is a call that follows the plan, ms a decision the mean over a plan's steps. Cases "
@@ -55,13 +55,13 @@ class Benchmark:
         str, tyro.conf.arg(metavar="{hopper,walker2d,halfcheetah,pointmaze,maze2d-large}")
     ] = "hopper"
     """Sizes and preset of a CONFIG."""
-    sweep: tuple[Sweep, ...] = ("batch", "candidates", "steps", "horizon")
+    sweep: tuple[Sweep, ...] = ("batch", "candidates", "denoising-steps", "horizon")
     """What is varied, one at a time from the own settings."""
     batch: tuple[int, ...] = (1, 8, 64, 256)
     """Environments planned for in one call; the first one is used in the other sweeps."""
     candidates: tuple[int, ...] = (1, 8, 32)
     """Plans per decision, beside the own number."""
-    steps: tuple[int, ...] = (1, 2, 5, 10)
+    denoising_steps: tuple[int, ...] = (1, 2, 5, 10)
     """Reverse steps, beside the own number."""
     horizon: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     """Plan states, beside the own number; those of a RUN's other horizons have random weights."""
@@ -155,8 +155,8 @@ class Benchmark:
         return Path(f"benchmark-{self.subject}.json")
 
     def _check(self) -> None:
-        for name in ("batch", "candidates", "steps", "horizon", "device", "threads"):
-            values = getattr(self, name)
+        for name in ("batch", "candidates", "denoising-steps", "horizon", "device", "threads"):
+            values = getattr(self, name.replace("-", "_"))
             if not values:
                 raise DiffplanError(f"--{name} is given without a value, expected at least one")
             if name != "device" and (bad := min(values)) < 1:
@@ -196,9 +196,12 @@ class Benchmark:
         plans: list[tuple[Case, dict[str, list[Case]]]] = []
         for device, threads, engine in places:
             own = Case(
-                *(device, threads, engine, self.batch[0]), *(settings.k, settings.steps, horizon)
+                *(device, threads, engine, self.batch[0]),
+                *(settings.k, settings.denoising_steps, horizon),
             )
-            plans.append((own, {name: self._sweep(name, own) for name in self.sweep}))
+            plans.append(
+                (own, {n: self._sweep(n, own) for n in (s.replace("-", "_") for s in self.sweep)})
+            )
         timed: dict[Case, Timed] = {}
         refused: dict[Case, str] = {}
 
@@ -242,9 +245,9 @@ class Benchmark:
                 places += [(device, threads, engine) for threads in many]
         return places, obstacles
 
-    def _sweep(self, name: Sweep, own: Case) -> list[Case]:
+    def _sweep(self, name: str, own: Case) -> list[Case]:
         """Ascending values of one setting, the own one among them."""
-        if name == "steps" and own.steps == 0:  # nothing is refined
+        if name == "denoising_steps" and own.denoising_steps == 0:  # nothing is refined
             return [own]
         values = sorted({*getattr(self, name), getattr(own, name)})
         return [dataclasses.replace(own, **{name: value}) for value in values]

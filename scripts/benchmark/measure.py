@@ -40,13 +40,13 @@ class Case:
     engine: str
     batch: int
     candidates: int
-    steps: int
+    denoising_steps: int
     horizon: int
 
     def __str__(self) -> str:
         return (
             f"{self.engine}, {place_name(self.device, self.threads)}, batch {self.batch}, "
-            f"K {self.candidates}, {self.steps} steps, horizon {self.horizon}"
+            f"K {self.candidates}, {self.denoising_steps} steps, horizon {self.horizon}"
         )
 
 
@@ -82,7 +82,7 @@ class Timed:
         """What is reported of the case; milliseconds are of the fastest round."""
         times, case = self.fastest, self.case
         replan = statistics.median(times.replan)
-        every = self.agent.settings.keep * self.agent.stride
+        every = self.agent.settings.replan_every
         between = _least_median([times.between for times in self.rounds])
         found: dict[str, Any] = {
             **vars(case),
@@ -124,7 +124,9 @@ def prepare(subject: Subject, case: Case) -> Timed:
     with threads(case.threads):
         subject.load(case.device, case.horizon)
         agent = subject.agent(
-            case.engine, case.device, case.horizon, candidates=case.candidates, steps=case.steps
+            *(case.engine, case.device, case.horizon),
+            candidates=case.candidates,
+            denoising_steps=case.denoising_steps,
         )
         try:
             state = agent.predict(observation)[1]
@@ -158,11 +160,11 @@ class _Stages:
         self.noise = stages.Noise(
             torch.randn(batch, k, agent.horizon, model.spec.state_dim + 1, device=device),
             torch.randn(shape, device=device),
-            torch.randn(settings.steps, *shape, device=device) if random_steps else None,
+            torch.randn(settings.denoising_steps, *shape, device=device) if random_steps else None,
             torch.randn(batch, k, device=device),
         )
         self.chain = chain_of(model, settings)
-        self.chooses = k > 1 and settings.select != "first"
+        self.chooses = k > 1
         self.lag = torch.ones(batch, device=device)
 
     def run(self, mark: Callable[[], None] = lambda: None) -> None:
@@ -215,7 +217,7 @@ def measure_round(timed: Timed, seconds: float) -> Times:
     times = Times()
     agent, observation, state = timed.agent, timed.observation, timed.state
     due = np.ones(timed.case.batch, bool)
-    kept = agent.settings.keep * agent.stride > 1
+    kept = agent.settings.replan_every > 1
     with threads(timed.case.threads), torch.inference_mode():
         stages = _Stages(agent, observation) if timed.case.engine == "eager" else None
         begin = time.perf_counter()

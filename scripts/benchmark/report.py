@@ -11,7 +11,7 @@ STAGES = ("propose", "optimise", "select", "decode")
 """Of a decision, in order."""
 
 _BUSY = 1.25  # slowest round over the fastest
-_SETTINGS = ("batch", "candidates", "steps", "horizon")
+_SETTINGS = ("batch", "candidates", "denoising_steps", "horizon")
 _UNITS = {"batch": "environment", "horizon": "plan state"}
 
 

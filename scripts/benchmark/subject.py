@@ -63,7 +63,7 @@ class Subject:
         Raises DiffplanError for settings that do not go together.
         """
         own = dataclasses.asdict(self.config.planning)
-        own["keep"] = min(own["keep"], horizon)
+        own["replan_every"] = min(own["replan_every"], horizon * self.config.plan.stride)
         return PlannerAgent(
             self.load(device, horizon),
             self.layout,
@@ -97,8 +97,8 @@ class Subject:
         if self.folder is not None and horizon == self.config.plan.horizon:
             return load_model(self.folder, device)[0]
         plan = dataclasses.replace(self.config.plan, horizon=horizon)
-        keep = min(self.config.planning.keep, horizon)
-        planning = dataclasses.replace(self.config.planning, keep=keep)
+        every = min(self.config.planning.replan_every, horizon * plan.stride)
+        planning = dataclasses.replace(self.config.planning, replan_every=every)
         config = dataclasses.replace(self.config, plan=plan, planning=planning)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

@@ -168,7 +168,7 @@ class Gpu:
                 torch.zeros(batch, dtype=torch.long, device=self.device),
             ]
             inside = self._times(lambda: agent.engine.plan(*given))
-        case = Case(self.device, 1, "eager", 1, settings.k, settings.steps, horizon)
+        case = Case(self.device, 1, "eager", 1, settings.k, settings.denoising_steps, horizon)
         flops = prepare(subject, case).work.flops * batch
         row = {
             "size": size, "engine": engine + (", tf32" if tf32 else ""), "batch": batch,

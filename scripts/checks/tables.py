@@ -251,7 +251,7 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
             [
                 run["label"].split(",")[0].split(" at ")[0],
                 f"{own['horizon']}",
-                f"{own['steps']}",
+                f"{own['denoising_steps']}",
                 f"{own['candidates']}",
                 f"{own['flops'] / 1e6:,.1f}",
                 f"{run['replan_ms_median']:,.2f}",

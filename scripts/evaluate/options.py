@@ -11,7 +11,7 @@ import tyro
 
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import find_checkpoint
-from diffplan.scripts.planning_options import PlanningOptions
+from diffplan.scripts.planning_options import PlanningOptions, as_words
 
 TaskGiven = Literal["id", "demonstration", "history", "unknown"]
 """What an agent is told of the task that it is evaluated on."""
@@ -108,7 +108,7 @@ class EvaluateOptions:
         if self.checkpoint == "best":
             settings |= {"select_episodes": self.select_episodes, "select_seed": self.select_seed}
         for name, value in settings.items():
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words += as_words(f"--{name.replace('_', '-')}", value)
         return shlex.join(words)
 
     def check(self) -> None:

@@ -136,7 +136,7 @@ def _measure(options: Queries) -> dict[str, Any]:
             measures.inverse_dynamics(model, sample, other, mean),
             measures.policy(model, sample, mean),
             *plans(agent, sample, seen, against, mean),
-            measures.forward_model(model, sample, agent.settings.steps, learned),
+            measures.forward_model(model, sample, agent.settings.denoising_steps, learned),
             *measures.evaluation(model, sample, other),
         ]
         task = measures.task(model, sample) if model.config.tells("task") else None

@@ -231,7 +231,7 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
     last = known.all(1)
     moved = (sample.z[:, -1] - sample.z[:, 0])[last]
     try:
-        steps = asked.agent.settings.steps
+        steps = asked.agent.settings.denoising_steps
         ahead = queries.forward_model(model, blind, sample.actions, sample.noise, steps)
         told, who = model.from_plan(sample.z[:, 0], ahead)[:, -1], "this model"
     except DiffplanError:

@@ -239,12 +239,10 @@ def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
         save(figure, path)
 
 
-def keep_sweep(
-    path: Path, sweeps: Mapping[str, Mapping[str, Sequence[float]]], stride: int
-) -> None:
-    """Write return against plan-keeping interval, one panel for each way of planning.
+def replan_sweep(path: Path, sweeps: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Write return against replanning interval, one panel for each way of planning.
 
-    sweeps: name -> {strides kept: (mean, low, high)} on the tuning seeds.
+    sweeps: name -> {environment steps: (mean, low, high)} on the tuning seeds.
     """
     with style():
         columns = 4
@@ -253,9 +251,8 @@ def keep_sweep(
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         panels = list(grid.flat)
         for axes, (name, sweep) in zip(panels, sweeps.items(), strict=False):
-            keeps = sorted(sweep, key=int)
-            mean, low, high = np.array([sweep[keep] for keep in keeps], float).T
-            steps = [int(keep) * stride for keep in keeps]
+            steps = sorted(map(int, sweep))
+            mean, low, high = np.array([sweep[str(step)] for step in steps], float).T
             axes.errorbar(steps, mean, [mean - low, high - mean], color=PLAN, marker="o", capsize=3)
             best = int(mean.argmax())
             axes.plot(steps[best], mean[best], "o", color=START, markersize=10, zorder=3)
@@ -267,7 +264,7 @@ def keep_sweep(
             axes.set_visible(False)
         for axes in panels[max(0, len(sweeps) - columns) : len(sweeps)]:
             axes.tick_params(labelbottom=True)  # also above an empty place
-        figure.supxlabel("environment steps a plan is kept (large dot: chosen)", fontsize=10)
+        figure.supxlabel("environment steps between replans (large dot: chosen)", fontsize=10)
         figure.supylabel("return on the tuning seeds", fontsize=10)
         save(figure, path)
 

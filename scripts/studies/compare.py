@@ -29,35 +29,30 @@ if TYPE_CHECKING:
 
 # name -> planning settings; everything else as in PlanningConfig, one candidate unless said
 ROWS: dict[str, dict[str, Any]] = {
-    "proposer only": {"start": "none", "steps": 0},
-    "refined, 1 step": {"start": "process", "steps": 1},
-    "refined, 3 steps": {"start": "process", "steps": 3},
-    "refined, 5 steps": {"start": "process", "steps": 5},
-    "refined, 3 steps, K = 16": {"start": "process", "steps": 3, "candidates": 16},
-    "proposer only, K = 16": {"start": "none", "steps": 0, "candidates": 16},
-    "from noise, 10 steps": {"start": "noise", "steps": 10},
-    "from noise, 20 steps": {"start": "noise", "steps": 20},
-    "from noise, 10 steps, K = 16": {"start": "noise", "steps": 10, "candidates": 16},
-    "SDEdit start, 3 steps": {"start": "sdedit", "steps": 3},
-    "published start, 5 steps": {"start": "published", "steps": 5},
-    "goes on, 0 steps": {"start": "process", "steps": 3, "reuse": True, "reuse_steps": 0},
-    "goes on, 1 step": {"start": "process", "steps": 3, "reuse": True, "reuse_steps": 1},
-    "goes on, 3 steps": {
-        **{"start": "process", "steps": 3},
-        **{"reuse": True, "reuse_steps": 3, "reuse_level": 4},
-    },
+    "proposer only": {"start": "none", "denoising_steps": 0},
+    "refined, 1 step": {"start": "process", "denoising_steps": 1},
+    "refined, 3 steps": {"start": "process", "denoising_steps": 3},
+    "refined, 5 steps": {"start": "process", "denoising_steps": 5},
+    "refined, 3 steps, K = 16": {"start": "process", "denoising_steps": 3, "candidates": 16},
+    "proposer only, K = 16": {"start": "none", "denoising_steps": 0, "candidates": 16},
+    "from noise, 10 steps": {"start": "noise", "denoising_steps": 10},
+    "from noise, 20 steps": {"start": "noise", "denoising_steps": 20},
+    "from noise, 10 steps, K = 16": {"start": "noise", "denoising_steps": 10, "candidates": 16},
+    "SDEdit start, 3 steps": {"start": "sdedit", "denoising_steps": 3},
+    "raw start, 5 steps": {"start": "raw", "denoising_steps": 5},
+    "goes on, 1 step": {"start": "process", "denoising_steps": 3, "reuse": True},
 }
 BASE = "proposer only"
-KEEPS = (1, 2, 4, 8, 16)
+STRIDES = (1, 2, 4, 8, 16)  # between replans, that are tried
 _TIMED = "replan_ms_median"
 _ROUNDS, _PLANS_A_ROUND = 5, 8  # of timing
 _PROTOCOL = (
-    "Every row plans with the same weights. Each row's plan-keeping interval (strides) is the best "
-    "of the tried ones on the tuning seeds, which no evaluation episode uses. 'Against proposer "
-    "only' is the mean paired difference on the same seeds. The published start is the raw "
-    "proposal put into this model's own DDPM chain at level 5 of {levels}, not the published "
-    "model. 'Goes on' refines three steps at first and then proposes only what is missing of the "
-    "plan before, refined so many steps. Milliseconds are at a batch of one on the stated number "
+    "Every row plans with the same weights. Each row's replanning interval is the best of the "
+    "tried ones on the tuning seeds, which no evaluation episode uses. 'Against proposer only' is "
+    "the mean paired difference on the same seeds. The raw start is the proposal put into this "
+    "model's own DDPM chain at level 5 of {levels}, not the published model. 'Goes on' refines "
+    "three steps at first and then proposes only what is missing of the "
+    "plan before, refined one step. Milliseconds are at a batch of one on the stated number "
     "of threads, environment time excluded: all rows are timed in turn in {rounds} rounds, of "
     "which each row's fastest median counts; per decision is one plan and the steps until the "
     "next, over their number."
@@ -68,7 +63,7 @@ _PROTOCOL = (
 class Compare:
     """Compare ways of planning with one trained model: starts, steps, candidates.
 
-    Each way first picks its best plan-keeping interval on seeds of its own; then all run the same
+    Each way first picks its best replanning interval on seeds of its own; then all run the same
     evaluation episodes. A JSON file that holds finished rows of the same comparison is continued.
     """
 
@@ -79,7 +74,7 @@ class Compare:
     seed: int = 1000
     """Of the first evaluation episode."""
     tune_episodes: int = 40
-    """Episodes that choose a row's plan-keeping interval."""
+    """Episodes that choose a row's replanning interval."""
     tune_seed: int = 50_000
     """Of the first tuning episode."""
     json: Annotated[
@@ -168,9 +163,9 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
     _time(options, rows, tasks)
     write_json(target, report)
     picture = target.with_suffix(".png")
-    from diffplan.scripts.report.pictures import keep_sweep
+    from diffplan.scripts.report.pictures import replan_sweep
 
-    keep_sweep(picture, {n: r["tuning"] for n, r in rows.items() if r["tuning"]}, agent.stride)
+    replan_sweep(picture, {n: r["tuning"] for n, r in rows.items() if r["tuning"]})
     print(compare_table(report))
     print(f"wrote {target}\nwrote {picture}")
     return report
@@ -209,23 +204,23 @@ def _finished(target: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(options: Compare, name: str, settings: dict[str, Any], tasks: Tasks) -> dict[str, Any]:
-    """Tune the plan-keeping interval of one way of planning, then evaluate it."""
+    """Tune the replanning interval of one way of planning, then evaluate it."""
     settings = {"candidates": 1, **settings}
-    horizon = _agent(options, settings).horizon
+    own = _agent(options, {"candidates": 1})
     tuning: dict[str, list[float]] = {}
-    longest = horizon - 1 if settings.get("reuse") else horizon
-    for keep in sorted({min(keep, longest) for keep in KEEPS}):
+    longest = own.horizon - 1 if settings.get("reuse") else own.horizon
+    for every in sorted({own.stride * min(strides, longest) for strides in STRIDES}):
         found = tasks.play(
-            tasks.told(_agent(options, {**settings, "keep": keep})),
+            tasks.told(_agent(options, {**settings, "replan_every": every})),
             episodes=options.tune_episodes,
             num_envs=options.tune_episodes,
             seed=options.tune_seed,
-            description=f"{name}, keep {keep}",
+            description=f"{name}, replan every {every}",
         )
         estimate = _score(name, found, tasks).return_estimate
-        tuning[str(keep)] = [estimate.mean, estimate.low, estimate.high]
-    keep = int(max(tuning, key=lambda key: tuning[key][0]))
-    agent = _agent(options, {**settings, "keep": keep})
+        tuning[str(every)] = [estimate.mean, estimate.low, estimate.high]
+    every = int(max(tuning, key=lambda key: tuning[key][0]))
+    agent = _agent(options, {**settings, "replan_every": every})
     played = tasks.play(
         tasks.told(agent),
         episodes=options.episodes,
@@ -234,7 +229,8 @@ def _row(options: Compare, name: str, settings: dict[str, Any], tasks: Tasks) ->
         description=name,
     )
     score = _score(name, played, tasks)
-    return {**score.summary(None), "keep": keep, "tuning": tuning, "planning": agent.planning}
+    tuned = {"replan_every": every, "tuning": tuning, "planning": agent.planning}
+    return {**score.summary(None), **tuned}
 
 
 def _agent(options: Compare, settings: dict[str, Any]) -> PlannerAgent:
@@ -267,13 +263,13 @@ def _time(options: Compare, rows: dict[str, Any], tasks: Tasks) -> None:
     found: list[list[dict[str, float | None]]] = [[] for _ in planned]
     for turn in tqdm(range(_ROUNDS * len(planned)), desc="timing", unit=" runs", leave=False):
         agent, times = agents[turn % len(planned)], found[turn % len(planned)]
-        interval = agent.settings.keep * agent.stride
+        interval = agent.settings.replan_every
         measured = tasks.time(
             agent, seed=options.seed, steps=_PLANS_A_ROUND * interval, warmup=interval
         )
         times.append(decision_times(measured))
     for row, agent, times in zip(planned, agents, found, strict=True):
-        interval = agent.settings.keep * agent.stride
+        interval = agent.settings.replan_every
         plan, between = (
             min((ms for t in times if (ms := t[key]) is not None), default=0.0)
             for key in ("replan_ms_median", "between_ms_median")
@@ -292,7 +288,7 @@ def _baseline(options: Compare, found: list[Baseline], tasks: Tasks) -> dict[str
         description=found[0].name,
     )
     score = _score(found[0].name, played, tasks)
-    return {**score.summary(None), "keep": None, "tuning": None, "planning": None}
+    return {**score.summary(None), "replan_every": None, "tuning": None, "planning": None}
 
 
 def _differences(rows: dict[str, Any]) -> None:
@@ -314,7 +310,8 @@ def _where(data: dict[str, Any]) -> str:
 
 def compare_table(data: dict[str, Any]) -> str:
     """The table of `diffplan compare`."""
-    header = ["planning", "keep", "return [95 % CI]", "against proposer only", "success [95 % CI]"]
+    header = ["planning", "replans every", "return [95 % CI]", "against proposer only"]
+    header += ["success [95 % CI]"]
     header += ["ms per decision (mean)", "ms per plan"]
     rows = []
     for name, row in data["rows"].items():
@@ -322,7 +319,7 @@ def compare_table(data: dict[str, Any]) -> str:
         rows.append(
             [
                 name,
-                str(row["keep"] or "–"),
+                str(row["replan_every"] or "–"),
                 mean_interval(row["return_mean"], row["return_ci95"]),
                 "–" if difference is None else mean_interval(difference[0], difference[1:], 1, "+"),
                 percent(row),

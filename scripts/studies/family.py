@@ -46,7 +46,11 @@ class Family:
         """Draw; returns the picture's path. DiffplanError where runs or a maze are missing."""
         if self.draws < 1:
             raise DiffplanError(f"--draws must be at least 1, got {self.draws}")
-        runs = {label: self._run(row) for label, row in PROCESSES.items() if row.planning["steps"]}
+        runs = {
+            label: self._run(row)
+            for label, row in PROCESSES.items()
+            if row.planning["denoising_steps"]
+        }
         there = {label: run for label, run in runs.items() if run.is_dir()}
         if not self._run(Row(OURS)).is_dir():
             raise DiffplanError(
@@ -156,7 +160,7 @@ def _refined(
     model, (proposal, start) = agent.model, proposed
     settings = agent.settings
     generator = torch.Generator().manual_seed(options.seed + 1)
-    steps = torch.randn(settings.steps, *start.shape, generator=generator)
+    steps = torch.randn(settings.denoising_steps, *start.shape, generator=generator)
     levels: list[np.ndarray] = []
 
     def watched(denoise: Denoise, *args: Any, **options: Any) -> Tensor:

@@ -21,8 +21,8 @@ _OURS = "trajectory-diffuser"
 # label -> (file name, how the trained network plans); the first is the configuration's own way
 _ROWS: dict[str, tuple[str, PlanningOptions]] = {
     "ours": ("ours", PlanningOptions()),
-    "proposer only": ("proposer-only", PlanningOptions(start="none", steps=0)),
-    "from noise": ("from-noise", PlanningOptions(start="noise", steps=10)),
+    "proposer only": ("proposer-only", PlanningOptions(start="none", denoising_steps=0)),
+    "from noise": ("from-noise", PlanningOptions(start="noise", denoising_steps=10)),
 }
 _KEPT = (
     *("return_mean", "return_ci95", "normalised_score", "normalised_ci95"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from diffplan.errors import DiffplanError
+from diffplan.scripts.planning_options import as_words
 from diffplan.scripts.studies.survey_beside import ROUNDS, others, times
 from diffplan.scripts.studies.survey_rows import GROUPS, Row
 from diffplan.scripts.train import Train
@@ -28,7 +29,7 @@ _PROTOCOL = (
     "four value networks and draws the better of 16 windows, which are its settings and not "
     "theirs; batches are 256 windows where there is no proposer and 64 with one, noised twice. "
     "Without a goal Diffuser plans 16 candidates, and Decision Diffuser's horizon is 31. A cell "
-    "is one row, dataset and training seed: it chooses its plan-keeping interval, the best mean "
+    "is one row, dataset and training seed: it chooses its replanning interval, the best mean "
     "of those tried, on {tune_episodes} episodes from seed {tune_seed}, and is scored with it on "
     "{episodes} episodes from seed {seed}, the same for all. Intervals are 95 %, by a bootstrap "
     "over training seeds and the episodes of each: with few training seeds they say less than the "
@@ -65,7 +66,7 @@ class Survey:
     seed: int = 1000
     """Of the first evaluation episode."""
     tune_episodes: int = 10
-    """Episodes that choose a cell's plan-keeping interval."""
+    """Episodes that choose a cell's replanning interval."""
     tune_seed: int = 50_000
     """Of the first tuning episode."""
     part: Annotated[str, tyro.conf.arg(metavar="I/N")] = "1/1"
@@ -176,9 +177,7 @@ class Survey:
         row, run = self._row(label), self._run(folder, label, seed)
         options = ["--dataset", data, "--out", str(run), "--steps", str(self.steps)]
         for key, value in row.training.items():
-            option = f"--{key.replace('_', '-')}"
-            given = [option, str(value)]
-            options += [_flag(option, value)] if isinstance(value, bool) else given
+            options += as_words(f"--{key.replace('_', '-')}", value)
         self._check_environment(data)
         for other in (folder / "cells").glob("*/*.json"):
             kept = json.loads(other.read_text())
@@ -223,21 +222,21 @@ class Survey:
         agent = load_agent(run)
         make_env = evaluation_env_factory(agent.info)
         goal = agent.layout.goal_dim > 0
-        keeps = row.goal_keeps if goal else row.reward_keeps
+        tried = row.goal_strides if goal else row.reward_strides
         planning = row.planning if goal else row.planning | row.reward_planning
         tuning: dict[int, float] = {}
-        for keep in sorted({min(keep, agent.horizon) for keep in keeps}):
+        for every in sorted({agent.stride * min(n, agent.horizon) for n in tried}):
             found = rollout(
-                load_agent(run, **planning, keep=keep),
+                load_agent(run, **planning, replan_every=every),
                 make_env,
                 episodes=self.tune_episodes,
                 num_envs=self.tune_episodes,
                 seed=self.tune_seed,
-                description=f"{run}, {label}, keep {keep}",
+                description=f"{run}, {label}, replan every {every}",
             )
-            tuning[keep] = float(found.returns.mean())
-        keep = max(tuning, key=lambda k: tuning[k])
-        agent = load_agent(run, **planning, keep=keep)
+            tuning[every] = float(found.returns.mean())
+        every = max(tuning, key=lambda k: tuning[k])
+        agent = load_agent(run, **planning, replan_every=every)
         result = rollout(
             agent,
             make_env,
@@ -247,8 +246,7 @@ class Survey:
             description=f"{run}, {label}",
         )
         return {
-            "keep": keep,
-            "stride": agent.stride,
+            "replan_every": every,
             "tuning": {str(k): value for k, value in tuning.items()},
             "planning": agent.planning,
             "returns": result.returns.tolist(),
@@ -330,8 +328,7 @@ class Survey:
                 "return_mean": estimate.mean,
                 "return_ci95": [estimate.low, estimate.high],
                 "seed_means": [sum(r) / len(r) for r in returns],
-                "keeps": [cell["keep"] for cell in found],
-                "stride": found[0]["stride"],
+                "replan_every": [cell["replan_every"] for cell in found],
                 "network_calls": found[0]["network_calls"],
                 "parameters": found[0]["parameters"],
                 "train_seconds": sum(cell["train_seconds"] or 0 for cell in found) / len(found),
@@ -358,8 +355,3 @@ class Survey:
 def _name(data: str) -> str:
     path = Path(data)
     return path.stem if path.exists() else data.replace("/", "-")
-
-
-def _flag(option: str, value: bool) -> str:
-    section, _, name = option.rpartition(".")
-    return option if value else f"{section}.no-{name}"

@@ -66,7 +66,7 @@ def times(agents: dict[str, PlannerAgent], seed: int, name: str) -> dict[str, An
     found: dict[str, list[dict[str, float | None]]] = {label: [] for label in agents}
     for _ in tqdm(range(ROUNDS), desc=f"timing {name}", unit=" rounds", leave=False):
         for label, agent in agents.items():
-            interval = agent.settings.keep * agent.stride
+            interval = agent.settings.replan_every
             measured = time_decisions(
                 agent,
                 evaluation_env_factory(agent.info),
@@ -77,7 +77,7 @@ def times(agents: dict[str, PlannerAgent], seed: int, name: str) -> dict[str, An
             found[label].append(decision_times(measured))
     result = {}
     for label, agent in agents.items():
-        interval = agent.settings.keep * agent.stride
+        interval = agent.settings.replan_every
         plan, between = (
             min((ms for t in found[label] if (ms := t[key]) is not None), default=0.0)
             for key in ("replan_ms_median", "between_ms_median")

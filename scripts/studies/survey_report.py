@@ -24,8 +24,15 @@ def _score(row: dict[str, Any]) -> tuple[float, list[float]]:
 
 def survey_table(data: dict[str, Any]) -> str:
     """The table of `diffplan survey`, in Markdown."""
-    header = ["data", "row", "score or return [95 % CI]", "by training seed", "success", "keep"]
-    header += ["network calls", "ms per plan", "ms per decision", "parameters", "training"]
+    header = ["data", "row", "score or return [95 % CI]", "by training seed", "success"]
+    header += [
+        "replans every",
+        "network calls",
+        "ms per plan",
+        "ms per decision",
+        "parameters",
+        "training",
+    ]
     lines = [
         "| " + " | ".join(header) + " |",
         "| --- | --- |" + " --: |" * (len(header) - 2),
@@ -41,7 +48,7 @@ def survey_table(data: dict[str, Any]) -> str:
                 f"{mean:.1f} [{low:.1f}, {high:.1f}]",
                 ", ".join(f"{value:.0f}" for value in row["seed_means"]),
                 "–" if success is None else f"{100 * success:.0f} %",
-                ", ".join(map(str, row["keeps"])),
+                ", ".join(map(str, row["replan_every"])),
                 str(row["network_calls"]),
                 f"{row['replan_ms']:.2f}",
                 f"{row['decision_ms']:.3f}",

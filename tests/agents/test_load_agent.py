@@ -71,11 +71,12 @@ def test_a_loaded_agent_acts_as_the_one_that_was_saved(
 
 
 def test_planning_settings_of_a_loaded_agent(run: Path, observe: Make) -> None:
-    agent = load_agent(run, seed=4, steps=3, candidates=2, keep=1)
+    agent = load_agent(run, seed=4, denoising_steps=3, candidates=2, replan_every=1)
     assert agent.plan(observe(1)).candidates.shape == (1, 2, 5, 4)
     assert agent.seed == 4
     recorded = json.loads(json.dumps(agent.planning))
-    assert (recorded["steps"], recorded["candidates"], recorded["keep"]) == (3, 2, 1)
+    names = ("denoising_steps", "candidates", "replan_every")
+    assert [recorded[name] for name in names] == [3, 2, 1]
     assert load_agent(run, candidates=None).planning["candidates"] == 1  # the model's own
     sdedit = load_agent(run, start="sdedit")
     level = matching_level(sdedit.model, sdedit.settings)

@@ -99,7 +99,7 @@ def test_a_goal_the_model_cannot_use_is_ignored(make_agent: Make, observe: Make)
 
 
 def test_the_agent_never_changes_and_states_are_values(make_agent: Make, observe: Make) -> None:
-    agent = make_agent(candidates=2, steps=2, sampler="ancestral")
+    agent = make_agent(candidates=2, denoising_steps=2, sampler="ancestral")
     before = dict(vars(agent))
     weights = {key: value.clone() for key, value in agent.model.state_dict().items()}
     _, first = agent.predict(observe(3))
@@ -126,8 +126,8 @@ def test_observations_are_left_alone(make_agent: Make, observe: Make) -> None:
         np.testing.assert_array_equal(observation[key], value)
 
 
-def test_a_plan_is_kept_for_its_strides(make_agent: Make, observe: Make) -> None:
-    agent = make_agent(keep=2)  # strides of 2 environment steps
+def test_a_plan_is_followed_for_its_steps(make_agent: Make, observe: Make) -> None:
+    agent = make_agent(replan_every=3)  # in the middle of a stride of 2
     state, ages, plans, counts = None, [], [], []
     for step in range(9):
         here = moved(observe(2), observation=observe(2, step)["observation"])
@@ -135,15 +135,15 @@ def test_a_plan_is_kept_for_its_strides(make_agent: Make, observe: Make) -> None
         ages.append(state.age.tolist())
         counts.append(state.count.tolist())
         plans.append(state.plan.states)
-    assert ages == [[n % 4] * 2 for n in range(9)]
-    assert counts == [[n // 4 + 1] * 2 for n in range(9)]
+    assert ages == [[n % 3] * 2 for n in range(9)]
+    assert counts == [[n // 3 + 1] * 2 for n in range(9)]
     for step in range(1, 9):
         same = np.array_equal(plans[step], plans[step - 1])
-        assert same == (step % 4 != 0)
+        assert same == (step % 3 != 0)
 
 
 def test_a_kept_plan_can_be_followed_to_its_end(make_agent: Make, observe: Make) -> None:
-    agent = make_agent(keep=4)  # the whole horizon
+    agent = make_agent(replan_every=8)  # the whole horizon
     state = None
     for step in range(8):
         _, state = agent.predict(observe(1), state)
@@ -152,7 +152,8 @@ def test_a_kept_plan_can_be_followed_to_its_end(make_agent: Make, observe: Make)
 
 
 def test_plans_go_on_from_the_ones_before(make_agent: Make, observe: Make) -> None:
-    agent = make_agent(keep=3, reuse=True, reuse_steps=0, candidates=1)  # 4 plan states
+    # 4 plan states, 2 steps apart
+    agent = make_agent(start="none", replan_every=6, reuse=True, candidates=1)
     observation, state, plans = observe(2), None, []
     for step in range(13):
         goal = observe(2, 1)["desired_goal"].copy()
@@ -172,7 +173,7 @@ def test_plans_go_on_from_the_ones_before(make_agent: Make, observe: Make) -> No
     found = torch.as_tensor(plans[6][:, 2:])
     torch.testing.assert_close(model.states.inverse(tail), found, atol=1e-4, rtol=1e-4)
     # where the goal moved there is nothing to go on from
-    alone = make_agent(keep=3, candidates=1)
+    alone = make_agent(start="none", replan_every=6, candidates=1)
     fresh = alone.predict(moved(here), alone.reset_rows(None, np.ones(2, bool), state.seeds))[1]
     assert not np.allclose(plans[12][1, 1], plans[6][1, 4], atol=1e-3)
     assert fresh.plan.states.shape == plans[12].shape
@@ -181,7 +182,7 @@ def test_plans_go_on_from_the_ones_before(make_agent: Make, observe: Make) -> No
 def test_actions_are_decoded_in_closed_loop(
     make_agent: Make, observe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent, calls = make_agent(config={"plan.stride": 3}, keep=2), []
+    agent, calls = make_agent(config={"plan.stride": 3}, replan_every=6), []
     decode = decision.decode
 
     def spy(*args: Any) -> Any:
@@ -244,10 +245,12 @@ def test_a_state_for_other_rows_is_refused(make_agent: Make, observe: Make) -> N
 @pytest.mark.parametrize(
     ("planning", "parts"),
     [
-        ({"stepz": 3}, ["'stepz'", "'steps'"]),
+        ({"stepz": 3}, ["'stepz'", "'denoising_steps'"]),
         ({"start": "nosie"}, ["'nosie'", "'noise'"]),
-        ({"steps": 99}, ["planning.steps is 99", "10 levels"]),
-        ({"keep": 5}, ["planning.keep is 5", "(4)"]),
+        ({"denoising_steps": 99}, ["planning.denoising_steps is 99", "10 levels"]),
+        ({"replan_every": 9}, ["planning.replan_every is 9", "at most the 8 environment steps"]),
+        ({"replan_every": 8, "reuse": True}, ["is 8", "a multiple of plan.stride (2) below the 8"]),
+        ({"replan_every": 3, "reuse": True}, ["is 3", "a multiple of plan.stride (2) below the 8"]),
     ],
 )
 def test_wrong_planning_settings_are_refused_at_once(

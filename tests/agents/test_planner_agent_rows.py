@@ -65,7 +65,7 @@ def test_a_new_goal_makes_a_new_plan_for_its_row(make_agent: Make, observe: Make
     [
         {},
         {"candidates": 3, "select": "softmax"},
-        {"start": "noise", "steps": 3, "eta": 0.5},
+        {"start": "noise", "denoising_steps": 3, "eta": 0.5},
         {"start": "sdedit"},
     ],
 )
@@ -165,7 +165,7 @@ def test_noise_is_standard_and_only_where_it_is_used(
         return make_plan(model, context, noise, *args, **options)
 
     monkeypatch.setattr(decision, "make_plan", spy)
-    agent = make_agent(candidates=40, sampler="ancestral", steps=3, select="softmax")
+    agent = make_agent(candidates=40, sampler="ancestral", denoising_steps=3, select="softmax")
     agent.plan(observe(2))
     noise = seen[-1]
     assert noise.propose.shape == (2, 40, 4, 5)
@@ -181,7 +181,7 @@ def test_noise_is_standard_and_only_where_it_is_used(
         for b in parts[:i]:
             assert not np.intersect1d(a.numpy(), b.numpy()).size > 3
     assert float(noise.select.mean()) == pytest.approx(0.577, abs=0.4)  # Gumbel
-    make_agent(start="published", steps=2).plan(observe(2))
+    make_agent(start="raw", denoising_steps=2).plan(observe(2))
     noise = seen[-1]
     assert noise.steps is None
     for part in (noise.propose, noise.start, noise.select):

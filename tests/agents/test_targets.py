@@ -1,4 +1,4 @@
-"""The return-to-go an agent asks for: kept, by step, or lowered by what it has received."""
+"""The return-to-go an agent asks for: fixed, by step, or less what it has received."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +51,7 @@ def sinking() -> torch.Tensor:
 
 
 def test_one_target_is_kept_whatever_is_received(make_agent: Make, asked: Asked) -> None:
-    agent = make_agent(rewards=True, keep=1, target="kept", target_quantile=0.75)
+    agent = make_agent(rewards=True, replan_every=2, target="fixed", target_quantile=0.75)
     run(agent, 2 * agent.stride + 1, [1.0, 5.0])
     expected = float(agent.model.targets(0.75))
     assert asked == [pytest.approx([expected] * 2, rel=1e-4)] * 3
@@ -61,7 +61,7 @@ def test_one_target_is_kept_whatever_is_received(make_agent: Make, asked: Asked)
 def test_by_step_asks_for_what_the_data_still_reach(
     make_agent: Make, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent = make_agent(rewards=True, keep=1, target="by-step", target_quantile=0.9)
+    agent = make_agent(rewards=True, replan_every=2, target="by-step", target_quantile=0.9)
     monkeypatch.setitem(agent.model.targets._buffers, "by_step", sinking())
     run(agent, 2 * agent.stride + 1)
     steps = torch.arange(3) * agent.stride
@@ -71,7 +71,7 @@ def test_by_step_asks_for_what_the_data_still_reach(
 
 
 def test_received_rewards_lower_the_target_row_by_row(make_agent: Make, asked: Asked) -> None:
-    options = {"target": "received", "target_return": 50.0, "keep": 1}
+    options = {"target": "decremented", "target_return": 50.0, "replan_every": 2}
     agent = make_agent(rewards=True, **options)
     discount = agent.model.config.data.discount
     run(agent, agent.stride + 1, [1.0, 4.0])
@@ -82,15 +82,15 @@ def test_received_rewards_lower_the_target_row_by_row(make_agent: Make, asked: A
 
 
 def test_the_target_does_not_fall_below_its_floor(make_agent: Make, asked: Asked) -> None:
-    options = {"target": "received", "target_return": 50.0, "keep": 1, "target_floor": 0.2}
+    options = {"target": "decremented", "target_return": 50.0, "replan_every": 2}
     agent = make_agent(rewards=True, **options)
     run(agent, agent.stride + 1, [100.0, 0.0])
-    assert asked[1][0] == pytest.approx(10, rel=1e-4)
+    assert asked[1][0] == pytest.approx(50 / 3, rel=1e-4)
     assert asked[1][1] > 50  # nothing came in, and time went by
 
 
 def test_a_negative_target_has_no_floor(make_agent: Make, asked: Asked) -> None:
-    agent = make_agent(rewards=True, target="received", target_return=-5.0, keep=1)
+    agent = make_agent(rewards=True, target="decremented", target_return=-5.0, replan_every=2)
     run(agent, agent.stride + 1, [10.0, 0.0])
     assert asked[1][0] < -20
 
@@ -98,7 +98,7 @@ def test_a_negative_target_has_no_floor(make_agent: Make, asked: Asked) -> None:
 def test_received_starts_from_the_first_step_s_quantile(
     make_agent: Make, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"rewards": True, "target": "received", "target_quantile": 0.9}
+    options = {"rewards": True, "target": "decremented", "target_quantile": 0.9}
     targets = make_agent(**options).model.targets
     monkeypatch.setitem(targets._buffers, "by_step", sinking())
     run(make_agent(**options), 1)
@@ -106,7 +106,7 @@ def test_received_starts_from_the_first_step_s_quantile(
 
 
 def test_a_new_episode_starts_anew(make_agent: Make, asked: Asked) -> None:
-    agent = make_agent(rewards=True, target="received", target_return=50.0)
+    agent = make_agent(rewards=True, target="decremented", target_return=50.0)
     state = run(agent, 2, [3.0, 3.0])
     _, after = agent.predict(np.zeros((2, 3)), state, np.array([True, False]))
     assert (after.step[0], after.step[1]) == (0, 2)
@@ -118,11 +118,11 @@ def test_a_new_episode_starts_anew(make_agent: Make, asked: Asked) -> None:
 
 
 def test_rows_not_stepped_receive_nothing(make_agent: Make) -> None:
-    agent = make_agent(rewards=True, target="received", target_return=50.0)
+    agent = make_agent(rewards=True, target="decremented", target_return=50.0)
     state = run(agent, 1)
     after = agent.observe(state, np.array([3.0, 3.0]), np.array([True, False]))
     assert after.target[1] == 50 and after.target[0] != 50
-    kept = make_agent(rewards=True, target="kept")
+    kept = make_agent(rewards=True, target="fixed")
     state = run(kept, 1)
     assert kept.observe(state, np.array([3.0, 3.0]), np.ones(2, bool)) is state
 
@@ -148,7 +148,7 @@ class Paying(gym.Env[np.ndarray, np.ndarray]):
 
 
 def test_rollouts_tell_the_agent_what_it_received(make_agent: Make, asked: Asked) -> None:
-    agent = make_agent(rewards=True, target="received", target_return=50.0, keep=1)
+    agent = make_agent(rewards=True, target="decremented", target_return=50.0, replan_every=2)
     rollout(agent, Paying, episodes=1, num_envs=1, seed=0, progress=False)
     left, expected = 50.0, []
     for step in range(6):
@@ -159,7 +159,7 @@ def test_rollouts_tell_the_agent_what_it_received(make_agent: Make, asked: Asked
 
 
 def test_rows_are_asked_alike_alone_and_together(make_agent: Make, asked: Asked) -> None:
-    options = {"target": "received", "target_quantile": 0.9, "keep": 1}
+    options = {"target": "decremented", "target_quantile": 0.9, "replan_every": 2}
     agent = make_agent(rewards=True, **options)
     steps = 2 * agent.stride + 1
     run(agent, steps, [0.5, 3.0, -1.0], rows=3)
@@ -172,7 +172,7 @@ def test_rows_are_asked_alike_alone_and_together(make_agent: Make, asked: Asked)
 
 
 def test_a_plan_alone_asks_for_an_episode_s_first_target(make_agent: Make, asked: Asked) -> None:
-    agent = make_agent(rewards=True, target="received", target_return=50.0)
+    agent = make_agent(rewards=True, target="decremented", target_return=50.0)
     agent.plan(np.zeros((2, 3)))
     assert asked == [pytest.approx([50, 50], rel=1e-5)]
 
@@ -188,9 +188,8 @@ def test_the_target_decides_the_plan(make_agent: Make) -> None:
 
 def test_published_settings_of_a_dataset_lower_their_target(make_agent: Make, asked: Asked) -> None:
     preset = {
-        "planning.target": "received",
+        "planning.target": "decremented",
         "planning.target_return": 60.0,
-        "planning.target_floor": 1 / 3,
     }
     agent = make_agent("trajectory-diffuser-published", rewards=True, config=preset)
     assert agent.model.config.data.discount == 1
@@ -221,4 +220,4 @@ def test_targets_without_effect_are_refused(make_agent: Make) -> None:
     # the model's own settings, named again, are no change
     make_agent(**make_agent().planning)
     with pytest.raises(DiffplanError, match="with a goal the returns count steps"):
-        make_agent("trajectory-diffuser-published", target="received")
+        make_agent("trajectory-diffuser-published", target="decremented")

@@ -81,16 +81,16 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 def test_planning_settings_can_be_replaced() -> None:
     config = get_config("trajectory-diffuser")
-    changed = replace_planning(config, steps=3, candidates=8, clip=None)
+    changed = replace_planning(config, denoising_steps=3, candidates=8, clip=None)
     assert changed.planning.clip is None
-    assert (changed.planning.steps, changed.planning.candidates) == (3, 8)
-    assert changed.planning.keep == config.planning.keep
+    assert (changed.planning.denoising_steps, changed.planning.candidates) == (3, 8)
+    assert changed.planning.replan_every == config.planning.replan_every
     assert dataclasses.replace(changed, planning=config.planning) == config
-    message = refusal(lambda: replace_planning(config, step=3))
-    assert "'step'" in message and "'steps'" in message
-    assert "planning.keep" in refusal(lambda: replace_planning(config, keep=17))
+    message = refusal(lambda: replace_planning(config, steps=3))
+    assert "'steps'" in message and "'denoising_steps'" in message
+    assert "planning.replan_every" in refusal(lambda: replace_planning(config, replan_every=33))
     assert "'nosie'" in refusal(lambda: replace_planning(config, start="nosie"))
-    assert "'many'" in refusal(lambda: replace_planning(config, steps="many"))
+    assert "'many'" in refusal(lambda: replace_planning(config, denoising_steps="many"))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,6 @@ def test_planning_settings_can_be_replaced() -> None:
         ("data.best_of_windows", 0, "at least 1"),
         ("heads.value_members", 0, "at least 1"),
         ("planning.target_quantile", -0.1, "[0, 1]"),
-        ("planning.target_floor", 1.1, "[0, 1]"),
         ("planning.target_return", float("nan"), "a finite number"),
         ("proposer.width", 0, "at least 1"),
         ("denoiser.depth", 0, "at least 1"),
@@ -114,19 +113,19 @@ def test_planning_settings_can_be_replaced() -> None:
         ("denoiser.kappa", -1.0, "at least 0"),
         ("denoiser.plain_share", 1.0, "[0, 1)"),
         ("denoiser.drop_goal", -0.5, "[0, 1]"),
-        ("planning.noise", -0.5, "at least 0"),
+        ("planning.noise_scale", -0.5, "at least 0"),
         ("planning.value_guidance", 0.1, "0 for a model without a value of noisy plans"),
         ("planning.value_guidance_until", 0, "at least 1"),
         ("heads.expectile", 1.0, "(0, 1)"),
         ("heads.expectile", 0.0, "(0, 1)"),
-        ("planning.steps", -1, "at least 0"),
-        ("planning.steps", 11, "10 levels of the rddm process"),
+        ("planning.denoising_steps", -1, "at least 0"),
+        ("planning.denoising_steps", 11, "10 levels of the rddm process"),
         ("planning.candidates", 0, "at least 1"),
         ("planning.temperature", -1.0, "at least 0"),
         ("planning.eta", 1.5, "[0, 1]"),
-        ("planning.start_level", 0, "between planning.steps"),
-        ("planning.keep", 0, "at least 1"),
-        ("planning.keep", 17, "at most plan.horizon (16)"),
+        ("planning.start_level", 0, "between planning.denoising_steps"),
+        ("planning.replan_every", 0, "at least 1"),
+        ("planning.replan_every", 33, "at most the 32 environment steps of a plan"),
         ("training.batch_size", 0, "at least 1"),
         ("training.learning_rate", float("nan"), "above 0"),
         ("training.ema", 1.2, "[0, 1]"),
@@ -154,7 +153,11 @@ def test_what_cannot_work_is_refused(name: str, value: Any, expected: str) -> No
             "denoiser.schedule",
             "cosine where planning starts at the end",
         ),
-        ({"denoiser.process": "resfusion", "planning.steps": 15}, "planning.steps", "14 levels"),
+        (
+            {"denoiser.process": "resfusion", "planning.denoising_steps": 15},
+            "planning.denoising_steps",
+            "14 levels",
+        ),
         (
             {"denoiser.prediction": "eps"},
             "denoiser.process",
@@ -180,19 +183,23 @@ def test_what_cannot_work_is_refused(name: str, value: Any, expected: str) -> No
         ({"plan.actions": True}, "plan.actions", "proposals hold no actions"),
         (
             {
-                "planning.guidance_convention": "extrapolate",
+                "planning.guidance_weight": 2.0,
                 "denoiser.drop_goal": 0.0,
                 "denoiser.drop_returns": 0.0,
             },
             "planning.guidance_weight",
-            "that of the conditional model",
+            "1 (conditional)",
         ),
         (
-            {"planning.start": "noise", "planning.steps": 21},
-            "planning.steps",
+            {"planning.start": "noise", "planning.denoising_steps": 21},
+            "planning.denoising_steps",
             "20 levels of the ddpm process",
         ),
-        ({"planning.start": "noise", "planning.steps": 0}, "planning.steps", "at least 1"),
+        (
+            {"planning.start": "noise", "planning.denoising_steps": 0},
+            "planning.denoising_steps",
+            "at least 1",
+        ),
         (
             {"planning.start": "sdedit", "denoiser.plain_share": 0.0},
             "planning.start",
@@ -224,7 +231,7 @@ def test_every_config_plans(name: str, kind: str, models: Make, plan_inputs: Mak
     model: PlannerModel = models(
         name,
         rewards=kind == "rewards",
-        planning__steps=tuned.steps,
+        planning__denoising_steps=tuned.denoising_steps,
         planning__candidates=tuned.candidates,
     )
     settings = model.config.planning

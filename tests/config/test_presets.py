@@ -56,17 +56,16 @@ def test_published_settings_in_the_units_of_the_configuration() -> None:
     config = config_for(PUBLISHED, dataset="walker2d-medium-expert-v2", has_goal=False)
     assert config.plan.horizon == 31  # the published 32 count the current state
     assert config.data.discount == 1  # targets are undiscounted returns
-    assert config.planning.target == "received"
+    assert config.planning.target == "decremented"
     assert config.planning.target_return == 5100
-    assert config.planning.target_floor == pytest.approx(1 / 3)
     assert config.planning.guidance_weight == 1.1
     assert config.training.learning_rate == 2e-4
-    assert config_for(PUBLISHED, "pen-human-v1", has_goal=False).planning.steps == 5
+    assert config_for(PUBLISHED, "pen-human-v1", has_goal=False).planning.denoising_steps == 5
 
 
 def test_a_task_without_a_row_for_the_dataset_reads_its_target_off_the_data() -> None:
     planning = config_for(PUBLISHED, "hopper-expert-v2", has_goal=False).planning
-    assert (planning.target, planning.target_return) == ("received", None)
+    assert (planning.target, planning.target_return) == ("decremented", None)
 
 
 def test_no_published_target_where_the_return_counts_steps_to_the_goal() -> None:
@@ -92,12 +91,13 @@ def test_ours_go_by_the_kind_of_data() -> None:
 def test_ours_differ_for_a_task_with_reasons_of_its_own(dataset: str) -> None:
     every = config_for("trajectory-diffuser", "walker2d-medium-v2", has_goal=False)
     own = config_for("trajectory-diffuser", dataset, has_goal=False)
-    assert (own.plan.stride, own.planning.keep, own.planning.candidates) == (1, 1, 1)
+    assert (own.plan.stride, own.planning.replan_every, own.planning.candidates) == (1, 1, 1)
     assert own.planning.start == "process"
-    assert (every.plan.stride, every.planning.keep, every.planning.candidates) == (2, 4, 4)
+    assert (every.plan.stride, every.planning.replan_every) == (2, 8)
+    assert every.planning.candidates == 4
     assert own.data == every.data
     hopper = config_for("trajectory-diffuser", "hopper-medium-v2", has_goal=False)
-    assert (hopper.planning.start, hopper.planning.candidates) == ("published", 1)
+    assert (hopper.planning.start, hopper.planning.candidates) == ("raw", 1)
     assert hopper.plan == every.plan and every.planning.start == "sdedit"
     alone = config_for("proposer-only", dataset, has_goal=False)
     assert (alone.plan.stride, alone.planning.start) == (1, "none")

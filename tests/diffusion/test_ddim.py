@@ -242,7 +242,7 @@ def test_more_published_steps_move_a_proposal_further_towards_the_mean(sampler: 
     data = diagonal_gaussian()
     proposal = data.mean + normal(4, H, D, seed=3)
     denoise = data.denoiser(LINEAR, None, None)
-    x = STARTS["published"](LINEAR, 5, proposal, proposal, None)
+    x = STARTS["raw"](LINEAR, 5, proposal, proposal, None)
     distances = []
     for steps in range(8):
         grid = consecutive_grid(steps)

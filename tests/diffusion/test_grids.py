@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffplan.diffusion.grids import GRIDS, consecutive_grid, logsnr_grid, quadratic_grid, time_grid
+from diffplan.diffusion.grids import GRIDS, consecutive_grid, logsnr_grid, time_grid
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.processes import (
     betas_cosine,
@@ -61,18 +61,10 @@ def test_gaps_of_a_time_grid_differ_by_one_at_most(case: tuple[int, int]) -> Non
     assert max(gaps) - min(gaps) <= 1
 
 
-@given(st.integers(4, 400).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n // 2))))
-def test_gaps_of_a_quadratic_grid_shrink_towards_clean(case: tuple[int, int]) -> None:
-    gaps = [t - s for t, s in pairwise(quadratic_grid(*case))]
-    assert all(before >= after - 1 for before, after in pairwise(gaps))
-
-
 def test_grids_by_value() -> None:
     assert time_grid(10, 3) == (10, 7, 3, 0)
     assert time_grid(5, 5) == consecutive_grid(5) == (5, 4, 3, 2, 1, 0)
     assert consecutive_grid(0) == (0,)
-    assert quadratic_grid(100, 5) == (100, 64, 36, 16, 4, 0)
-    assert quadratic_grid(8, 6) == (8, 6, 4, 3, 2, 1, 0)  # 8, 5.6, 3.6, 2, .9, .2: all different
 
 
 def even(process: Process, grid: tuple[int, ...]) -> list[float]:

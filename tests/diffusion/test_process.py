@@ -149,7 +149,7 @@ def test_what_a_process_needs_is_asked_for() -> None:
 # --- Start rules ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", ["process", "sdedit", "published"])
+@pytest.mark.parametrize("start", ["process", "sdedit", "raw"])
 @pytest.mark.parametrize("name", ["cosine", "rddm", "resfusion", "diffuse-vae", "linear, brownian"])
 def test_start_law(start: str, name: str) -> None:
     """Mean and standard deviation over the noise, by formula and by Monte Carlo."""
@@ -163,7 +163,7 @@ def test_start_law(start: str, name: str) -> None:
     mean, std = {
         "process": (share * proposal, std),
         "sdedit": ((process.a[level] + process.r[level]) * proposal, std),
-        "published": (proposal, zero),
+        "raw": (proposal, zero),
     }[start]
     noise = normal(n, 3, 2, seed=2)
     x = STARTS[start](process, level, proposal.expand(n, 3, 2), noise, scale)
@@ -172,7 +172,7 @@ def test_start_law(start: str, name: str) -> None:
     assert ((x.std(0) - std).abs() <= 5 * std / math.sqrt(2 * n) + 1e-12).all()
 
 
-def test_published_start_values() -> None:
+def test_raw_start_values() -> None:
     """N(0, I) for DDPM, x̂ + scale eps for RDDM, x̂ / 2 + sqrt(3/4) eps for Resfusion."""
     ends = {name: (p.r[-1], p.sigma[-1]) for name, p in PROCESSES.items()}
     assert ends["cosine"] == pytest.approx((0.0, 1.0), abs=1e-5)
@@ -208,7 +208,7 @@ def test_the_sdedit_start_is_the_forward_law_of_a_perfect_proposal() -> None:
 
 def test_starts_ask_for_what_they_need() -> None:
     noise = normal(3, 4, 2)
-    for start in ("sdedit", "published"):
+    for start in ("sdedit", "raw"):
         with pytest.raises(DiffplanError, match=f"'{start}' start needs a proposal"):
             STARTS[start](PROCESSES["cosine"], 5, None, noise, None)
     with pytest.raises(DiffplanError, match=r"needs the last level .* got level 4 of 7"):

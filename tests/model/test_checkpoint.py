@@ -260,7 +260,7 @@ def edited(path: Path, keys: list[str], value: Any) -> None:
         (["seed"], 1.5, "seed is 1.5"),
         (["seconds"], None, "seconds is None"),
         (["config", "planning", "start"], "nosie", "planning.start is 'nosie'"),
-        (["config", "planning", "keep"], 99, "planning.keep is 99"),
+        (["config", "planning", "replan_every"], 99, "planning.replan_every is 99"),
         (["config"], None, "None"),
         (["config"], ..., "'config'"),
         (["layout"], [1], "layout is [1]"),

@@ -119,11 +119,10 @@ def test_samples_hold_what_the_table_says() -> None:
 
 def _pair(models: Make) -> tuple[PlannerModel, PlannerModel]:
     """A separate model, and one of the same weights with heads that enter nothing."""
-    plain = models("trajectory-diffuser", planning__candidates=3, planning__select="first")
+    plain = models("trajectory-diffuser", planning__candidates=1)
     shared = models(
         "trajectory-diffuser",
-        planning__candidates=3,
-        planning__select="first",
+        planning__candidates=1,
         heads__kind="shared",
         heads__modalities=EVERY,
     )
@@ -291,10 +290,9 @@ def test_a_shared_model_needs_no_other_networks(models: Make) -> None:
     assert actions_of(shared, torch.zeros(1, 4, 4), {"actions": torch.zeros(1, 4, 4)}) is not None
     planning = shared.config.planning
     # to choose with a goal, the denoiser is asked of states
-    assert network_calls(shared, planning) == 4 + planning.steps + 1
-    for alone in ({"candidates": 1}, {"select": "first"}):
-        settings = dataclasses.replace(planning, **alone)
-        assert network_calls(shared, settings) == 4 + planning.steps
+    assert network_calls(shared, planning) == 4 + planning.denoising_steps + 1
+    settings = dataclasses.replace(planning, candidates=1)
+    assert network_calls(shared, settings) == 4 + planning.denoising_steps
     assert shared.inverse_dynamics is None and shared.value is None
 
 

@@ -166,7 +166,7 @@ def test_the_loss_of_a_stream_is_its_own(models: Make, tiny_goal_episodes: Episo
 
 
 @pytest.mark.parametrize("rewards", [False, True], ids=["goals", "rewards"])
-@pytest.mark.parametrize("start", ["noise", "published", "sdedit"])
+@pytest.mark.parametrize("start", ["noise", "raw", "sdedit"])
 def test_plans_bring_actions_and_values(
     rewards: bool, start: str, models: Make, plan_inputs: Make
 ) -> None:
@@ -184,7 +184,7 @@ def test_plans_bring_actions_and_values(
     assert (plan.chosen == plan.values.argmax(1)).all()
     assert (model.proposer is None) == (start == "noise")
     calls = 0 if start == "noise" else 4
-    assert network_calls(model, settings) == calls + settings.steps + 1
+    assert network_calls(model, settings) == calls + settings.denoising_steps + 1
 
 
 def test_a_plan_is_made_for_the_return_asked_for(models: Make, plan_inputs: Make) -> None:
@@ -207,7 +207,7 @@ def test_a_plan_is_made_for_the_return_asked_for(models: Make, plan_inputs: Make
         ({"sampler": "unipc"}, "DDIM steps without noise"),
         ({"eta": 0.5}, "DDIM steps without noise"),
         ({"guidance_weight": 1.5}, "no classifier-free guidance"),
-        ({"start": "none", "steps": 0}, "where no denoiser is run"),
+        ({"start": "none", "denoising_steps": 0}, "where no denoiser is run"),
     ],
 )
 def test_what_streams_cannot_do_is_refused(

@@ -187,7 +187,7 @@ def test_the_agent_takes_the_planned_actions_one_a_step(
         tiny_goal_episodes.layout,
         tiny_goal_episodes.info,
         config_name="diffuser",
-        keep=2,
+        replan_every=4,
         value_guidance=0.0,
     )
     values = np.random.default_rng(0).normal(size=(2, 6)).astype(np.float32)
@@ -217,11 +217,11 @@ def test_network_calls_count_every_kind(models: Make) -> None:
     def calls(model: PlannerModel, **changes: Any) -> int:
         return network_calls(model, replace_planning(model.config, **changes).planning)
 
-    assert calls(ours, start="none", steps=0) == horizon
-    assert calls(ours, start="process", steps=3) == horizon + 3
-    assert calls(ours, start="process", steps=3, guidance_weight=2.0) == horizon + 3
-    assert calls(ours, start="noise", steps=10) == 10
-    assert calls(ours, start="noise", steps=20, sampler="s-pndm") == 21
+    assert calls(ours, start="none", denoising_steps=0) == horizon
+    assert calls(ours, start="process", denoising_steps=3) == horizon + 3
+    assert calls(ours, start="process", denoising_steps=3, guidance_weight=2.0) == horizon + 3
+    assert calls(ours, start="noise", denoising_steps=10) == 10
+    assert calls(ours, start="noise", denoising_steps=20, sampler="s-pndm") == 21
     guided = models("diffuser")
-    assert calls(guided, steps=20, value_guidance=0.1, value_guidance_until=3) == 20 + 18
+    assert calls(guided, denoising_steps=20, value_guidance=0.1, value_guidance_until=3) == 20 + 18
     assert dataclasses.replace(guided.config.planning).k >= 1

@@ -262,7 +262,11 @@ def contexts_of(model: PlannerModel, plan_inputs, count: int = 24) -> Context:
 
 @pytest.mark.parametrize("network", ["mlp", "unet", "dit"])
 def test_every_network_is_calibrated(network: str, models, plan_inputs) -> None:
-    sizes = {"denoiser__network": network, "denoiser__schedule_levels": 6, "planning__steps": 5}
+    sizes = {
+        "denoiser__network": network,
+        "denoiser__schedule_levels": 6,
+        "planning__denoising_steps": 5,
+    }
     model = models("from-noise", **sizes)
     contexts = contexts_of(model, plan_inputs)
     settings, x0 = settings_of(model), normal(24, model.rows, 4).float()
@@ -272,7 +276,7 @@ def test_every_network_is_calibrated(network: str, models, plan_inputs) -> None:
     assert found.l[2:5].std() > 1e-3  # an untrained network still has a Jacobian
     assert found.conditions == {
         "start": "noise",
-        "conditional_weight": 1.0,
+        "guidance_weight": 1.0,
         "clip": 5.0,
     }
 
@@ -286,14 +290,14 @@ def test_the_denoiser_is_the_one_that_planning_uses(models, plan_inputs) -> None
         denoiser__schedule_levels=10,
     )
     contexts = contexts_of(model, plan_inputs)
-    settings = settings_of(model, candidates=1, steps=4, start_level=8)
+    settings = settings_of(model, candidates=1, denoising_steps=4, start_level=8)
     found = calibrate(model, contexts, settings)
     assert found.a == model.plain_process.a
     # the pinned state does not move: x0_hat is constant
     assert (found.l[1:, 0] == 1).all() and (found.l[1:, 1:] != 1).all()
     torch.testing.assert_close(found.b[1:, 0], torch.zeros_like(found.b[1:, 0]))
     weighted = calibrate(model, contexts, settings_of(model, guidance_weight=2.0, start_level=8))
-    assert weighted.conditions["conditional_weight"] == 2.0
+    assert weighted.conditions["guidance_weight"] == 2.0
     assert not torch.allclose(weighted.l, found.l, atol=1e-4)
     shut = calibrate(model, contexts, settings_of(model, clip=1e-9, start_level=8))
     assert (shut.l[1:] == 1).all()
@@ -311,7 +315,7 @@ def test_the_denoiser_is_the_one_that_planning_uses(models, plan_inputs) -> None
 def test_without_data_the_plans_are_the_models_own(models, plan_inputs) -> None:
     model = models("from-noise")
     contexts = contexts_of(model, plan_inputs)
-    settings = settings_of(model, steps=5)
+    settings = settings_of(model, denoising_steps=5)
     noise = torch.zeros(24, 1, model.rows, 4)
     plans = optimise(model, contexts, None, Noise(noise, noise, None, noise), settings)
     assert plans.shape == (24, model.rows, 4)
@@ -333,7 +337,7 @@ def test_starts_that_the_solver_cannot_take_are_refused(models, plan_inputs) -> 
     with pytest.raises(DiffplanError, match=r"level 10 of 'rddm'.*give --start noise or sdedit"):
         calibrate(model, contexts, settings_of(model, start="process"))
     with pytest.raises(DiffplanError, match=r"start is 'none' with .* refines nothing"):
-        calibrated_process(model, settings_of(model, start="none", steps=0))
+        calibrated_process(model, settings_of(model, start="none", denoising_steps=0))
     assert calibrated_process(model, settings_of(model, start="noise")) is model.plain_process
     found = calibrate(model, contexts, settings_of(model, start="sdedit", start_level=6))
     assert found.a == model.plain_process.a
@@ -342,8 +346,8 @@ def test_starts_that_the_solver_cannot_take_are_refused(models, plan_inputs) -> 
 def test_other_settings_than_calibrated_are_refused(models, plan_inputs) -> None:
     model = models("from-noise")
     found = calibrate(model, contexts_of(model, plan_inputs), settings_of(model))
-    check_conditions(found, settings_of(model, steps=3))
-    with pytest.raises(DiffplanError, match=r"conditional_weight .* is 1\.5, .* with 1\.0"):
+    check_conditions(found, settings_of(model, denoising_steps=3))
+    with pytest.raises(DiffplanError, match=r"guidance_weight .* is 1\.5, .* with 1\.0"):
         check_conditions(found, settings_of(model, guidance_weight=1.5))
     with pytest.raises(DiffplanError, match=r"clip of the .* is None, .* with 5\.0; plan"):
         check_conditions(found, settings_of(model, clip=None))
@@ -355,7 +359,7 @@ def test_other_settings_than_calibrated_are_refused(models, plan_inputs) -> None
 @pytest.fixture
 def kept(tmp_path: Path) -> tuple[Path, Statistics]:
     """A checkpoint folder with statistics, and these."""
-    conditions = {"start": "noise", "conditional_weight": 2.2, "clip": None}
+    conditions = {"start": "noise", "guidance_weight": 2.2, "clip": None}
     found = estimate(RDDM, [part(RDDM, COVARIANCE, 20)], conditions=conditions)
     folder = tmp_path / "checkpoint-00000001"
     folder.mkdir()

@@ -22,7 +22,7 @@ from diffplan.planning.selection import select
 from diffplan.planning.stages import Plan, decode, make_plan
 
 Make = Callable[..., Any]
-STARTS = ["process", "sdedit", "published", "noise", "none"]
+STARTS = ["process", "sdedit", "raw", "noise", "none"]
 SPACES = ["displacement", "absolute"]
 SAMPLERS: list[dict[str, Any]] = [
     {"sampler": "ddim"},
@@ -58,7 +58,7 @@ def test_no_refinement_keeps_the_proposal(
 ) -> None:
     model = models(plan__space=space)
     for options in (
-        planning(model, start=start, steps=0, candidates=3),
+        planning(model, start=start, denoising_steps=0, candidates=3),
         planning(model, start="none", candidates=3),
     ):
         plan = plan_of(model, options)
@@ -75,7 +75,7 @@ def test_every_start_plans_from_one_model(
     models: Make, plan_of: Make, start: str, space: str, rewards: bool
 ) -> None:
     model = models(rewards=rewards, plan__space=space)
-    plan = plan_of(model, planning(model, start=start, steps=3, candidates=4))
+    plan = plan_of(model, planning(model, start=start, denoising_steps=3, candidates=4))
     dim = model.spec.state_dim
     assert plan.candidates.shape == plan.proposal.shape == (3, 4, 5, dim)
     assert plan.values.shape == (3, 4)
@@ -102,7 +102,7 @@ def test_every_start_plans_from_one_model(
         ("proposer-only", "noise", "needs a denoiser"),
         ("from-noise", "process", "needs a proposer"),
         ("from-noise", "sdedit", "needs a proposer"),
-        ("from-noise", "published", "needs a proposer"),
+        ("from-noise", "raw", "needs a proposer"),
         ("from-noise", "none", "needs a proposer"),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_start_the_model_cannot_do_is_refused(
     models: Make, plan_of: Make, name: str, start: str, reason: str
 ) -> None:
     model = models(name)
-    options = dataclasses.replace(model.config.planning, start=start, steps=2)
+    options = dataclasses.replace(model.config.planning, start=start, denoising_steps=2)
     with pytest.raises(DiffplanError, match=reason) as error:
         plan_of(model, options)
     assert "\n" not in str(error.value)
@@ -141,93 +141,82 @@ def test_levels_of_every_start(
         assert len(seen) == 1
         return seen[0]
 
-    assert asked(ours, start="process", steps=2) == ("rddm", (10, 5, 0), True)
-    assert asked(ours, start="noise", steps=4) == ("ddpm", (20, 15, 10, 5, 0), False)
-    assert asked(ours, start="published", steps=3) == ("ddpm", (3, 2, 1, 0), False)
-    assert asked(ours, start="sdedit", steps=2, start_level=8) == ("ddpm", (8, 4, 0), False)
-    assert asked(ours, start="published", steps=2, start_level=8) == ("ddpm", (8, 4, 0), False)
-    level = matching_level(ours, planning(ours, steps=2))
-    assert asked(ours, start="sdedit", steps=2)[1][0] == level
+    assert asked(ours, start="process", denoising_steps=2) == ("rddm", (10, 5, 0), True)
+    assert asked(ours, start="noise", denoising_steps=4) == ("ddpm", (20, 15, 10, 5, 0), False)
+    assert asked(ours, start="raw", denoising_steps=3) == ("ddpm", (3, 2, 1, 0), False)
+    assert asked(ours, start="sdedit", denoising_steps=2, start_level=8) == (
+        "ddpm",
+        (8, 4, 0),
+        False,
+    )
+    assert asked(ours, start="raw", denoising_steps=2, start_level=8) == ("ddpm", (8, 4, 0), False)
+    level = matching_level(ours, planning(ours, denoising_steps=2))
+    assert asked(ours, start="sdedit", denoising_steps=2)[1][0] == level
     # the released settings: the last 5 of 100 levels, one by one, blind to the proposal
     assert asked(published, guidance_weight=1.0) == ("ddpm", (5, 4, 3, 2, 1, 0), False)
     # what goes on from the plan before starts near it, and in its own process
-    again = chain_of(
-        ours, planning(ours, start="process", reuse_steps=2, reuse_level=3), reuse=True
-    )
+    again = chain_of(ours, planning(ours, start="process"), reuse=True)
     assert again is not None
-    assert (again.start, again.process.name, again.grid) == ("sdedit", "rddm", (3, 2, 0))
-    assert chain_of(ours, planning(ours, start="process", reuse_steps=0), reuse=True) is None
+    assert (again.start, again.process.name, again.grid) == ("sdedit", "rddm", (2, 0))
     # a network trained with proposals throughout sees them on plain DDPM too
-    assert asked(conditioned, start="sdedit", steps=2, start_level=4)[2]
+    assert asked(conditioned, start="sdedit", denoising_steps=2, start_level=4)[2]
 
 
 def test_a_start_level_beyond_the_schedule_is_refused(models: Make) -> None:
     model = models()
-    for settings in ({"start_level": 21}, {"steps": 5, "start_level": 3}):
+    for settings in ({"start_level": 21}, {"denoising_steps": 5, "start_level": 3}):
         with pytest.raises(DiffplanError, match=r"planning\.start_level is \d+, expected between"):
             planning(model, start="sdedit", **settings)
 
 
-@pytest.mark.parametrize("rule", ["residual", "cosine"])
-def test_the_matching_level_is_nearest_to_the_proposals_quality(models: Make, rule: str) -> None:
-    """residual: sigma / a is their error; cosine: a is their cosine to the data."""
+def test_the_matching_level_is_nearest_to_the_proposals_error(models: Make) -> None:
+    """sigma / a is their error."""
     model = models()
-    kept = model.residual_rms.clone(), model.residual_cosine.clone()
+    kept = model.residual_rms.clone()
     process = model.plain_process
-    one = planning(model, steps=1, start_rule=rule)
+    one = planning(model, denoising_steps=1)
     levels = []
-    for quality in (0.99, 0.95, 0.8, 0.5, 0.2, 0.01):
-        error = math.sqrt(1 / quality**2 - 1)
+    for signal in (0.99, 0.95, 0.8, 0.5, 0.2, 0.01):
+        error = math.sqrt(1 / signal**2 - 1)
         model.residual_rms.fill_(error)
-        model.residual_cosine.fill_(quality)
         levels.append(level := matching_level(model, one))
 
-        def off(t: int, quality: float = quality, error: float = error) -> float:
-            if rule == "cosine":
-                return abs(process.a[t] - quality)
+        def off(t: int, error: float = error) -> float:
             return abs(process.sigma[t] / process.a[t] - error)
 
         assert all(off(level) <= off(t) for t in range(1, process.T + 1))
     assert levels == sorted(levels)
     assert len(set(levels)) > 3
     model.residual_rms.fill_(0.01)
-    model.residual_cosine.fill_(1.0)
     # as many levels as steps at least
-    assert matching_level(model, planning(model, steps=7, start_rule=rule)) == 7
-    model.residual_rms.copy_(kept[0])
-    model.residual_cosine.copy_(kept[1])
+    assert matching_level(model, planning(model, denoising_steps=7)) == 7
+    model.residual_rms.copy_(kept)
 
 
 @pytest.mark.parametrize("level", [1, 4, 9, 15])
 def test_a_residual_of_known_size_gives_back_its_level(models: Make, level: int) -> None:
-    """Proposals a x0 + sigma eps of unit plans: both rules find the level, within one."""
+    """Proposals a x0 + sigma eps of unit plans: the level is found, within one."""
     model = models()
-    kept = model.residual_rms.clone(), model.residual_cosine.clone()
+    kept = model.residual_rms.clone()
     process = model.plain_process
     generator = torch.Generator().manual_seed(level)
     x0 = torch.randn(4000, model.rows * model.plan_dim, generator=generator)
     noised = process.a[level] * x0 + process.sigma[level] * torch.randn(x0.shape)
-    model.residual_cosine.fill_(float(torch.cosine_similarity(noised, x0).mean()))
     # as a proposal of the clean plan it is off by its noise over its signal
     model.residual_rms.fill_(float((noised / process.a[level] - x0).square().mean().sqrt()))
-    for rule in ("residual", "cosine"):
-        found = matching_level(model, planning(model, steps=1, start_rule=rule))
-        assert abs(found - level) <= 1
-    model.residual_rms.copy_(kept[0])
-    model.residual_cosine.copy_(kept[1])
+    assert abs(matching_level(model, planning(model, denoising_steps=1)) - level) <= 1
+    model.residual_rms.copy_(kept)
 
 
-def test_the_published_start_adds_no_noise_and_the_others_do(
-    models: Make, plan_inputs: Make
-) -> None:
+def test_the_raw_start_adds_no_noise_and_the_others_do(models: Make, plan_inputs: Make) -> None:
     model = models()
     for start in STARTS:
-        options = planning(model, start=start, steps=2)
+        options = planning(model, start=start, denoising_steps=2)
         context, noise = plan_inputs(model, options)
         louder = dataclasses.replace(noise, start=noise.start + 1)
         one, other = (make_plan(model, context, n, options) for n in (noise, louder))
         same = torch.allclose(one.candidates, other.candidates)
-        assert same == (start in ("published", "none"))
+        assert same == (start in ("raw", "none"))
 
 
 def test_an_untrained_denoiser_returns_the_proposal(
@@ -237,7 +226,7 @@ def test_an_untrained_denoiser_returns_the_proposal(
     assert model.denoiser is not None
     for parameter in model.denoiser.network.parameters():
         torch.nn.init.zeros_(parameter)
-    plan = plan_of(model, planning(model, start="process", steps=3, clip=None))
+    plan = plan_of(model, planning(model, start="process", denoising_steps=3, clip=None))
     torch.testing.assert_close(plan.candidates, plan.proposal, atol=1e-5, rtol=1e-5)
 
 
@@ -262,7 +251,7 @@ def test_the_first_state_is_bit_exact(
     options = planning(
         model,
         start=start,
-        steps=3,
+        denoising_steps=3,
         guidance_weight=weight,
         candidates=2,
         clip=clip,
@@ -279,7 +268,7 @@ def test_the_first_state_is_bit_exact(
 
 def test_the_clip_bounds_plan_units(models: Make, plan_inputs: Make) -> None:
     model = models()
-    context, noise = plan_inputs(model, options := planning(model, steps=1, clip=0.25))
+    context, noise = plan_inputs(model, options := planning(model, denoising_steps=1, clip=0.25))
     plan = make_plan(model, context, noise, options)
     x = (plan.states[:, 1:] - plan.states[:, :1]) / model.plan_scale
     assert x.abs().max() <= 0.25 + 1e-5
@@ -309,12 +298,11 @@ def test_the_first_candidate_is_the_mean_and_temperature_spreads_the_others(
     torch.testing.assert_close(spread[2], 2 * spread[1], atol=1e-4, rtol=1e-3)
 
 
-def test_selection_by_value_and_by_place() -> None:
+def test_selection_by_value() -> None:
     values = torch.tensor([[0.0, 3.0, 1.0], [2.0, -1.0, 1.0]])
     gumbel = torch.tensor([[0.0, 0.0, 9.0], [0.0, 0.0, 0.0]])
     base = PlanningConfig(candidates=3)
     assert select(values, gumbel, dataclasses.replace(base, select="value")).tolist() == [1, 0]
-    assert select(values, gumbel, dataclasses.replace(base, select="first")).tolist() == [0, 0]
     assert select(values, gumbel, dataclasses.replace(base, select="softmax")).tolist() == [2, 0]
 
 
@@ -371,7 +359,7 @@ def test_guidance_extrapolates_from_the_unconditional_plan(
     model = models()
 
     def refined(weight: float, goal: float = 0.0) -> Tensor:
-        options = planning(model, start=start, steps=1, guidance_weight=weight, clip=None)
+        options = planning(model, start=start, denoising_steps=1, guidance_weight=weight, clip=None)
         context, noise = plan_inputs(model, options)
         if start == "noise":  # nothing else looks at the goal then
             context = dataclasses.replace(context, goal=context.goal + goal)
@@ -432,4 +420,4 @@ def test_actions_never_leave_their_bounds(
 def test_a_start_that_refines_is_refused_without_a_denoiser(models: Make, plan_of: Make) -> None:
     model = models("proposer-only")
     with pytest.raises(DiffplanError, match="trained without one"):
-        plan_of(model, planning(model, start="process", steps=0))
+        plan_of(model, planning(model, start="process", denoising_steps=0))

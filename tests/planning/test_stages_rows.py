@@ -35,8 +35,8 @@ def assert_same(one: Plan, other: Plan, **tolerance: float) -> None:
 
 
 WHOLE: list[tuple[str, dict[str, Any]]] = [
-    ("trajectory-diffuser", {"candidates": 3, "steps": 2}),
-    ("trajectory-diffuser", {"candidates": 2, "start": "noise", "steps": 2, "eta": 0.5}),
+    ("trajectory-diffuser", {"candidates": 3, "denoising_steps": 2}),
+    ("trajectory-diffuser", {"candidates": 2, "start": "noise", "denoising_steps": 2, "eta": 0.5}),
     ("trajectory-diffuser", {"start": "sdedit", "start_level": 9, "guidance_weight": 2.0}),
     ("trajectory-diffuser-published", {"candidates": 4}),
     ("proposer-only", {"candidates": 3}),
@@ -132,13 +132,13 @@ def test_every_sampler_refines_proposals(
         sampler=sampler,
         start="sdedit",
         start_level=10,
-        steps=5,
+        denoising_steps=5,
         guidance_weight=guidance_weight,
     )
     context, noise = plan_inputs(model, options)
     found = make_plan(model, context, noise, options)
     assert found.states.isfinite().all()
-    one = planning(model, start="sdedit", start_level=10, steps=5)
+    one = planning(model, start="sdedit", start_level=10, denoising_steps=5)
     assert (sampler == "ddim" and guidance_weight == 1.0) == torch.equal(
         found.states, make_plan(model, context, noise, one).states
     )
@@ -146,7 +146,7 @@ def test_every_sampler_refines_proposals(
 
 def test_a_plan_is_a_pure_function(models: Make, plan_inputs: Make) -> None:
     model = models()
-    options = planning(model, candidates=3, steps=3, sampler="ancestral")
+    options = planning(model, candidates=3, denoising_steps=3, sampler="ancestral")
     context, noise = plan_inputs(model, options)
     kept = [t.clone() for t in (context.state, noise.propose, noise.start, noise.steps)]
     torch.manual_seed(1)

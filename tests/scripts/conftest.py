@@ -10,7 +10,7 @@ import pytest
 
 from diffplan.data.info import DatasetInfo, ObservationLayout
 
-HORIZON, CANDIDATES, KEEP = 5, 3, 8
+HORIZON, CANDIDATES, REPLAN_EVERY = 5, 3, 8
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class StubState:
 
 
 class StubPlanner:
-    """Plans a straight line from the state and keeps it for KEEP steps."""
+    """Plans a straight line from the state and follows it for REPLAN_EVERY steps."""
 
     stride = 2
     config_name = "stub"
     train_seconds = 12.5
-    planning: ClassVar[dict[str, Any]] = {"keep": KEEP}
+    planning: ClassVar[dict[str, Any]] = {"replan_every": REPLAN_EVERY}
     uses_returns = False
     engine = SimpleNamespace(name="eager")
 
@@ -51,7 +51,7 @@ class StubPlanner:
         here, goal = self.layout.split(observation)
         fresh = np.ones(len(here), bool)
         if state is not None:
-            fresh = (state.age + 1 >= KEEP) | episode_start
+            fresh = (state.age + 1 >= REPLAN_EVERY) | episode_start
         plan = self.plan(here, goal)
         if state is not None:
             kept = {f.name: getattr(plan, f.name).copy() for f in fields(plan)}
@@ -83,7 +83,7 @@ def tiny_options() -> list[str]:
     """Options of `diffplan train` for networks that train in no time."""
     return [
         "--plan.horizon=4",
-        "--planning.keep=2",
+        "--planning.replan-every=4",
         "--proposer.width=16",
         "--denoiser.width=16",
         "--denoiser.features=16",

@@ -45,7 +45,7 @@ def test_statistics_and_a_picture_beside_the_weights(
     out = capsys.readouterr().out
     assert f"wrote {checkpoint / FILE}" in out
     assert "ddpm, 20 levels, start noise, " in out
-    assert "conditional_weight 1.0, clip 5.0, from 40 plans" in out
+    assert "guidance_weight 1.0, clip 5.0, from 40 plans" in out
     assert "own plans" not in out
     assert (checkpoint / "calibration.png").read_bytes().startswith(PNG)
     first = load_statistics(run)
@@ -64,7 +64,7 @@ def test_options_reach_the_statistics(run: Path) -> None:
     assert main([*words, "--average", "horizon", "--checkpoint", "2"]) == 0
     assert not (checkpoints[-1] / FILE).exists()
     found = load_statistics(checkpoints[0])
-    assert found.conditions["conditional_weight"] == 1.5
+    assert found.conditions["guidance_weight"] == 1.5
     assert found.details["averaged"] == "batch and horizon"
     assert torch.equal(found.l[:, 0], found.l[:, 1])
 

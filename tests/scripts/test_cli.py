@@ -60,8 +60,17 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
         (["train", "proposer-only", "--dataset", "x", "--out", "a-run"], "add --resume"),
         (["datasets", "show", "x", "--plot", "a-file/x.png"], "cannot be written"),
         (
-            ["train", "proposer-only", "--dataset", "x", "--out", "x", "--planning.keep", "99"],
-            "planning.keep is 99",
+            [
+                "train",
+                "proposer-only",
+                "--dataset",
+                "x",
+                "--out",
+                "x",
+                "--planning.replan-every",
+                "99",
+            ],
+            "planning.replan_every is 99",
         ),
     ],
 )
@@ -128,7 +137,7 @@ def test_make_train_resume_evaluate_compare(
 
     rows = {name: compare.ROWS[name] for name in ("proposer only", "from noise, 10 steps")}
     monkeypatch.setattr(compare, "ROWS", rows)
-    monkeypatch.setattr(compare, "KEEPS", (2, 16))
+    monkeypatch.setattr(compare, "STRIDES", (2, 16))
     table = tmp_path / "compare.json"
     comparison = ["compare", str(run), "--episodes", "2", "--tune-episodes", "1"]
     comparison += ["--json", str(table)]
@@ -136,9 +145,9 @@ def test_make_train_resume_evaluate_compare(
     first = json.loads(table.read_text())
     assert list(first["rows"])[:2] == list(rows)
     row = first["rows"]["from noise, 10 steps"]
-    assert set(row["tuning"]) == {"2", "4"}  # capped by the horizon
-    best = max(row["tuning"], key=lambda keep: row["tuning"][keep][0])
-    assert row["keep"] == int(best)
+    assert set(row["tuning"]) == {"4", "8"}  # capped by the horizon
+    best = max(row["tuning"], key=lambda every: row["tuning"][every][0])
+    assert row["replan_every"] == int(best)
     base = first["rows"]["proposer only"]["returns"]
     paired = sum(a - b for a, b in zip(row["returns"], base, strict=True)) / 2
     assert row["difference"][0] == pytest.approx(paired)

@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.scripts.planning_options import OWN, PlanningOptions
+from diffplan.scripts.planning_options import PlanningOptions
 
 NAMES = [each.name for each in fields(PlanningConfig)]
 
@@ -16,17 +16,20 @@ NAMES = [each.name for each in fields(PlanningConfig)]
 def test_every_setting_is_an_option_and_none_is_given_by_default() -> None:
     options = PlanningOptions()
     assert [each.name for each in fields(options)] == NAMES  # type: ignore[arg-type]
-    assert all(getattr(options, name) == OWN for name in NAMES) and options.given == {}
+    assert options.given == {}
 
 
 def test_options_are_read_as_the_settings_are_typed() -> None:
-    words = ["--clip", "None", "--candidates", "4", "--start", "none", "--reuse", "True"]
+    words = ["--clip", "None", "--candidates", "4", "--start", "none", "--reuse"]
     found = tyro.cli(PlanningOptions, args=words)
     assert found.given == {"start": "none", "clip": None, "candidates": 4, "reuse": True}
     assert pickle.loads(pickle.dumps(found)) == found
+    assert tyro.cli(PlanningOptions, args=["--no-reuse"]).given == {"reuse": False}
 
 
-@pytest.mark.parametrize("words", [["--start", "middle"], ["--candidates", "4.5"], ["--keep", "a"]])
+@pytest.mark.parametrize(
+    "words", [["--start", "middle"], ["--candidates", "4.5"], ["--replan-every", "a"]]
+)
 def test_other_types_are_refused(words: list[str], capsys: pytest.CaptureFixture[Any]) -> None:
     with pytest.raises(SystemExit):
         tyro.cli(PlanningOptions, args=words)

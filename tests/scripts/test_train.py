@@ -58,7 +58,7 @@ def test_the_preset_is_used_named_and_kept(
     assert out.count("windows/s") == 1
     config = trained(tmp_path)
     assert (config.plan.horizon, config.data.discount, config.heads.width) == (8, 0.999, 16)
-    assert config.planning.start == "published"
+    assert config.planning.start == "raw"
 
     assert main(command("--resume", steps=4)) == 0
     assert trained(tmp_path) == config
@@ -75,7 +75,7 @@ def test_given_options_win_also_where_they_equal_the_bare_default(
     config = trained(tmp_path)
     assert config.data.discount == base.data.discount
     assert config.planning.start == base.planning.start
-    assert config.planning.keep == 4  # what was not given
+    assert config.planning.replan_every == 8  # what was not given
 
 
 def test_without_the_preset(
@@ -86,15 +86,15 @@ def test_without_the_preset(
     assert "preset for" not in capsys.readouterr().out
     config = trained(tmp_path)
     assert config.plan.horizon == get_config("trajectory-diffuser").plan.horizon
-    assert config.planning.keep == get_config("trajectory-diffuser").planning.keep
+    assert config.planning.replan_every == 16
     assert main(command(*bare, "--resume", steps=3)) == 0
 
 
 def test_options_that_only_go_with_the_preset_are_taken(command: Command, tmp_path: Path) -> None:
-    # the bare configuration keeps a plan for 8 strides
+    # the bare configuration follows a plan for 16 steps
     assert main(command("--plan.horizon=6")) == 0
     config = trained(tmp_path)
-    assert (config.plan.horizon, config.planning.keep) == (6, 4)
+    assert (config.plan.horizon, config.planning.replan_every) == (6, 8)
 
 
 def test_the_published_preset_goes_by_the_name_of_the_data(

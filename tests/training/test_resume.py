@@ -254,9 +254,9 @@ def test_how_to_plan_may_change_in_a_resume_but_not_what_is_trained(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    changes = {"planning.steps": 2, "planning.keep": 1}
+    changes = {"planning.denoising_steps": 2, "planning.replan_every": 1}
     resumed = train(tiny_episodes, tiny_config(changes=changes), options(copy, 25, resume=True))
-    assert read_header(resumed).config.planning.steps == 2
+    assert read_header(resumed).config.planning.denoising_steps == 2
     straight = train(tiny_episodes, tiny_config(), options(tmp_path / "straight", 25))
     assert_identical(straight, resumed)
     asked = options(copy, 30, resume=True)

@@ -144,11 +144,13 @@ def test_data_given_from_python_are_validated(
 def test_a_sampler_that_does_not_suit_is_refused_before_anything_is_learned(
     tmp_path: Path, tiny_episodes: Episodes, tiny_config: Make
 ) -> None:
-    config = tiny_config(changes={"planning.sampler": "s-pndm", "planning.steps": 3})
+    config = tiny_config(changes={"planning.sampler": "s-pndm", "planning.denoising_steps": 3})
     message = refusal(lambda: train(tiny_episodes, config, options(tmp_path, 3)))
     assert "s-pndm cannot pass level 10 of 'rddm'" in message
     assert not list_checkpoints(tmp_path)
-    later = tiny_config(changes={"planning.sampler": "dpm-solver-v3", "planning.steps": 3})
+    later = tiny_config(
+        changes={"planning.sampler": "dpm-solver-v3", "planning.denoising_steps": 3}
+    )
     assert train(tiny_episodes, later, options(tmp_path, 1)).is_dir()
 
 

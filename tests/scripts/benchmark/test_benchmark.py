@@ -26,7 +26,12 @@ from diffplan.scripts.cli import main
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = [
-    *("--plan.horizon=4", "--planning.keep=2", "--proposer.width=16", "--denoiser.width=16"),
+    *(
+        "--plan.horizon=4",
+        "--planning.replan-every=4",
+        "--proposer.width=16",
+        "--denoiser.width=16",
+    ),
     *("--denoiser.features=16", "--heads.width=16"),
 ]
 QUICK = [*("--rounds", "2"), *("--seconds", "0.002"), *("--engines", "eager")]
@@ -100,7 +105,7 @@ def test_a_configuration_with_random_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = torch.get_num_threads()
-    sweeps = ["--batch", "1", "2", "64", "--candidates", "1", "3", "--steps", "1"]
+    sweeps = ["--batch", "1", "2", "64", "--candidates", "1", "3", "--denoising-steps", "1"]
     found = benchmark(
         tmp_path / "speed.json", "trajectory-diffuser", *SMALL, *sweeps, "--horizon", "3", "8"
     )
@@ -114,8 +119,8 @@ def test_a_configuration_with_random_weights(
     assert found["machine"]["versions"]["torch"] == torch.__version__
     cases = found["cases"]
     own = cases[0]
-    assert (own["batch"], own["candidates"], own["steps"], own["horizon"]) == (1, 1, 5, 4)
-    seen = {(c["batch"], c["candidates"], c["steps"], c["horizon"]) for c in cases}
+    assert (own["batch"], own["candidates"], own["denoising_steps"], own["horizon"]) == (1, 1, 5, 4)
+    seen = {(c["batch"], c["candidates"], c["denoising_steps"], c["horizon"]) for c in cases}
     assert len(seen) == len(cases)
     assert seen == {
         *((1, 1, 5, 4), (2, 1, 5, 4), (64, 1, 5, 4)),
@@ -148,7 +153,9 @@ def test_operations_follow_from_the_sizes() -> None:
     config = default_config("proposer-only", "hopper")
     changes = {"plan": dataclasses.replace(config.plan, horizon=4)}
     config = dataclasses.replace(
-        config, planning=dataclasses.replace(config.planning, keep=2, candidates=1), **changes
+        config,
+        planning=dataclasses.replace(config.planning, replan_every=4, candidates=1),
+        **changes,
     )
     subject = find_subject("proposer-only", "hopper", config, 0)
     one = prepare(subject, Case("cpu", 1, "eager", 1, 1, 0, 4))
@@ -204,7 +211,7 @@ def small_run(folder: Path) -> Path:
     config = dataclasses.replace(
         config,
         plan=dataclasses.replace(config.plan, horizon=4),
-        planning=dataclasses.replace(config.planning, keep=2),
+        planning=dataclasses.replace(config.planning, replan_every=4),
         proposer=dataclasses.replace(config.proposer, width=16),
         denoiser=dataclasses.replace(config.denoiser, width=16, features=16),
         heads=dataclasses.replace(config.heads, width=16),
@@ -217,7 +224,8 @@ def small_run(folder: Path) -> Path:
 
 
 def test_expensive_and_impossible_cases_are_left_out_by_name(tmp_path: Path) -> None:
-    words = ["--sweep", "batch", "steps", "--batch", "1", "1000000000", "--steps", "1", "10"]
+    words = ["--sweep", "batch", "denoising-steps", "--batch", "1", "1000000000"]
+    words += ["--denoising-steps", "1", "10"]
     found = benchmark(tmp_path / "a.json", "trajectory-diffuser", *SMALL, *words)
     assert {case["batch"] for case in found["cases"]} == {1}
     big, many = found["left_out"]

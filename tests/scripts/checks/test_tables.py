@@ -43,7 +43,7 @@ def test_a_table_is_written_between_its_markers_and_then_is_up_to_date(tmp_path:
 def test_several_benchmarks_become_one_table_the_fastest_first(tmp_path: Path) -> None:
     machine = {"cpu": "a CPU", "threads": 1, "versions": {"torch": "2"}}
     for name, ms, kept in (("slow", 30.0, 30.0), ("fast", 2.0, 0.5)):
-        own = {"batch": 1, "horizon": 8, "steps": 5, "candidates": 4}
+        own = {"batch": 1, "horizon": 8, "denoising_steps": 5, "candidates": 4}
         run = {
             "label": f"{name}, with changes at the sizes of hopper",
             "command": f"diffplan benchmark {name}",

@@ -105,17 +105,17 @@ def test_overrides_reach_the_agent_and_baselines_and_pictures_can_be_left_out(
     target = tmp_path / "elsewhere" / "x.json"
     Evaluate(
         (run_folder,), episodes=2, num_envs=2, json=target,
-        planning=PlanningOptions(keep=3, candidates=4, steps=0),
+        planning=PlanningOptions(replan_every=3, candidates=4, denoising_steps=0),
         checkpoint="60", baselines=False, pictures=False,
     ).run()  # fmt: skip
-    assert given["keep"] == 3 and given["candidates"] == 4 and given["steps"] == 0
+    assert given["replan_every"] == 3 and given["denoising_steps"] == 0
     assert given["checkpoint"] == "60"
     results = json.loads(target.read_text())
-    assert results["overrides"] == {"keep": 3, "candidates": 4, "steps": 0}
+    assert results["overrides"] == {"replan_every": 3, "candidates": 4, "denoising_steps": 0}
     words = shlex.split(results["command"])
     assert words[:2] == ["diffplan", "evaluate"]
     again = tyro.cli(Evaluate, args=words[2:])
-    assert again.planning == PlanningOptions(keep=3, candidates=4, steps=0)
+    assert again.planning == PlanningOptions(replan_every=3, candidates=4, denoising_steps=0)
     assert (again.runs, again.episodes, again.num_envs) == ((run_folder,), 2, 2)
     assert again.checkpoint == "60"
     assert results["controller_return_mean"] is None and list(results["policies"]) == ["planner"]
@@ -129,9 +129,9 @@ def test_overrides_reach_the_agent_and_baselines_and_pictures_can_be_left_out(
         ("--target by-step", {"target": "by-step"}, "target-by-step"),
         ("--target-quantile 0.5", {"target_quantile": 0.5}, "target_quantile-0.5"),
         (
-            "--target received --target-return -300",
-            {"target": "received", "target_return": -300.0},
-            "target-received-target_return--300.0",
+            "--target decremented --target-return -300",
+            {"target": "decremented", "target_return": -300.0},
+            "target-decremented-target_return--300.0",
         ),
     ],
 )

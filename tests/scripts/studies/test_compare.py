@@ -23,9 +23,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "refined": {"start": "process"},
     "from noise": {"start": "noise"},
 }
-# Return by start and keep: on the tuning seeds, on the others.
-TUNED = {"none": {2: 1.0, 4: 3.0, 6: 2.0}, "process": {2: 5.0, 4: 4.0, 6: 3.0}}
-JUDGED = {"none": {2: 10.0, 4: 20.0, 6: 90.0}, "process": {2: 23.0, 4: 99.0, 6: 99.0}}
+# Return by start and replanning interval: on the tuning seeds, on the others.
+TUNED = {"none": {4: 1.0, 8: 3.0, 12: 2.0}, "process": {4: 5.0, 8: 4.0, 12: 3.0}}
+JUDGED = {"none": {4: 10.0, 8: 20.0, 12: 90.0}, "process": {4: 23.0, 8: 99.0, 12: 99.0}}
 TUNE_SEED = 500
 
 
@@ -71,11 +71,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maze_agent: Any) -> W
     def load_agent(folder: Path, device: str, **planning: Any) -> Agent:
         if planning.get("start") == "noise":
             raise DiffplanError("this model cannot plan from noise")
-        return Agent(maze_agent.info, {"keep": 3, **planning})
+        return Agent(maze_agent.info, {"replan_every": 6, **planning})
 
     def name(policy: Any) -> str:
         if isinstance(policy, Agent):
-            return f"{policy.planning['start']} {policy.planning['keep']}"
+            return f"{policy.planning['start']} {policy.planning['replan_every']}"
         return type(policy).__name__
 
     def rollout(policy: Any, _: Any, *, episodes: int, num_envs: int, seed: int, **__: Any) -> Any:
@@ -86,7 +86,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maze_agent: Any) -> W
         mean = 0.0
         if isinstance(policy, Agent):
             table = TUNED if seed == TUNE_SEED else JUDGED
-            mean = table[policy.planning["start"]][policy.planning["keep"]]
+            mean = table[policy.planning["start"]][policy.planning["replan_every"]]
         returns = mean + np.arange(episodes, dtype=float)
         ones = np.ones(episodes)
         return Rollout(returns, ones * 40, ones > 0, ones > 1, ones, ones, ())
@@ -94,12 +94,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maze_agent: Any) -> W
     def time_decisions(policy: Agent, *_: Any, steps: int, **__: Any) -> DecisionTimes:
         world.timed.append(policy.planning["start"])
         slow = 1.0 if len(world.timed) in (3, 4) else 7.0  # both are fast in the second round
-        interval = policy.planning["keep"] * policy.stride
+        interval = policy.planning["replan_every"]
         replanned = np.arange(steps) % interval == 0
         return DecisionTimes(slow * np.where(replanned, 3.0, 0.5), replanned)
 
     monkeypatch.setattr(compare, "ROWS", ROWS)
-    monkeypatch.setattr(compare, "KEEPS", (2, 4, 8, 16))
+    monkeypatch.setattr(compare, "STRIDES", (2, 4, 8, 16))
     monkeypatch.setattr(diffplan.agents, "load_agent", load_agent)
     monkeypatch.setattr(tasks, "rollout", rollout)
     monkeypatch.setattr(tasks, "time_decisions", time_decisions)
@@ -108,24 +108,24 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maze_agent: Any) -> W
 
 def test_the_tuning_seeds_choose_and_the_evaluation_seeds_judge(world: World) -> None:
     rows = world.compare(seed=0)["rows"]
-    # keep = 8 and 16 are longer than the horizon of 6
+    # 8 and 16 strides are longer than the horizon of 6
     assert world.rolled == [
-        *((f"none {keep}", TUNE_SEED, 2) for keep in (2, 4, 6)),
-        ("none 4", 0, 3),
-        *((f"process {keep}", TUNE_SEED, 2) for keep in (2, 4, 6)),
-        ("process 2", 0, 3),
+        *((f"none {every}", TUNE_SEED, 2) for every in (4, 8, 12)),
+        ("none 8", 0, 3),
+        *((f"process {every}", TUNE_SEED, 2) for every in (4, 8, 12)),
+        ("process 4", 0, 3),
         *(2 * [("WaypointController", 0, 3)]),
         ("RandomPolicy", 0, 3),
     ]
-    assert {name: rows[name]["keep"] for name in ("proposer only", "refined")} == {
-        "proposer only": 4,
-        "refined": 2,
+    assert {name: rows[name]["replan_every"] for name in ("proposer only", "refined")} == {
+        "proposer only": 8,
+        "refined": 4,
     }
     assert rows["refined"]["returns"] == [23.0, 24.0, 25.0]
     assert rows["refined"]["difference"] == [3.0, 3.0, 3.0]  # paired: the spread cancels
     assert rows["proposer only"]["difference"] is None
     assert rows["random actions"]["difference"][0] == -20.0
-    assert rows["refined"]["tuning"]["4"][0] == 4.5
+    assert rows["refined"]["tuning"]["8"][0] == 4.5
     assert list(rows) == [
         "proposer only",
         "refined",
@@ -147,13 +147,13 @@ def test_a_way_that_the_model_cannot_plan_is_left_out_with_the_reason(
 
 
 def test_an_interrupted_comparison_goes_on_and_a_finished_one_stands(world: World) -> None:
-    world.interrupt_at = ("process 4", TUNE_SEED)
+    world.interrupt_at = ("process 8", TUNE_SEED)
     with pytest.raises(KeyboardInterrupt):
         world.compare()
     world.interrupt_at = None
     first = world.compare()
     assert [name for name, *_ in world.rolled if name.startswith("none")] == []
-    assert ("process 2", TUNE_SEED, 2) in world.rolled
+    assert ("process 4", TUNE_SEED, 2) in world.rolled
     again = world.compare()
     assert world.rolled == [] and world.timed == []
     assert again["rows"] == first["rows"]
@@ -196,7 +196,7 @@ def test_the_table_has_a_line_per_row_and_says_where_it_comes_from(world: World)
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + 5
     cells = [cell.strip() for cell in table[3].strip("|").split("|")]
-    assert cells[:2] == ["refined", "2"]
+    assert cells[:2] == ["refined", "4"]
     assert cells[2].startswith("24.0 [23.") and cells[3] == "+3.0 [+3.0, +3.0]"
     assert cells[4:] == ["100 % [44, 100]", "1.12", "3.00"]
     text = "\n".join(lines)

@@ -56,7 +56,7 @@ def test_a_study_scores_every_way_and_is_not_done_twice(
     assert list(found["rows"]) == ["ours", "proposer only", "from noise"]
     assert found["rows"]["proposer only"]["planning"]["start"] == "none"
     assert found["rows"]["from noise"]["planning"]["start"] == "noise"
-    assert found["rows"]["ours"]["planning"]["start"] == "published"  # the preset of such data
+    assert found["rows"]["ours"]["planning"]["start"] == "raw"  # the preset of such data
     for row in found["rows"].values():
         assert row["episodes"] == 4 and len(row["runs"]) == 2
     assert found["others"]["data"]["return_mean"] > 0

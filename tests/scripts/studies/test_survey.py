@@ -53,7 +53,7 @@ def test_a_survey_does_its_cells_once_and_sums_up_what_is_there(
     assert row["seed_means"] == [np.mean(cell["returns"]) for cell in cells]
     assert row["return_mean"] == pytest.approx(np.mean(row["seed_means"]))
     assert all(cell["planning"]["start"] == "process" for cell in cells)
-    assert cells[0]["keep"] == int(max(cells[0]["tuning"], key=cells[0]["tuning"].get))
+    assert cells[0]["replan_every"] == int(max(cells[0]["tuning"], key=cells[0]["tuning"].get))
     assert row["network_calls"] == 16 + 5
     assert row["decision_ms"] <= row["replan_ms"]
     assert len(found["others"]) == 2  # both controllers
@@ -130,7 +130,8 @@ def test_every_row_is_a_configuration_that_can_be(group: str, goal: bool) -> Non
         parts = {k: dataclasses.replace(getattr(config, k), **v) for k, v in sections.items()}
         config = dataclasses.replace(config, **parts)
         planned = replace_planning(config, **row.planning).planning
-        assert planned.steps == row.planning.get("steps", config.planning.steps)
+        own = config.planning.denoising_steps
+        assert planned.denoising_steps == row.planning.get("denoising_steps", own)
 
 
 def test_a_family_needs_its_runs(tmp_path: Path) -> None:
