@@ -41,7 +41,7 @@ def _changes_of(section: type) -> Callable[[type], type]:
                 help_behavior_hint="(default: the run's own)",
             )
             if hint is bool:  # --x or --no-x
-                asked: Any = tyro.conf.DisallowNone[Union[bool, None]]  # noqa: UP007
+                asked: Any = tyro.conf.DisallowNone[bool | None]  # type: ignore[misc]
             else:
                 asked = Union[hint, Literal["own"]]  # noqa: UP007
             annotations[each.name] = Annotated[asked, shown]

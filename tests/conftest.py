@@ -25,6 +25,7 @@ import torch
 from diffplan.config.config import Config
 from diffplan.config.planners import get_config
 from diffplan.config.sections import PlanningConfig
+from diffplan.data import drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.data.windows import WindowSampler
@@ -54,6 +55,14 @@ def _no_data_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "DIFFPLAN_CACHE"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_landmarks() -> Iterator[None]:
+    """Datasets of a few hundred states: as many landmarks as states would join no two episodes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "DRAWING", dataclasses.replace(drawing.DRAWING, landmarks=40))
         yield
 
 

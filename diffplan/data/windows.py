@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from diffplan.config.config import Config
+from diffplan.data import drawing as constants
 from diffplan.data.batches import Acted, Step, Transitions, Valued, Windows
-from diffplan.data.drawing import DRAWING, Drawing
+from diffplan.data.drawing import Drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.goals import Goals
 from diffplan.data.info import DatasetInfo
@@ -52,12 +53,13 @@ class WindowSampler:
     """
 
     def __init__(
-        self, episodes: Episodes, config: Config, *, seed: int, drawing: Drawing = DRAWING
+        self, episodes: Episodes, config: Config, *, seed: int, drawing: Drawing | None = None
     ) -> None:
         """Prepare the index tables. DiffplanError if all episodes, or all of a task, are too short.
 
-        drawing: constants, others for tests alone.
+        drawing: constants in place of `DRAWING`, for tests.
         """
+        drawing = drawing or constants.DRAWING
         self.config, self.drawing = config, drawing
         self.layout = episodes.layout
         self.span = config.plan.horizon * config.plan.stride

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.data.drawing import DRAWING, Drawing
+from diffplan.data.drawing import Drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
 
@@ -23,7 +23,7 @@ def episodes(join: Make) -> Episodes:
 
 
 def sampler(
-    join: Make, tiny_config: Make, *, drawing: Drawing = DRAWING, **changes: Any
+    join: Make, tiny_config: Make, *, drawing: Drawing | None = None, **changes: Any
 ) -> WindowSampler:
     options = {f"data.{key}": value for key, value in changes.items()}
     plan = {"plan.horizon": 3, "plan.stride": 2, "data.discount": 0.99}
