@@ -11,7 +11,8 @@ import tyro
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.formats import minari_remote
 from diffplan.errors import DiffplanError
-from diffplan.scripts.datasets.command import Download, List, Make, Show, summary
+from diffplan.scripts.datasets.command import Download, List, Make, Show
+from diffplan.scripts.datasets.summary import summary
 
 
 def test_make_list_and_show(
