@@ -137,6 +137,7 @@ def _samples(
         if wanted is None:
             wanted = model.targets(settings.target_quantile)
         returns = model.normalised_returns(wanted.to(agent.device)).expand(options.samples)
+    # plans of the data are what the statistics are best taken at
     episodes = training_data(header.info, header.fingerprint)
     if isinstance(episodes, str):
         print(f"from the model's own plans, at states like the data's: {episodes}")
@@ -167,6 +168,7 @@ def _draw(path: Path, statistics: Statistics, title: str) -> None:
     from diffplan.scripts.report.pictures import CANDIDATE, EXECUTED, save, style
 
     lam = half_log_snrs(statistics)
+    # at the ends λ is infinite
     known = np.isfinite(lam)
     with style():
         figure = Figure(figsize=(11, 3.6), layout="constrained")

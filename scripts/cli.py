@@ -55,6 +55,7 @@ def _overview(group: str | None = None) -> str:
 
 def _split(args: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """The subcommand's words and what follows. DiffplanError for an unknown one."""
+    # a command of two words before one of its first word
     for length in (2, 1):
         words = tuple(args[:length])
         if words in COMMANDS:

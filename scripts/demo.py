@@ -49,6 +49,7 @@ class Demo:
             dataset_id=f"diffplan/demo-{self.maze}-{self.dataset_steps}-v0",
         )
         print(f"\n2/3  training: trajectory-diffuser, {self.steps} updates")
+        # resumed: a demo that was cut goes on, a finished one is evaluated again
         Train(
             (dataset,),
             self.out,

@@ -106,7 +106,9 @@ class Train:
             device=self.device,
             checkpoint_every=self.checkpoint_every,
         )
+        # torchrun starts this once per process; one of them speaks
         main = int(os.environ.get("RANK", "0")) == 0
+        # a run that goes on says what its data are, before they are read
         config, known = self.config, self._resumed()
         if known is not None:
             config = self._settled(*known, main)
@@ -165,6 +167,7 @@ class Train:
         from diffplan.envs.simulators.tasks import make_task_env, task_infos
 
         for info in task_infos(episodes.info):
+            # data without an environment can be trained on and evaluated elsewhere
             if info.env_id is None:
                 continue
             try:
@@ -247,6 +250,7 @@ def _d4rl_name(info: DatasetInfo) -> str:
 def _speed(metrics: Path) -> str:
     """Training windows a second over the whole run, as ", 4,000 windows/s"; "" if not known."""
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    # stretches between lines differ in length: weigh their rates by it
     updates = [b["step"] - a for a, b in zip([0, *(r["step"] for r in rows)], rows, strict=False)]
     rates = [row.get("samples_per_second", 0) for row in rows]
     if not rates or min(rates) <= 0:

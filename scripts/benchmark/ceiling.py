@@ -58,6 +58,7 @@ def reference_ms() -> float:
     """Milliseconds of the 1024 x 1024 x 1024 float32 product on one CPU thread."""
     with threads(1), torch.inference_mode():
         a = torch.ones(_REFERENCE_SIZE, _REFERENCE_SIZE)
+        # written in place: allocation is no part of the product
         out = torch.empty_like(a)
         return 1000 * _fastest(lambda: torch.mm(a, a, out=out), a.device, 5)
 
@@ -71,6 +72,7 @@ def measure_ceiling(place: str, number: int, onnx: bool) -> Ceiling:
     size, length = _SIZE[device.type], _COPIED[device.type]
     try:
         with threads(number), torch.inference_mode():
+            # ones, not random numbers: the time of a dense product does not depend on them
             a = torch.ones(size, size, device=device)
             out = torch.empty_like(a)
             calls: dict[str, Callable[[], object]] = {"PyTorch": lambda: torch.mm(a, a, out=out)}
@@ -104,6 +106,7 @@ def _onnx_product(a: torch.Tensor, number: int) -> Callable[[], object]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
+    # one product: threads inside it, none beside it
     options.intra_op_num_threads, options.inter_op_num_threads = number, 1
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -114,6 +117,7 @@ def _onnx_product(a: torch.Tensor, number: int) -> Callable[[], object]:
 
 def _fastest(call: Callable[[], object], device: torch.device, times: int) -> float:
     """Seconds of the fastest of several calls after one that is not counted."""
+    # the first call pays for kernels that are loaded and memory that is mapped
     call()
     found = []
     for _ in range(times):
@@ -126,5 +130,6 @@ def _fastest(call: Callable[[], object], device: torch.device, times: int) -> fl
 
 
 def _wait(device: torch.device) -> None:
+    # calls on a GPU return before they are done
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -110,6 +110,7 @@ class Benchmark:
                 f"or a configuration: {', '.join(CONFIGS)}"
             )
         name = next(iter(CONFIGS)) if helps else args[0]
+        # --like changes the defaults of all other options, so it is read before them
         config = default_config(name, _value(args, "--like") or cls.like)
         parsed: Benchmark = tyro.cli(
             cls,
@@ -191,6 +192,7 @@ class Benchmark:
         from diffplan.scripts.benchmark.measure import Case, prepare
 
         places, left_out = self._places(subject)
+        # eager, as it runs whatever the settings are: it says what K and steps are
         horizon = subject.config.plan.horizon
         settings = subject.agent("eager", self.device[0], horizon).settings
         plans: list[tuple[Case, dict[str, list[Case]]]] = []
@@ -285,6 +287,7 @@ class Benchmark:
             row["bytes_ms"] = 1000 * row["bytes"] / ceiling.bytes
             row["ceiling_share"] = max(row["flops_ms"], row["bytes_ms"]) / row["replan_ms_median"]
             rows.append(row)
+        # the own settings are prepared first
         own = timed[0].case
         best = fastest(rows, vars(own), own.batch) or rows[0]
         at_64 = fastest(rows, vars(own), 64)

@@ -62,6 +62,7 @@ class _Counted(TorchDispatchMode):
         known = _attention_flops if packet == _CPU_ATTENTION else flop_registry.get(packet)
         if known is not None:
             self.flops += known(*args, **kwargs, out_val=out)
+            # weights are among the arguments, so every call that reads them counts them
             tensors = pytree.tree_leaves((args, kwargs, out))
             self.bytes += sum(
                 t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor)

@@ -29,7 +29,9 @@ def straight_line(x: Sequence[float], cost: Sequence[float]) -> Line | None:
     x ascends. Least squares in relative distances, neither fixed cost nor slope negative; on the
     line is what lies within `STRAIGHT` of it.
     """
+    # from all points down to three: the longest stretch that is straight is the answer
     for length in range(len(x), 2, -1):
+        # the last first: large sizes are where the slope is wanted
         for begin in range(len(x) - length, -1, -1):
             some = slice(begin, begin + length)
             line = Line(*_fit(x[some], cost[some]), x[begin], x[begin + length - 1])
@@ -42,8 +44,10 @@ def straight_line(x: Sequence[float], cost: Sequence[float]) -> Line | None:
 def _fit(x: Sequence[float], cost: Sequence[float]) -> tuple[float, float]:
     """Fixed part and slope by least squares of relative distances, neither negative."""
     a, c = np.asarray(x, float), np.asarray(cost, float)
+    # both sides over the cost, so that a millisecond weighs as its share of it
     columns = np.stack([1 / c, a / c], 1)
     fixed, slope = np.linalg.lstsq(columns, np.ones_like(c), rcond=None)[0]
+    # a negative part stands for noise: leave it out and fit the other alone
     if fixed < 0:
         only = columns[:, 1]
         return 0.0, float(only.sum() / (only @ only))

@@ -82,6 +82,7 @@ class Timed:
         """What is reported of the case; milliseconds are of the fastest round."""
         times, case = self.fastest, self.case
         replan = statistics.median(times.replan)
+        # plans are followed for so many steps: the plan's time is spread over them
         every = self.agent.settings.replan_every
         between = _least_median([times.between for times in self.rounds])
         found: dict[str, Any] = {
@@ -102,6 +103,7 @@ class Timed:
                 for name in STAGES
             }
             found["stages_ms"] = stages
+            # what no stage accounts for: numpy in and out, checks, bookkeeping
             found["host_ms"] = max(0.0, replan - sum(stages.values()))
         return found | vars(self.work)
 
@@ -122,6 +124,7 @@ def prepare(subject: Subject, case: Case) -> Timed:
     observation = subject.observation(case.batch)
     due = np.ones(case.batch, bool)
     with threads(case.threads):
+        # read before the clock runs: the networks are kept, the agent is made anew
         subject.load(case.device, case.horizon)
         agent = subject.agent(
             *(case.engine, case.device, case.horizon),
@@ -136,6 +139,7 @@ def prepare(subject: Subject, case: Case) -> Timed:
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise DiffplanError(f"engine {case.engine} cannot run this ({reason})") from error
+        # the second call: the first one also started the engine
         before = time.perf_counter()
         state = agent.predict(observation, state, due)[1]
         call = time.perf_counter() - before
@@ -156,6 +160,8 @@ class _Stages:
         self.context = Context(start, goal, returns)
         settings, model, k = self.settings, self.model, self.settings.k
         shape = (batch, k, model.rows, model.plan_dim)
+        # drawn once: the stages are timed without their random numbers, as engines draw them
+        # apart
         random_steps = needs_noise(settings.sampler, settings.eta)
         self.noise = stages.Noise(
             torch.randn(batch, k, agent.horizon, model.spec.state_dim + 1, device=device),
@@ -217,6 +223,7 @@ def measure_round(timed: Timed, seconds: float) -> Times:
     times = Times()
     agent, observation, state = timed.agent, timed.observation, timed.state
     due = np.ones(timed.case.batch, bool)
+    # at an interval of one step every call plans, and nothing lies between
     kept = agent.settings.replan_every > 1
     with threads(timed.case.threads), torch.inference_mode():
         stages = _Stages(agent, observation) if timed.case.engine == "eager" else None
@@ -233,6 +240,7 @@ def measure_round(timed: Timed, seconds: float) -> Times:
                 for name, ms in zip(STAGES, _stage_times(stages, agent.device), strict=True):
                     times.stages[name].append(ms)
             spent = time.perf_counter() - begin
+            # a slow case has had its share after one call, others get what a median needs
             enough = len(times.replan) >= _FEWEST or times.replan[-1] > 1000 * seconds
             if spent > seconds and enough:
                 return times
@@ -240,6 +248,7 @@ def measure_round(timed: Timed, seconds: float) -> Times:
 
 def _stage_times(stages: _Stages, device: torch.device) -> list[float]:
     if device.type == "cuda":
+        # events are stamped on the device: reading the host's clock would wait at every stage
         events: list[torch.cuda.Event] = []
 
         def record() -> None:
@@ -265,6 +274,7 @@ def measure_all(
     ceilings, by `ceiling_key`, the best of all rounds.
     """
     reference, ceilings = list[float](), dict[str, Ceiling]()
+    # one ceiling for every device and number of threads, whatever runs there
     places = {ceiling_key(t.case): t.case for t in timed}
     onnx = any(t.case.engine == "onnx" for t in timed)
     with tqdm(total=rounds * (len(timed) + len(places)), desc="measuring", unit="case") as bar:
@@ -274,6 +284,7 @@ def measure_all(
                 found = measure_ceiling(case.device, case.threads, onnx)
                 ceilings[key] = found.best(ceilings[key]) if key in ceilings else found
                 bar.update()
+            # cases in turn within a round: a busy minute slows all of them
             for each in timed:
                 each.rounds.append(measure_round(each, seconds))
                 bar.update()

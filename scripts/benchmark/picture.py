@@ -74,6 +74,7 @@ def _stacked(axes: Axes, data: dict[str, Any], name: str) -> None:
         for stage, ms in parts.items():
             share = 100 * ms / total
             axes.barh(height, share, left=left, color=_COLOURS[stage], height=0.72)
+            # a figure in a narrower bar would not fit
             if share > 9:
                 axes.text(left + share / 2, height, _ms(ms), ha="center", va="center", fontsize=8)
             left += share
@@ -91,6 +92,7 @@ def _curves(axes: Axes, data: dict[str, Any], name: str) -> None:
     places = list(
         dict.fromkeys((row["engine"], row["device"], row["threads"]) for row in data["cases"])
     )
+    # one place for all: the engine alone tells the curves apart
     several = len({place[1:] for place in places}) > 1
     ticks: set[int] = set()
     for number, place in enumerate(places):
@@ -142,6 +144,7 @@ def _straight(
         along = np.geomspace(x[0], x[-1], 60)
         straight = line["fixed_ms"] + line["slope_ms"] * along
         axes.plot(along, straight, "--", color=colour, linewidth=1, alpha=0.8)
+        # where the line ends with the measurements, nothing bends
         for end in {line["first"], line["last"]} - {x[0], x[-1]}:
             height = line["fixed_ms"] + line["slope_ms"] * end
             axes.plot(end, height, "o", markersize=13, color=START, markerfacecolor="none")

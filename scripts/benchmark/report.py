@@ -52,6 +52,7 @@ def _reference(data: dict[str, Any], scale: float) -> str:
         f"A 1024 × 1024 × 1024 float32 product takes {min(rounds):.1f} ms here on one thread (by "
         f"rounds up to {max(rounds):.1f}). "
     )
+    # rounds that differ in all cases together point at the machine, not at a case
     typical = sum(case["replan_ms_median"] for case in data["cases"])
     spread = sum(statistics.median(case["round_medians_ms"]) for case in data["cases"]) / typical
     if max(rounds) > _BUSY * min(rounds) or spread > _BUSY:
@@ -170,6 +171,7 @@ def lines(
     places = dict.fromkeys((row["engine"], row["device"], row["threads"]) for row in rows)
     for engine, device, threads in places:
         for over in (name for name in ("batch", "horizon") if name in sweeps):
+            # the sweep is what agrees with the own settings in everything else
             wanted = own | {"engine": engine, "device": device, "threads": threads}
             wanted.pop(over)
             curve = sorted(
@@ -178,6 +180,7 @@ def lines(
                 if all(row[key] == value for key, value in wanted.items())
             )
             x, ms = [float(a) for a, _ in curve], [b for _, b in curve]
+            # through two points there is always a line
             if len(x) < 3:
                 continue
             line = straight_line(x, ms)

@@ -100,6 +100,7 @@ class Subject:
         every = min(self.config.planning.replan_every, horizon * plan.stride)
         planning = dataclasses.replace(self.config.planning, replan_every=every)
         config = dataclasses.replace(self.config, plan=plan, planning=planning)
+        # the same random weights in every process, whatever was drawn before
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = PlannerModel(self.spec, config)

@@ -110,6 +110,7 @@ class Gpu:
     def _tests(self, report: dict[str, Any]) -> dict[str, Any]:
         """The tests that need a CUDA device."""
         log = self.out / "tests.log"
+        # only files with such a test: collecting all of them takes longer than the tests
         files = [
             p for p in sorted(Path("tests").rglob("test_*.py")) if "mark.cuda" in p.read_text()
         ]
@@ -157,6 +158,7 @@ class Gpu:
             began = time.perf_counter()
             state = agent.predict(observation)[1]
             started = time.perf_counter() - began
+            # a call with a plan due in every row, with arrays of the host in and out
             whole = self._times(lambda: agent.predict(observation, state, due))
             between = self._times(lambda: agent.predict(observation, state))
             states, goals = agent.layout.split(observation)
@@ -167,7 +169,9 @@ class Gpu:
                 torch.arange(batch, device=self.device),
                 torch.zeros(batch, dtype=torch.long, device=self.device),
             ]
+            # the same on tensors that are on the device already
             inside = self._times(lambda: agent.engine.plan(*given))
+        # operations are counted in eager: a graph hides them
         case = Case(self.device, 1, "eager", 1, settings.k, settings.denoising_steps, horizon)
         flops = prepare(subject, case).work.flops * batch
         row = {
@@ -222,6 +226,7 @@ class Gpu:
         from diffplan.training import RunOptions, train
 
         batch = 64 if self._small else 256
+        # updates that fit the time, by the rate that was just measured
         rows = report.get("training", [])
         known = [row for row in rows if isinstance(row, dict) and row["batch"] == batch]
         rate = known[0]["updates/s"] if known else 40.0

@@ -246,6 +246,7 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
     cheapest = min(run["amortised_ms"] for run in runs)
     rows = []
     for run in sorted(runs, key=lambda run: float(run["replan_ms_median"])):
+        # the row of the own settings among the sweeps
         own = next(case for case in run["cases"] if run["own"].items() <= case.items())
         rows.append(
             [
@@ -292,6 +293,7 @@ def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
         return tasks_table
     if "policies" in data:
         return results_table
+    # both checks write mazes
     reference = any("d4rl_reference_maximum" in maze for maze in data["mazes"].values())
     return reference_table if reference else counts_table
 

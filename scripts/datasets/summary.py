@@ -37,6 +37,7 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
         episodes.lengths,
         episodes.returns,
     )
+    # an episode with its final observation has a state more than steps
     after_last = np.diff(episodes.state_starts) - lengths
     comparable = comparable_returns(episodes)
     lines = [
@@ -78,6 +79,7 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
     for detail, label in _DETAILS.items():
         if detail in info.details:
             lines.append((label, f"{info.details[detail]}"))
+    # what training would refuse is a line here: one wants to see the rest, too
     try:
         episodes.validate()
     except DiffplanError as error:
@@ -112,6 +114,7 @@ def column_table(episodes: Episodes) -> str:
         flat = array.reshape(len(array), -1)
         for column in range(flat.shape[1]):
             values = flat[:, column].astype(np.float64)
+            # NaN is counted in a line of its own
             values = values[np.isfinite(values)]
             label = f"{name} {column}" if array.ndim > 1 else name
             if len(values):
@@ -134,6 +137,7 @@ def draw(episodes: Episodes, path: Path) -> None:
             panel.hist(values[np.isfinite(values)], bins=40, color=EXECUTED)
             panel.set(xlabel=label, ylabel="episodes")
         if maze is not None:
+            # more points than this only darken the picture
             chosen = np.linspace(0, len(episodes.states) - 1, min(50_000, len(episodes.states)))
             visited = positions(episodes.states[chosen.astype(int)], episodes.layout)
             draw_maze(axes[2], maze)

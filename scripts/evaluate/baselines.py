@@ -39,6 +39,7 @@ def baselines(info: DatasetInfo, seed: int) -> list[Baseline]:
     found: list[Baseline] = []
     controllers = pointmaze_controllers(info, seed=seed)
     for key, controller in controllers.items():
+        # data made on shortest paths: both are the same controller
         if key != "controller" and controller.path_rule == controllers["controller"].path_rule:
             continue
         kind = {"shortest": "shortest-path"}.get(controller.path_rule, controller.path_rule)

@@ -33,6 +33,7 @@ def draw(folder: Path, found: Evaluation) -> list[Path]:
             pictures.plans_over_time(written[-1], task.traces, agent.layout, agent.stride)
     returns = {str(task.place.task): task.planner.returns for task in found.tasks}
     if one:
+        # of one task every policy has its strip, of several every task
         (task,) = found.tasks
         scores = [*task.by_run, *([task.planner] if len(found.runs) > 1 else [])]
         returns = {score.name: score.returns for score in (*scores, *task.others.values())}

@@ -25,11 +25,13 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     target, folder = _targets(options)
     with _torch_threads(options.threads):
         runs = load_runs(options)
+        # before the episodes: an evaluation that cannot be kept is not made
         check_writable(target, "results file")
         if options.pictures or options.video:
             check_writable(folder / "plans.png", "picture")
         _check_tasks(options, runs[0].agent.info)
         where = places(options, runs[0].agent)
+        # the same for frames that cannot be drawn
         if options.video:
             check_video(where[0])
         found = measure(options, runs, where)

@@ -35,6 +35,7 @@ class Labels:
         Gymnasium knows of none.
         """
         known = CATALOGUE.get(str(own.details.get("d4rl_name")))
+        # the environment that D4RL's name stands for, whatever the file says
         usual = match_environment(known.name, width) if known is not None else None
         differences = str(own.details.get("environment_differences", ""))
         changed = []

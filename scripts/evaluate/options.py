@@ -126,6 +126,7 @@ class EvaluateOptions:
                 f"--checkpoint is {self.checkpoint!r}, expected last, best or a number of updates"
             )
         if self.checkpoint == "best":
+            # a checkpoint chosen on the seeds that judge it would look better than it is
             judged = range(self.seed, self.seed + self.episodes)
             chosen = range(self.select_seed, self.select_seed + self.select_episodes)
             if max(judged.start, chosen.start) < min(judged.stop, chosen.stop):

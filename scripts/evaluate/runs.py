@@ -80,6 +80,7 @@ def load_runs(options: EvaluateOptions) -> list[Run]:
         DiffplanError: A folder that is no run; several that are not the training seeds of one
             configuration on the same data; no such checkpoint.
     """
+    # the best one is looked for once its environment is known
     checkpoint = "last" if options.checkpoint == "best" else options.checkpoint
     runs = []
     for folder in options.runs:
@@ -144,6 +145,7 @@ def with_best_checkpoint(
             )
             score = normalised_score(reference_key(own), played.returns)
             found.append(played.returns if score is None else score)
+        # tasks play as many episodes each, so together they weigh alike
         scores[step] = bootstrap_mean(np.concatenate(found))
     last_seed = options.select_seed + options.select_episodes - 1
     selection = Selection(scores, options.select_seed, last_seed)
@@ -195,6 +197,7 @@ def _identity(header: Header) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
+    # the training seed is left out: it is what may differ
     add("", config_to_dict(header.config))
     return flat | {
         "data": header.fingerprint,

@@ -44,6 +44,7 @@ def teller(
             f"a demonstration is an episode of the data, and these are not at hand: {episodes}; "
             "give --task-given unknown or history"
         )
+    # one for each task, the same in all episodes and runs
     shown = [demonstration(episodes, task, seed) for task in range(len(info.tasks))]
     return lambda agent, task: agent.for_demonstration(shown[task])
 
@@ -57,6 +58,7 @@ def demonstration(episodes: Episodes, task: int, seed: int) -> np.ndarray:
         raise DiffplanError(
             f"{episodes.info.id} holds no episode of {name} to show; give --task-given unknown"
         )
+    # by seed and task alone, so that every run is shown the same
     episode = np.random.default_rng([seed, task]).choice(own)
     first, last = episodes.state_starts[episode : episode + 2]
     return np.asarray(episodes.states[first:last])

@@ -41,6 +41,7 @@ class Tasks:
     def of(agent: PlannerAgent, run: Path, seed: int) -> Tasks:
         """The tasks of the run's data; seed: of the demonstrations, where these are shown."""
         infos = task_infos(agent.info)
+        # nothing to tell: the header need not be read
         if len(infos) == 1:
             return Tasks(agent, infos, lambda told, _: told)
         header = read_header(find_checkpoint(run))
@@ -75,5 +76,6 @@ class Tasks:
     def baselines(self, seed: int) -> list[list[Baseline]]:
         """What the planner is set beside, one for every task, as far as all tasks have it."""
         found = [{other.key: other for other in baselines(info, seed)} for info in self.infos]
+        # a mean over some of the tasks would stand beside one over all
         common = [key for key in found[0] if all(key in others for others in found)]
         return [[others[key] for others in found] for key in common]

@@ -118,6 +118,7 @@ def _measure(options: Queries) -> dict[str, Any]:
     if isinstance(episodes, str):
         raise DiffplanError(f"the questions are asked about held-out episodes, but {episodes}")
     model = agent.model
+    # four of the five questions are about actions
     if not model.config.plans_act:
         raise DiffplanError(
             "this model tells no actions; train with --heads.modalities that have actions"
@@ -130,6 +131,7 @@ def _measure(options: Queries) -> dict[str, Any]:
     with torch.no_grad():
         sample = measures.draw(agent, sampler, options.windows, options.seed + 1, "held-out")
         seen = measures.draw(agent, sampler, options.windows, options.seed + 2, "train")
+        # the simple guess is the mean of the training windows, not of those asked about
         weights = seen.acting[..., None, None].expand_as(seen.actions)
         mean = (seen.actions * weights).sum((0, 1, 2)) / weights.sum((0, 1, 2))
         answers = [

@@ -137,6 +137,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> Estimate:
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(_RESAMPLES // 10):
+        # pairs are drawn together: the correlation is between them
         index = rng.integers(len(a), size=len(a))
         drawn.append(rho(a[index], b[index]))
     low, high = np.quantile(drawn, (0.025, 0.975))
@@ -157,6 +158,7 @@ def _ranks(x: np.ndarray) -> np.ndarray:
 def _action_errors(sample: Sample, found: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Squared errors [N] of the first action of every stride [N, H, A], and their weights [N]."""
     error = (found - sample.actions[:, :, 0]).square().mean(-1)
+    # windows weigh as many strides as the data show actions of
     rows = sample.acting.sum(1)
     return ((error * sample.acting).sum(1) / rows.clamp(min=1)).numpy(), rows.numpy()
 
@@ -189,6 +191,7 @@ def inverse_dynamics(
 
 def policy(model: PlannerModel, sample: Sample, mean_action: Tensor) -> Answer:
     """The action to take, where the data went for the goal or got the return that is asked for."""
+    # asked for what the window itself went on to reach
     context = sample.context(returns=model.use_returns)
     found = queries.policy(model, context, sample.noise).clamp(-1, 1)
     weights = (sample.weight * sample.acting[:, 0]).numpy()
@@ -276,6 +279,7 @@ def task(model: PlannerModel, sample: Sample) -> dict[str, Any]:
     """
     assert sample.task is not None
     process = model.plain_process
+    # told of the task the model would only have to repeat it
     unknown = None if model.tasks is None else model.tasks.unknown.detach()
     code = None if unknown is None else unknown.expand(len(sample.z), -1)
     context = Context(sample.z[:, 0], None, None, task=code)
@@ -323,6 +327,7 @@ def learned_forward_model(
     generator = torch.Generator().manual_seed(seed)
     state, action = model.spec.state_dim, model.spec.action_dim
     heads = model.config.heads
+    # weights from the seed, and the random numbers of the caller as they were
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = mlp(
@@ -330,6 +335,7 @@ def learned_forward_model(
             [heads.width] * heads.depth,
             plan.horizon * state,
         )
+    # steps of every state in their own size, so that the loss weighs them alike
     scale = draw(agent, sampler, 2048, seed, "train").z.diff(dim=1).std((0, 1)).clamp(min=1e-6)
 
     def states(z: Tensor, actions: Tensor) -> Tensor:
@@ -340,6 +346,7 @@ def learned_forward_model(
     for _ in range(updates):
         windows = sampler.sample(_MLP_BATCH, generator)
         assert windows.actions is not None and windows.acting is not None
+        # a state counts as long as every action before it is known
         z, weights = model.states(windows.states), windows.acting.cumprod(1)
         error = (states(z[:, 0], model.scaled_actions(windows.actions)) - z[:, 1:]) / scale
         optimiser.zero_grad()

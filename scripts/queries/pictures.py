@@ -86,6 +86,7 @@ def _positions(maze: Maze, grid: int) -> np.ndarray:
 
 def _states_at(asked: Queries, xy: np.ndarray) -> np.ndarray:
     """States [n, D] at rest at positions [n, 2]."""
+    # at rest: all but the position is zero
     columns = asked.agent.layout.goal_columns[:2]
     states = np.zeros((len(xy), asked.model.spec.state_dim), np.float32)
     states[:, list(columns)] = xy
@@ -97,6 +98,7 @@ def _observation(asked: Queries, states: np.ndarray, goals: np.ndarray | None) -
     keys = asked.agent.layout.dict_keys
     if not keys:
         return states
+    # the first key gets all columns, the others none: split joins them again
     parts = {key: states if key == keys[0] else states[:, :0] for key in keys}
     return parts | ({} if goals is None else {"desired_goal": goals})
 
@@ -132,6 +134,7 @@ def _long_paths(sample: Sample, rng: np.random.Generator) -> np.ndarray:
     """Windows that move far and whose actions are all known."""
     moved = (sample.windows.states[:, -1] - sample.windows.states[:, 0]).norm(dim=-1)
     known = sample.acting.bool().all(1)
+    # among the longest, so that arrows are told apart; at random among these
     score = (moved * known).numpy()
     best = np.argsort(-score)[: 20 * _PATHS]
     chosen: np.ndarray = rng.permutation(best)[:_PATHS]
@@ -260,6 +263,7 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
 
 def _scatter(axes: Axes, title: str, true: Tensor, told: Tensor) -> None:
     true, told = true.flatten(), told.flatten()
+    # more dots than this only darken the picture
     index = torch.linspace(0, len(true) - 1, min(_DOTS, len(true))).long()
     axes.plot(true[index], told[index], ".", color=pictures.EXECUTED, markersize=3, alpha=0.35)
     low, high = float(true.min()), float(true.max())

@@ -35,8 +35,10 @@ def plans(
     if against is not None:
         told.append(_planned(against, sample))
     model = agent.model
+    # plans are judged by what the windows' own actions and states show
     known, weights = sample.windows.mask.numpy(), (sample.weight * sample.acting[:, 0]).numpy()
     taken = sample.actions[:, 0, 0]
+    # a high quantile, not the maximum: single jumps of the data allow nothing
     longest = float(_steps(seen.z)[seen.windows.mask > 0].quantile(_LONGEST))
 
     def first(action: Tensor) -> Estimate:
@@ -65,6 +67,7 @@ def plans(
             "the data",
         ),
     ]
+    # with several tasks there are several mazes or none
     maze = None if sample.task is not None else maze_of(agent.info.env_id, agent.info.env_kwargs)
     if maze is not None:
 
@@ -103,6 +106,7 @@ def _planned(agent: PlannerAgent, sample: Sample) -> tuple[Tensor, Tensor]:
             task=None if code is None else code[rows],
         )
         states.append(made.states)
+        # separate networks plan states alone and decode the first step
         if made.actions is not None:
             actions.append(made.actions[:, 0])
         else:

@@ -64,6 +64,7 @@ def draw_maze(axes: Axes, maze: Maze) -> None:
                         (x - half, y - half), maze.scale, maze.scale, facecolor=WALL, linewidth=0
                     )
                 )
+    # walls around the maze say nothing: half a cell of them is enough
     width, height = (len(maze.rows[0]) - 1) * half, (len(maze.rows) - 1) * half
     x, y = maze.middle
     axes.set(xlim=(x - width, x + width), ylim=(y - height, y + height))
@@ -123,6 +124,7 @@ def _draw_closest(
     draw_maze(near, maze)
     near.plot(*positions(layout.split(trace.observations)[0], layout).T, color=EXECUTED, **_BAND)
     draw_plan(near, plan, layout)
+    # the frame holds all candidates, not the chosen one alone
     shown = [plan.states, plan.proposal[plan.chosen], *plan.candidates]
     points = np.concatenate([positions(states, layout) for states in shown])
     low, high = points.min(0), points.max(0)
@@ -218,6 +220,7 @@ def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
     with style():
         figure = Figure(figsize=(8, 0.75 * len(returns) + 1.3), layout="constrained")
         axes = figure.subplots()
+        # dots are spread at random, but the same in every drawing
         rng = np.random.default_rng(0)
         for place, values in enumerate(returns.values()):
             heights = place + rng.uniform(-0.22, 0.22, len(values))
@@ -254,6 +257,7 @@ def replan_sweep(path: Path, sweeps: Mapping[str, Mapping[str, Sequence[float]]]
             steps = sorted(map(int, sweep))
             mean, low, high = np.array([sweep[str(step)] for step in steps], float).T
             axes.errorbar(steps, mean, [mean - low, high - mean], color=PLAN, marker="o", capsize=3)
+            # the interval that was chosen
             best = int(mean.argmax())
             axes.plot(steps[best], mean[best], "o", color=START, markersize=10, zorder=3)
             axes.set_title(name, fontsize=10)
@@ -298,6 +302,7 @@ def training_curves(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
         figure, panels = _grid(len(names), 3, (4.2, 2.8))
         for name, axes in zip(names, panels, strict=True):
             steps, values = curves[name]
+            # about forty means over a curve: trends show, spikes stay behind them
             smooth = _running_mean(values, max(1, len(values) // 40))
             rough = not np.array_equal(smooth, values)
             axes.plot(steps, values, color=EXECUTED, linewidth=1, alpha=0.3 if rough else 1)

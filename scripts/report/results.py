@@ -113,6 +113,7 @@ class Score:
 
         references: one, or one for each of the `strata`.
         """
+        # as `returns` lie: runs, tasks in each, episodes in each
         by_task = self.returns.reshape(self.runs, len(references), -1)
         scores = [normalised_score(key, by_task[:, i]) for i, key in enumerate(references)]
         known = [row for row in scores if row is not None]
@@ -228,6 +229,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def interval(estimate: Estimate, scale: float = 1.0, unit: str = "") -> str:
     """An estimate with its interval, times `scale` and with a unit."""
+    # small numbers would lose all their figures
     digits = 3 if 0 < abs(estimate.mean * scale) < 1 else 1
     mean, low, high = (
         f"{value * scale:.{digits}f}" for value in (estimate.mean, estimate.low, estimate.high)
@@ -237,6 +239,7 @@ def interval(estimate: Estimate, scale: float = 1.0, unit: str = "") -> str:
 
 def machine(device: str, threads: int) -> dict[str, Any]:
     """Processor, threads, device and the versions that decide results and times."""
+    # scores depend on the simulators' versions, times on PyTorch's
     versions = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # simulators are extras

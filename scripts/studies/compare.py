@@ -144,6 +144,7 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
         "machine": machine(options.device, options.threads),
         "left_out": {},
     }
+    # rows are kept as they are done: hours of rollouts survive an interruption
     rows = report["rows"] = _finished(target, report)
     for name, settings in ROWS.items():
         if name in rows:
@@ -158,6 +159,7 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
     for name, found in others.items():
         if name not in rows:
             rows[name] = _baseline(options, found, tasks)
+    # in the order of the table, whatever was finished first
     rows = report["rows"] = {name: rows[name] for name in (*ROWS, *others) if name in rows}
     _differences(rows)
     _time(options, rows, tasks)
@@ -189,6 +191,7 @@ def _finished(target: Path, report: dict[str, Any]) -> dict[str, Any]:
             for key in ("command", "dataset", "dataset_details", "train_seconds", "updates")
         )
         rows = dict(before["rows"]) if same else {}
+        # a row counts only if it was planned as the table says today
         asked = {name: {"candidates": 1, **settings} for name, settings in ROWS.items()}
         rows = {
             name: row
@@ -208,6 +211,7 @@ def _row(options: Compare, name: str, settings: dict[str, Any], tasks: Tasks) ->
     settings = {"candidates": 1, **settings}
     own = _agent(options, {"candidates": 1})
     tuning: dict[str, list[float]] = {}
+    # going on from a plan needs at least one state of it that is left
     longest = own.horizon - 1 if settings.get("reuse") else own.horizon
     for every in sorted({own.stride * min(strides, longest) for strides in STRIDES}):
         found = tasks.play(
@@ -257,6 +261,7 @@ def _time(options: Compare, rows: dict[str, Any], tasks: Tasks) -> None:
     from diffplan.scripts.report.results import decision_times
 
     planned = [row for row in rows.values() if row["tuning"] is not None]
+    # times are taken of all rows together or of none
     if all(_TIMED in row for row in planned):
         return
     agents = [_agent(options, row["planning"]) for row in planned]
@@ -275,6 +280,7 @@ def _time(options: Compare, rows: dict[str, Any], tasks: Tasks) -> None:
             for key in ("replan_ms_median", "between_ms_median")
         )
         row["replan_ms_median"], row["between_ms_median"] = plan, between
+        # one new plan and the steps that follow it, over their number
         row["decision_ms_mean"] = (plan + (interval - 1) * between) / interval
 
 

@@ -78,6 +78,7 @@ def _draw(options: Family, runs: dict[str, Path], target: Path) -> None:
     from diffplan.scripts.report.files import check_writable
 
     check_writable(target, "picture")
+    # one network proposes for all: only what is made of the proposal differs
     agent = load_agent(options._run(Row(OURS)), candidates=1)
     maze = maze_of(agent.info.env_id, agent.info.env_kwargs)
     if maze is None:
@@ -93,6 +94,7 @@ def _draw(options: Family, runs: dict[str, Path], target: Path) -> None:
     everything = [proposal, *drawn]
     columns = 4
     rows = -(-len(found) // columns)
+    # later states darker: the eye follows the order
     shades = colormaps["Greys"]
     with pictures.style():
         figure = Figure(figsize=(3.2 * columns, 0.8 + 3.2 * rows), layout="constrained")
@@ -163,6 +165,7 @@ def _refined(
     steps = torch.randn(settings.denoising_steps, *start.shape, generator=generator)
     levels: list[np.ndarray] = []
 
+    # a sampler that keeps every x_t it hands to the network
     def watched(denoise: Denoise, *args: Any, **options: Any) -> Tensor:
         def shown(x: Tensor, t: int) -> Tensor:
             levels.append(_states(agent, model.from_plan(context.state, x)[:, 1:]))
@@ -171,6 +174,7 @@ def _refined(
         return SAMPLERS[settings.sampler](shown, *args, **options)
 
     noise = Noise(torch.empty(0), start, steps, torch.empty(0))
+    # from noise the proposal has no place in the chain
     given = None if settings.start == "noise" else dataclasses.replace(proposal)
     with torch.no_grad():
         x = optimise(model, context, given, noise, settings, sampler=watched)

@@ -101,6 +101,7 @@ class Study:
 
         runs = [folder / f"seed-{seed}" for seed in range(self.seeds)]
         for seed, run in enumerate(runs):
+            # a run that is far enough is kept, a shorter one goes on
             found = list_checkpoints(run)
             if found:
                 header = read_header(found[-1])
@@ -146,6 +147,7 @@ class Study:
         )
         if file.is_file():
             found: dict[str, Any] = json.loads(file.read_text())
+            # the same command and the same updates: nothing could come out otherwise
             done = [[run["folder"], run["updates"]] for run in found["runs"]]
             if found["command"] == options.command and done == [[str(r), self.steps] for r in runs]:
                 return found

@@ -179,6 +179,7 @@ class Survey:
         for key, value in row.training.items():
             options += as_words(f"--{key.replace('_', '-')}", value)
         self._check_environment(data)
+        # runs are shared by rows and groups: all must have trained as long
         for other in (folder / "cells").glob("*/*.json"):
             kept = json.loads(other.read_text())
             if "updates" in kept and kept["asked"]["steps"] != self.steps:
@@ -313,16 +314,19 @@ class Survey:
         cells = {label: found for label, found in cells.items() if found}
         if not cells:
             return {"rows": {}}
+        # any run says what the data are
         first = next(iter(cells))
         agent = load_agent(self._run(folder, first, 0))
         agents = {
             label: load_agent(self._run(folder, label, 0), **found[0]["planning"])
             for label, found in cells.items()
         }
+        # in one go and in turn: cells were scored on days of different load
         timed = times(agents, self.seed, folder.name)
         rows: dict[str, Any] = {}
         for label, found in cells.items():
             returns = [cell["returns"] for cell in found]
+            # seeds are the units, episodes are nested in them
             estimate = nested_mean(returns)
             rows[label] = {
                 "return_mean": estimate.mean,

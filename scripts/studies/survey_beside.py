@@ -33,6 +33,7 @@ def others(folder: Path, agent: PlannerAgent, episodes: int, seed: int) -> dict[
             return dict(kept["others"])
     found: dict[str, Any] = {}
     for other in baselines(agent.info, seed):
+        # chance is far from every row and would set the scale of the picture
         if other.key == "random":
             continue
         result = rollout(
@@ -45,6 +46,7 @@ def others(folder: Path, agent: PlannerAgent, episodes: int, seed: int) -> dict[
         )
         estimate = bootstrap_mean(result.returns)
         found[other.name] = [estimate.mean, estimate.low, estimate.high]
+    # with goals the data end where they are reached, and episodes here go on
     if not agent.layout.goal_dim:
         run = next(folder.glob("*/seed-0"))
         score = data_score(agent.info, read_header(find_checkpoint(run)).fingerprint)
@@ -66,6 +68,7 @@ def times(agents: dict[str, PlannerAgent], seed: int, name: str) -> dict[str, An
     found: dict[str, list[dict[str, float | None]]] = {label: [] for label in agents}
     for _ in tqdm(range(ROUNDS), desc=f"timing {name}", unit=" rounds", leave=False):
         for label, agent in agents.items():
+            # one interval unmeasured: engines and environment start in it
             interval = agent.settings.replan_every
             measured = time_decisions(
                 agent,
@@ -78,6 +81,7 @@ def times(agents: dict[str, PlannerAgent], seed: int, name: str) -> dict[str, An
     result = {}
     for label, agent in agents.items():
         interval = agent.settings.replan_every
+        # the fastest round: other work on the machine only adds
         plan, between = (
             min((ms for t in found[label] if (ms := t[key]) is not None), default=0.0)
             for key in ("replan_ms_median", "between_ms_median")

@@ -56,6 +56,7 @@ def survey_table(data: dict[str, Any]) -> str:
                 f"{row['train_seconds']:.0f} s",
             ]
             lines.append("| " + " | ".join(cells) + " |")
+            # the name of the data once, in its first row
             place = ""
     others = "\n".join(
         f"- {name}, {other}: return {mean:.1f} [{low:.1f}, {high:.1f}]"
@@ -123,6 +124,7 @@ def _panel(axes: Axes, name: str, found: dict[str, Any], key: str, labels: list[
     others = found["others"]
     scaled = any("normalised_score" in row for row in found["rows"].values())
     if others and not scaled:
+        # the best of what made the data is the line to beat
         best = max(others, key=lambda other: others[other][0])
         axes.axhline(others[best][0], color="0.5", linestyle="--", linewidth=1)
         axes.annotate(best, (0.01, others[best][0]), xycoords=_LEFT, fontsize=7, va="bottom")
