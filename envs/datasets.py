@@ -20,7 +20,7 @@ from diffplan.envs.formats.minari_remote import fetch_minari, is_minari_id
 from diffplan.envs.formats.npz import load_arrays
 from diffplan.envs.makers.catalogue import MAKEABLE, MAZE2D, METAWORLD, POINTMAZES
 from diffplan.envs.makers.metaworld_data import metaworld_id
-from diffplan.envs.makers.pointmaze import pointmaze_id
+from diffplan.envs.makers.pointmaze_data import pointmaze_id
 from diffplan.envs.simulators.environments import check_env_id
 from diffplan.errors import DiffplanError
 
@@ -106,6 +106,7 @@ def made_maze2d(name: str) -> Path | None:
 
 
 def _load(name: str, env: str | None, progress: bool) -> Episodes:
+    # in the order of how sure a name is: files, D4RL's names, made here, Minari's, folders
     path = Path(name).expanduser()
     if path.suffix in D4RL_SUFFIXES or path.suffix == ".npz":
         in_d4rl_folder = d4rl_folder() / path.name
@@ -139,6 +140,7 @@ def _made_id(name: str) -> str:
 
 def _fetch_minari(name: str) -> None:
     """Have a Minari dataset on this machine, or say that the name is unknown."""
+    # the remote is not asked for what it cannot have
     if name in MAKEABLE or not (is_local(name) or is_minari_id(name)):
         raise _unknown(name)
     try:

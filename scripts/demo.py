@@ -33,7 +33,7 @@ class Demo:
     def run(self) -> dict[str, Any]:
         """Run all of it; returns what results.json holds."""
         from diffplan.config.planners import get_config
-        from diffplan.envs.makers.pointmaze import make_pointmaze
+        from diffplan.envs.makers.pointmaze_data import make_pointmaze
         from diffplan.scripts.evaluate.command import Evaluate
         from diffplan.scripts.train import Train
 

@@ -31,6 +31,7 @@ def combine(parts: Sequence[Episodes], name: str) -> Episodes:
     width = max(part.layout.state_dim for part in parts)
     tasks = [task for part in parts for task in _tasks_of(part)]
     goals = [part.goals for part in parts if part.goals is not None]
+    # the widest of all: each environment clips to its own (`envs.simulators.tasks`)
     low, high = (
         np.array([getattr(part.info, key) for part in parts])
         for key in ("action_low", "action_high")
@@ -81,6 +82,7 @@ def _check_alike(first: Episodes, part: Episodes) -> None:
             f"{one} has actions of {width} columns and {other} of {own}: one model acts in both "
             "only if they are as many; train on each alone"
         )
+    # one network reads these columns by their place
     for what, mine, others in (
         ("goals in state columns", _goals(first.layout), _goals(part.layout)),
         ("resting columns", first.layout.rest_columns, part.layout.rest_columns),
@@ -103,6 +105,7 @@ def _tasks_of(part: Episodes) -> tuple[Task, ...]:
 
 
 def _task_of_episodes(parts: Sequence[Episodes]) -> np.ndarray:
+    # the tasks of a part that has several keep their order
     found, first = [], 0
     for part in parts:
         own = np.zeros(part.num_episodes, np.int64) if part.tasks is None else part.tasks

@@ -103,6 +103,7 @@ class Episodes:
                 f"dataset {self.info.id}: {name} hold {array[bad]} in "
                 f"{_place(offsets, bad[0])}{column}; repair the data or leave that episode out"
             )
+        # a bound beyond float32 becomes infinity here, and is refused as such
         with np.errstate(over="ignore"):
             low = np.asarray(self.info.action_low, np.float32)
             high = np.asarray(self.info.action_high, np.float32)
@@ -112,6 +113,7 @@ class Episodes:
                 f"dataset {self.info.id}: the bounds of action column {wrong[0]} are "
                 f"[{low[wrong[0]]:g}, {high[wrong[0]]:g}], expected finite ones, low below high"
             )
+        # float32 and clipping in the environment move actions a little past their bounds
         least, most = low - _ACTION_TOLERANCE, high + _ACTION_TOLERANCE
         outside = _first(self.actions, lambda part: (part < least) | (part > most))
         if outside is not None:
@@ -188,6 +190,7 @@ class Episodes:
                 f"dataset {name}: episode {empty[0]} has {self.lengths[empty[0]]} steps, "
                 f"expected at least one; leave it out"
             )
+        # 1 where the state after the last step was kept
         extra = np.diff(self.state_starts) - self.lengths
         wrong = np.flatnonzero((extra != 0) & (extra != 1))
         if len(wrong):
@@ -217,6 +220,7 @@ class Episodes:
                     f"dataset {name}: task {task.name} has {task.state_dim} state columns, "
                     f"expected 1 to {width}"
                 )
+            # episode by episode: a mask over all states would not fit into memory
             for e in np.flatnonzero(self.tasks == index) if task.state_dim < width else ():
                 own = slice(self.state_starts[e], self.state_starts[e + 1])
                 if self.states[own, task.state_dim :].any():
@@ -232,6 +236,7 @@ class Episodes:
         An earlier store of this kind is replaced; any other non-empty folder is refused.
         """
         folder = Path(folder).absolute()
+        # nobody's folder is replaced but a store of ours
         occupied = folder.exists() and not (folder / _HEADER).exists()
         if occupied and (not folder.is_dir() or any(folder.iterdir())):
             raise DiffplanError(f"{folder} exists and is no episode store; choose another folder")
@@ -266,6 +271,7 @@ class Episodes:
             about = _with_tuples(header["info"])
             about["tasks"] = tuple(Task(**task) for task in about.get("tasks", ()))
             info = DatasetInfo(**about)
+            # arrays that the header says are not there
             absent: dict[str, Any] = {} if layout.goal_dim else {"goals": None}
             absent |= {} if info.tasks else {"tasks": None}
             arrays: dict[str, Any] = {

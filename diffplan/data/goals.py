@@ -84,6 +84,7 @@ class Goals:
         """
         counts = starts[1:] - starts[:-1]
         self.between = StepsBetween(states, columns)
+        # held-out episodes are located in the graph, but no path runs through them
         for own in groups:
             seen = own[~held[own]]
             known = Rows(starts[seen], counts[seen])
@@ -94,26 +95,31 @@ class Goals:
         train = self._parts["train"]
         start = train.draw((_CALIBRATION,), generator, train.draw_tasks((_CALIBRATION,), generator))
         advantage = self.pick(start, generator)[1]
+        # pairs without a path say nothing about what is usual
         reached = advantage[advantage > -_NO_PATH]
         self.offset = float(reached.quantile(0.75)) if len(reached) else 0.0
 
     def aim(self, start: Tensor, generator: torch.Generator) -> Aims:
         """Goals of windows from states `start` [B]."""
         drawing, last = self.drawing, self._last[start]
+        # uniform over the states still to come in the episode
         later = start + 1 + (torch.rand(len(start), generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
         to_goal = (goal - start).float()
         weight = torch.ones(len(start))
         own = torch.ones(len(start), dtype=torch.bool)
         if self.between is not None:
+            # the window may end before its goal; from there on the graph knows the way
             steps = (goal - start).clamp(max=self.span)
             rest = self.between(start + steps, goal) * (goal - start > steps)
             advantage = self.between(start, goal) - steps - rest - self.offset
+            # drawn for every row, so that the draws do not depend on the coin
             other, other_advantage = self.pick(start, generator)
             own = torch.rand(len(start), generator=generator) < drawing.hindsight_share
             goal = torch.where(own, goal, other)
             advantage = torch.where(own, advantage, other_advantage)
             weight = (advantage.clamp(max=0) / drawing.advantage_temperature).exp()
+            # to another episode's goal: the window as it is driven, then the shortest way
             span = (last - start).clamp(max=self.span)
             far = span + self.between(start + span, goal)
             to_goal = torch.where(own, to_goal, far)
@@ -130,6 +136,7 @@ class Goals:
             own = torch.rand(len(start), generator=generator) < 0.5
             goal = torch.where(own, goal, other)
             found = self.between(start, goal)
+            # the graph may know a shorter way than the episode took
             steps = torch.where(own, torch.minimum(steps, found), found)
         return goal, steps
 
@@ -145,6 +152,7 @@ class Goals:
         advantage = here - steps[:, None] - there - self.offset
         # a window teaches nothing about a goal out of reach
         advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
+        # argmax with Gumbel noise is a draw by softmax
         gumbel = -torch.empty(shape).exponential_(generator=generator).log()
         pick = (advantage.clamp(max=0) / drawing.advantage_temperature + gumbel).argmax(1)
         row = torch.arange(len(start))

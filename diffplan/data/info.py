@@ -59,6 +59,7 @@ class ObservationLayout:
             raise DiffplanError(
                 f"the observation is a {type(observation).__name__}, expected a dict with {keys}"
             )
+        # the order of dict_keys, not of the dict: it decides the columns
         parts = [np.asarray(_entry(observation, key), np.float32) for key in self.dict_keys]
         try:
             state = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]

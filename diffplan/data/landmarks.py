@@ -132,6 +132,7 @@ class StepsBetween:
         centres = torch.cat([self.graph.centres, own.centres])
         distances = torch.full((len(centres), len(centres)), _UNREACHABLE)
         distances[:before, :before] = self.graph.distances
+        # two blocks: between tasks no path exists
         distances[before:, before:] = own.distances
         # states are located in the graphs of their tasks: the joint speed is never asked for
         self.graph = LandmarkGraph(centres, distances, max(self.graph.speed, own.speed))
@@ -151,6 +152,7 @@ def _spread(points: Tensor, count: int) -> Tensor:
     gap = (points - chosen[0]).square().sum(-1)
     for _ in range(count - 1):
         far = int(gap.argmax())
+        # fewer distinct points than landmarks asked for
         if gap[far] <= 0:
             break
         chosen.append(points[far])

@@ -24,6 +24,7 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device. From host to GPU through pinned memory: nobody waits for it."""
     if tensor.device == device:
         return tensor
+    # a copy from pageable memory would stop the host until it is done
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

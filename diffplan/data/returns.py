@@ -33,10 +33,12 @@ def discounted_returns(
         values = np.array(rewards[first : first + _CHUNK], np.float64)
         factors = np.full(len(values), float(discount))
         low, high = np.searchsorted(last, (first, first + len(values)))
+        # what follows an episode enters at its last step; the factor 0 keeps the next one out
         ends = last[low:high] - first
         values[ends] += discount * after[low:high]
         factors[ends] = 0.0
         shift = 1
+        # done as soon as every factor has met an end
         while shift < len(values) and factors[:-shift].any():
             values[:-shift] += factors[:-shift] * values[shift:]
             # beyond the chunk's end there is nothing to join: those wait for the carry
@@ -57,10 +59,12 @@ def returns_to_go(episodes: Episodes, discount: float) -> Tensor:
     last = starts[1:] - 1
     tail = np.zeros(len(last))
     if discount < 1:
+        # the mean reward for ever, sum / length / (1 - discount)
         cut = episodes.truncations[last] & ~episodes.terminations[last]
         sums = np.add.reduceat(episodes.rewards, starts[:-1], dtype=np.float64)
         tail = np.where(cut, sums / np.diff(starts) / (1 - discount), 0.0)
     extra = np.diff(state_starts) > np.diff(starts)
+    # states with a step; the one after an episode's last step has none
     acted = np.ones(len(episodes.states), np.bool_)
     acted[state_starts[1:][extra] - 1] = False
     result = np.empty(len(acted), np.float32)

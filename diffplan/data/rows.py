@@ -22,6 +22,7 @@ class Rows:
         """first: [E] first member of each run, int64. counts: [E] members; below 0 means none."""
         counts = counts.clamp(min=0)
         self._ends = counts.cumsum(0)
+        # member k of a run is k plus what its run is moved by
         self._shift = first - (self._ends - counts)
         self._size = int(counts.sum())
 
@@ -52,11 +53,13 @@ class TaskRows(Rows):
         """first, counts: [E] as of `Rows`. tasks: [E] task of each run, int64, None without."""
         self._sizes: Tensor | None = None
         if tasks is not None:
+            # stable: within a task the episodes keep their order
             order = tasks.argsort(stable=True)
             first, counts, tasks = first[order], counts[order].clamp(min=0), tasks[order]
             self._sizes = torch.zeros(int(tasks[-1]) + 1, dtype=torch.long)
             self._sizes.index_add_(0, tasks, counts)
             self._before = self._sizes.cumsum(0) - self._sizes
+            # one ticket for each task that has members
             self._tickets = self._sizes.clamp(max=1).cumsum(0)
         super().__init__(first, counts)
 

@@ -44,9 +44,11 @@ class TargetTable(nn.Module):
         steps = sample.steps.cpu().numpy()
         width = max(1.0, (int(steps.max()) + 1) / BINS)
         place = np.minimum(steps / width, BINS - 1).astype(np.int64)
+        # sorted once, so that each bin is a slice
         order = np.argsort(place, kind="stable")
         ends = np.searchsorted(place[order], np.arange(BINS + 1))
         everything = np.quantile(returns, QUANTILES)
+        # a first bin of few states falls back on all of them
         table = np.tile(everything[:, None], (1, BINS))
         for i in range(BINS):
             members = order[ends[i] : ends[i + 1]]

@@ -211,12 +211,15 @@ class WindowSampler:
         aims = self.goals.aim(start, generator)
         goal, own = aims.goal, aims.own
         elapsed = plan.stride * torch.arange(plan.horizon + 1)
+        # a window with a goal of its own episode stays there once it has come
         reached = own[:, None] & (start[:, None] + elapsed >= goal[:, None])
         states = take(self.states, torch.where(reached, goal[:, None], ahead))
+        # at rest: velocities are zero, whatever they were on arrival
         resting = move(reached, states.device)[..., None]
         rest_columns = list(self.layout.rest_columns)
         states[..., rest_columns] = states[..., rest_columns].masked_fill(resting, 0)
         returns = self.goals.returns((aims.steps[:, None] - elapsed).clamp(min=0))
+        # resting at the goal is something to learn, past an episode's end nothing is
         mask = (inside | reached)[:, 1:].float()
         goals = take(self.states, goal)[:, self.goal_columns]
         # past its own goal a window rests, which no action of the data shows
@@ -229,6 +232,7 @@ class WindowSampler:
     def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
         stride = self.config.plan.stride
+        # at execution an action is asked for at every step of a stride
         offset = torch.randint(0, stride, (len(start),), generator=generator)
         at = torch.minimum(start + offset, until)
         return Acted(
@@ -247,6 +251,7 @@ class WindowSampler:
         if not self.config.plans_act:
             return None, None
         at = start[:, None] + torch.arange(plan.horizon * plan.stride)
+        # the step at a state leads to the next one, so the last state has none
         known = at < until[:, None]
         actions = take(self.actions, self.step_of[torch.minimum(at, until[:, None])])
         known = move(known, actions.device)
@@ -281,6 +286,7 @@ class WindowSampler:
         """
         heads = self.config.heads
         bootstrapped = heads.value_target == "bootstrapped"
+        # an action, or a next state, is needed: last states have neither
         part = "train" if heads.value_input == "state-action" or bootstrapped else "valued"
         start = self._starts(batch, generator, part)
         actions = take(self.actions, self.step_of[start])
@@ -317,6 +323,7 @@ class WindowSampler:
             return Step(ahead, take(self.rewards, taken), take(self.ended, taken).float())
         reached = goal == start
         there = self.goals.returns(torch.zeros(len(start)))
+        # the rewards of `Goals`: 0, or -1 a step undiscounted
         on_the_way = there * 0 - float(self.config.data.discount == 1)
         return Step(ahead, torch.where(reached, there, on_the_way), reached.float())
 

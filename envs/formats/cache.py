@@ -36,8 +36,10 @@ def cached(
     settings: whatever else the result depends on.
     convert: writes the copy, as `Episodes.save` does, into the folder it is given.
     """
+    # resolved: one file under two names is converted once
     files = [path.resolve() for path in files]
     source = "\n".join([settings, *map(str, files)])
+    # not a hash of the content: files of gigabytes would be read for it at every start
     stamps = [f"{path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     slug = re.sub(r"[^\w.-]+", "_", name)
     stem = f"{slug}-{_short_hash(source)}"
@@ -49,6 +51,7 @@ def cached(
             shutil.rmtree(folder, ignore_errors=True)  # damaged: convert again
     try:
         _write_once(convert, folder)
+        # copies of what the files held before
         for old in folder.parent.glob(f"{stem}-*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)

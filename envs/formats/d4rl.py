@@ -87,6 +87,7 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
     with open_d4rl(path) as file:
         source = _source(file, env)
         terminals = file.column("terminals")
+        # flags and rewards are a few bytes a step and fit into memory; the wide arrays are streamed
         timeouts = _timeouts(file, terminals, source.time_limit)
         if source.name.startswith("maze2d"):  # the task never ends, whatever marks the legs
             timeouts, terminals = timeouts | terminals, np.zeros_like(terminals)
@@ -95,6 +96,7 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
         details = dict(source.info.details)
         if continuous:
             details["rewards_for"] = "the fixed evaluation goal, not the goal of each episode"
+        # a reader of the summary must see that the ends are ours and not the file's
         if "timeouts" not in file.arrays:
             details["cut_at_time_limit"] = source.time_limit
         last = _last(cuts.steps)
@@ -114,6 +116,7 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
             terminations = terminals[cuts.steps] & ends
             step_starts, state_starts = offsets(ends, cuts.after[cuts.ends])
             rewards = rewards[cuts.steps]
+            # which kind of rewards a file holds shows in the rewards alone
             if source.name.startswith("kitchen") and are_tasks_so_far(rewards, step_starts):
                 details["rewards_are"] = TASKS_SO_FAR
             store.finish(
@@ -146,6 +149,7 @@ class _Source:
     def layout(self, file: D4RLFile) -> ObservationLayout:
         """How the environment's observations become the rows of the file."""
         width, space = file.width("observations"), self.observation_space
+        # a plain environment gives no goals, so those of the file are of no use
         if space is not None and not isinstance(space, spaces.Dict):
             return ObservationLayout(width)
         keys: tuple[str, ...] = ("observation",)
@@ -162,6 +166,7 @@ class _Source:
 def _source(file: D4RLFile, env: str | None) -> _Source:
     path, attributes = file.path, file.attributes
     width = file.width("observations")
+    # the attribute wins: people rename files
     known = canonical_name(str(attributes.get("name") or path.stem))
     name = known or plain_stem(str(attributes.get("name") or path.stem))
     details: dict[str, Any] = {k: v for k, v in attributes.items() if k not in _OWN_DETAILS}
@@ -178,9 +183,11 @@ def _source(file: D4RLFile, env: str | None) -> _Source:
     if match is not None and match.differences:
         details["environment_differences"] = match.differences
     info = DatasetInfo(str(path), "d4rl", env_id, env_kwargs, (), (), details)
+    # the environment's limit, where there is one, replaces D4RL's below
     limit = CATALOGUE[known].time_limit if known is not None else None
     if env_id is None:
         return _Source(name, info, limit, None, None)
+    # made once, for its spaces and its limit
     simulation = make_env(info)
     if simulation.spec is not None and simulation.spec.max_episode_steps is not None:
         limit = simulation.spec.max_episode_steps
@@ -244,16 +251,19 @@ def _cuts(
     steps = np.ones(file.steps, np.bool_)
     after = np.full(file.steps, "next_observations" in file.arrays)
     if name.startswith("antmaze"):
+        # consecutive terminals are one stay at the goal: its first step ends the episode
         steps[1:] = ~(terminals[1:] & terminals[:-1] & ~timeouts[:-1])
     if continuous:
         steps[-1] = False
         for start, stop in file.pieces():
+            # one row more than the piece, to compare neighbours across its edge
             rows = file.piece("observations", start, min(stop + 1, file.steps))
             repeated = (rows[1:] == rows[:-1]).all(axis=1) & ends[start : start + len(rows) - 1]
             after[start : start + len(repeated)] = ~repeated
             steps[start + 1 : start + 1 + len(repeated)] &= ~repeated
     if not steps.any():
         raise DiffplanError(f"{file.path} holds no step whose next observation is known")
+    # what follows the last end is an unfinished episode, and kept
     ends &= steps
     ends[_last(steps)] = True
     return _Cuts(steps, ends, after & ends)
@@ -285,6 +295,7 @@ def _stream(
                 here, later = rows[: stop - start], rows[1:]
             else:
                 here = file.piece("observations", start, stop)
+                # any rows of the right shape will do where `after` is false throughout
                 later = here
                 if after.any():
                     later = file.piece("next_observations", start, stop)

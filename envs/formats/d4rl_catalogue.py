@@ -89,6 +89,7 @@ def d4rl_folder() -> Path:
 
 
 def _gym() -> list[D4RLDataset]:
+    # columns of observations and actions
     widths = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6), "ant": (111, 8)}
     nominal = {"random": 1, "medium": 1, "expert": 1, "medium-expert": 2, "full-replay": 1}
     # Replay buffers of known length; HalfCheetah and the full buffers hold whole rounds of 1000.
@@ -118,10 +119,12 @@ def _gym() -> list[D4RLDataset]:
 
 def _maze2d() -> list[D4RLDataset]:
     limits = {"open": 150, "umaze": 300, "medium": 600, "large": 800}
+    # open has no published size
     millions = {"umaze": 1, "medium": 2, "large": 4}
     found = []
     for maze, limit in limits.items():
         for reward in ("sparse", "dense"):
+            # the open maze stayed at version 0, whose file carries no version
             version, suffix = ("v0", "") if maze == "open" else ("v1", "-v1")
             steps = millions[maze] * 1_000_000 if maze in millions else None
             found.append(
@@ -143,6 +146,7 @@ def _maze2d() -> list[D4RLDataset]:
 
 def _antmaze() -> list[D4RLDataset]:
     files = {
+        # file name, many starts, many goals
         "umaze": ("u-maze", False, False),
         "umaze-diverse": ("u-maze", True, True),
         "medium-play": ("big-maze", True, False),
@@ -268,6 +272,7 @@ def data_source(
     if name is None or any(key in attributes for key in _FOREIGN_ATTRIBUTES):
         return NOT_D4RL_FILE
     dataset = CATALOGUE[name]
+    # nothing is known of the size: it cannot speak against the file
     about = steps if dataset.nominal_steps is None else dataset.nominal_steps
     margin = 0.0 if dataset.steps is not None else _ROUNDING * about
     known = (

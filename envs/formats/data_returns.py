@@ -30,6 +30,7 @@ def comparable_returns(episodes: Episodes) -> np.ndarray:
     """
     if episodes.info.details.get("rewards_are") != TASKS_SO_FAR:
         return episodes.returns
+    # an empty episode has no first step for reduceat
     returns, filled = np.zeros(episodes.num_episodes), episodes.lengths > 0
     starts = episodes.step_starts[:-1][filled]
     if len(starts):

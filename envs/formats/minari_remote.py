@@ -67,6 +67,7 @@ def obstacle() -> str:
     # A thread, because looking up a name obeys no timeout.
     asking = threading.Thread(target=lambda: answers.append(_no_answer(address)), daemon=True)
     asking.start()
+    # a little more than the thread's own timeout, which should speak first
     asking.join(_ANSWER_S + 0.5)
     reason = answers[0] if answers else "timed out"
     return f"no answer from {address} ({reason})" if reason else ""
@@ -97,6 +98,7 @@ def remote_datasets() -> tuple[dict[str, dict[str, Any]], str]:
     if reason := obstacle():
         return {}, reason
     print("asking Minari's remote for its datasets ...", file=sys.stderr)
+    # without warnings, or the last line of stderr would be one of them
     command = [sys.executable, "-W", "ignore", "-c", _LIST]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LIST_S, check=False)
@@ -135,6 +137,7 @@ def fetch_minari(dataset_id: str) -> None:
             minari.download_dataset(dataset_id, force_download=True)
         if not metadata.is_file():
             raise ValueError("the remote sent no metadata.json")
+    # interruptions too
     except BaseException as error:
         metadata.unlink(missing_ok=True)  # what is incomplete must not pass for a dataset
         if isinstance(error, ImportError):

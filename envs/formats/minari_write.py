@@ -61,6 +61,7 @@ def already_made(
         there = json.loads((folder / "data" / "metadata.json").read_text()).get(RECIPE)
     except (OSError, ValueError):
         there = None
+    # the same recipe gives the same data, so there is nothing to make
     if there is not None and _same(there, recipe, keys):
         tqdm.write(f"{dataset_id} is already there with the same settings; kept", file=sys.stderr)
         return True
@@ -96,6 +97,7 @@ def write_minari(
     of `minari.create_dataset_from_buffers`, the environment or the spaces among them.
     """
     final = get_dataset_path(dataset_id)
+    # hidden, so that Minari's own list does not show half a dataset
     building = get_dataset_path() / f".diffplan-{uuid.uuid4().hex[:8]}"
     building.mkdir(parents=True)
     shown = tqdm(buffers, total=count, desc="saving", unit="episode", disable=not progress)
@@ -112,6 +114,7 @@ def write_minari(
             dataset.storage.update_metadata({RECIPE: recipe})
             if episode_metadata:
                 dataset.storage.update_episode_metadata(episode_metadata)
+        # made by `create_dataset_from_buffers` below the building folder only
         namespace = parse_dataset_id(dataset_id)[0]
         if namespace is not None and namespace not in list_local_namespaces():
             create_namespace(namespace)

@@ -73,6 +73,7 @@ def load_arrays(path: str | Path, env: str | None = None, *, progress: bool = Tr
 
 def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
     """Write the flat store of an archive into `folder`."""
+    # a compressed archive cannot be memory-mapped: its arrays are, once unpacked
     unpacked = folder / "unpacked"
     unpacked.mkdir(parents=True)
     try:
@@ -93,6 +94,7 @@ def _write(
             f"{path}: no step of {steps} ends an episode, neither terminated nor truncated; mark "
             "the last step of each episode (if it really is a single one, too)"
         )
+    # what follows the last flag is an unfinished episode
     truncations[-1] |= not terminations[-1]
     ends = terminations | truncations
     after = ends & ("next_observations" in arrays)
@@ -147,6 +149,7 @@ def _stream(
             here = later = rows[: stop - start]
             if "next_observations" in arrays:
                 later = _float(arrays["next_observations"][start:stop])
+                # counted to the end, so that the message tells a slip from shuffled rows
                 found = _jumps(rows, later, ends[start:stop])
                 first = first if apart or not len(found) else start + int(found[0])
                 apart += len(found)
@@ -247,6 +250,7 @@ def _check_names(path: Path, there: list[str]) -> None:
         meant = _OTHER_NAMES.get(name) or next(
             iter(difflib.get_close_matches(name, _OPTIONAL, n=1, cutoff=0.8)), None
         )
+        # an unknown key is no mistake by itself, a misspelt optional one would be lost in silence
         if meant in _OPTIONAL and meant not in there:
             raise DiffplanError(f"{path}: {name} is not read; rename it to {meant} or leave it out")
 
@@ -260,6 +264,7 @@ def _checked(path: Path, raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         )
     arrays = {}
     for key, array in raw.items():
+        # floats, integers and flags; no complex numbers, text or objects
         if array.dtype.kind not in "fiub":
             raise DiffplanError(f"{path}: {key} holds {array.dtype}, expected numbers")
         if key in _COLUMNS:

@@ -15,6 +15,7 @@ def flags_with_time_limit(terminals: np.ndarray, limit: int | None) -> np.ndarra
         return timeouts
     starts = np.concatenate([[0], np.flatnonzero(terminals) + 1])
     ends = np.concatenate([starts[1:], [len(terminals)]])
+    # the limit counts anew after every end
     for start, end in zip(starts, ends, strict=True):
         timeouts[start + limit - 1 : end : limit] = True
     return timeouts & ~terminals
@@ -28,6 +29,7 @@ def interleave(
     here, later: [N, D]. steps, after: [N] bool. This is how observations and next observations
     become the states of episodes, in pieces of any size.
     """
+    # two slots a row: the row itself, then what followed it
     picks = np.stack([steps, after], axis=1).reshape(-1)
     rows = np.flatnonzero(picks) // 2
     later_rows = np.flatnonzero(picks) % 2 == 1
@@ -42,5 +44,6 @@ def offsets(ends: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray
     ends: [N] bool over the steps, the last of each episode; ends[-1] must be true. after: [E]
     bool, whether the episode has a state after its last step.
     """
+    # every episode with a state after its last step moves the later ones by one
     starts = np.concatenate([[0], np.flatnonzero(ends) + 1]).astype(np.int64)
     return starts, starts + np.concatenate([[0], np.cumsum(after)]).astype(np.int64)

@@ -62,17 +62,20 @@ class StoreWriter:
                 f"rows of {key} have shape {rows.shape}, expected (*, {self._widths[key]})"
             )
         self._rows[key] += len(rows)
+        # little-endian whatever the machine, as the header says
         self._files[key].write(np.ascontiguousarray(rows, "<f4").data)
 
     def finish(
         self, layout: ObservationLayout, info: DatasetInfo, whole: dict[str, np.ndarray]
     ) -> None:
         """Write the arrays that were at hand as a whole, then the header."""
+        # only now is the number of rows known
         for key, file in self._files.items():
             file.seek(0)
             self._write_header(key)
         self._open.close()
         for key, array in whole.items():
             np.save(self._folder / f"{key}.npy", array)
+        # last: without it `Episodes.load` takes the folder for unfinished
         header = {"format": FORMAT, "layout": asdict(layout), "info": asdict(info)}
         (self._folder / "episodes.json").write_text(json.dumps(header, indent=1))

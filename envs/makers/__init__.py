@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from diffplan.envs.makers.catalogue import MAKEABLE
     from diffplan.envs.makers.maze2d_data import make_maze2d
     from diffplan.envs.makers.metaworld_data import make_metaworld
-    from diffplan.envs.makers.pointmaze import make_pointmaze
+    from diffplan.envs.makers.pointmaze_data import make_pointmaze
 else:
     __getattr__, __dir__ = attributes(
         __name__,
@@ -16,7 +16,7 @@ else:
             "diffplan.envs.makers.catalogue": "MAKEABLE",
             "diffplan.envs.makers.maze2d_data": "make_maze2d",
             "diffplan.envs.makers.metaworld_data": "make_metaworld",
-            "diffplan.envs.makers.pointmaze": "make_pointmaze",
+            "diffplan.envs.makers.pointmaze_data": "make_pointmaze",
         },
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from diffplan.data.info import DatasetInfo
-from diffplan.envs.makers.pointmaze import GAIN, NOISE_STD, WAYPOINT_DISTANCE
+from diffplan.envs.makers.pointmaze_data import GAIN, NOISE_STD, WAYPOINT_DISTANCE
 from diffplan.envs.simulators.bounds import action_bounds
 from diffplan.envs.simulators.mazes import Maze, PathRule, lay_waypoints, maze_of
 from diffplan.errors import DiffplanError
@@ -76,14 +76,17 @@ class WaypointController:
         waypoints = list(state.waypoints) if state is not None else [goal[:0]] * rows
         index = state.index.copy() if state is not None else np.zeros(rows, np.int64)
         for row in np.flatnonzero(start):
+            # a stream of its own, so that the noise on actions is the same whatever the path
             rng = generator(noise.keys[row], 0, stream=1)
             waypoints[row] = lay_waypoints(self.maze, position[row], goal[row], self.path_rule, rng)
             index[row] = 0
         last = np.array([len(path) - 1 for path in waypoints])
         target = np.stack([path[i] for path, i in zip(waypoints, index, strict=True)])
         arrived = np.linalg.norm(target - position, axis=1) <= WAYPOINT_DISTANCE
+        # one waypoint a step at most
         index = np.where(arrived & (index < last), index + 1, index)
         target = np.stack([path[i] for path, i in zip(waypoints, index, strict=True)])
+        # a damped spring towards the waypoint
         action = GAIN * (target - position) - velocity
         if self.noise_std:
             draws = [
@@ -165,6 +168,7 @@ def next_noise_state(
     parts = _parts(observation)
     keys = list(state.keys) if state is not None else [0] * len(start)
     for row in np.flatnonzero(start):
+        # the first observation stands for the episode, whichever row plays it
         text = str(seed).encode() + b"".join(part[row].tobytes() for part in parts)
         keys[row] = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
     before = state.steps if state is not None else np.zeros(len(start), np.int64)

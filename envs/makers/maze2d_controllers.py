@@ -53,6 +53,7 @@ class Grid:
     def route(self, xy: np.ndarray, target: GridPoint, rng: np.random.Generator) -> Route:
         """Plan from xy [2] to a free cell."""
         distances = self._distances_to(target)
+        # downhill on the distances, the first of equally good moves, up to the target's cell
         cell, waypoints = self.cell_of(xy), list[tuple[float, float]]()
         while cell != target:
             near = ((cell[0] + i, cell[1] + j) for i, j in _MOVES)
@@ -64,6 +65,7 @@ class Grid:
 
     def _distances_to(self, target: GridPoint) -> dict[GridPoint, int]:
         if target not in self._distances:
+            # breadth-first from the target: one search serves every start
             found, frontier = {target: 0}, deque([target])
             while frontier:
                 cell = frontier.popleft()
@@ -84,6 +86,7 @@ def steer(route: Route, state: np.ndarray) -> tuple[np.ndarray, Route, bool]:
     """
     xy = state[:2]
     arrived = bool(np.hypot(*(xy - route.target)) < NEAR)
+    # on arrival it holds at the cell's point, wherever in the cell the goal is
     aim = np.array(route.target if arrived else route.waypoints[route.index], np.float64)
     action = GAIN * (aim - xy) - state[2:]
     if not arrived and np.hypot(*(aim - xy)) < NEAR:

@@ -53,6 +53,7 @@ def run_maze2d(maze: str, steps: int, seed: int, progress: bool = True) -> Maze2
     """
     env = Maze2D(maze)
     grid, limit = Grid(maze), MAZE2D_LIMITS[maze]
+    # two streams: how often the controller plans must not shift the noise on its actions
     noise_rng, waypoint_rng = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     noise = NOISE_STD * noise_rng.standard_normal((steps, 2))
     states, goals = np.empty((steps, 4)), np.empty((steps, 2))
@@ -68,6 +69,7 @@ def run_maze2d(maze: str, steps: int, seed: int, progress: bool = True) -> Maze2
             action, route, arrived = steer(route, state)
             states[t], goals[t] = state, goal
             actions[t] = np.clip(action + noise[t], -1.0, 1.0)
+            # judged before the step, as D4RL's script does
             ends[t] = arrived or age >= limit
             state = env.step(actions[t])[0]["observation"]
             age += 1
@@ -110,6 +112,7 @@ def make_maze2d(
     if steps < 2 or seed < 0:
         raise DiffplanError(f"steps {steps} and seed {seed}: expected steps >= 2 and seed >= 0")
     maze, dense = found[1], found[2] is not None
+    # neither Minari nor Gymnasium has a part in these numbers
     versions = {key: software_versions()[key] for key in ("mujoco", "numpy")}
     attributes = {
         "name": f"{name}-v{MAZE2D_VERSIONS[maze]}",
@@ -138,6 +141,7 @@ def make_maze2d(
     building = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         with h5py.File(building, "w") as file:
+            # D4RL's types: float32, and bool for the flags
             for key, array in arrays.items():
                 stored = array if array.dtype == np.bool_ else array.astype(np.float32)
                 file.create_dataset(key, data=stored, compression="gzip")

@@ -83,18 +83,7 @@ def make_metaworld(
     behind. Raises DiffplanError for an unknown name, numbers out of range, an id in use, and where
     Meta-World is not installed.
     """
-    if name not in METAWORLD:
-        raise DiffplanError(f"unknown dataset name '{name}'; can be made: {', '.join(METAWORLD)}")
-    if episodes_per_task < 1 or not 1 <= steps <= METAWORLD_LIMIT:
-        raise DiffplanError(
-            f"{episodes_per_task} episodes per task of at most {steps} steps: expected at least "
-            f"1, and 1 to {METAWORLD_LIMIT}"
-        )
-    if not 0 <= action_noise < np.inf or seed < 0 or (workers is not None and workers < 1):
-        raise DiffplanError(
-            f"action noise {action_noise:g}, seed {seed}, workers {workers}: expected numbers from "
-            "0 on, and at least one worker"
-        )
+    _check(name, episodes_per_task, steps, action_noise, seed, workers)
     require_simulator("metaworld", f"making {name}")
     version = importlib.metadata.version("metaworld")
     tasks = [
@@ -113,6 +102,7 @@ def make_metaworld(
     dataset_id = metaworld_id(name)
     if already_made(dataset_id, recipe, _RECIPE_KEYS, _describe, overwrite):
         return dataset_id
+    # small jobs: the tasks differ in length, and no process should wait for the longest
     jobs = [
         _Job(task, first, min(first + _AT_ONCE, episodes_per_task), steps, action_noise, seed)
         for task in METAWORLD[name]
@@ -125,11 +115,12 @@ def make_metaworld(
         for made in _made(jobs, workers or min(8, os.cpu_count() or 1)):
             episodes += made
             bar.update(len(made))
-    of = [task.name for task in tasks for _ in range(episodes_per_task)]
+    of = [task.name for task in tasks for _ in range(episodes_per_task)]  # as the jobs were laid
     metadata = [
         {"task": task, "success": episode.success}
         for task, episode in zip(of, episodes, strict=True)
     ]
+    # kept with the data: scripted policies fail at times
     recipe["success_rate"] = {
         task.name: float(np.mean([m["success"] for m in metadata if m["task"] == task.name]))
         for task in tasks
@@ -147,6 +138,28 @@ def make_metaworld(
         description=f"Meta-World {version}: {', '.join(METAWORLD[name])}.",
     )
     return dataset_id
+
+
+def _check(
+    name: str,
+    episodes_per_task: int,
+    steps: int,
+    action_noise: float,
+    seed: int,
+    workers: int | None,
+) -> None:
+    if name not in METAWORLD:
+        raise DiffplanError(f"unknown dataset name '{name}'; can be made: {', '.join(METAWORLD)}")
+    if episodes_per_task < 1 or not 1 <= steps <= METAWORLD_LIMIT:
+        raise DiffplanError(
+            f"{episodes_per_task} episodes per task of at most {steps} steps: expected at least "
+            f"1, and 1 to {METAWORLD_LIMIT}"
+        )
+    if not 0 <= action_noise < np.inf or seed < 0 or (workers is not None and workers < 1):
+        raise DiffplanError(
+            f"action noise {action_noise:g}, seed {seed}, workers {workers}: expected numbers from "
+            "0 on, and at least one worker"
+        )
 
 
 def _describe(recipe: dict[str, Any]) -> str:
@@ -196,6 +209,7 @@ def _roll_out(env: gym.Env, policy: Any, job: _Job, episode: int) -> _Episode:
     success = ended = False
     while not ended:
         wanted = policy.get_action(observation)
+        # noise before clipping; kept is what was executed
         wanted = wanted + job.action_noise * noise.standard_normal(len(wanted))
         actions.append(np.clip(wanted, -1.0, 1.0).astype(np.float32))
         observation, reward, _, ended, info = env.step(actions[-1])

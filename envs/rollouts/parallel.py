@@ -67,6 +67,7 @@ def rollout_in_processes(
                 policy,
                 make_env,
                 episodes=last - first,
+                # rounded up: no process goes without a row
                 num_envs=-(-num_envs // workers),
                 seed=seed + first,
                 record=min(max(record - first, 0), last - first),
@@ -88,6 +89,7 @@ def rollout_in_processes(
 def _share(
     threads: int, policy: Policy, make_env: Callable[[], gym.Env], **options: Any
 ) -> Rollout:
+    # a new process starts with as many as there are cores, and would fight its neighbours
     torch.set_num_threads(threads)
     return rollout(policy, make_env, **options)
 

@@ -86,6 +86,7 @@ def reference_key(info: DatasetInfo) -> str | None:
     and success radius are not D4RL's; "diffplan/..." environments have D4RL's names and rows.
     """
     if info.env_id is not None:
+        # all versions of an environment share a row
         name = re.sub(r"-v\d+$", "", info.env_id.rpartition(":")[2])
         if name.startswith("diffplan/"):
             return _key_of_name(name.removeprefix("diffplan/"))

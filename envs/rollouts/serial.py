@@ -114,6 +114,7 @@ class _Episode:
             return
         self.observations.append(observation)
         self.actions.append(np.array(action))
+        # age 0: the plan was made in this very call
         if getattr(state, "age", None) is not None and state.age[row] == 0:
             self.plans.append(PlanRecord.of(state.plan, row, self.length))
 
@@ -122,6 +123,7 @@ class _Episode:
         self.total += reward
         self.length += 1
         self.terminated = terminated
+        # at any step: some environments report success once and go on
         reported = [bool(info[key]) for key in _SUCCESS_KEYS if key in info]
         if reported:
             self.success = bool(self.success) or any(reported)
@@ -145,10 +147,9 @@ class _Episode:
 class _Batch:
     """The environments, their current observations and the policy's state."""
 
-    def __init__(self, policy: Policy, envs: Sequence[gym.Env], deterministic: bool) -> None:
+    def __init__(self, policy: Policy, envs: Sequence[gym.Env]) -> None:
         self.policy = policy
         self.envs = envs
-        self.deterministic = deterministic
         self.space = envs[0].observation_space
         self.observations: list[Any] = [None] * len(envs)
         self.state: Any = None
@@ -164,9 +165,8 @@ class _Batch:
         """Actions [B, A] for the current observations, and the milliseconds they took."""
         observation = _stack(self.space, self.observations)
         begin = time.perf_counter()
-        actions, self.state = self.policy.predict(
-            observation, self.state, episode_start, self.deterministic
-        )
+        # said aloud: Stable-Baselines3's own default is to draw
+        actions, self.state = self.policy.predict(observation, self.state, episode_start, True)
         milliseconds = (time.perf_counter() - begin) * 1e3
         actions = np.asarray(actions)
         expected = (len(self.envs), *(self.envs[0].action_space.shape or ()))
@@ -194,7 +194,6 @@ def rollout(
     episodes: int,
     num_envs: int,
     seed: int,
-    deterministic: bool = True,
     record: int = 0,
     progress: bool = True,
     description: str = "",
@@ -212,7 +211,6 @@ def rollout(
         episodes: E, how many episodes to run.
         num_envs: M, rows of the batch; no more than E are made.
         seed: Of the first episode.
-        deterministic: Handed to the policy.
         record: Keep a `Trace` of this many first episodes.
         progress: Show a progress bar on stderr.
         description: Its label.
@@ -231,10 +229,11 @@ def rollout(
     call_ms: list[float] = []
     live_rows: list[int] = []
     with _made(make_env, rows) as envs, _bar(envs[0], episodes, description, progress) as bar:
-        batch = _Batch(policy, envs, deterministic)
+        batch = _Batch(policy, envs)
         running: dict[int, _Episode] = {}
         index = np.arange(rows)
         start = np.ones(rows, dtype=bool)
+        # one pass is one call of the policy for all rows, and one step of those that still run
         while start.any() or running:
             batch.reset(start, seed + index)
             for row in np.flatnonzero(start).tolist():
@@ -242,6 +241,7 @@ def rollout(
                 running[row] = _Episode(e, seed + e, keep=e < record)
             actions, milliseconds = batch.decide(start)
             call_ms.append(milliseconds)
+            # idle rows are decided for too, but nobody waits for them
             live_rows.append(len(running))
             start = np.zeros(rows, dtype=bool)
             rewards, stepped = np.zeros(rows), np.zeros(rows, dtype=bool)
@@ -257,8 +257,10 @@ def rollout(
                         episode.observations.append(observation)
                     finished.append(running.pop(row))
                     _shorten(bar, envs[row], episode.length)
+                    # the row's next episode, if there is one
                     index[row] += rows
                     start[row] = index[row] < episodes
+            # part of the decision: it is what the next one needs
             call_ms[-1] += batch.observe(rewards, stepped)
     return _assembled(finished, batch.space, np.asarray(call_ms), np.asarray(live_rows))
 
@@ -270,7 +272,6 @@ def time_decisions(
     seed: int,
     steps: int = 300,
     warmup: int = 50,
-    deterministic: bool = True,
 ) -> DecisionTimes:
     """Time single decisions: one environment, batch of one, `warmup` calls not counted.
 
@@ -279,7 +280,7 @@ def time_decisions(
     times: list[float] = []
     replanned: list[bool] = []
     with _made(make_env, 1) as envs:
-        batch = _Batch(policy, envs, deterministic)
+        batch = _Batch(policy, envs)
         start = np.ones(1, dtype=bool)
         seeds = np.full(1, seed)
         for call in range(warmup + steps):

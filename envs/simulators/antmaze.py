@@ -122,6 +122,7 @@ class AntMaze(gym.Env[Any, np.ndarray]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         super().reset(seed=seed)
+        # D4RL adds two draws
         noise = sum(self.np_random.uniform(0.0, width, 2) for width in _GOAL_NOISE)
         self.goal = cell_position(self.maze, "G") + noise
         mujoco.mj_resetData(self.model, self.data)
@@ -135,6 +136,7 @@ class AntMaze(gym.Env[Any, np.ndarray]):
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         self.data.ctrl[:] = np.clip(action, -1.0, 1.0)
         mujoco.mj_step(self.model, self.data, nstep=_FRAME_SKIP)
+        # distance of the torso, in the plane
         reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= SUCCESS_DISTANCE)
         return self._observation(), float(reached), reached, False, {"success": reached}
 
@@ -168,6 +170,7 @@ def _model_xml(maze: str) -> str:
         for column, tile in enumerate(line):
             if tile == "#":
                 x, y = SCALE * (column - start_column), SCALE * (row - start_row)
+                # D4RL's walls are as high as half a cell; MuJoCo takes half sizes
                 half, height = SCALE / 2, SCALE / 4
                 ET.SubElement(
                     world,

@@ -29,9 +29,11 @@ def action_bounds(
     """
     width = actions.shape[1]
     low, high = np.full(width, -np.inf), np.full(width, np.inf)
+    # a space of another shape is refused elsewhere, with its reason
     if isinstance(space, spaces.Box) and space.shape == (width,):
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     finite = np.where(np.isfinite(actions), actions, 0.0)
+    # at least [-1, 1]: data of a timid policy must not narrow what may be tried
     seen_low, seen_high = finite.min(axis=0, initial=-1.0), finite.max(axis=0, initial=1.0)
     low, high = (
         np.where(np.abs(low) <= LARGEST_BOUND, low, seen_low),

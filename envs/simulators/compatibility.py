@@ -125,7 +125,9 @@ def _check_bounds(info: DatasetInfo, space: spaces.Box, place: str) -> None:
     for column, (low, high, own_low, own_high) in enumerate(
         zip(info.action_low, info.action_high, space.low, space.high, strict=True)
     ):
+        # room for what float32 rounds away
         room = 1e-3 * max(1.0, abs(float(own_low)), abs(float(own_high)))
+        # a huge bound means that there is none
         below = abs(own_low) <= LARGEST_BOUND and low < own_low - room
         above = abs(own_high) <= LARGEST_BOUND and high > own_high + room
         if below or above:

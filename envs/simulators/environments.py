@@ -39,6 +39,7 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
     check_env_id(info.env_id)
     try:
         env = gym.make(info.env_id, **{**info.env_kwargs, **overrides})
+    # unknown arguments, missing packages, parts that another version lacks
     except (gym.error.Error, TypeError, ImportError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DiffplanError(f"environment {info.env_id} cannot be made: {reason}") from error
@@ -98,6 +99,7 @@ def _import_module(module: str, env_id: str) -> None:
 
 def env_from_spec(spec: gym.envs.registration.EnvSpec) -> tuple[str, dict[str, Any]]:
     """Id and JSON-able keyword arguments with which `gymnasium.make` remakes a spec."""
+    # how it was watched says nothing about the environment
     kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
     if spec.max_episode_steps is not None:
         kwargs["max_episode_steps"] = int(spec.max_episode_steps)

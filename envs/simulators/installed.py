@@ -78,6 +78,7 @@ def check_simulator(env_id: str) -> None:
     module, _, name = env_id.rpartition(":")
     extra: Extra | None = None
     if name in gym.registry:
+        # registered does not mean importable: Gymnasium registers MuJoCo's tasks without MuJoCo
         entry_point = gym.registry[name].entry_point
         if isinstance(entry_point, str):
             extra = next((e for s, e in _ENTRY_POINTS.items() if entry_point.startswith(s)), None)

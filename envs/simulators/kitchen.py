@@ -63,6 +63,7 @@ class Kitchen(gym.Env[np.ndarray, np.ndarray]):
         self.kitchen = KitchenEnv(
             tasks_to_complete=list(TASKS[tasks]),
             robot_noise_ratio=_NOISE_RATIO,
+            # its amplitudes for objects are not D4RL's: the noise is added below
             object_noise_ratio=0.0,
             render_mode=render_mode,
         )
@@ -92,6 +93,7 @@ class Kitchen(gym.Env[np.ndarray, np.ndarray]):
         self.kitchen.close()
 
     def _columns(self, observation: dict[str, Any]) -> np.ndarray:
+        # positions, then velocities of the robot, then objects
         robot = observation["observation"][:_ROBOT]
         objects = observation["observation"][2 * _ROBOT :][:_OBJECTS]
         noise = _NOISE_RATIO * _OBJECT_NOISE * self.np_random.uniform(-1.0, 1.0, _OBJECTS)

@@ -75,6 +75,7 @@ def match_environment(name: str, width: int) -> EnvMatch | None:
     if (task, width) not in _BY_NAME:
         return None
     register_environments()
+    # data made here are called without a version, which the environment has
     versions = [f"diffplan/{name}"]
     if not re.search(r"-v\d+$", name):
         versions += [f"diffplan/{name}-v{version}" for version in (0, 1, 2)]

@@ -126,6 +126,7 @@ class Maze2D(gym.Env[Any, np.ndarray]):
             {"observation": box, "achieved_goal": point, "desired_goal": point}
         )
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        # in D4RL's order, which decides what a random index means
         self._points = np.array(free_points(maze), np.float64)
 
     def random_point(self) -> np.ndarray:
@@ -150,6 +151,7 @@ class Maze2D(gym.Env[Any, np.ndarray]):
     def step(
         self, action: np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        # before the step, so that files hold speeds beyond the limit
         self.data.qvel[:] = np.clip(self.data.qvel, -_LARGEST_SPEED, _LARGEST_SPEED)
         self.data.ctrl[:] = np.clip(action, -1.0, 1.0)
         mujoco.mj_step(self.model, self.data)

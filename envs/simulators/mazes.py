@@ -119,6 +119,7 @@ def grid_path(maze: Maze, start: Cell, goal: Cell, rule: PathRule) -> list[Cell]
     """
     if not (maze.is_free(start) and maze.is_free(goal)):
         raise DiffplanError(f"no path from cell {start} to cell {goal}: one of them is a wall")
+    # marked when they are found and not when they are visited: the published paths depend on it
     parent: dict[Cell, Cell] = {start: start}
     frontier = deque([start])
     while frontier:
@@ -147,6 +148,7 @@ def lay_waypoints(
     """
     path = grid_path(maze, maze.cell(xy), maze.cell(goal), rule)
     between = np.array([maze.centre(cell) for cell in path[1:-1]], np.float64).reshape(-1, 2)
+    # moved one way only, as in the published controller
     between[1:] -= rng.uniform(0.0, _WAYPOINT_SPREAD, size=between[1:].shape) * maze.scale
     return np.concatenate([between, np.asarray(goal, np.float64)[None]])
 
@@ -159,6 +161,7 @@ def maze_of(env_id: str | None, env_kwargs: dict[str, Any]) -> Maze | None:
         return None
     maze_map = env_kwargs.get("maze_map")
     if maze_map is None:
+        # without gymnasium-robotics there is no map to read
         if env_id not in gym.registry:
             return None
         maze_map = env_from_spec(gym.spec(env_id))[1]["maze_map"]

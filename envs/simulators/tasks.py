@@ -44,6 +44,7 @@ def make_task_env(info: DatasetInfo, layout: ObservationLayout, **overrides: Any
     env = make_env(info, **overrides)
     if not info.tasks:
         return env
+    # `task_infos` leaves one task in the description
     missing = layout.state_dim - info.tasks[0].state_dim
     box = env.action_space
     wide = isinstance(box, spaces.Box) and box.shape == (len(info.action_low),)
@@ -76,6 +77,7 @@ class _JoinedActions(gym.ActionWrapper):
         super().__init__(env)
         self.own = env.action_space
         assert isinstance(self.own, spaces.Box)
+        # wider on both sides: the planner keeps to the bounds of all tasks
         low = np.minimum(np.array(info.action_low, self.own.dtype), self.own.low)
         high = np.maximum(np.array(info.action_high, self.own.dtype), self.own.high)
         self.action_space = spaces.Box(low, high, dtype=self.own.dtype.type)

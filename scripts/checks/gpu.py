@@ -260,7 +260,7 @@ class Gpu:
 
     def _data(self) -> Any:
         from diffplan.envs.datasets import load_dataset
-        from diffplan.envs.makers.pointmaze import make_pointmaze
+        from diffplan.envs.makers.pointmaze_data import make_pointmaze
 
         steps = 3000 if self._small else 200_000
         name = f"diffplan/gpu-medium-{steps}-v0"

@@ -54,7 +54,7 @@ class PointmazeCounts:
         check_writable(self.json, "--json")
 
         from diffplan.envs.formats.minari_write import software_versions
-        from diffplan.envs.makers.pointmaze import run_pointmaze
+        from diffplan.envs.makers.pointmaze_data import run_pointmaze
 
         rows: dict[str, dict[str, Any]] = {}
         for maze in self.mazes:

@@ -61,7 +61,7 @@ class Make:
 
         from diffplan.envs.datasets import made_maze2d
         from diffplan.envs.makers.maze2d_data import make_maze2d
-        from diffplan.envs.makers.pointmaze import make_pointmaze
+        from diffplan.envs.makers.pointmaze_data import make_pointmaze
 
         file = made_maze2d(self.name)
         steps = 200_000 if self.steps is None else self.steps

@@ -19,7 +19,7 @@ from diffplan.envs.datasets import fetch_dataset, list_datasets, load_dataset, m
 from diffplan.envs.formats import minari_remote
 from diffplan.envs.formats.d4rl_catalogue import CATALOGUE
 from diffplan.envs.formats.d4rl_hdf5 import check_d4rl_file
-from diffplan.envs.makers.pointmaze import make_pointmaze
+from diffplan.envs.makers.pointmaze_data import make_pointmaze
 from diffplan.envs.rollouts.references import normalised_score, reference_key
 from diffplan.envs.simulators.mazes import maze_of
 from diffplan.errors import DiffplanError

@@ -12,9 +12,9 @@ import pytest
 
 from diffplan.data.info import DatasetInfo
 from diffplan.envs.formats.minari import load_minari
-from diffplan.envs.makers import pointmaze
+from diffplan.envs.makers import pointmaze_data as pointmaze
 from diffplan.envs.makers.catalogue import POINTMAZES
-from diffplan.envs.makers.pointmaze import PointMazeRun, make_pointmaze, run_pointmaze
+from diffplan.envs.makers.pointmaze_data import PointMazeRun, make_pointmaze, run_pointmaze
 from diffplan.envs.simulators.environments import make_env
 from diffplan.envs.simulators.mazes import Maze, grid_path, lay_waypoints
 from diffplan.errors import DiffplanError

@@ -85,7 +85,7 @@ def test_a_missing_simulator_is_one_line_with_the_command(tmp_path: Path) -> Non
     from diffplan.envs.simulators.environments import check_env_id, make_env
     from diffplan.envs.makers.maze2d_data import make_maze2d
     from diffplan.envs.makers.metaworld_data import make_metaworld
-    from diffplan.envs.makers.pointmaze import make_pointmaze
+    from diffplan.envs.makers.pointmaze_data import make_pointmaze
     from diffplan.errors import DiffplanError
     from pathlib import Path
 

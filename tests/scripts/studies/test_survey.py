@@ -11,7 +11,7 @@ import pytest
 from diffplan.config.config import replace_planning
 from diffplan.config.planners import CONFIGS
 from diffplan.config.presets import config_for
-from diffplan.envs.makers.pointmaze import make_pointmaze
+from diffplan.envs.makers.pointmaze_data import make_pointmaze
 from diffplan.errors import DiffplanError
 from diffplan.scripts.studies import survey as survey_module
 from diffplan.scripts.studies.family import Family

@@ -75,6 +75,7 @@ def run_pointmaze(
     # The wrappers only count steps and check types; without them a step costs half as much.
     sim: Any = env.unwrapped
     maze = Maze.from_map(sim.maze.maze_map)
+    # two streams: how often the controller plans must not shift the noise on its actions
     noise_rng, waypoint_rng = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     noise = NOISE_STD * noise_rng.standard_normal((steps, 2))
     states, goals = np.empty((steps + 1, 4)), np.empty((steps, 2))
@@ -82,6 +83,7 @@ def run_pointmaze(
 
     observation, _ = sim.reset(seed=seed)
     states[0], goal = observation["observation"], observation["desired_goal"]
+    # plain floats: arithmetic on NumPy scalars is several times slower
     x, y, vx, vy = states[0].tolist()
     waypoints: list[list[float]] = []
     replan = True
@@ -93,6 +95,7 @@ def run_pointmaze(
                 path = lay_waypoints(maze, states[t, :2], goal, path_rule, waypoint_rng)
                 waypoints = path[::-1].tolist()  # the last entry is the one to head for
             wx, wy = waypoints[-1]
+            # the goal itself stays: the ball is driven at it until the environment says success
             if len(waypoints) > 1 and (wx - x) ** 2 + (wy - y) ** 2 <= WAYPOINT_DISTANCE**2:
                 waypoints.pop()
                 wx, wy = waypoints[-1]
@@ -108,6 +111,7 @@ def run_pointmaze(
             replan = t > 0 and bool(success[t - 1])
             if step_info["success"]:
                 success[t], goal = True, sim.goal.copy()
+            # in thousands: the bar must not slow the steps
             if t % 1000 == 999:
                 bar.update(1000)
         bar.update(steps % 1000)
@@ -158,11 +162,13 @@ def make_pointmaze(
     }
     if already_made(dataset_id, recipe, _RECIPE_KEYS, _describe, overwrite):
         return dataset_id
+    # any of the ids will do for a map of one's own, which replaces the maze
     env_id = POINTMAZES["pointmaze-umaze"] if grid is not None else POINTMAZES[name]
     run = run_pointmaze(env_id, steps, seed, maze_map=grid, path_rule=path_rule, progress=progress)
     kwargs: dict[str, Any] = {"continuing_task": True}
     if grid is not None:
         kwargs["maze_map"] = grid
+    # data go on from goal to goal, evaluation has one goal an episode, as in the published sets
     collected = _spec(env_id, reset_target=True, max_episode_steps=steps, **kwargs)
     # Registered mazes keep their own time limit; this formula gives 300 and 600 for UMaze and
     # Medium too.
@@ -225,6 +231,7 @@ def _buffers(run: PointMazeRun) -> Iterator[EpisodeBuffer]:
             observations={
                 "observation": states,
                 "achieved_goal": states[:, :2],
+                # the state after success is still under the goal that was reached
                 "desired_goal": np.repeat(run.goals[start : start + 1], length + 1, axis=0),
             },
             actions=run.actions[start:end],
