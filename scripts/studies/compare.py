@@ -155,6 +155,9 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
             report["left_out"][name] = str(error)
             continue
         write_json(target, report)
+    if not any(name in rows for name in ROWS):
+        name, why = next(iter(report["left_out"].items()))
+        raise DiffplanError(f"{options.folder} plans in none of these ways; {name}: {why}")
     others = {found[0].name: found for found in tasks.baselines(options.seed)}
     for name, found in others.items():
         if name not in rows:
