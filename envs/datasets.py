@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import functools
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes, fingerprint
 from diffplan.data.info import DatasetInfo
+from diffplan.envs import formats
 from diffplan.envs.formats.d4rl import load_d4rl
 from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, d4rl_folder
 from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, fetch_d4rl
 from diffplan.envs.formats.minari import is_local, load_minari, local_datasets
 from diffplan.envs.formats.minari_remote import fetch_minari, is_minari_id
-from diffplan.envs.formats.npz import load_arrays
 from diffplan.envs.makers.catalogue import MAKEABLE, MAZE2D, METAWORLD, POINTMAZES
 from diffplan.envs.makers.metaworld_data import metaworld_id
 from diffplan.envs.makers.pointmaze_data import pointmaze_id
@@ -105,18 +108,32 @@ def made_maze2d(name: str) -> Path | None:
     return d4rl_folder() / "made" / f"{name}.hdf5"
 
 
+@functools.cache
+def file_loaders() -> dict[str, Callable[..., Episodes]]:
+    """Suffix of a file -> how it is loaded: (path, env, *, progress) to `Episodes`.
+
+    Formats of files are the modules of `formats/` that have SUFFIXES; x.py loads by load_x.
+    """
+    names = [module.name for module in pkgutil.iter_modules(formats.__path__)]
+    modules = {name: import_module(f"{formats.__name__}.{name}") for name in names}
+    return {
+        suffix: getattr(module, f"load_{name}")
+        for name, module in modules.items()
+        for suffix in getattr(module, "SUFFIXES", ())
+    }
+
+
 def _load(name: str, env: str | None, progress: bool) -> Episodes:
     # in the order of how sure a name is: files, D4RL's names, made here, Minari's, folders
     path = Path(name).expanduser()
-    if path.suffix in D4RL_SUFFIXES or path.suffix == ".npz":
+    loaders = file_loaders()
+    if path.suffix in loaders:
         in_d4rl_folder = d4rl_folder() / path.name
         if not path.exists() and in_d4rl_folder.exists():
             path = in_d4rl_folder
         if not path.is_file():
             raise DiffplanError(f"no file {path}; give a path from {Path.cwd()} or an absolute one")
-        if path.suffix == ".npz":
-            return load_arrays(path, env, progress=progress)
-        return load_d4rl(path, env, progress=progress)
+        return loaders[path.suffix](path, env, progress=progress)
     if name in CATALOGUE:
         path = fetch_d4rl(CATALOGUE[name], progress)
         return _called(name, load_d4rl(path, env, progress=progress))

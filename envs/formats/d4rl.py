@@ -16,7 +16,7 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.formats.cache import cached
 from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, canonical_name, data_source, plain_stem
-from diffplan.envs.formats.d4rl_hdf5 import D4RLFile, open_d4rl
+from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, D4RLFile, open_d4rl
 from diffplan.envs.formats.data_returns import TASKS_SO_FAR, are_tasks_so_far
 from diffplan.envs.formats.rows import flags_with_time_limit, interleave, offsets
 from diffplan.envs.formats.store import StoreWriter
@@ -25,6 +25,7 @@ from diffplan.envs.simulators.environments import check_env_id, make_env
 from diffplan.envs.simulators.matches import match_environment
 from diffplan.errors import DiffplanError
 
+SUFFIXES = D4RL_SUFFIXES
 # What the loader finds out; a file cannot claim it by an attribute.
 _OWN_DETAILS = (
     "data_source",

@@ -23,6 +23,7 @@ from diffplan.envs.simulators.bounds import action_bounds, widened
 from diffplan.envs.simulators.environments import make_env
 from diffplan.errors import DiffplanError
 
+SUFFIXES = (".npz",)
 _REQUIRED = ("observations", "actions", "rewards", "terminations", "truncations")
 _OPTIONAL = ("next_observations", "goals", "goal_columns", "rest_columns")
 _VECTORS = ("observations", "actions", "next_observations", "goals")
@@ -44,7 +45,7 @@ _PIECE_BYTES = 1 << 22
 _DAMAGE = (ValueError, RuntimeError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def load_arrays(path: str | Path, env: str | None = None, *, progress: bool = True) -> Episodes:
+def load_npz(path: str | Path, env: str | None = None, *, progress: bool = True) -> Episodes:
     """Load a .npz archive of flat arrays over N steps, in order of time.
 
     observations [N, D], actions [N, A], rewards [N], terminations [N] and truncations [N] (true

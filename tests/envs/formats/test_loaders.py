@@ -17,7 +17,7 @@ from minari.data_collector import EpisodeBuffer
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo
 from diffplan.envs.formats.minari import load_minari
-from diffplan.envs.formats.npz import load_arrays
+from diffplan.envs.formats.npz import load_npz
 from diffplan.envs.simulators.bounds import action_bounds
 from diffplan.envs.simulators.environments import make_env
 from diffplan.errors import DiffplanError
@@ -242,18 +242,18 @@ def npz_arrays() -> dict[str, np.ndarray]:
 
 def test_archives(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **npz_arrays())
-    episodes = load_arrays(tmp_path / "a.npz").validate()
+    episodes = load_npz(tmp_path / "a.npz").validate()
     assert episodes.lengths.tolist() == [4, 5, 3]
     assert np.diff(episodes.state_starts).tolist() == [5, 6, 4]
     assert episodes.info.env_id is None
     assert episodes.info.action_high == (1.0, 1.0, 1.0)
-    assert load_arrays(tmp_path / "a.npz", "Hopper-v5").info.env_id == "Hopper-v5"
+    assert load_npz(tmp_path / "a.npz", "Hopper-v5").info.env_id == "Hopper-v5"
 
 
 def test_archives_with_goals(tmp_path: Path) -> None:
     goals = np.arange(24.0).reshape(12, 2)
     np.savez(tmp_path / "a.npz", goals=goals, goal_columns=[4, 5], **npz_arrays())
-    episodes = load_arrays(tmp_path / "a.npz").validate()
+    episodes = load_npz(tmp_path / "a.npz").validate()
     assert episodes.layout.goal_columns == (4, 5)
     assert episodes.goals is not None
     assert episodes.goals[:6, 0].tolist() == [0, 2, 4, 6, 6, 8]
@@ -263,7 +263,7 @@ def test_archives_may_go_beyond_one(tmp_path: Path) -> None:
     arrays = npz_arrays()
     arrays["actions"][0] = 3.0
     np.savez(tmp_path / "a.npz", **arrays)
-    info = load_arrays(tmp_path / "a.npz").validate().info
+    info = load_npz(tmp_path / "a.npz").validate().info
     assert info.action_high == (3.0, 3.0, 3.0)
     assert info.action_low == (-1.0, -1.0, -1.0)
 
@@ -286,13 +286,13 @@ def test_bad_archives_are_named(tmp_path: Path, change: dict[str, Any], message:
     arrays = {key: array for key, array in (npz_arrays() | change).items() if array is not None}
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DiffplanError, match=message):
-        load_arrays(tmp_path / "a.npz")
+        load_npz(tmp_path / "a.npz")
 
 
 def test_text_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_text("hello")
     with pytest.raises(DiffplanError, match=r"is not a \.npz archive") as caught:
-        load_arrays(tmp_path / "a.npz")
+        load_npz(tmp_path / "a.npz")
     assert "pickle" not in str(caught.value)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffplan.envs.formats import npz as loader
-from diffplan.envs.formats.npz import load_arrays
+from diffplan.envs.formats.npz import load_npz
 from diffplan.envs.simulators.environments import check_env_id
 from diffplan.errors import DiffplanError
 
@@ -54,7 +54,7 @@ def test_any_numbers_become_float32(tmp_path: Path, kind: type) -> None:
         "rewards": whole[:, :1].astype(kind),  # (N, 1)
         "terminations": arrays()["terminations"].astype(kind)[:, None],
     }
-    episodes = load_arrays(written(tmp_path, changes)).validate()
+    episodes = load_npz(written(tmp_path, changes)).validate()
     assert episodes.lengths.tolist() == [4, 6]
     np.testing.assert_array_equal(episodes.states, whole)
     assert episodes.rewards.shape == (10,)
@@ -117,14 +117,14 @@ def test_the_first_wrong_thing_is_named(
 ) -> None:
     path = written(tmp_path, changes)
     with pytest.raises(DiffplanError, match=message) as caught:
-        load_arrays(path).validate()
+        load_npz(path).validate()
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_single_episode_that_is_marked_is_one(tmp_path: Path) -> None:
     ends = {"terminations": NEVER, "truncations": flag(9, 1), "next_observations": None}
-    assert load_arrays(written(tmp_path, ends)).validate().lengths.tolist() == [10]
+    assert load_npz(written(tmp_path, ends)).validate().lengths.tolist() == [10]
 
 
 @pytest.mark.parametrize("after", [True, False], ids=["with next", "without next"])
@@ -139,10 +139,10 @@ def test_pieces_do_not_show(
     if not after:
         del content["next_observations"]
     save(tmp_path / "mine.npz", **content)
-    whole = load_arrays(tmp_path / "mine.npz").validate()
+    whole = load_npz(tmp_path / "mine.npz").validate()
     monkeypatch.setattr(loader, "_PIECE_BYTES", 1)
     monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "other"))
-    pieces = load_arrays(tmp_path / "mine.npz").validate()
+    pieces = load_npz(tmp_path / "mine.npz").validate()
     assert pieces.goals is not None and whole.goals is not None
     np.testing.assert_array_equal(pieces.goals, whole.goals)
     for key in ("states", "actions", "rewards", "truncations", "state_starts", "step_starts"):
@@ -172,7 +172,7 @@ def test_archives_are_converted_in_pieces(tmp_path: Path) -> None:
     )
     tracemalloc.start()
     try:
-        episodes = load_arrays(tmp_path / "large.npz", progress=False)
+        episodes = load_npz(tmp_path / "large.npz", progress=False)
         assert tracemalloc.get_traced_memory()[1] < 32e6
     finally:
         tracemalloc.stop()
@@ -184,12 +184,12 @@ def test_a_copy_is_used_until_the_archive_changes(
     tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, {})
-    load_arrays(path)
+    load_npz(path)
     with monkeypatch.context() as patch:
         patch.setattr(loader, "_unpack", None)  # reading the file again would fail
-        assert load_arrays(path).num_steps == 10
+        assert load_npz(path).num_steps == 10
     written(tmp_path, {"rewards": np.ones(10)})  # as many bytes as before
-    assert load_arrays(path).returns.tolist() == [4.0, 6.0]
+    assert load_npz(path).returns.tolist() == [4.0, 6.0]
     (copy,) = cache_folder.iterdir()
     assert not [entry for entry in copy.iterdir() if entry.is_dir()]
 
@@ -207,7 +207,7 @@ def test_whatever_byte_of_an_archive_is_damaged_the_error_is_one_line(
         damaged[place] ^= 0xFF
         path.write_bytes(damaged)
         try:
-            load_arrays(path, progress=False)
+            load_npz(path, progress=False)
         except DiffplanError as error:
             refused += 1
             assert "\n" not in str(error)
