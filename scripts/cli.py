@@ -82,6 +82,7 @@ def _run(args: Sequence[str]) -> None:
     else:
         words, rest = _split(args)
         module, name, _ = COMMANDS[words]
+        # the module of this command alone: others load what they need
         command = getattr(import_module(f"diffplan.scripts.{module}"), name)
         parsed(command, rest, " ".join(["diffplan", *words])).run()
 

@@ -62,6 +62,7 @@ def as_words(option: str, value: Any) -> list[str]:
 
 def _help(section: type) -> Mapping[str, str]:
     """The docstrings under the fields of a class, which Python itself does not keep."""
+    # what stands under a field is an expression that has no effect: only the source has it
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(body, ast.ClassDef)
     found = {}

@@ -81,6 +81,7 @@ class Train:
             )
         config = get_config(_named(args))
         try:
+            # with the config's own defaults first: most command lines fit them
             parsed = _parse(args, config)
         except DiffplanError:
             options = [
@@ -151,6 +152,7 @@ class Train:
 
     def _settled(self, info: DatasetInfo, layout: ObservationLayout, main: bool) -> Config:
         """The config with the preset of these data and, over it, the options as given."""
+        # from Python the config is taken as it is
         if not self.given:
             return self.config
         name, dataset = _named(self.given), _d4rl_name(info)
@@ -221,6 +223,7 @@ def _parse(args: Sequence[str], config: Config) -> Train:
         f"overridden.\n\nCONFIG is one of\n{listing}\n\nThe defaults shown are those of {name}. "
         "The preset of the data changes some of them, but none that is given.\n\n"
         f"{presets} All are in docs/method.md.",
+        # what has no default is asked for, the settings come from the config
         default=Train(tyro.MISSING, tyro.MISSING, config=config),
     )
     return parsed

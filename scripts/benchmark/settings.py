@@ -40,6 +40,7 @@ def default_config(name: str, like: str) -> Config:
 
     Raises DiffplanError for neither of them, or unknown sizes.
     """
+    # a name before a folder of the same name
     if name in CONFIGS:
         if like not in SIZES:
             raise DiffplanError(f"--like is {like!r}, expected one of {', '.join(SIZES)}")

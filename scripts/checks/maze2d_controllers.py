@@ -104,7 +104,7 @@ class Maze2dControllers:
             }
             print(f"{maze}, {name}: {row[name]}", flush=True)
         if maze != "open":
-            # D4RL's own mean is over 100 episodes of the same spread.
+            # D4RL's own mean is over 100 episodes of the same spread, that of planning once
             reference = REFERENCE_SCORES[f"maze2d-{maze}"].maximum
             error = float(deviation * np.sqrt(1 / self.episodes + 1 / 100))
             difference = row["plans once"]["return"] - reference

@@ -80,6 +80,7 @@ class PointmazeCounts:
         }
         write_json(self.json, result)
         print(f"written: {self.json}")
+        # after the file is written: a difference is to be looked at
         off = [m for m, row in rows.items() if abs(row.get("difference", 0.0)) > self.tolerance]
         if off:
             raise DiffplanError(

@@ -141,6 +141,7 @@ def study_table(data: dict[str, Any]) -> str:
         for key in ("data_label", "environment_differences"):
             if study[key]:
                 labels.setdefault(f"{study[key]}", []).append(name)
+    # protocol and machine are those of all datasets
     last = next(iter(data["datasets"].values()))
     notes = "\n".join(f"- {', '.join(names)}: {label}" for label, names in labels.items())
     return (
@@ -242,6 +243,7 @@ def reference_table(data: dict[str, Any]) -> str:
 
 def benchmarks_table(runs: list[dict[str, Any]]) -> str:
     """One row per `diffplan benchmark`, at its own settings; the fastest plan is the measure."""
+    # ratios say more than times of one machine
     fastest = min(run["replan_ms_median"] for run in runs)
     cheapest = min(run["amortised_ms"] for run in runs)
     rows = []
@@ -318,6 +320,7 @@ def update(folder: Path, *, check: bool = False) -> list[Path]:
             data = json.loads(source.read_text())
             return f"{match[1]}\n{_kind(data)(data)}\n\n{match[3]}"
 
+        # pages without a change keep their time stamp
         before = page.read_text()
         after = _BLOCK.sub(fill, before)
         if after != before:

@@ -59,6 +59,7 @@ class Make:
             )
         self._check(of_metaworld=self.name in METAWORLD)
 
+        # after the checks: refusals load no simulator
         from diffplan.envs.datasets import made_maze2d
         from diffplan.envs.makers.maze2d_data import make_maze2d
         from diffplan.envs.makers.pointmaze_data import make_pointmaze
@@ -114,6 +115,7 @@ class Make:
             overwrite=self.overwrite,
             **{key: value for key, value in given.items() if value is not None},  # type: ignore[arg-type]
         )
+        # scripted policies fail where noise is large: said at once, not after a training
         for name, share in load_dataset(self.name).info.details["success_rate"].items():
             print(f"  {name:<22} success {share:.0%}")
         print(f"{self.name} is the Minari dataset {dataset_id}")

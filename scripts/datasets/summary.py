@@ -51,6 +51,7 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
         ),
         ("return", _spread(returns)),
     ]
+    # rewards of another form than the scores': both are shown
     if "rewards_are" in info.details:
         lines.append(("as scored", _spread(comparable)))
     key = reference_key(info)
@@ -61,6 +62,7 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
         lines.append(("normalised score", "none: D4RL has no reference for this task"))
     else:
         lines.append(("normalised score", f"mean {scores.mean():.1f} (reference {key})"))
+    # bootstrapping at a time limit needs the observation after the last step
     kept = "kept" if after_last.all() else "missing" if not after_last.any() else "kept for some"
     lines += [
         (
@@ -196,6 +198,7 @@ def _evaluation(episodes: Episodes) -> str:
         return f"each task in its own: {', '.join(named)}"
     if info.env_id is None:
         return "unknown: name the environment with --env"
+    # a maze map is many lines, and the id names it
     kwargs = {key: value for key, value in info.env_kwargs.items() if key != "maze_map"}
     registered = gym.registry.get(info.env_id)
     steps = kwargs.pop("max_episode_steps", registered and registered.max_episode_steps)

@@ -62,6 +62,7 @@ def measure(options: EvaluateOptions, runs: Sequence[Run], where: Sequence[Place
     """
     info, header = runs[0].agent.info, runs[0].header
     given = what_is_given(options.task_given, header.config) if len(where) > 1 else None
+    # asked for the data only where a demonstration is shown
     tell = teller(given, info, partial(training_data, info, header.fingerprint), options.seed)
     if options.checkpoint == "best":
         used = [place.used for place in where]
@@ -75,6 +76,7 @@ def measure(options: EvaluateOptions, runs: Sequence[Run], where: Sequence[Place
                 tell(run.agent, index),
                 workers=options.workers,
                 timed=index == 0,  # planning takes as long in every task
+                # pictures show one model
                 record=run is runs[0],
             )
             for run in runs
@@ -121,6 +123,7 @@ def _player(
             policy,
             factory,
             episodes=options.episodes,
+            # some controllers keep a route for one environment alone
             num_envs=min(options.num_envs, rows or options.num_envs),
             seed=options.seed,
             workers=workers,

@@ -104,6 +104,7 @@ class EvaluateOptions:
             "num_envs": self.num_envs,
             "seed": self.seed,
         }
+        # what is as usual is left out: the command is to be read
         settings |= self.unusual
         if self.checkpoint == "best":
             settings |= {"select_episodes": self.select_episodes, "select_seed": self.select_seed}

@@ -98,6 +98,7 @@ def tasks_table(found: Evaluation) -> str:
         (str(task.place.task), task.planner, (reference,), task.others)
         for task, reference in zip(found.tasks, found.references, strict=True)
     ]
+    # what the planner is set beside has no mean: tasks may lack it
     rows.append(("mean over tasks", found.mean, found.references, {}))
     scored = any(found.references)
     success = any(score.success is not None for _, score, _, _ in rows)
@@ -159,6 +160,7 @@ def results(options: EvaluateOptions, found: Evaluation) -> dict[str, Any]:
     mean = _without_episodes(found.mean.summary(*found.references))
     by_run = [_without_episodes(score.summary(*found.references)) for score in found.by_run]
     seconds = [s for run in runs if (s := run.agent.train_seconds) is not None]
+    # what is said of one task is said of the policies in it, of several task by task
     several = len(found.tasks) > 1
     return {
         **mean,

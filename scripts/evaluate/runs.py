@@ -143,6 +143,7 @@ def with_best_checkpoint(
                 seed=options.select_seed,
                 description=f"{run.folder.name}, {step} updates",
             )
+            # on D4RL's scale where there is one: tasks of other sizes weigh alike
             score = normalised_score(reference_key(own), played.returns)
             found.append(played.returns if score is None else score)
         # tasks play as many episodes each, so together they weigh alike
@@ -176,6 +177,7 @@ def _check_one_configuration(runs: Sequence[Run]) -> None:
                     f"{mine.get(key)!r}; several RUNs must be the training seeds of one "
                     "configuration on the same data: evaluate these one by one"
                 )
+    # twice the same seed would count one model as two
     seeds, counts = np.unique([run.seed for run in runs], return_counts=True)
     if (counts > 1).any():
         twice = int(seeds[counts > 1][0])

@@ -50,6 +50,7 @@ def _maze_frames(trace: Trace, layout: ObservationLayout, maze: Maze) -> Iterato
     xy = positions(states, layout)
     end = len(trace.rewards)
     if trace.success_step is not None:
+        # afterwards the ball only hovers
         end = min(end, trace.success_step + _LINGER)
     with style():
         ratio = (len(maze.rows) - 1) / (len(maze.rows[0]) - 1)
@@ -61,6 +62,7 @@ def _maze_frames(trace: Trace, layout: ObservationLayout, maze: Maze) -> Iterato
         figure.legend(handles=_entries(), loc="lower center", ncols=4)
         if goals is not None:
             axes.plot(*goals[0, :2], "*", color=GOAL, markersize=24, markeredgecolor="white")
+        # maze and goal once; only what moves is drawn in every frame
         canvas.draw()
         background = canvas.copy_from_bbox(figure.bbox)
         (path,) = axes.plot([], [], color=EXECUTED, linewidth=3, animated=True)
@@ -110,6 +112,7 @@ def write_video(stem: Path, frames: Iterable[np.ndarray]) -> Path:
     writer = imageio_ffmpeg.write_frames(
         str(partial), (width, height), fps=_FPS, macro_block_size=2, quality=7
     )
+    # a generator: it takes frames once it was started
     writer.send(None)
     for frame in (first, *frames):
         writer.send(np.ascontiguousarray(frame[:height, :width]))

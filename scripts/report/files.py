@@ -21,6 +21,7 @@ def check_writable(path: Path, what: str) -> None:
     """
     if path.is_dir():
         raise DiffplanError(f"{what} {path} is a folder; give the name of a file")
+    # a name that no other process probes with at the same time
     probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +38,7 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
     text = json.dumps(_plain(results), indent=1, allow_nan=False)
     # Lists of numbers on one line: a hundred episodes stay readable.
     text = re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
+    # whoever reads meanwhile finds the old file or the new one
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text + "\n")
     os.replace(partial, path)

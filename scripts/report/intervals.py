@@ -82,10 +82,12 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """
     if n < 1 or not 0 <= successes <= n:
         raise DiffplanError(f"a rate needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    # the rates p with |rate - p| <= z sqrt(p (1 - p) / n), solved for p
     z = NormalDist().inv_cdf(0.5 + level / 2)
     rate = successes / n
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    # exactly the ends where they are reached, whatever the rounding
     low = 0.0 if successes == 0 else float(centre - half)
     high = 1.0 if successes == n else float(centre + half)
     return Estimate(rate, low, high, n)
@@ -181,6 +183,7 @@ def t_quantile(probability: float, freedom: int) -> float:
             f"a t quantile needs 1/2 <= probability < 1 and freedom >= 1, got {probability} "
             f"and {freedom}"
         )
+    # doubled until it holds the quantile, then halved to the last bit
     low, high = 0.0, 1.0
     while _t_within(high, freedom) < 2 * probability - 1:
         high *= 2
@@ -207,6 +210,7 @@ def _t_within(t: float, freedom: int) -> float:
 def _resampled_means(data: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Means [resamples] of as many draws with replacement from data [n]."""
     n = len(data)
+    # n draws for each resample: a block of them fits the memory
     block = max(1, _BLOCK // n)
     return np.concatenate(
         [

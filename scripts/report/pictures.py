@@ -117,6 +117,7 @@ def _draw_closest(
     whole: Axes, near: Axes, trace: Trace, layout: ObservationLayout, maze: Maze
 ) -> None:
     """Frame one plan in the panel `whole` and draw it large in the panel `near`."""
+    # the plan that shows best what optimisation does
     plan = max(_under_way(trace), key=lambda plan: _moved(plan, layout), default=None)
     if plan is None:
         near.set_axis_off()
@@ -128,6 +129,7 @@ def _draw_closest(
     shown = [plan.states, plan.proposal[plan.chosen], *plan.candidates]
     points = np.concatenate([positions(states, layout) for states in shown])
     low, high = points.min(0), points.max(0)
+    # at least a cell, or walls would be out of sight
     half = 0.55 * max(float((high - low).max()), maze.scale)
     x, y = (low + high) / 2
     near.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
@@ -194,6 +196,7 @@ def plans_over_time(
                 axes.plot(plan.step, plan.states[0, column], "o", color=PLAN, markersize=3)
             axes.set_ylabel(f"state {column}")
             axes.set_xlim(0, len(states) - 1)
+            # plans may leave the panel, the executed path may not
             _limit_to(axes, states[:, column])
         for axes in panels[-2:]:
             axes.set_xlabel("environment step")
@@ -282,6 +285,7 @@ def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     points: dict[str, dict[int, float]] = {}
     for line in path.read_text().splitlines():
         try:
+            # the last line of a run that was killed may be half a line
             record = json.loads(line)
             step = int(record["step"])
         except (ValueError, KeyError, TypeError):
@@ -309,6 +313,7 @@ def training_curves(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
             if rough:
                 axes.plot(steps, smooth, color=EXECUTED, linewidth=1.8)
             finite = values[np.isfinite(values)]
+            # within one decade a logarithm only bends the curve
             if len(finite) and finite.min() > 0 and finite.max() > 10 * finite.min():
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))

@@ -78,6 +78,7 @@ class Score:
         """The score over the runs of several training seeds, the same number of episodes each."""
         times = [score.times for score in scores if score.times is not None]
         batched = [score.batched_ms for score in scores if score.batched_ms is not None]
+        # runs of one environment report success all or none
         success = [score.success for score in scores if score.success is not None]
         return Score(
             name,
@@ -164,6 +165,7 @@ def protocol(runs: int) -> str:
 
 def decision_times(times: DecisionTimes) -> dict[str, float | None]:
     """Median, 95 % quantile and mean milliseconds, replanning calls also apart."""
+    # policies that do not plan say nothing of replanning
     replanning = times.ms[times.replanned] if times.replanned is not None else times.ms[:0]
     between = times.ms[~times.replanned] if times.replanned is not None else times.ms[:0]
     return {
@@ -183,6 +185,7 @@ def speed_line(score: Score, rows: int) -> str:
     if ms["replan_ms_median"] is not None and ms["between_ms_median"] is not None:
         line += f"a new plan takes {ms['replan_ms_median']:.2f} ms and "
         line += f"a step between plans {ms['between_ms_median']:.2f} ms (medians); "
+    # a mean, as calls with and without new plans take turns
     batched = score.batched_ms.mean()
     return line + f"with {rows} environments at once a decision takes {batched:.2f} ms on average"
 

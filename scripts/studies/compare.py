@@ -42,6 +42,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "raw start, 5 steps": {"start": "raw", "denoising_steps": 5},
     "goes on, 1 step": {"start": "process", "denoising_steps": 3, "reuse": True},
 }
+# every row is a refinement of it: differences are to it
 BASE = "proposer only"
 STRIDES = (1, 2, 4, 8, 16)  # between replans, that are tried
 _TIMED = "replan_ms_median"
@@ -158,6 +159,7 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
     if not any(name in rows for name in ROWS):
         name, why = next(iter(report["left_out"].items()))
         raise DiffplanError(f"{options.folder} plans in none of these ways; {name}: {why}")
+    # last, as they take no tuning
     others = {found[0].name: found for found in tasks.baselines(options.seed)}
     for name, found in others.items():
         if name not in rows:
@@ -308,6 +310,7 @@ def _differences(rows: dict[str, Any]) -> None:
     for row in rows.values():
         row["difference"] = None
         if base is not None and row is not base:
+            # the same seeds in both rows, so that the luck of an episode cancels
             paired = bootstrap_mean(np.array(row["returns"]) - np.array(base["returns"]))
             row["difference"] = [paired.mean, paired.low, paired.high]
 

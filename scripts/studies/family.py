@@ -161,6 +161,7 @@ def _refined(
     agent = load_agent(run, **planning)
     model, (proposal, start) = agent.model, proposed
     settings = agent.settings
+    # noise of the steps apart from that of the start, which all processes share
     generator = torch.Generator().manual_seed(options.seed + 1)
     steps = torch.randn(settings.denoising_steps, *start.shape, generator=generator)
     levels: list[np.ndarray] = []
@@ -173,6 +174,7 @@ def _refined(
 
         return SAMPLERS[settings.sampler](shown, *args, **options)
 
+    # no candidates are proposed or chosen: their noise is not drawn
     noise = Noise(torch.empty(0), start, steps, torch.empty(0))
     # from noise the proposal has no place in the chain
     given = None if settings.start == "noise" else dataclasses.replace(proposal)
@@ -192,5 +194,6 @@ def _frame(axes: Any, drawn: list[np.ndarray]) -> None:
 
     points = np.concatenate([xy.reshape(-1, 2) for xy in drawn])
     middle = (points.min(0) + points.max(0)) / 2
+    # never so close that a cell fills the panel
     half = max(0.8, 0.65 * float(np.ptp(points, axis=0).max()))
     axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))

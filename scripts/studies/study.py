@@ -24,6 +24,7 @@ _ROWS: dict[str, tuple[str, PlanningOptions]] = {
     "proposer only": ("proposer-only", PlanningOptions(start="none", denoising_steps=0)),
     "from noise": ("from-noise", PlanningOptions(start="noise", denoising_steps=10)),
 }
+# the figures without the episodes: the summary stays readable
 _KEPT = (
     *("return_mean", "return_ci95", "normalised_score", "normalised_ci95"),
     *("success_rate", "success_ci95", "episodes", "train_seconds", "runs", "planning", "command"),
@@ -118,7 +119,9 @@ class Study:
         rows: dict[str, Any] = {}
         common: dict[str, Any] = {}
         ways = _ROWS if self.ways else {"ours": _ROWS["ours"]}
+        # one network, planned with in each way
         for label, (stem, planning) in ways.items():
+            # controllers and pictures once, with the configuration's own way
             own = label == "ours"
             found_row = self._row(runs, folder / f"{stem}.json", planning, own)
             kept = {key: found_row[key] for key in _KEPT if key in found_row}

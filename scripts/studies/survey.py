@@ -78,6 +78,7 @@ class Survey:
         """Do the cells that are missing; then write DIR/ROWS.json and its pictures."""
         index, count = self._check()
         names = [_name(data) for data in self.data]
+        # seed by seed, so that a survey that is cut has every row once
         cells = [
             (data, name, label, seed)
             for seed in range(self.seeds)
@@ -210,6 +211,7 @@ class Survey:
                 f"{data} does not say in which environment it was collected, which a survey needs; "
                 "name the file after a D4RL task, or store an env_id in it"
             )
+        # raises where the simulator is missing
         evaluation_env_factory(info)
         self._known.add(data)
 
@@ -317,6 +319,7 @@ class Survey:
         # any run says what the data are
         first = next(iter(cells))
         agent = load_agent(self._run(folder, first, 0))
+        # planned as in the cells, with the interval that was chosen there
         agents = {
             label: load_agent(self._run(folder, label, 0), **found[0]["planning"])
             for label, found in cells.items()

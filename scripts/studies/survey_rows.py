@@ -34,6 +34,7 @@ class Row:
 
 _ALONE = {"start": "none", "denoising_steps": 0}
 
+# planners as their papers have them, with the intervals that they tried
 PLANNERS: dict[str, Row] = {
     "ours": Row(OURS),
     "ours, proposal alone": Row(OURS, planning=_ALONE),
@@ -126,6 +127,7 @@ ABLATIONS: dict[str, Row] = {
     "noise, eps instead of x0": Row("from-noise", {"denoiser.prediction": "eps"}),
 }
 
+# who tells actions and values: networks of their own, heads, streams
 HEADS: dict[str, Row] = {
     "separate networks": Row(OURS),
     "separate networks, K = 1": Row(OURS, planning={"candidates": 1}),
