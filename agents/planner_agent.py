@@ -20,6 +20,7 @@ from diffplan.engines.decision import Planned
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import Engine, make_engine
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
 from diffplan.planning.chains import matching_level
@@ -169,13 +170,14 @@ class PlannerAgent:
             for marked, goes_on in ((due & ~again, False), (again, True)):
                 if not marked.any():
                     continue
-                made = self._plan(
-                    self.engine,
-                    *(states[marked], _take(goals, marked), target[marked]),
-                    *(seeds[marked], count[marked]),
-                    self._left(state.plan, marked) if goes_on else None,
+                context = self._context(
+                    states[marked],
+                    _take(goals, marked),
+                    target[marked],
                     self._memory.codes(_take(history, marked), step[marked]),
+                    self._left(state.plan, marked) if goes_on else None,
                 )
+                made = self._plan(self.engine, context, seeds[marked], count[marked])
                 plan = made if marked.all() else plan.replaced(marked, made)
             age = np.where(due, 0, age)
             count = count + due
@@ -206,13 +208,45 @@ class PlannerAgent:
 
     def plan(self, observation: Any) -> PlanView:
         """Plans for a batch of observations, without acting; see `PlanView` for shapes."""
-        states, goals, _ = self._split(observation)
-        blank = self._blank(len(states))
-        target = self._targets.at(blank.step, blank.target)
+        context = self.context(observation)
         every = EagerEngine(self.model, self.settings, valued=True)
-        history = self._memory.remember(None, states, blank.step)
-        codes = self._memory.codes(history, blank.step)
-        return self._plan(every, states, goals, target, blank.seeds, blank.count, None, codes)
+        count = np.zeros(len(context), np.int64)
+        return self._plan(every, context, self.seed + np.arange(len(context)), count)
+
+    # --- What plans are made for -----------------------------------------------------------------
+
+    def context(self, observation: Any) -> Context:
+        """What the first plans of episodes are made for that begin with these observations.
+
+        In environment units, on the device: with the goals, the target return at the first step and
+        what the agent knows of its task. `PlanSpace.normalised_context` gives it to networks.
+        """
+        states, goals, _ = self._split(observation)
+        return self.context_at(states, goals)
+
+    def context_at(self, states: np.ndarray, goals: np.ndarray | None = None) -> Context:
+        """The same for states [B, D] and goals [B, G], where these are at hand."""
+        step = np.zeros(len(states), np.int64)
+        target = self._targets.at(step, np.full(len(states), np.nan))
+        history = self._memory.remember(None, states, step)
+        return self._context(states, goals, target, self._memory.codes(history, step))
+
+    def _context(
+        self,
+        states: np.ndarray,
+        goals: np.ndarray | None,
+        target: np.ndarray,
+        codes: Tensor | None,
+        previous: Tensor | None = None,
+    ) -> Context:
+        """The one place that puts together what a plan is made for."""
+        return Context(
+            self._tensor(states),
+            None if goals is None else self._tensor(goals),
+            self._tensor(target.astype(np.float32)) if self.model.use_returns else None,
+            previous,
+            codes,
+        )
 
     # --- Inside ----------------------------------------------------------------------------------
 
@@ -253,26 +287,9 @@ class PlannerAgent:
         return torch.from_numpy(array).to(self.device)
 
     def _plan(
-        self,
-        engine: Engine,
-        states: np.ndarray,
-        goals: np.ndarray | None,
-        target: np.ndarray,
-        seeds: np.ndarray,
-        count: np.ndarray,
-        previous: Tensor | None = None,
-        codes: Tensor | None = None,
+        self, engine: Engine, context: Context, seeds: np.ndarray, count: np.ndarray
     ) -> PlanView:
-        planned = engine.plan(
-            self._tensor(states),
-            None if goals is None else self._tensor(goals),
-            self._tensor(target.astype(np.float32)) if self.model.use_returns else None,
-            self._tensor(seeds),
-            self._tensor(count),
-            previous,
-            codes,
-        )
-        return PlanView(planned)
+        return PlanView(engine.plan(context, self._tensor(seeds), self._tensor(count)))
 
     def _left(self, plan: PlanView, rows: np.ndarray) -> Tensor:
         """What is left of the plans of the marked rows at a replan: [b, M, D]."""

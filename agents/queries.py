@@ -11,7 +11,7 @@ from torch import Tensor
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.agents.plans import PlanView
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.planning import queries
 
 
@@ -39,16 +39,15 @@ class Queries:
     @torch.no_grad()
     def policy(self, observation: Any) -> np.ndarray:
         """Actions [B, A] to take next in observations [B, D], without making a plan."""
-        context = self._context(observation)
-        actions = queries.policy(self.model, context, self._noise(len(context.state)))
+        context = self.model.normalised_context(self.agent.context(observation))
+        actions = queries.policy(self.model, context, self._noise(len(context)))
         return self._array(self.model.environment_actions(actions))
 
     @torch.no_grad()
     def inverse_dynamics(self, states: np.ndarray) -> np.ndarray:
         """Actions [B, H * stride, A] that lead along plan states [B, H+1, D], whatever for."""
-        start, x = self._plans(states)
-        noise = self._noise(len(x))
-        actions = queries.inverse_dynamics(self.model, Context(start, None, None), x, noise)
+        context, x = self._plans(states)
+        actions = queries.inverse_dynamics(self.model, context, x, self._noise(len(x)))
         return self._array(self.model.environment_actions(actions.flatten(1, 2)))
 
     @torch.no_grad()
@@ -60,19 +59,19 @@ class Queries:
         steps: reverse steps, those of planning if None.
         """
         model, plan = self.model, self.model.config.plan
-        start = model.states(self._checked(states, (model.spec.state_dim,), "states"))
+        context = self._context(self._checked(states, (model.spec.state_dim,), "states"))
         shape = (plan.horizon * plan.stride, model.spec.action_dim)
-        given = model.scaled_actions(self._checked(actions, shape, "actions"))
-        if len(given) != len(start):
-            raise DiffplanError(f"{len(start)} states but {len(given)} rows of actions")
+        given = model.scaled_actions(self._tensor(self._checked(actions, shape, "actions")))
+        if len(given) != len(context):
+            raise DiffplanError(f"{len(context)} states but {len(given)} rows of actions")
         x = queries.forward_model(
             model,
-            Context(start, None, None),
+            context,
             given.unflatten(1, (plan.horizon, plan.stride)),
-            self._noise(len(start)),
+            self._noise(len(context)),
             steps or self.agent.settings.denoising_steps,
         )
-        return self._array(model.states.inverse(model.from_plan(start, x)))
+        return self._array(model.states.inverse(model.from_plan(context.state, x)))
 
     @torch.no_grad()
     def evaluate(
@@ -89,15 +88,14 @@ class Queries:
         beside = None
         if actions is not None:
             shape = (plan.horizon * plan.stride, model.spec.action_dim)
-            beside = model.scaled_actions(self._checked(actions, shape, "actions"))
+            beside = model.scaled_actions(self._tensor(self._checked(actions, shape, "actions")))
             beside = beside.unflatten(1, (plan.horizon, plan.stride))
-        start, x = self._plans(states, beside)
-        goal = None
         if model.spec.goal_dim:
             if goals is None:
                 raise DiffplanError(f"goals [B, {model.spec.goal_dim}] are missing")
-            goal = model.goal(self._checked(goals, (model.spec.goal_dim,), "goals"))
-        values = queries.evaluation(model, Context(start, goal, None), x)
+            goals = self._checked(goals, (model.spec.goal_dim,), "goals")
+        context, x = self._plans(states, beside, goals)
+        values = queries.evaluation(model, context, x)
         return self._array(model.returns.inverse(values.unsqueeze(-1)).squeeze(-1))
 
     @torch.no_grad()
@@ -106,49 +104,43 @@ class Queries:
 
         level: to which they are noised before; the network knows no less than 1.
         """
-        start, x = self._plans(states)
+        context, x = self._plans(states)
         top = self.model.plain_process.T
         if not 1 <= level <= top:
             raise DiffplanError(f"level is {level}, expected 1 to {top}")
         noise = self._noise(len(x))
-        return self._array(queries.task(self.model, Context(start, None, None), x, level, noise))
+        return self._array(queries.task(self.model, context, x, level, noise))
 
     # --- Inside ----------------------------------------------------------------------------------
 
-    def _context(self, observation: Any) -> Context:
-        """What is known of observations, with the return that the agent asks for at first."""
-        states, goals = self.agent.layout.split(observation)
-        model = self.model
-        start = self._checked(states, (model.spec.state_dim,), "the observation's state")
-        goal = None if goals is None else model.goal(torch.from_numpy(goals).to(start))
-        returns = None
-        if model.use_returns:
-            target = self.agent.first_target
-            returns = model.normalised_returns(torch.full((len(start),), target).to(start))
-        return Context(model.states(start), goal, returns)
+    def _context(self, states: np.ndarray, goals: np.ndarray | None = None) -> Context:
+        """What plans from states [B, D] would be made for, normalised; the task as the agent's."""
+        return self.model.normalised_context(self.agent.context_at(states, goals))
 
-    def _plans(self, states: np.ndarray, actions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Normalised start [B, D] and plan tensors [B, rows, D] of states in environment units."""
-        model = self.model
-        plan = model.config.plan
-        z = model.states(
-            self._checked(states, (plan.horizon + 1, model.spec.state_dim), "plan states")
-        )
-        returns = None
-        if model.streams is not None:
-            shape = (len(z), plan.horizon, plan.stride, model.spec.action_dim)
-            actions = torch.zeros(shape).to(z) if actions is None else actions
-            returns = torch.zeros(len(z)).to(z)
-        else:
-            actions = None
-        return z[:, 0], model.to_plan(z[:, 0], z[:, 1:], actions, returns)
+    def _plans(
+        self, states: np.ndarray, actions: Tensor | None = None, goals: np.ndarray | None = None
+    ) -> tuple[Context, Tensor]:
+        """What plans along states [B, H+1, D] are made for, and they as tensors [B, rows, D]."""
+        model, plan = self.model, self.model.config.plan
+        shape = (plan.horizon + 1, model.spec.state_dim)
+        checked = self._checked(states, shape, "plan states")
+        context, z = self._context(checked[:, 0], goals), model.states(self._tensor(checked))
+        if model.streams is None:
+            return context, model.to_plan(z[:, 0], z[:, 1:])
+        if actions is None:
+            actions = z.new_zeros(len(z), plan.horizon, plan.stride, model.spec.action_dim)
+        returns = z.new_zeros(len(z))
+        return context, model.to_plan(z[:, 0], z[:, 1:], actions, returns)
 
-    def _checked(self, array: np.ndarray, shape: tuple[int, ...], name: str) -> Tensor:
+    def _checked(self, array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
         found = np.asarray(array, np.float32)
         if found.ndim != 1 + len(shape) or found.shape[1:] != shape:
             expected = ", ".join(map(str, ("B", *shape)))
             raise DiffplanError(f"{name} have shape {found.shape}, expected [{expected}]")
-        return torch.from_numpy(found).to(self.agent.device)
+        return found
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.agent.device)
 
     def _noise(self, rows: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.agent.seed)

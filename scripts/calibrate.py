@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from diffplan.agents import PlannerAgent
     from diffplan.diffusion.dpm_solver_v3 import Statistics
-    from diffplan.model.conditions import Context
+    from diffplan.model.context import Context
     from diffplan.model.run_folder import Header
 
 _SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift of f"))
@@ -122,21 +122,16 @@ def _samples(
 
     Where returns are asked for, the contexts ask for what planning will: one return for all.
     """
+    from dataclasses import replace
+
     import torch
 
+    from diffplan.data.placement import moved
     from diffplan.data.windows import WindowSampler
     from diffplan.envs.datasets import training_data
-    from diffplan.model.conditions import Context
 
-    model, settings = agent.model, agent.settings
+    model = agent.model
     generator = torch.Generator().manual_seed(options.seed)
-    returns = None
-    if model.use_returns:
-        target = settings.target_return
-        wanted = torch.tensor(target) if target is not None else None
-        if wanted is None:
-            wanted = model.targets(settings.target_quantile)
-        returns = model.normalised_returns(wanted.to(agent.device)).expand(options.samples)
     # plans of the data are what the statistics are best taken at
     episodes = training_data(header.info, header.fingerprint)
     if isinstance(episodes, str):
@@ -147,16 +142,16 @@ def _samples(
             return torch.randn(options.samples, columns, generator=generator).to(agent.device)
 
         goal = normal(spec.goal_dim) if spec.goal_dim else None
-        return Context(normal(spec.state_dim), goal, returns), None
+        z = normal(spec.state_dim)
+        asked = model.normalised_context(agent.context_at(z.cpu().numpy()))
+        return replace(asked, state=z, goal=goal), None
     sampler = WindowSampler(episodes, header.config, seed=header.seed)
-    windows = sampler.sample(options.samples, generator)
-    states = model.states(windows.states.to(agent.device))
-    goals = None if windows.goals is None else windows.goals.to(agent.device)
-    actions = None
-    if model.config.actions_in_plan and windows.actions is not None:
-        actions = model.scaled_actions(windows.actions.to(agent.device))
-    x0 = model.to_plan(states[:, 0], states[:, 1:], actions)
-    return Context(states[:, 0], model.goal(goals), returns), x0
+    drawn = moved(sampler.sample(options.samples, generator), agent.device)
+    windows = model.normalised_windows(drawn)
+    asked = model.normalised_context(agent.context_at(drawn.states[:, 0].cpu().numpy()))
+    actions = windows.actions if model.config.actions_in_plan else None
+    x0 = model.to_plan(windows.states[:, 0], windows.states[:, 1:], actions)
+    return replace(model.context_of(windows), target_return=asked.target_return), x0
 
 
 def _draw(path: Path, statistics: Statistics, title: str) -> None:

@@ -29,7 +29,7 @@ from diffplan.data import drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.data.windows import WindowSampler
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.spec import ModelSpec
 from diffplan.planning.stages import Noise

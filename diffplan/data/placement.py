@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any, TypeVar, cast
+
 import torch
 from torch import Tensor
 
+_T = TypeVar("_T")
 _SHARE = 0.5  # of the GPU's free memory that data may take; the rest is for training
 
 
@@ -33,3 +37,13 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
 def take(table: Tensor, index: Tensor) -> Tensor:
     """table[index], on the table's device; the index may lie on the host."""
     return table[move(index, table.device)]
+
+
+def moved(batch: _T, device: torch.device) -> _T:
+    """A tensor, or a frozen dataclass of tensors and of such, on the device; None stays None."""
+    if batch is None:
+        return batch
+    if isinstance(batch, Tensor):
+        return cast(_T, move(batch, device))
+    values = (moved(getattr(batch, f.name), device) for f in fields(cast(Any, batch)))
+    return type(batch)(*values)

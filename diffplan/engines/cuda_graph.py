@@ -13,6 +13,7 @@ from torch import Tensor
 from diffplan.config.sections import PlanningConfig
 from diffplan.engines.decision import ActStep, Planned, PlanStep
 from diffplan.engines.padding import filled, padded_size, present, row_count
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
 
@@ -40,31 +41,15 @@ class GraphEngine:
         return {**self.__dict__, "_captured": {}}
 
     @torch.inference_mode()
-    def plan(
-        self,
-        states: Tensor,
-        goals: Tensor | None,
-        targets: Tensor | None,
-        seeds: Tensor,
-        counts: Tensor,
-        previous: Tensor | None = None,
-        task: Tensor | None = None,
-    ) -> Planned:
-        key, step = ("plan", self._plan) if previous is None else ("again", self._again)
+    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Planned:
+        again = context.previous is not None
+        key, step = ("again", self._again) if again else ("plan", self._plan)
 
-        def planned(
-            states: Tensor,
-            goals: Tensor | None,
-            targets: Tensor | None,
-            seeds: Tensor,
-            counts: Tensor,
-            previous: Tensor | None,
-            task: Tensor | None,
-        ) -> Sequence[Tensor]:
-            return present(step(states, goals, targets, *step.draw(seeds, counts), previous, task))
+        def planned(*inputs: Tensor) -> Sequence[Tensor]:
+            *given, seeds, counts = inputs
+            return present(step(Context(*given), step.draw(seeds, counts)))
 
-        inputs = [states, goals, targets, seeds, counts, previous, task]
-        return Planned(*self._run(key, planned, inputs))
+        return Planned(*self._run(key, planned, [*context.tensors, seeds, counts]))
 
     @torch.inference_mode()
     def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:

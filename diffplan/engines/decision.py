@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.samplers import needs_noise
 from diffplan.engines.counter_rng import standard_normal, uniform
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.chains import chain_of
 from diffplan.planning.stages import Noise, decode, make_plan
@@ -94,31 +94,14 @@ class PlanStep(nn.Module):
         propose, start, steps = normal.split(self.sizes, 1)
         return Draws(propose, start, steps, gumbel)
 
-    def forward(
-        self,
-        states: Tensor,
-        goals: Tensor | None,
-        targets: Tensor | None,
-        propose: Tensor,
-        start: Tensor,
-        steps: Tensor,
-        select: Tensor,
-        previous: Tensor | None = None,
-        task: Tensor | None = None,
-    ) -> Planned:
-        """Plans for states [B, D], goals [B, G] and target returns-to-go [B] (None without).
+    def forward(self, given: Context, draws: Draws) -> Planned:
+        """Plans for B rows of what they are made for, in environment units.
 
-        previous: [B, M, D], the M < H states left of the plan before, with `reuse`. task: [B, F]
-        codes of the tasks, None where the networks are not told. The rest are the `Draws`.
+        With `reuse` it must hold the M < H states left of the plan before, [B, M, D].
         """
         model, settings = self.model, self.settings
-        context = Context(
-            model.states(states),
-            model.goal(goals),
-            None if targets is None else model.normalised_returns(targets),
-            None if previous is None else model.states(previous),
-            task,
-        )
+        context = model.normalised_context(given)
+        propose, start, steps, select = draws
         k, state_dim = settings.k, model.spec.state_dim
         shape = (k, model.rows, model.plan_dim)
         noise = Noise(
@@ -137,6 +120,20 @@ class PlanStep(nn.Module):
             plan.chosen,
             None if plan.actions is None else model.environment_actions(plan.actions.flatten(1, 2)),
         )
+
+
+class FlatPlanStep(nn.Module):
+    """A `PlanStep` whose arguments are tensors alone, as graphs take them."""
+
+    def __init__(self, step: PlanStep) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, *inputs: Tensor) -> Planned:
+        """inputs: those of a `Context`, then those of its `Draws`, None where there is none."""
+        count = len(Draws._fields)
+        planned: Planned = self.step(Context(*inputs[:-count]), Draws(*inputs[-count:]))
+        return planned
 
 
 class ActStep(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
 from diffplan.engines.decision import ActStep, Planned, PlanStep
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
 
@@ -22,18 +23,9 @@ class EagerEngine:
         self._act = ActStep(model)
 
     @torch.inference_mode()
-    def plan(
-        self,
-        states: Tensor,
-        goals: Tensor | None,
-        targets: Tensor | None,
-        seeds: Tensor,
-        counts: Tensor,
-        previous: Tensor | None = None,
-        task: Tensor | None = None,
-    ) -> Planned:
-        step = self._plan if previous is None else self._again
-        planned: Planned = step(states, goals, targets, *step.draw(seeds, counts), previous, task)
+    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Planned:
+        step = self._plan if context.previous is None else self._again
+        planned: Planned = step(context, step.draw(seeds, counts))
         return planned
 
     @torch.inference_mode()

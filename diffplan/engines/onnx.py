@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.engines.decision import ActStep, Planned, PlanStep
+from diffplan.engines.decision import ActStep, FlatPlanStep, Planned, PlanStep
 from diffplan.engines.padding import filled, padded_size, present, row_count
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
 _OPSET = 17
@@ -45,19 +46,11 @@ class OnnxEngine:
         return {**self.__dict__, "_sessions": {}}
 
     @torch.inference_mode()
-    def plan(
-        self,
-        states: Tensor,
-        goals: Tensor | None,
-        targets: Tensor | None,
-        seeds: Tensor,
-        counts: Tensor,
-        previous: Tensor | None = None,
-        task: Tensor | None = None,
-    ) -> Planned:
-        key, step = ("plan", self._plan) if previous is None else ("again", self._again)
-        inputs = [states, goals, targets, *step.draw(seeds, counts), previous, task]
-        return Planned(*self._run(key, step, inputs))
+    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Planned:
+        again = context.previous is not None
+        key, step = ("again", self._again) if again else ("plan", self._plan)
+        inputs = [*context.tensors, *step.draw(seeds, counts)]
+        return Planned(*self._run(key, FlatPlanStep(step), inputs))
 
     @torch.inference_mode()
     def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from diffplan.engines.decision import Planned
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.onnx import OnnxEngine, has_onnx
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
 
@@ -32,20 +33,10 @@ class Engine(Protocol):
     name: str
     startup_seconds: float
 
-    def plan(
-        self,
-        states: Tensor,
-        goals: Tensor | None,
-        targets: Tensor | None,
-        seeds: Tensor,
-        counts: Tensor,
-        previous: Tensor | None = None,
-        task: Tensor | None = None,
-    ) -> Planned:
-        """Plans in environment units for states [B, D], goals [B, G], target returns [B].
+    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Planned:
+        """Plans for B rows of a context, all in environment units.
 
-        seeds, counts: int64 [B], what their random numbers follow from. previous: [B, M, D],
-        what is left of the plans before, to go on from them. task: [B, F] codes of the tasks.
+        seeds, counts: int64 [B], what their random numbers follow from.
         """
         ...
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffplan.config.config import Config
 from diffplan.diffusion.process import Process, aggregated
 from diffplan.diffusion.processes import SCHEDULES, build_process, ddpm
 from diffplan.model.conditions import ConditionEncoder, TaskEncoder
 from diffplan.model.denoiser import Denoiser
-from diffplan.model.heads import Heads
 from diffplan.model.inverse_dynamics import InverseDynamics
+from diffplan.model.multi_task import MultiTaskDenoiser
 from diffplan.model.proposer import build_proposer
 from diffplan.model.proposer.base import Proposer, ProposerSpec
 from diffplan.model.space import PlanSpace
@@ -53,7 +55,7 @@ def _encoder_of(space: PlanSpace) -> ConditionEncoder:
         # inside the plan the first state is pinned, not a condition
         state_dim=0 if space.absolute else space.spec.state_dim,
         # nor is a goal that stands at the end of the plan
-        goal_dim=0 if space.config.plan.pin_goal else goal_feature_size(space.spec.goal_dim),
+        goal_columns=() if space.config.plan.pin_goal else space.spec.goal_columns,
         # nor a return that is a stream of the plan
         use_returns=space.use_returns and space.config.heads.kind != "streams",
         task_dim=space.task_dim,
@@ -71,27 +73,21 @@ def denoiser_of(space: PlanSpace, process: Process) -> Denoiser:
 
     process: of whose levels it must be able to tell x0.
     """
-    options, network = space.config.denoiser, _network_of(space)
-    denoiser = Denoiser(
-        network,
-        _encoder_of(space),
-        horizon=space.rows,
-        dim=space.plan_dim,
-        features=options.features,
-        prediction=options.prediction,
-        use_proposal=options.use_proposal,
+    options = space.config.denoiser
+    network, encoder = _network_of(space), _encoder_of(space)
+    sizes: dict[str, Any] = {
+        "horizon": space.rows,
+        "dim": space.plan_dim,
+        "features": options.features,
+        "prediction": options.prediction,
+        "use_proposal": options.use_proposal,
+    }
+    denoiser = (
+        MultiTaskDenoiser(space, network, encoder, **sizes)
+        if space.config.heads.kind == "shared"
+        else Denoiser(network, encoder, **sizes)
     )
     denoiser.check_process(process)
-    heads = space.config.heads
-    if heads.kind == "shared":
-        denoiser.heads = Heads(
-            space,
-            heads.modalities,
-            network,
-            width=heads.width,
-            bins=heads.bins,
-            weighting=heads.weighting,
-        )
     return denoiser
 
 

@@ -1,61 +1,25 @@
-"""What a plan is conditioned on, and the one embedding of it that denoisers see."""
+"""The one embedding of its context that denoisers see, and what codes the tasks in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
-from diffplan.nn.embeddings import mlp
+from diffplan.model.context import Context
+from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp
 
 Drop = Mapping[str, Tensor]
-"""Condition name -> bool [B]: the rows that must not see it."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What is known when a plan is asked for.
-
-    state: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
-    return-to-go or None. previous: [B, M, D] normalised, the M < H states that are left of the
-    plan before (`planning.reuse`), None for a plan from scratch. task: [B, F] code of the task,
-    None where the networks are not told.
-    """
-
-    state: Tensor
-    goal: Tensor | None
-    returns: Tensor | None
-    previous: Tensor | None = None
-    task: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a plan is conditioned on, in plan units; None where the model has no such input."""
-
-    state: Tensor | None = None
-    """Current state [B, D]."""
-    goal: Tensor | None = None
-    """Goal [B, G]."""
-    returns: Tensor | None = None
-    """Return-to-go [B]."""
-    task: Tensor | None = None
-    """Code of the task [B, F]."""
-
-    def repeat(self, k: int) -> Condition:
-        """Every row k times: row b becomes rows b * k ... b * k + k - 1."""
-
-        def rows(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.repeat_interleave(k, dim=0)
-
-        return Condition(*map(rows, (self.state, self.goal, self.returns, self.task)))
+"""Field of `Context` -> bool [B]: the rows that must not see it."""
 
 
 class ConditionEncoder(nn.Module):
     """One embedding per condition, summed, and an MLP over the sum, which sees them together.
+
+    Which fields of a `Context` are conditions is settled when it is built; the others are ignored,
+    so that whoever asks for plans need not know what this network was told.
 
     A dropped condition becomes a learned null vector, row by row and independently of the others,
     as classifier-free guidance needs (Ho & Salimans 2022, arXiv 2207.12598).
@@ -65,22 +29,25 @@ class ConditionEncoder(nn.Module):
         self,
         features: int,
         state_dim: int = 0,
-        goal_dim: int = 0,
+        goal_columns: Sequence[int] = (),
         use_returns: bool = True,
         task_dim: int = 0,
         hidden: int = 256,
     ) -> None:
+        """Sizes of 0 and no goal_columns: not a condition."""
         super().__init__()
         self.features = features
+        self.goal_columns = tuple(goal_columns)
         sizes = {
             "state": state_dim,
-            "goal": goal_dim,
-            "returns": int(use_returns),
+            "goal": len(goal_columns),
+            "target_return": int(use_returns),
             "task": task_dim,
         }
         self.sizes = {name: size for name, size in sizes.items() if size}
+        inputs = {**self.sizes, "goal": goal_feature_size(len(goal_columns))}
         self.embeddings = nn.ModuleDict(
-            {name: nn.Linear(size, hidden) for name, size in self.sizes.items()}
+            {name: nn.Linear(inputs[name], hidden) for name in self.sizes}
         )
         self.nulls = nn.ParameterDict(
             {name: nn.Parameter(0.02 * torch.randn(hidden)) for name in self.sizes}
@@ -89,27 +56,27 @@ class ConditionEncoder(nn.Module):
         self.nothing: Tensor
         self.register_buffer("nothing", torch.zeros(1, features), persistent=False)
 
-    def forward(self, condition: Condition, drop: Drop | None = None) -> Tensor:
-        """Features [B, F]; zeros [1, F] for a model without conditions.
+    def forward(self, context: Context, drop: Drop | None = None) -> Tensor:
+        """Features [B, F] of a normalised context; zeros [1, F] for a model without conditions.
 
-        Conditions the model was built without are ignored; a missing one is an error.
+        Raises DiffplanError for a condition that is missing.
         """
-        parts = [self._embed(name, condition, drop) for name in self.sizes]
+        parts = [self._embed(name, context, drop) for name in self.sizes]
         if not parts:
             return self.nothing
         result: Tensor = self.trunk(sum(parts[1:], parts[0]))
         return result
 
-    def _embed(self, name: str, condition: Condition, drop: Drop | None) -> Tensor:
-        value: Tensor | None = getattr(condition, name)
-        if value is None:
-            raise DiffplanError(f"the model is conditioned on {name!r}, but none was given")
-        if name == "returns":
+    def _embed(self, name: str, context: Context, drop: Drop | None) -> Tensor:
+        value = context.given(name)
+        if name == "target_return":
             value = value.unsqueeze(-1)
         if value.shape[-1] != self.sizes[name]:
             raise DiffplanError(
                 f"condition {name!r} needs {self.sizes[name]} columns, got {value.shape[-1]}"
             )
+        if name == "goal":
+            value = goal_features(context.state, value, self.goal_columns)
         embedded: Tensor = self.embeddings[name](value)
         if drop is not None and name in drop:
             embedded = torch.where(drop[name].unsqueeze(-1), self.nulls[name], embedded)

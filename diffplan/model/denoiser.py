@@ -1,20 +1,22 @@
 """Denoisers: a network of any parametrisation and its conditions behind one contract, x0_hat."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from diffplan.diffusion.forward import coefficients, q_sample, targets_at
+from diffplan.diffusion.forward import q_sample, targets_at
 from diffplan.diffusion.guidance import DenoisePair
 from diffplan.diffusion.process import Process, readout
 from diffplan.diffusion.sampling import Denoise
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Condition, ConditionEncoder, Drop
-from diffplan.model.heads import Heads, Values, level_weight
-from diffplan.model.space import Path
+from diffplan.model.conditions import ConditionEncoder, Drop
+from diffplan.model.context import Context
+from diffplan.model.modalities import Telling, Told
 from diffplan.nn.embeddings import constant, mlp, sinusoidal
 from diffplan.nn.network import Network
 
@@ -22,17 +24,66 @@ Prediction = Literal["x0", "eps", "v", "velocity", "resnoise"]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the heads' data are in training: values and weights by modality (`modalities.Modality`).
+class Inputs:
+    """What the denoiser of some plans is given beside x_t, its level and the conditions.
 
-    known: bool [B] by modality: whether E holds it; a plan knows little of this. path: from plan
-    tensor to states.
+    proposal: x̂ [B, H, D] that the network sees, None for all rows. shift: the x̂ of x_t where the
+    process has r != 0, whether seen or not. time: the `time_table` of the grid, which no plan
+    changes, where it is at hand. telling: what heads are given and say, for a denoiser that has
+    any.
     """
 
-    values: Values
-    weights: Mapping[str, Tensor]
-    known: Mapping[str, Tensor]
-    path: Path
+    proposal: Tensor | None = None
+    shift: Tensor | None = None
+    time: Tensor | None = None
+    telling: Telling | None = None
+
+    def twice(self) -> Inputs:
+        """For 2B rows, the second half like the first; what heads say is taken down apart."""
+        proposal, shift = (
+            None if x is None else torch.cat([x, x]) for x in (self.proposal, self.shift)
+        )
+        telling = None if self.telling is None else self.telling.twice()
+        return Inputs(proposal, shift, self.time, telling)
+
+
+@dataclass(frozen=True)
+class Noising:
+    """How plans are noised in training.
+
+    main, plain: the two forward processes; of plain samples r = 0, without a scale and with the
+    proposal absent. scale: noise [H, D] of the main process, None if it takes none. held: bool
+    [H, D], entries that stay clean in x_t and have no weight, as at planning under `guidance.pin`.
+    """
+
+    main: Process
+    plain: Process
+    scale: Tensor | None = None
+    held: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """B plans to learn from.
+
+    x0, noise: [B, H, D]. proposal: x̂ [B, H, D] or None. plain: bool [B], rows of the plain process.
+    levels: uniform [B] in [0, 1); row b is noised to t = 1 + floor(u T) of its process. mask:
+    weights [B, H] of the plan states (None: all 1). told: the data of the heads, if any.
+    """
+
+    x0: Tensor
+    proposal: Tensor | None
+    plain: Tensor
+    levels: Tensor
+    noise: Tensor
+    context: Context
+    drop: Drop | None = None
+    mask: Tensor | None = None
+    told: Told | None = None
+
+    def indices(self, noising: Noising) -> tuple[Tensor, Tensor]:
+        """Table indices [B] of every row in the main and in the plain process."""
+        return _indices(noising.main, self.levels), _indices(noising.plain, self.levels)
 
 
 class Denoiser(nn.Module):
@@ -42,8 +93,6 @@ class Denoiser(nn.Module):
     proposal x̂ as a second input, may be asked to plan without one, and an x0 prediction is the
     proposal plus the network's output, which is then the negative residual x0 - x̂ of RDDM (Liu et
     al. 2024, arXiv 2308.13712): untrained, it returns the proposal.
-
-    With `heads` the same features also give the other data of a trajectory, see `heads`.
     """
 
     def __init__(
@@ -69,7 +118,6 @@ class Denoiser(nn.Module):
         self.features = features
         self.prediction: Prediction = prediction
         self.use_proposal = use_proposal
-        self.heads: Heads | None = None
         self.time = mlp(features, (2 * features,), features)
         if use_proposal:
             self.absent = nn.Parameter(0.02 * torch.randn(features))
@@ -86,9 +134,9 @@ class Denoiser(nn.Module):
         device = next(self.time.parameters()).device
         return self.time_features(constant(levels, device))
 
-    def encode(self, condition: Condition, drop: Drop | None = None) -> Tensor:
+    def encode(self, context: Context, drop: Drop | None = None) -> Tensor:
         """Features [B, F] of the conditions: the same at every level, so once per plan."""
-        return self.encoder(condition, drop)
+        return self.encoder(context, drop)
 
     # --- One prediction --------------------------------------------------------------------------
 
@@ -125,47 +173,38 @@ class Denoiser(nn.Module):
             readout(process, self.prediction, t)
 
     def bind(
-        self,
-        process: Process,
-        grid: tuple[int, ...],
-        encoded: Tensor,
-        *,
-        proposal: Tensor | None = None,
-        shift: Tensor | None = None,
-        time: Tensor | None = None,
-        known: Values | None = None,
-        decoded: dict[str, Tensor] | None = None,
-        path: Path | None = None,
+        self, process: Process, grid: tuple[int, ...], encoded: Tensor, inputs: Inputs | None = None
     ) -> Denoise:
-        """The denoiser of one plan: everything that does not depend on x_t computed here, once.
+        """The denoiser of some plans: all that does not depend on x_t computed here, once.
 
-        grid: the table indices it will be called at. encoded: `encode(condition)` [B, F].
-        proposal: x̂ [B, H, D] that the network sees, None for all rows. shift: the x̂ of x_t
-        where the process has r != 0, whether seen or not. time: the `time_table` of the grid, which
-        no plan changes, where it is at hand. known: data of the heads' modalities that are given,
-        in E; the others are in E as the heads say. decoded: takes what the heads say at the
-        last level. path: from plan tensor to states, needed with heads.
+        grid: the table indices it will be called at. encoded: `encode(context)` [B, F].
         """
+        at = self._bound(process, grid, encoded, Inputs() if inputs is None else inputs)
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            return at(x, x, t)[1]
+
+        return denoise
+
+    def _bound(
+        self, process: Process, grid: tuple[int, ...], encoded: Tensor, inputs: Inputs
+    ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
+        """(x_t, what the network sees of it, t) -> the network's features and x0_hat."""
+        proposal, shift, time = inputs.proposal, inputs.shift, inputs.time
         rows = {t: readout(process, self.prediction, t) for t in grid[:-1]}
         if shift is None and any(j for _, j, _ in rows.values()):
             raise DiffplanError(f"process {process.name!r} needs a proposal [B, H, D], got none")
         if time is None:
             time = self.time_table(tuple(t / process.T for t in grid[:-1]))
         features = self._mark_absent(time.unsqueeze(1) + encoded, proposal, None)
+        # one body per level: the network folds the level's features into its own weights
         bodies = self.network.bind_features(proposal if self.use_proposal else None, features)
         body_at = dict(zip(grid[:-1], bodies, strict=True))
-        heads = self.heads
-        aggregates = heads is not None and bool(process.c)
-        parts: dict[str, Tensor] = {}
-        if heads is not None and aggregates:
-            parts = {name: heads.encode_known(name, x) for name, x in (known or {}).items()}
 
-        def denoise(x: Tensor, t: int) -> Tensor:
-            z = x
-            if heads is not None and parts:
-                z = x + process.c[t] * heads.aggregate(parts)
-            h = body_at[t](z)
+        def at(x: Tensor, seen: Tensor, t: int) -> tuple[Tensor, Tensor]:
+            h = body_at[t](seen)
             x0 = self._predicted(self.network.output(h), proposal)
+            # x0 = i x_t + j x̂ + k target; terms that are not there cost nothing
             i, j, k = rows[t]
             if k != 1.0:
                 x0 = k * x0
@@ -173,17 +212,9 @@ class Denoiser(nn.Module):
                 x0 = x0 + i * x
             if j and shift is not None:
                 x0 = x0 + j * shift
-            if heads is not None and (aggregates or (decoded is not None and t == grid[-2])):
-                assert path is not None
-                raw = heads.decode(h, path(x0))
-                if aggregates:
-                    unknown = [name for name in heads.names if name not in (known or {})]
-                    parts.update({n: heads.encode_decoded(n, raw[n]) for n in unknown})
-                if decoded is not None:
-                    decoded.update(raw)
-            return x0
+            return h, x0
 
-        return denoise
+        return at
 
     def pair(
         self,
@@ -191,157 +222,71 @@ class Denoiser(nn.Module):
         grid: tuple[int, ...],
         conditional: Tensor,
         unconditional: Tensor,
-        *,
-        proposal: Tensor | None = None,
-        shift: Tensor | None = None,
-        time: Tensor | None = None,
-        known: Values | None = None,
-        decoded: dict[str, Tensor] | None = None,
-        path: Path | None = None,
+        inputs: Inputs | None = None,
     ) -> DenoisePair:
         """As `bind`, for two encodings [B, F] at once, in one forward of 2B rows.
 
-        Returns (x_t [B, H, D], t) -> (x0_hat under `conditional`, under `unconditional`). decoded
-        takes what the heads say under `conditional`.
+        Returns (x_t [B, H, D], t) -> (x0_hat under `conditional`, under `unconditional`). What
+        heads say under `conditional` is kept.
         """
         if not self.encoder.sizes:
             raise DiffplanError("classifier-free guidance needs a model that has conditions")
-        seen, shifted = (None if x is None else torch.cat([x, x]) for x in (proposal, shift))
-        encoded = torch.cat([conditional, unconditional])
-        twice = {name: torch.cat([x, x]) for name, x in (known or {}).items()}
-        said: dict[str, Tensor] = {}
-        denoise = self.bind(
-            process,
-            grid,
-            encoded,
-            proposal=seen,
-            shift=shifted,
-            time=time,
-            known=twice,
-            decoded=None if decoded is None else said,
-            path=None if path is None else lambda x: torch.cat([path(part) for part in x.chunk(2)]),
-        )
+        inputs = Inputs() if inputs is None else inputs
+        doubled = inputs.twice()
+        denoise = self.bind(process, grid, torch.cat([conditional, unconditional]), doubled)
 
         def both(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
             first, second = denoise(torch.cat([x, x]), t).chunk(2)
-            if decoded is not None:
-                decoded.update({name: raw.chunk(2)[0] for name, raw in said.items()})
+            if inputs.telling is not None and doubled.telling is not None:
+                inputs.telling.keep_first_half(doubled.telling)
             return first, second
 
         return both
 
     # --- Training --------------------------------------------------------------------------------
 
-    def loss(
-        self,
-        x0: Tensor,
-        proposal: Tensor | None,
-        plain: Tensor,
-        main: Process,
-        plain_process: Process,
-        levels_u: Tensor,
-        noise: Tensor,
-        scale: Tensor | None,
-        condition: Condition,
-        drop: Drop | None = None,
-        mask: Tensor | None = None,
-        held: Tensor | None = None,
-        told: Told | None = None,
-    ) -> dict[str, Tensor]:
-        """Losses of every row [B] by name; "plan": mean squared error of what is predicted.
+    def loss(self, samples: Samples, noising: Noising) -> dict[str, Tensor]:
+        """Losses of every row [B] by name; "plan": mean squared error of what is predicted."""
+        _, _, plan = self._pass(samples, noising, None)
+        return {"plan": plan}
 
-        x0, noise: [B, H, D]; proposal: x̂ [B, H, D] or None. plain: bool [B], rows that use
-        `plain_process` (r = 0, no scale) with the proposal absent; the others use `main`.
-        levels_u: uniform [B] in [0, 1); row b is noised to t = 1 + floor(u T) of its process.
-        mask: weights [B, H] of the plan states (None: all 1). held: bool [H, D], entries that stay
-        clean in x_t and have no weight, as at planning under `guidance.pin`. told: the data of the
-        heads, which it needs where there are any.
+    def _pass(
+        self, samples: Samples, noising: Noising, aggregate: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, prediction [B, H, D] and loss [B] of noised plans.
+
+        aggregate: E [B, H, D] of what is known beside the plan, see `process`.
         """
-        rows = plain.view(-1, 1, 1)
-        t_main, t_plain = _indices(main, levels_u), _indices(plain_process, levels_u)
-        level = torch.where(plain, t_plain / plain_process.T, t_main / main.T)
-        e = self._aggregate(told) if main.c else None
+        main, plain, held = noising.main, noising.plain, noising.held
+        x0, proposal, noise = samples.x0, samples.proposal, samples.noise
+        t_main, t_plain = samples.indices(noising)
+        rows = samples.plain.view(-1, 1, 1)
+        level = torch.where(samples.plain, t_plain / plain.T, t_main / main.T)
+        # both for all rows and one chosen: cheaper than splitting the batch and joining it again
         x_t = torch.where(
             rows,
-            q_sample(plain_process, t_plain, x0, None, noise, aggregate=e),
-            q_sample(main, t_main, x0, proposal, noise, scale, e),
+            q_sample(plain, t_plain, x0, None, noise, aggregate=aggregate),
+            q_sample(main, t_main, x0, proposal, noise, noising.scale, aggregate),
         )
+        mask = samples.mask
         weights = torch.ones_like(x0) if mask is None else mask.unsqueeze(-1).expand_as(x0)
         if held is not None:
             x_t = torch.where(held, x0, x_t)
             weights = weights * ~held
-        present = None if proposal is None else ~plain
+        present = None if proposal is None else ~samples.plain
         seen = _masked(proposal, present)
-        features = self.time_features(level.to(x0.dtype)) + self.encode(condition, drop)
+        encoded = self.encode(samples.context, samples.drop)
+        features = self.time_features(level.to(x0.dtype)) + encoded
         h = self._features(x_t, seen, self._mark_absent(features, seen, present))
         target = torch.where(
             rows,
-            targets_at(plain_process, self.prediction, t_plain, x0, None, noise),
-            targets_at(main, self.prediction, t_main, x0, proposal, noise, scale),
+            targets_at(plain, self.prediction, t_plain, x0, None, noise),
+            targets_at(main, self.prediction, t_main, x0, proposal, noise, noising.scale),
         )
         predicted = self._predicted(self.network.output(h), seen)
         error = (predicted - target).square()
-        plan = (weights * error).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-8)
-        if self.heads is None or told is None:
-            return {"plan": plan}
-        a, _, sigma = (
-            torch.where(plain, ours.flatten(), theirs.flatten())
-            for ours, theirs in zip(
-                coefficients(plain_process, t_plain, x0.dtype),
-                coefficients(main, t_main, x0.dtype),
-                strict=True,
-            )
-        )
-        x0_hat = predicted if held is None else torch.where(held, x0, predicted)
-        said = self.heads.decode(h, told.path(x0_hat.detach()))
-        omega = level_weight(a, sigma)
-        return {"plan": plan, **self.heads.losses(said, told.values, told.weights, omega)}
-
-    def telling_loss(
-        self,
-        process: Process,
-        t: int,
-        x: Tensor,
-        condition: Condition,
-        drop: Drop | None,
-        told: Told,
-    ) -> dict[str, Tensor]:
-        """Losses of the heads alone, every row [B], where x [B, H, D] is taken for x_t.
-
-        x: without a proposal that is seen, for instance one as it is.
-        """
-        assert self.heads is not None
-        said = self.tell(process, t, x, condition, drop, told.path, tuple(told.values))
-        return self.heads.losses(said, told.values, told.weights, x.new_ones(len(x)))
-
-    def tell(
-        self,
-        process: Process,
-        t: int,
-        x: Tensor,
-        condition: Condition,
-        drop: Drop | None,
-        path: Path,
-        names: tuple[str, ...],
-    ) -> dict[str, Tensor]:
-        """What some heads say, raw, where x [B, H, D] is taken for x_t, without a proposal."""
-        assert self.heads is not None
-        level = torch.full((len(x),), t / process.T, device=x.device)
-        features = self.time_features(level) + self.encode(condition, drop)
-        h = self._features(x, None, self._mark_absent(features, None, None))
-        return self.heads.decode(h, path(self.network.output(h).detach()), names)
-
-    def _aggregate(self, told: Told | None) -> Tensor | None:
-        """E [B, H, D] of what is known in training."""
-        if self.heads is None or told is None:
-            return None
-        encode = self.heads.encode_known
-        return self.heads.aggregate(
-            {
-                name: known.view(-1, 1, 1) * encode(name, told.values[name])
-                for name, known in told.known.items()
-            }
-        )
+        loss = (weights * error).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-8)
+        return h, predicted, loss
 
 
 def _indices(process: Process, u: Tensor) -> Tensor:

@@ -18,13 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
-from diffplan.model.modalities import MODALITIES
+from diffplan.model.modalities import MODALITIES, Values
 from diffplan.model.space import PlanSpace
 from diffplan.nn.embeddings import mlp
 from diffplan.nn.network import Network
 
-Values = Mapping[str, Tensor]
-"""Name of a modality -> its values, see `Modality.columns`."""
 _SNR_CAP = 5.0
 _LEAST = 0.1  # weight of the noisiest levels, where a policy and the rest are asked without a plan
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffplan.data.batches import Windows
-from diffplan.model.space import PlanSpace
+from diffplan.model.space import Path, PlanSpace
+
+Values = Mapping[str, Tensor]
+"""Name of a modality -> its values, see `Modality.columns`."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Modality:
     [B, columns]); classes: how many there are (values [B], int64). likelihood: "gaussian" is a
     squared error; "bins" a cross-entropy over two-hot bins of one number, robust to its scale
     (Bellemare et al. 2017, arXiv 1707.06887); "classes" a cross-entropy. weight: lambda of its
-    loss. read: values and weights ([B, rows] or [B]) of windows.
+    loss. read: values and weights ([B, rows] or [B]) of
+    windows in plan units.
     """
 
     by_row: bool
@@ -41,24 +45,22 @@ def _rows(space: PlanSpace, values: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
 
 def _actions(space: PlanSpace, windows: Windows) -> tuple[Tensor, Tensor]:
     assert windows.actions is not None and windows.acting is not None
-    actions = space.scaled_actions(windows.actions).flatten(2)
-    return _rows(space, actions, windows.acting)
+    return _rows(space, windows.actions.flatten(2), windows.acting)
 
 
 def _rewards(space: PlanSpace, windows: Windows) -> tuple[Tensor, Tensor]:
     assert windows.rewards is not None
-    return _rows(space, space.rewards(windows.rewards.unsqueeze(-1)), windows.mask)
+    return _rows(space, windows.rewards.unsqueeze(-1), windows.mask)
 
 
 def _returns(space: PlanSpace, windows: Windows) -> tuple[Tensor, Tensor]:
-    returns = space.normalised_returns(windows.returns[:, :1])
+    returns = windows.returns[:, :1]
     return returns, torch.ones_like(returns[:, 0])
 
 
 def _goal(space: PlanSpace, windows: Windows) -> tuple[Tensor, Tensor]:
-    goal = space.goal(windows.goals)
-    assert goal is not None
-    return goal, torch.ones_like(goal[:, 0])
+    assert windows.goals is not None
+    return windows.goals, torch.ones_like(windows.goals[:, 0])
 
 
 def _task(space: PlanSpace, windows: Windows) -> tuple[Tensor, Tensor]:
@@ -80,3 +82,39 @@ MODALITIES: dict[str, Modality] = {
     "task": Modality(False, "classes", 0.1, lambda space: space.spec.tasks, _task),
 }
 """Kinds of data beside the plan's states, which are the diffusion space itself."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the heads' data are in training: values and weights by modality.
+
+    known: bool [B] by modality: whether E holds it; a plan knows little of this. path: from plan
+    tensor to states.
+    """
+
+    values: Values
+    weights: Values
+    known: Values
+    path: Path
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What heads are given of some plans, and where they write down what they say of them.
+
+    path: from plan tensor to states. known: data that are given, in E; the others are in E as the
+    heads say. said: takes what they say at the last level, raw (`Heads.decode`).
+    """
+
+    path: Path
+    known: Values = field(default_factory=dict)
+    said: dict[str, Tensor] = field(default_factory=dict)
+
+    def twice(self) -> Telling:
+        """For 2B rows, the second half like the first."""
+        known = {name: torch.cat([x, x]) for name, x in self.known.items()}
+        return Telling(lambda x: torch.cat([self.path(part) for part in x.chunk(2)]), known)
+
+    def keep_first_half(self, doubled: Telling) -> None:
+        """Take over what was said of the first half of `twice`."""
+        self.said.update({name: raw.chunk(2)[0] for name, raw in doubled.said.items()})

@@ -11,7 +11,8 @@ from diffplan.data.targets import TargetTable
 from diffplan.data.windows import WindowSampler
 from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.model import build
-from diffplan.model.conditions import Condition
+from diffplan.model.context import Context
+from diffplan.model.multi_task import MultiTaskDenoiser
 from diffplan.model.space import PlanSpace
 from diffplan.model.spec import ModelSpec
 from diffplan.nn.embeddings import goal_features
@@ -58,6 +59,11 @@ class PlannerModel(PlanSpace):
         self.value = None if told else build.value_of(self)
         self.noisy_value = build.noisy_value_of(self) if config.heads.noisy_value else None
 
+    @property
+    def multi_task(self) -> MultiTaskDenoiser | None:
+        """The denoiser, where it has heads that tell more than states."""
+        return self.denoiser if isinstance(self.denoiser, MultiTaskDenoiser) else None
+
     @staticmethod
     def needs_proposer(config: Config) -> bool:
         """Whether anything in the configuration uses proposals."""
@@ -71,38 +77,32 @@ class PlannerModel(PlanSpace):
         windows = self.fit_scales(sampler, low, high, generator)
         if self.inverse_dynamics is not None:
             self.inverse_dynamics.step_scale.copy_(self.plan_scale[0])
-        if self.denoiser is not None and self.denoiser.heads is not None:
-            self.denoiser.heads.fit(
-                self.normalised_returns(windows.returns[:, 0]), self.plan_scale[0]
-            )
+        if isinstance(self.denoiser, MultiTaskDenoiser):
+            returns = self.normalised_returns(windows.returns[:, 0])
+            self.denoiser.heads.fit(returns, self.plan_scale[0])
         if self.proposer is not None:
             self.proposer.plan_scale.copy_(self.plan_scale)
 
-    def condition(
-        self,
-        start: Tensor,
-        goal: Tensor | None,
-        returns: Tensor | None,
-        task: Tensor | None = None,
-    ) -> Condition:
-        """Denoiser conditions from normalised start [B, D], goal [B, G], return [B].
+    # --- What plans are made for -----------------------------------------------------------------
 
-        task: [B, F] codes of the tasks.
-        """
-        if self.config.plan.pin_goal:
-            goal = None
-        if goal is not None:
-            goal = goal_features(start, goal, self.spec.goal_columns)
-        state = None if self.absolute else start
-        return Condition(state, goal, returns if self.use_returns else None, task)
-
-    def task_code(
+    def context_of(
         self, batch: Windows | Valued, generator: torch.Generator | None = None
-    ) -> Tensor | None:
-        """Codes [B, F] of what a batch says of its tasks, None where the networks are not told.
+    ) -> Context:
+        """What plans from the first states of a batch in plan units are made for.
 
-        generator: to leave a share of them untold, as in training.
+        With the returns that followed for targets. generator: to leave some tasks untold, as in
+        training.
         """
+        if isinstance(batch, Windows):
+            start, returns = batch.states[:, 0], batch.returns[:, 0]
+        else:
+            start, returns = batch.states, batch.returns
+        return Context(start, batch.goals, returns, task=self._task_code(batch, generator))
+
+    def _task_code(
+        self, batch: Windows | Valued, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """Codes [B, F] of what a batch says of its tasks, None where the networks are not told."""
         if self.tasks is None:
             return None
         if self.tasks.given == "id":
@@ -110,7 +110,7 @@ class PlannerModel(PlanSpace):
             code = self.tasks.from_id(batch.task)
         else:
             assert batch.prompt is not None
-            code = self.tasks.from_states(self.states(batch.prompt))
+            code = self.tasks.from_states(batch.prompt)
         if generator is None:
             return code
         drop = torch.rand(len(code), generator=generator) < _UNKNOWN_SHARE
@@ -136,8 +136,9 @@ class PlannerModel(PlanSpace):
         """Whether the head of returns also judges states, as a value network would."""
         return self.spec.goal_dim > 0 and self.config.tells("returns")
 
-    def value_condition(self, start: Tensor, goal: Tensor | None) -> Tensor:
+    def value_condition(self, context: Context) -> Tensor:
         """What the noisy value knows beside the plan [B, C]: normalised start and goal."""
+        start, goal = context.state, context.goal
         if goal is None:
             return start
         return torch.cat([start, goal_features(start, goal, self.spec.goal_columns)], -1)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from diffplan.config.config import Config
-from diffplan.data.batches import Windows
+from diffplan.data.batches import Acted, Batch, Step, Transitions, Valued, Windows
 from diffplan.data.windows import WindowSampler
+from diffplan.model.context import Context
 from diffplan.model.normaliser import Normaliser
 from diffplan.model.spec import ModelSpec
 from diffplan.nn.embeddings import chosen_columns
@@ -115,6 +116,76 @@ class PlanSpace(nn.Module):
         share = (scaled.clamp(-1, 1) + 1) / 2
         return self.action_low + share * (self.action_high - self.action_low)
 
+    # --- Records in units of the environment to the same in plan units ---------------------------
+
+    def normalised_context(self, context: Context) -> Context:
+        """What plans are made for, as the networks see it."""
+        asked, previous = context.target_return, context.previous
+        return Context(
+            self.states(context.state),
+            self.goal(context.goal),
+            None if asked is None else self.normalised_returns(asked),
+            None if previous is None else self.states(previous),
+            context.task,
+        )
+
+    def normalised_windows(self, windows: Windows) -> Windows:
+        """Windows of normalised states, goals, returns and rewards and of scaled actions.
+
+        The lag of their actions is a fraction of the stride.
+        """
+        actions, rewards, acted = windows.actions, windows.rewards, windows.acted
+        if acted is not None:
+            acted = Acted(*self._step(acted.states, acted.lag, acted.actions), acted.mask)
+        return replace(
+            windows,
+            states=self.states(windows.states),
+            goals=self.goal(windows.goals),
+            returns=self.normalised_returns(windows.returns),
+            acted=acted,
+            actions=None if actions is None else self.scaled_actions(actions),
+            rewards=None if rewards is None else self.rewards(rewards.unsqueeze(-1)).squeeze(-1),
+            prompt=None if windows.prompt is None else self.states(windows.prompt),
+        )
+
+    def normalised_transitions(self, step: Transitions) -> Transitions:
+        """Transitions of normalised states and scaled actions, the lag a fraction of the stride."""
+        states, lag, actions = self._step(step.states, step.lag, step.actions)
+        return Transitions(states, self.states(step.ahead), lag, actions, step.task)
+
+    def _step(self, states: Tensor, lag: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        lag = lag / self.config.plan.stride
+        return self.states(states), lag, self.scaled_actions(actions)
+
+    def normalised_valued(self, valued: Valued) -> Valued:
+        """Pairs of normalised states and returns; the rewards of what follows stay as they are."""
+        step = valued.step
+        return Valued(
+            self.states(valued.states),
+            self.goal(valued.goals),
+            self.scaled_actions(valued.actions),
+            self.normalised_returns(valued.returns),
+            None if step is None else Step(self.states(step.states), step.rewards, step.ended),
+            valued.task,
+            None if valued.prompt is None else self.states(valued.prompt),
+        )
+
+    def normalised_batch(self, batch: Batch) -> Batch:
+        """All that an update learns from, in plan units."""
+        transitions, valued, plain, followed = (
+            batch.transitions,
+            batch.valued,
+            batch.plain,
+            batch.followed,
+        )
+        return Batch(
+            self.normalised_windows(batch.windows),
+            None if transitions is None else self.normalised_transitions(transitions),
+            None if valued is None else self.normalised_valued(valued),
+            None if plain is None else self.normalised_windows(plain),
+            None if followed is None else self.normalised_windows(followed),
+        )
+
     # --- Plan tensors ----------------------------------------------------------------------------
 
     def to_plan(
@@ -174,6 +245,12 @@ class PlanSpace(nn.Module):
     def pinned_start(self, start: Tensor) -> Tensor:
         """Row 0 of an absolute plan [B, D] for normalised states [B, D]."""
         return nn.functional.pad(start, (0, self.plan_dim - self.spec.state_dim))
+
+    def row_mask(self, mask: Tensor) -> Tensor:
+        """Weights [B, H] of the future states as weights [B, rows] of a plan's rows."""
+        if self.absolute:
+            return torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+        return mask
 
     def held(self) -> Tensor | None:
         """Entries [rows, D] that stay clean in training and at planning, None where none does."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from diffplan.diffusion.grids import time_grid
 from diffplan.diffusion.process import Process
-from diffplan.model.conditions import Condition, ConditionEncoder, Drop
+from diffplan.model.conditions import ConditionEncoder, Drop
+from diffplan.model.context import Context
 from diffplan.model.space import Columns
 from diffplan.nn.embeddings import constant, mlp, sinusoidal
 from diffplan.nn.network import Network
@@ -72,7 +73,7 @@ class StreamDenoiser(nn.Module):
         x0: Tensor,
         levels: Tensor,
         noise: Tensor,
-        condition: Condition,
+        context: Context,
         drop: Drop | None,
         mask: Tensor,
         acting: Tensor,
@@ -85,7 +86,7 @@ class StreamDenoiser(nn.Module):
         table = torch.tensor((process.a, process.sigma), dtype=x0.dtype).to(x0.device)
         a, sigma = (self._by_column(x) for x in table[:, levels])
         x_t = a * x0 + sigma * noise
-        features = self.time_features(levels / process.T) + self.encoder(condition, drop)
+        features = self.time_features(levels / process.T) + self.encoder(context, drop)
         error = (self.network(x_t, None, features) - x0).square()
         result = {}
         for i, name in enumerate(STREAMS):
@@ -112,7 +113,7 @@ class StreamDenoiser(nn.Module):
     ) -> Tensor:
         """DDIM without noise along a schedule of levels: x [B, H, D] at the first to the last.
 
-        A stream whose level stays where it is stays as it is. encoded: `encoder(condition)`
+        A stream whose level stays where it is stays as it is. encoded: `encoder(context)`
         [B, F]. time: `schedule_features` of the schedule.
         """
         bodies = self.network.bind(None, time.unsqueeze(1) + encoded)

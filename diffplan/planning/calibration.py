@@ -18,7 +18,7 @@ from diffplan.diffusion.dpm_statistics import TABLES, Part, Progress, estimate, 
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import Denoise
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.run_folder import find_checkpoint
 from diffplan.planning.chains import Chain, chain_of
@@ -67,10 +67,10 @@ def calibrate(
     rows, dim, horizon = model.rows, model.plan_dim, model.config.plan.horizon
     device = contexts.state.device
     parts: list[Part] = []
-    for first in range(0, len(contexts.state), _BATCH):
+    for first in range(0, len(contexts), _BATCH):
         taken = slice(first, first + _BATCH)
-        context = _rows(contexts, taken)
-        count = len(context.state)
+        context = contexts.rows(taken)
+        count = len(context)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(device)
@@ -133,14 +133,6 @@ def _whole_chain(model: PlannerModel, settings: PlanningConfig) -> Chain:
     grid = tuple(range(top, -1, -1))
     time = model.denoiser.time_table(tuple(t / process.T for t in grid[:-1]))
     return dataclasses.replace(chain, grid=grid, time=time)
-
-
-def _rows(context: Context, taken: slice) -> Context:
-    return Context(
-        context.state[taken],
-        None if context.goal is None else context.goal[taken],
-        None if context.returns is None else context.returns[taken],
-    )
 
 
 def conditions_of(settings: PlanningConfig) -> dict[str, float | str | None]:

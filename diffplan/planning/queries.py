@@ -6,7 +6,7 @@ than states (`heads.kind` shared or streams). Everything here is normalised, as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,11 +15,11 @@ from diffplan.diffusion.ddim import ddim
 from diffplan.diffusion.forward import start_process
 from diffplan.diffusion.grids import time_grid
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
+from diffplan.model.denoiser import Inputs
+from diffplan.model.modalities import Telling
+from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import Levels, schedule
-
-if TYPE_CHECKING:
-    from diffplan.model.planner_model import PlannerModel
 
 _LEVEL = 1  # of the plain process: the least noise that the network knows
 
@@ -32,7 +32,7 @@ def policy(model: PlannerModel, context: Context, noise: Tensor) -> Tensor:
     if model.streams is not None:
         given = {"returns": 0} if model.use_returns else {}
         levels = schedule(model.plain_process, 1, actions=(model.plain_process.T, 0), **given)
-        returns = context.returns if model.use_returns else None
+        returns = context.target_return if model.use_returns else None
         x = _streams(model, context, noise, levels, returns=returns)
         return model.planned_actions(x)[:, 0, 0]
     told = _told(model, context, noise, model.plain_process.T, {})
@@ -68,19 +68,12 @@ def forward_model(
             "a forward model needs the actions in the forward process: train with heads.kind "
             "streams, or with an actions head and --heads.aggregation above 0"
         )
-    denoiser = model.denoiser
+    denoiser = model.multi_task
     assert denoiser is not None
     grid = time_grid(process.T, steps)
-    beside = actions.flatten(2)
-    if model.absolute:
-        beside = torch.cat([torch.zeros_like(beside[:, :1]), beside], 1)
-    denoise = denoiser.bind(
-        process,
-        grid,
-        _encoded(model, context, blind=True),
-        known={"actions": beside},
-        path=model.path_from(context.state),
-    )
+    known = {"actions": model.beside_rows(actions)}
+    inputs = Inputs(telling=Telling(model.path_from(context.state), known))
+    denoise = denoiser.bind(process, grid, _encoded(model, context, blind=True), inputs)
     x = start_process(process, grid[0], None, noise, None)
     return ddim(denoise, process, grid, x, proposal=None, scale=None, noise=None, eta=0.0)
 
@@ -98,12 +91,11 @@ def evaluation(model: PlannerModel, context: Context, x: Tensor) -> Tensor:
             model, context, nothing, levels, states=x, actions=model.planned_actions(x)
         )
         return found[..., told].mean((1, 2))
-    heads = model.denoiser.heads if model.denoiser is not None else None
     process = model.plain_process
     said = _told(model, context, process.a[_LEVEL] * x, _LEVEL, {})
     raw = _asked(model, said, "returns")
-    assert heads is not None
-    return heads.value("returns", raw).squeeze(-1)
+    assert model.multi_task is not None
+    return model.multi_task.heads.value("returns", raw).squeeze(-1)
 
 
 def state_values(
@@ -113,19 +105,15 @@ def state_values(
 
     task: codes [B, n, F]. Of a model with `PlannerModel.tells_of_states`.
     """
-    denoiser, process = model.denoiser, model.plain_process
-    assert denoiser is not None and denoiser.heads is not None
+    denoiser, process = model.multi_task, model.plain_process
+    assert denoiser is not None
     start = states.flatten(0, 1)
-    condition = model.condition(
-        start,
-        goals.flatten(0, 1),
-        torch.zeros_like(start[:, 0]),
-        None if task is None else task.flatten(0, 1),
-    )
-    drop = {"returns": torch.ones_like(start[:, 0], dtype=torch.bool)}
+    codes = None if task is None else task.flatten(0, 1)
+    context = Context(start, goals.flatten(0, 1), torch.zeros_like(start[:, 0]), task=codes)
+    drop = {"target_return": torch.ones_like(start[:, 0], dtype=torch.bool)}
     blank = start.new_zeros(len(start), model.rows, model.plan_dim)
-    path = model.path_from(start)
-    told = denoiser.tell(process, process.T, blank, condition, drop, path, ("returns",))
+    path, encoded = model.path_from(start), denoiser.encode(context, drop)
+    told = denoiser.tell(process, process.T, blank, encoded, path, ("returns",))
     return denoiser.heads.value("returns", told["returns"]).view(states.shape[:2])
 
 
@@ -162,17 +150,15 @@ def _encoded(model: PlannerModel, context: Context, blind: bool = False) -> Tens
     """Condition features [B, F] without the return; blind: nor the goal."""
     module = model.streams if model.streams is not None else model.denoiser
     assert module is not None
-    goal = context.goal
+    goal, returns = context.goal, context.target_return
     if goal is None and model.spec.goal_dim:
-        goal = context.state.new_zeros(len(context.state), model.spec.goal_dim)
+        goal = context.state.new_zeros(len(context), model.spec.goal_dim)
         blind = True
-    returns = context.returns
     if returns is None:
-        returns = context.state.new_zeros(len(context.state))
-    everything = torch.ones(len(context.state), dtype=torch.bool, device=context.state.device)
-    drop = {"returns": everything} | ({"goal": everything} if blind else {})
-    condition = model.condition(context.state, goal, returns, context.task)
-    result: Tensor = module.encoder(condition, drop)
+        returns = context.state.new_zeros(len(context))
+    everything = torch.ones(len(context), dtype=torch.bool, device=context.state.device)
+    drop = {"target_return": everything} | ({"goal": everything} if blind else {})
+    result: Tensor = module.encoder(replace(context, goal=goal, target_return=returns), drop)
     return result
 
 
@@ -185,21 +171,12 @@ def _told(
     blind: bool = False,
 ) -> dict[str, Tensor]:
     """Raw outputs of the heads for noised plans x_t [B, rows, D]."""
-    denoiser = model.denoiser
-    told: dict[str, Tensor] = {}
-    if denoiser is None or denoiser.heads is None:
-        return told
-    encoded = _encoded(model, context, blind)
-    bound = denoiser.bind(
-        model.plain_process,
-        (level, 0),
-        encoded,
-        known=known,
-        decoded=told,
-        path=model.path_from(context.state),
-    )
-    bound(x_t, level)
-    return told
+    telling = Telling(model.path_from(context.state), known)
+    if model.multi_task is not None:
+        encoded = _encoded(model, context, blind)
+        inputs = Inputs(telling=telling)
+        model.multi_task.bind(model.plain_process, (level, 0), encoded, inputs)(x_t, level)
+    return telling.said
 
 
 def _streams(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.queries import evaluation, state_values
 
@@ -41,8 +41,8 @@ def evaluate(
     if model.value is None and model.use_returns:
         return evaluation(model, context, x)
     if model.value is None:
-        assert model.denoiser is not None and model.denoiser.heads is not None
-        return model.denoiser.heads.value("returns", told["returns"]).squeeze(-1)
+        assert model.multi_task is not None
+        return model.multi_task.heads.value("returns", told["returns"]).squeeze(-1)
     if model.value.uses_action:
         assert model.inverse_dynamics is not None
         lag = torch.ones(len(candidates), device=candidates.device)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import EllipsisType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,9 @@ from diffplan.diffusion.process import Process
 from diffplan.diffusion.samplers import SAMPLERS, levels_asked, sampler_options
 from diffplan.diffusion.sampling import Sampler
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
+from diffplan.model.denoiser import Inputs
+from diffplan.model.modalities import Telling
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.proposer.base import Proposal
 from diffplan.model.streams import StreamDenoiser
@@ -81,7 +82,7 @@ def make_plan(
     """
     rows, k = context.state.shape[0], settings.k
     proposal = propose(model, context, noise.propose, settings)
-    context = _repeat(context, k)
+    context = context.repeat(k)
     start = context.state
     told: dict[str, Tensor] = {}
     x = optimise(model, context, proposal, noise, settings, chain, told=told)
@@ -132,20 +133,15 @@ def propose(
     sampled = k > 1 and settings.temperature > 0
     scaled = None
     if sampled:
-        context = _repeat(context, k)
+        context = context.repeat(k)
         keep_mean = torch.arange(k, device=noise.device).ne(0)
         scaled = (noise * (settings.temperature * keep_mean[:, None, None])).flatten(0, 1)
-    returns = context.returns if model.use_returns else None
     kept = context.previous
     if kept is None:
-        found = model.proposer.propose(
-            context.state, context.goal, returns, scaled, task=context.task
-        )
+        found = model.proposer.propose(context, scaled)
     else:
         missing = model.config.plan.horizon - kept.shape[1]
-        tail = model.proposer.propose(
-            kept[:, -1], context.goal, returns, scaled, missing, context.task
-        )
+        tail = model.proposer.propose(replace(context, state=kept[:, -1]), scaled, missing)
         unknown = tail.returns.new_full(kept.shape[:2], math.nan)
         found = Proposal(torch.cat([kept, tail.states], 1), torch.cat([unknown, tail.returns], 1))
     if sampled or k == 1:
@@ -185,23 +181,20 @@ def optimise(
     seen = x_hat if denoiser.use_proposal and process is model.main_process else None
     scale = model.noise_scale if process.scaled else None
     shift = x_hat if any(process.r[t] for t in grid) else None
-    condition = model.condition(start, context.goal, context.returns, context.task)
-    encoded = denoiser.encode(condition)
-    inputs: dict[str, Any] = {"proposal": seen, "shift": shift, "time": chain.time}
-    if denoiser.heads is not None:
-        inputs |= {
-            "known": _known(model, context),
-            "decoded": {} if told is None else told,
-            "path": model.path_from(start),
-        }
+    encoded = denoiser.encode(context)
+    telling = None
+    if model.multi_task is not None:
+        said: dict[str, Tensor] = {} if told is None else told
+        telling = Telling(model.path_from(start), _known(model, context), said)
+    inputs = Inputs(seen, shift, chain.time, telling)
     asked = levels_asked(settings.sampler, grid)
     if settings.guidance_weight == 1.0:
-        denoise = denoiser.bind(process, asked, encoded, **inputs)
+        denoise = denoiser.bind(process, asked, encoded, inputs)
     else:
         everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
-        dropped = {"goal": everything, "returns": everything}
-        without = denoiser.encode(condition, dropped)
-        pair = denoiser.pair(process, asked, encoded, without, **inputs)
+        dropped = {"goal": everything, "target_return": everything}
+        without = denoiser.encode(context, dropped)
+        pair = denoiser.pair(process, asked, encoded, without, inputs)
         denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
     if settings.value_guidance:
         denoise = guidance.value_gradient(
@@ -246,13 +239,12 @@ def _optimise_streams(
     columns = streams.columns
     x = settings.noise_scale * streams.noise(noise.start.flatten(0, 1))
     told = x[..., columns.returns]
-    if model.use_returns and context.returns is not None:
-        told = context.returns.view(-1, 1, 1).expand_as(told)
+    if model.use_returns and context.target_return is not None:
+        told = context.target_return.view(-1, 1, 1).expand_as(told)
     states = x[..., columns.states]
     states = STARTS[chain.start](chain.process, chain.grid[0], x_hat, states, None)
     x = torch.cat([states, x[..., columns.actions], told], -1)
-    condition = model.condition(context.state, context.goal, None, context.task)
-    encoded = streams.encoder(condition)
+    encoded = streams.encoder(context)
     return streams.sample(chain.process, chain.streams, x, encoded, chain.time, settings.clip)
 
 
@@ -269,8 +261,8 @@ def actions_of(model: PlannerModel, x: Tensor, told: Mapping[str, Tensor]) -> Te
 def _known(model: PlannerModel, context: Context) -> dict[str, Tensor]:
     """Data of the heads that are given before there is a plan."""
     known: dict[str, Tensor] = {}
-    if model.config.tells("returns") and context.returns is not None:
-        known["returns"] = context.returns.unsqueeze(-1)
+    if model.config.tells("returns") and context.target_return is not None:
+        known["returns"] = context.target_return.unsqueeze(-1)
     if model.config.tells("goal") and context.goal is not None:
         known["goal"] = context.goal
     return known
@@ -280,7 +272,7 @@ def _value_gradient(model: PlannerModel, context: Context, process: Process) -> 
     """Gradient of the noisy value in x_t, for the rows of the context."""
     value = model.noisy_value
     assert value is not None
-    condition = model.value_condition(context.state, context.goal)
+    condition = model.value_condition(context)
 
     def worth(x: Tensor, level: Tensor, given: Tensor) -> Tensor:
         # in the units of the data's returns, as published weights are meant
@@ -306,15 +298,3 @@ def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Te
     """
     assert model.inverse_dynamics is not None
     return model.environment_actions(model.inverse_dynamics(state, ahead, lag))
-
-
-def _repeat(context: Context, k: int) -> Context:
-    if k == 1:
-        return context
-    return Context(
-        context.state.repeat_interleave(k, 0),
-        None if context.goal is None else context.goal.repeat_interleave(k, 0),
-        None if context.returns is None else context.returns.repeat_interleave(k, 0),
-        None if context.previous is None else context.previous.repeat_interleave(k, 0),
-        None if context.task is None else context.task.repeat_interleave(k, 0),
-    )

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -22,7 +20,7 @@ from diffplan.config.config import Config
 from diffplan.config.sections import TrainingConfig
 from diffplan.data.batches import Batch
 from diffplan.data.episodes import Episodes, fingerprint
-from diffplan.data.placement import move
+from diffplan.data.placement import moved
 from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import save_checkpoint
@@ -119,6 +117,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     )
     generator = torch.Generator().manual_seed(options.seed + 1_000_003 * rank)
     torch.manual_seed(options.seed + 1_000_003 * rank)  # dropout draws from the global one
+    device = accelerator.device
     head_batch = max(config.training.batch_size, _HEAD_BATCH)
     step, seconds = 0, 0.0
     if previous is not None:
@@ -168,24 +167,21 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         logged = time.perf_counter()
         while step < options.steps:
             if model.proposer is not None and step % _RESIDUAL_EVERY == 0:
-                windows = _to(sampler.sample(_RESIDUAL_WINDOWS, generator, "held-out"), accelerator)
-                error = measure_residual(model, windows, _RESIDUAL_RATE)
+                windows = moved(sampler.sample(_RESIDUAL_WINDOWS, generator, "held-out"), device)
+                error = measure_residual(model, model.proposer, windows, _RESIDUAL_RATE)
                 metrics.add("error/free_running", error)
             batch = Batch(
-                _to(sampler.sample(config.training.batch_size, generator), accelerator),
-                _to(sampler.transitions(head_batch, generator), accelerator)
+                moved(sampler.sample(config.training.batch_size, generator), device),
+                moved(sampler.transitions(head_batch, generator), device)
                 if model.inverse_dynamics is not None
                 else None,
-                _to(sampler.valued(head_batch, generator), accelerator)
+                moved(sampler.valued(head_batch, generator), device)
                 if model.value is not None or model.tells_of_states
                 else None,
-                _to(sampler.sample(objective.plain_rows, generator), accelerator)
+                moved(sampler.sample(objective.plain_rows, generator), device)
                 if objective.plain_rows
                 else None,
-                _to(
-                    sampler.sample(head_batch, generator, acted=True),
-                    accelerator,
-                )
+                moved(sampler.sample(head_batch, generator, acted=True), device)
                 if objective.follows_proposals
                 else None,
             )
@@ -231,12 +227,3 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     accelerator.wait_for_everyone()  # nobody leaves while another still talks to it
     accelerator.end_training()
     return last
-
-
-def _to(batch: Any, accelerator: Accelerator) -> Any:
-    """A frozen batch dataclass, perhaps of such, with its tensors on the device."""
-    if batch is None:
-        return None
-    if isinstance(batch, Tensor):
-        return move(batch, accelerator.device)
-    return type(batch)(*(_to(getattr(batch, f.name), accelerator) for f in fields(batch)))

@@ -6,27 +6,26 @@ import torch
 
 from diffplan.data.batches import Windows
 from diffplan.model.planner_model import PlannerModel
+from diffplan.model.proposer.base import Proposer
 
 
 @torch.no_grad()
-def measure_residual(model: PlannerModel, windows: Windows, rate: float) -> float:
+def measure_residual(
+    model: PlannerModel, proposer: Proposer, windows: Windows, rate: float
+) -> float:
     """Free-running error of the proposer on held-out windows; updates the noise scale.
 
-    rate: weight of the new measurement in `residual_rms` (the first one replaces it).
-    Returns the root mean square in plan units, weighted as in training.
+    windows: in environment units. rate: weight of the new measurement in `residual_rms` (the first
+    one replaces it). Returns the root mean square in plan units, weighted as in training.
     """
-    assert model.proposer is not None
-    z = model.states(windows.states)
-    target = model.normalised_returns(windows.returns[:, 0]) if model.use_returns else None
-    model.proposer.eval()  # without dropout, as at planning time
-    proposal = model.proposer.propose(
-        z[:, 0], model.goal(windows.goals), target, task=model.task_code(windows)
-    )
-    model.proposer.train(model.training)
-    error = model.to_plan(z[:, 0], proposal.states) - model.to_plan(z[:, 0], z[:, 1:])
-    mask = windows.mask * windows.weight.unsqueeze(-1)
-    if model.absolute:
-        mask = torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
+    windows = model.normalised_windows(windows)
+    context, states = model.context_of(windows), windows.states
+    proposer.eval()  # without dropout, as at planning time
+    proposal = proposer.propose(context)
+    proposer.train(model.training)
+    start = context.state
+    error = model.to_plan(start, proposal.states) - model.to_plan(start, states[:, 1:])
+    mask = model.row_mask(windows.mask * windows.weight.unsqueeze(-1))
     squares = (error.square() * mask.unsqueeze(-1)).sum(0)
     rms = (squares / mask.sum(0).clamp(min=1e-6).unsqueeze(-1)).sqrt()
     rate = 1.0 if not model.residual_known else rate

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from diffplan.agents import AgentState, PlannerAgent
 from diffplan.diffusion.samplers import needs_noise
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Context
 from diffplan.planning import selection, stages
 from diffplan.planning.chains import chain_of
 from diffplan.scripts.benchmark.ceiling import Ceiling, measure_ceiling, reference_ms, threads
@@ -152,12 +151,8 @@ class _Stages:
 
     def __init__(self, agent: PlannerAgent, observation: Any) -> None:
         self.model, self.settings = agent.model, agent.settings
-        states, goals = agent.layout.split(observation)
-        device, batch = agent.device, len(states)
-        goal = None if goals is None else self.model.goal(torch.from_numpy(goals).to(device))
-        returns = torch.zeros(batch, device=device) if self.model.use_returns else None
-        start = self.model.states(torch.from_numpy(states).to(device))
-        self.context = Context(start, goal, returns)
+        self.context = self.model.normalised_context(agent.context(observation))
+        device, batch = agent.device, len(self.context)
         settings, model, k = self.settings, self.model, self.settings.k
         shape = (batch, k, model.rows, model.plan_dim)
         # drawn once: the stages are timed without their random numbers, as engines draw them
@@ -180,7 +175,7 @@ class _Stages:
         mark()
         proposal = stages.propose(model, self.context, self.noise.propose, settings)
         mark()
-        context = self._repeated(k)
+        context = self.context.repeat(k)
         told: dict[str, Tensor] = {}
         plans = stages.optimise(
             model, context, proposal, self.noise, settings, self.chain, told=told
@@ -201,18 +196,6 @@ class _Stages:
         else:
             stages.decode(model, self.context.state, states[:rows, 1], self.lag)
         mark()
-
-    def _repeated(self, k: int) -> Context:
-        if k == 1:
-            return self.context
-
-        def repeat(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.repeat_interleave(k, 0)
-
-        context = self.context
-        return Context(
-            context.state.repeat_interleave(k, 0), repeat(context.goal), repeat(context.returns)
-        )
 
 
 # --- Timing --------------------------------------------------------------------------------------

@@ -161,16 +161,10 @@ class Gpu:
             # a call with a plan due in every row, with arrays of the host in and out
             whole = self._times(lambda: agent.predict(observation, state, due))
             between = self._times(lambda: agent.predict(observation, state))
-            states, goals = agent.layout.split(observation)
-            given: Any = [
-                torch.from_numpy(states).to(self.device),
-                None if goals is None else torch.from_numpy(goals).to(self.device),
-                torch.zeros(batch, device=self.device) if agent.uses_returns else None,
-                torch.arange(batch, device=self.device),
-                torch.zeros(batch, dtype=torch.long, device=self.device),
-            ]
+            context = agent.context(observation)
+            seeds = torch.arange(batch, device=self.device)
             # the same on tensors that are on the device already
-            inside = self._times(lambda: agent.engine.plan(*given))
+            inside = self._times(lambda: agent.engine.plan(context, seeds, torch.zeros_like(seeds)))
         # operations are counted in eager: a graph hides them
         case = Case(self.device, 1, "eager", 1, settings.k, settings.denoising_steps, horizon)
         flops = prepare(subject, case).work.flops * batch

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffplan.agents import PlannerAgent
 from diffplan.data.batches import Windows
 from diffplan.data.windows import WindowSampler
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.nn.embeddings import mlp
 from diffplan.planning import queries
@@ -64,12 +64,12 @@ class Sample:
     code: Tensor | None
     """Codes of the tasks [N, F], where the model is told of them."""
 
-    def context(self, *, goal: bool = True, returns: bool = False) -> Context:
+    def context(self, *, goal: bool = True, target_return: bool = False) -> Context:
         """What is known at the windows' first states."""
         return Context(
             self.z[:, 0],
             self.goal if goal else None,
-            self.returns if returns else None,
+            self.returns if target_return else None,
             task=self.code,
         )
 
@@ -78,25 +78,25 @@ def draw(agent: PlannerAgent, sampler: WindowSampler, n: int, seed: int, part: s
     """n windows of the training or held-out episodes."""
     model, generator = agent.model, torch.Generator().manual_seed(seed)
     windows = sampler.sample(n, generator, part)
-    z, actions = model.states(windows.states), windows.actions
-    assert actions is not None and windows.acting is not None
-    scaled = model.scaled_actions(actions)
-    returns = model.normalised_returns(windows.returns[:, 0])
+    seen = model.normalised_windows(windows)
+    context = model.context_of(seen)
+    z, actions, returns = seen.states, seen.actions, seen.returns[:, 0]
+    assert actions is not None and seen.acting is not None
     streams = model.streams is not None
-    x = model.to_plan(z[:, 0], z[:, 1:], scaled if streams else None, returns if streams else None)
+    x = model.to_plan(z[:, 0], z[:, 1:], actions if streams else None, returns if streams else None)
     noise = torch.randn(x.shape, generator=generator)
     return Sample(
         windows,
         z,
-        model.goal(windows.goals),
-        scaled,
-        windows.acting,
+        seen.goals,
+        actions,
+        seen.acting,
         returns,
         windows.weight,
         windows.task,
         x,
         noise,
-        model.task_code(windows),
+        context.task,
     )
 
 
@@ -192,7 +192,7 @@ def inverse_dynamics(
 def policy(model: PlannerModel, sample: Sample, mean_action: Tensor) -> Answer:
     """The action to take, where the data went for the goal or got the return that is asked for."""
     # asked for what the window itself went on to reach
-    context = sample.context(returns=model.use_returns)
+    context = sample.context(target_return=model.use_returns)
     found = queries.policy(model, context, sample.noise).clamp(-1, 1)
     weights = (sample.weight * sample.acting[:, 0]).numpy()
 
@@ -282,7 +282,7 @@ def task(model: PlannerModel, sample: Sample) -> dict[str, Any]:
     # told of the task the model would only have to repeat it
     unknown = None if model.tasks is None else model.tasks.unknown.detach()
     code = None if unknown is None else unknown.expand(len(sample.z), -1)
-    context = Context(sample.z[:, 0], None, None, task=code)
+    context = Context(sample.z[:, 0], task=code)
     levels = sorted({round(x) for x in np.linspace(1, process.T, _LEVELS)})
     true = sample.task.numpy()
 

@@ -220,7 +220,7 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
     from diffplan.planning import queries
 
     model = asked.model
-    context = sample.context(returns=model.use_returns)
+    context = sample.context(target_return=model.use_returns)
     blind = sample.context(goal=False)
     known = sample.acting.bool()
     _scatter(

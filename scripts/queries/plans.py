@@ -9,6 +9,7 @@ from torch import Tensor
 from diffplan.agents import PlannerAgent
 from diffplan.engines.decision import Planned, PlanStep
 from diffplan.envs.simulators.mazes import Maze, maze_of
+from diffplan.model.context import Context
 from diffplan.planning.stages import decode
 from diffplan.scripts.queries.measures import Answer, Sample, rmse, weighted_mean
 from diffplan.scripts.report.intervals import Estimate
@@ -94,23 +95,23 @@ def _planned(agent: PlannerAgent, sample: Sample) -> tuple[Tensor, Tensor]:
     """
     model, windows = agent.model, sample.windows
     make = PlanStep(model, agent.settings)
-    code = model.task_code(windows)
+    task = model.context_of(model.normalised_windows(windows)).task
+    given = Context(
+        windows.states[:, 0],
+        windows.goals,
+        windows.returns[:, 0] if model.use_returns else None,
+        task=task,
+    )
     states, actions = [], []
     for rows in torch.arange(len(sample.z)).split(_ROWS):
-        start = windows.states[rows, 0]
-        made: Planned = make(
-            start,
-            None if windows.goals is None else windows.goals[rows],
-            windows.returns[rows, 0] if model.use_returns else None,
-            *make.draw(agent.seed + rows, torch.zeros_like(rows)),
-            task=None if code is None else code[rows],
-        )
+        context = given.rows(rows)
+        made: Planned = make(context, make.draw(agent.seed + rows, torch.zeros_like(rows)))
         states.append(made.states)
         # separate networks plan states alone and decode the first step
         if made.actions is not None:
             actions.append(made.actions[:, 0])
         else:
-            here, ahead = model.states(start), model.states(made.states[:, 1])
+            here, ahead = model.states(context.state), model.states(made.states[:, 1])
             actions.append(decode(model, here, ahead, torch.ones(len(rows))))
     return torch.cat(states), torch.cat(actions)
 

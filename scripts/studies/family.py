@@ -128,19 +128,14 @@ def _first_plan(agent: PlannerAgent, seed: int, draws: int) -> Any:
     import torch
 
     from diffplan.envs.simulators.environments import evaluation_env_factory
-    from diffplan.model.conditions import Context
     from diffplan.planning.stages import propose
 
     env = evaluation_env_factory(agent.info)()
     observation, _ = env.reset(seed=seed)
     env.close()
-    state, goal = agent.layout.split({k: v[None] for k, v in observation.items()})
     model = agent.model
-    context = Context(
-        model.states(torch.as_tensor(state).float()).expand(draws, -1),
-        model.goal(torch.as_tensor(goal).float().expand(draws, -1)),
-        None,
-    )
+    given = agent.context({k: v[None] for k, v in observation.items()})
+    context = model.normalised_context(given).repeat(draws)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(draws, 1, model.rows, model.plan_dim, generator=generator)
     with torch.no_grad():

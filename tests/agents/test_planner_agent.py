@@ -12,6 +12,7 @@ from diffplan.data.info import ObservationLayout
 from diffplan.engines import decision
 from diffplan.engines.decision import Planned
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
 
 Make = Callable[..., Any]
 
@@ -78,7 +79,7 @@ def test_plans_are_in_environment_units(make_agent: Make, observe: Make) -> None
     model = agent.model
     state = model.states(torch.tensor(observation["observation"], dtype=torch.float32))
     goal = model.goal(torch.tensor(observation["desired_goal"], dtype=torch.float32))
-    proposal = model.proposer.propose(state, goal, None)
+    proposal = model.proposer.propose(Context(state, goal))
     by_hand = model.states.inverse(proposal.states)
     np.testing.assert_allclose(view.candidates[:, 0, 1:], by_hand.detach(), atol=1e-4)
     value = model.value(proposal.states[:, -1], goal)
@@ -169,7 +170,8 @@ def test_plans_go_on_from_the_ones_before(make_agent: Make, observe: Make) -> No
     normalised = [torch.as_tensor(np.array(v), dtype=torch.float32) for v in (plans[0][:, 4],)]
     goals = model.goal(torch.as_tensor(observe(2, 1)["desired_goal"], dtype=torch.float32))
     assert model.proposer is not None
-    tail = model.proposer.propose(model.states(normalised[0]), goals, None, horizon=3).states
+    rest = Context(model.states(normalised[0]), goals)
+    tail = model.proposer.propose(rest, horizon=3).states
     found = torch.as_tensor(plans[6][:, 2:])
     torch.testing.assert_close(model.states.inverse(tail), found, atol=1e-4, rtol=1e-4)
     # where the goal moved there is nothing to go on from

@@ -25,7 +25,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     make_plan = decision.make_plan
 
     def spy(model: Any, context: Any, *args: Any, **options: Any) -> Any:
-        found.append(model.returns.inverse(context.returns[:, None])[:, 0].tolist())
+        found.append(model.returns.inverse(context.target_return[:, None])[:, 0].tolist())
         return make_plan(model, context, *args, **options)
 
     monkeypatch.setattr(decision, "make_plan", spy)

@@ -18,6 +18,7 @@ from diffplan.engines.eager import EagerEngine
 from diffplan.engines.onnx import OnnxEngine
 from diffplan.engines.table import Engine, make_engine
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
 from diffplan.planning.stages import decode
 
 Make = Callable[..., Any]
@@ -43,13 +44,13 @@ def data(
     return tiny_goal_episodes if request.param == "goals" else tiny_episodes
 
 
-def inputs(model: Any, rows: int) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
+def inputs(model: Any, rows: int) -> tuple[Context, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rows)
     spec = model.spec
     goals = torch.randn(rows, spec.goal_dim, generator=generator) if spec.goal_dim else None
     targets = torch.randn(rows, generator=generator) if model.use_returns else None
     states = torch.randn(rows, spec.state_dim, generator=generator)
-    return states, goals, targets, torch.arange(rows) + 5, torch.arange(rows) % 3
+    return Context(states, goals, targets), torch.arange(rows) + 5, torch.arange(rows) % 3
 
 
 def build(name: str, changes: Any, planning: Any, data: Episodes, config: Make, make: Make) -> Any:
@@ -91,7 +92,7 @@ def test_an_engine_gives_what_eager_gives(
         assert_alike(found, expected)
         if model.config.plans_act:  # the plan's own actions are taken
             continue
-        follow = given[0], expected.states, torch.arange(rows) + 1, torch.full((rows,), 0.5)
+        follow = given[0].state, expected.states, torch.arange(rows) + 1, torch.full((rows,), 0.5)
         actions = eager.act(*follow)
         torch.testing.assert_close(other.act(*follow), actions, atol=1e-4, rtol=1e-3)
         ahead = torch.stack([expected.states[row, row + 1] for row in range(rows)])
@@ -109,7 +110,9 @@ def test_what_was_planned_stays(
     engine = GraphEngine(model, settings)
     first = engine.plan(*inputs(model, 2))
     kept = [part.clone() for part in first if part is not None]
-    engine.plan(*(None if t is None else t.flip(0) for t in inputs(model, 2)))
+    context, *random = inputs(model, 2)
+    backwards = torch.tensor([1, 0])
+    engine.plan(context.rows(backwards), *(t[backwards] for t in random))
     assert_alike(first, Planned(*kept))
 
 
@@ -168,5 +171,5 @@ def test_a_captured_graph_gives_what_eager_gives_on_the_cpu(
     model = model.to("cuda")
     captured = make_engine("cuda-graph", model, settings)
     for _ in range(2):
-        found = captured.plan(*(None if t is None else t.to("cuda") for t in given))
+        found = captured.plan(*(t.to(torch.device("cuda")) for t in given))
         assert_alike(Planned(*(None if part is None else part.cpu() for part in found)), expected)

@@ -1,6 +1,7 @@
 """One contract for every parametrisation: conversions, conditions, proposals, planning, loss."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from diffplan.diffusion.ddim import ddim
 from diffplan.diffusion.forward import coefficients, q_sample, targets_at
 from diffplan.diffusion.processes import betas_cosine, betas_linear, ddpm, interpolant, rddm
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Condition, ConditionEncoder
-from diffplan.model.denoiser import Denoiser
+from diffplan.model.conditions import ConditionEncoder
+from diffplan.model.context import Context
+from diffplan.model.denoiser import Denoiser, Inputs, Noising, Samples
 from diffplan.nn import NETWORKS, Network
 from diffplan.nn.network import OfPlan
 
-B, H, D, G, F = 6, 4, 3, 2, 16
+B, H, D, F = 6, 4, 3, 16
+GOAL = (0, 1)
 COSINE, LINEAR, RDDM = ddpm(betas_cosine(20)), ddpm(betas_linear(100)), rddm(5)
 
 
@@ -51,13 +54,13 @@ def build(
     network: nn.Module | str = "mlp",
     prediction="x0",
     use_proposal: bool = True,
-    **encoder: int | bool,
+    **encoder: int | bool | tuple[int, ...],
 ) -> Denoiser:
     """A denoiser with random weights everywhere, so that nothing is hidden by a zero layer."""
     torch.manual_seed(0)
     if isinstance(network, str):
         network = NETWORKS[network](H, D, F, use_proposal=use_proposal)
-    sizes = {"state_dim": D, "goal_dim": G, "use_returns": True} | encoder
+    sizes = {"state_dim": D, "goal_columns": GOAL, "use_returns": True} | encoder
     denoiser = Denoiser(
         network,
         ConditionEncoder(F, **sizes),
@@ -73,9 +76,9 @@ def build(
     return denoiser
 
 
-def condition(seed: int = 0, rows: int = B, dtype: torch.dtype = torch.float32) -> Condition:
-    shapes = (rows, D), (rows, G), (rows,)
-    return Condition(*(normal(*shape, seed=seed + i).to(dtype) for i, shape in enumerate(shapes)))
+def context(seed: int = 0, rows: int = B, dtype: torch.dtype = torch.float32) -> Context:
+    shapes = (rows, D), (rows, len(GOAL)), (rows,)
+    return Context(*(normal(*shape, seed=seed + i).to(dtype) for i, shape in enumerate(shapes)))
 
 
 DOUBLE = torch.float64
@@ -99,9 +102,7 @@ def test_the_true_answer_gives_back_x0(process, prediction, use_proposal: bool) 
     if prediction == "x0" and use_proposal:
         truth = truth - proposal  # such a network puts out what the proposal lacks
     denoiser = build(Stub(lambda x: truth), prediction, use_proposal)
-    bound = denoiser.bind(
-        process, (4, 0), denoiser.encode(condition()), proposal=proposal, shift=proposal
-    )
+    bound = denoiser.bind(process, (4, 0), denoiser.encode(context()), Inputs(proposal, proposal))
     torch.testing.assert_close(bound(x_t, 4), x0, rtol=1e-9, atol=1e-9)
 
 
@@ -125,7 +126,7 @@ def test_readings_that_do_not_exist_are_refused() -> None:
 def test_an_untrained_denoiser_returns_the_proposal_and_zero_without(network: str) -> None:
     denoiser = Denoiser(
         NETWORKS[network](H, D, F),
-        ConditionEncoder(F, D, G),
+        ConditionEncoder(F, D, GOAL),
         horizon=H,
         dim=D,
         features=F,
@@ -134,7 +135,7 @@ def test_an_untrained_denoiser_returns_the_proposal_and_zero_without(network: st
     )
     proposal = normal(B, H, D, seed=1)
     for given in (proposal, None):
-        bound = denoiser.bind(COSINE, (9, 0), denoiser.encode(condition()), proposal=given)
+        bound = denoiser.bind(COSINE, (9, 0), denoiser.encode(context()), Inputs(given))
         expected = torch.zeros_like(proposal) if given is None else given
         assert torch.equal(bound(normal(B, H, D), 9), expected)
 
@@ -142,51 +143,49 @@ def test_an_untrained_denoiser_returns_the_proposal_and_zero_without(network: st
 # --- Conditions ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["state", "goal", "returns"])
+@pytest.mark.parametrize("name", ["state", "goal", "target_return"])
 def test_a_dropped_condition_has_no_influence_and_the_others_keep_theirs(name: str) -> None:
-    denoiser, dropped = build(), torch.tensor([True, False] * 3)
-    given, other = condition(), condition(seed=10)
-    replaced = {key: getattr(given, key) for key in ("state", "goal", "returns")}
-    replaced[name] = getattr(other, name)
+    # a goal is seen from the state: without one a dropped state is nowhere
+    goal = () if name == "state" else GOAL
+    denoiser, dropped = build(goal_columns=goal), torch.tensor([True, False] * 3)
+    given, other = context(), context(seed=10)
     before = denoiser.encode(given, {name: dropped})
-    after = denoiser.encode(Condition(**replaced), {name: dropped})
+    after = denoiser.encode(replace(given, **{name: getattr(other, name)}), {name: dropped})
     changed = (before != after).any(1)
     assert changed.tolist() == (~dropped).tolist()
     plain = denoiser.encode(given)
     assert torch.equal(plain[~dropped], before[~dropped])
     assert (plain[dropped] != before[dropped]).any(1).all()
-    for rest in {"state", "goal", "returns"} - {name}:
-        moved = {**vars(given), rest: getattr(other, rest)}
-        again = denoiser.encode(Condition(**moved), {name: dropped})
+    for rest in denoiser.encoder.sizes.keys() - {name}:
+        moved = replace(given, **{rest: getattr(other, rest)})
+        again = denoiser.encode(moved, {name: dropped})
         assert (again != before).any(1).all()
 
 
 def test_conditions_the_model_lacks_are_ignored_and_missing_ones_named() -> None:
-    lean = build(state_dim=0, goal_dim=0, use_returns=True)
-    assert torch.equal(
-        lean.encode(condition()), lean.encode(Condition(returns=condition().returns))
-    )
-    with pytest.raises(DiffplanError, match="conditioned on 'returns', but none was given"):
-        lean.encode(Condition(state=normal(B, D)))
+    lean = build(state_dim=0, goal_columns=(), use_returns=True)
+    bare = Context(normal(B, D), target_return=context().target_return)
+    assert torch.equal(lean.encode(context()), lean.encode(bare))
+    with pytest.raises(DiffplanError, match="conditioned on 'target_return', but none was given"):
+        lean.encode(Context(state=normal(B, D)))
     with pytest.raises(DiffplanError, match="'goal' needs 2 columns, got 3"):
-        build().encode(Condition(normal(B, D), normal(B, 3), normal(B)))
+        build().encode(Context(normal(B, D), normal(B, 3), normal(B)))
 
 
 def test_a_model_without_conditions_plans_but_cannot_be_guided() -> None:
-    bare = build(state_dim=0, goal_dim=0, use_returns=False)
-    encoded = bare.encode(Condition())
+    bare = build(state_dim=0, goal_columns=(), use_returns=False)
+    encoded = bare.encode(context())
     assert bare.bind(COSINE, (20, 0), encoded)(normal(B, H, D), 20).shape == (B, H, D)
     with pytest.raises(DiffplanError, match="needs a model that has conditions"):
         bare.pair(COSINE, (20, 0), encoded, encoded)
 
 
 def test_repeated_conditions_keep_a_row_s_candidates_together() -> None:
-    repeated = condition(rows=2).repeat(3)
-    assert repeated.state is not None
-    assert repeated.returns is not None
-    assert torch.equal(repeated.state[:3], condition(rows=2).state[:1].expand(3, D))
-    assert torch.equal(repeated.returns[3:], condition(rows=2).returns[1:].expand(3))
-    assert Condition(returns=normal(2)).repeat(3).goal is None
+    repeated = context(rows=2).repeat(3)
+    assert repeated.target_return is not None
+    assert torch.equal(repeated.state[:3], context(rows=2).state[:1].expand(3, D))
+    assert torch.equal(repeated.target_return[3:], context(rows=2).target_return[1:].expand(3))
+    assert Context(normal(2, D)).repeat(3).goal is None
 
 
 # --- Proposals -----------------------------------------------------------------------------------
@@ -204,9 +203,9 @@ def test_an_absent_proposal_has_no_influence_in_training(network: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_proposal_of_zeros_is_not_the_same_as_none(network: str) -> None:
     denoiser, x = build(network), normal(B, H, D)
-    encoded = denoiser.encode(condition())
+    encoded = denoiser.encode(context())
     given, absent = (
-        denoiser.bind(COSINE, (9, 0), encoded, proposal=proposal)(x, 9)
+        denoiser.bind(COSINE, (9, 0), encoded, Inputs(proposal))(x, 9)
         for proposal in (torch.zeros_like(x), None)
     )
     assert not torch.allclose(given, absent, atol=1e-4)
@@ -218,9 +217,9 @@ def test_a_proposal_of_zeros_is_not_the_same_as_none(network: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_bind_is_the_network_with_everything_computed_once(network: str) -> None:
     denoiser, grid = build(network).to(DOUBLE).eval(), (15, 9, 3, 0)
-    given = condition(dtype=DOUBLE)
+    given = context(dtype=DOUBLE)
     x, proposal = normal(B, H, D).double(), normal(B, H, D, seed=1).double()
-    bound = denoiser.bind(COSINE, grid, denoiser.encode(given), proposal=proposal)
+    bound = denoiser.bind(COSINE, grid, denoiser.encode(given), Inputs(proposal))
     for t in grid[:-1]:
         time = denoiser.time_features(torch.full((B,), t / COSINE.T))
         features = time + denoiser.encode(given)
@@ -248,15 +247,15 @@ def test_neighbouring_levels_of_a_long_chain_are_told_apart() -> None:
 @pytest.mark.parametrize("proposed", [True, False])
 def test_a_pair_is_two_denoisers_in_one_forward(proposed: bool) -> None:
     denoiser, grid, x = build().to(DOUBLE), (5, 2, 0), normal(B, H, D).double()
-    options = {"proposal": normal(B, H, D, seed=1).double() if proposed else None}
-    given, everyone = condition(dtype=DOUBLE), torch.ones(B, dtype=torch.bool)
+    inputs = Inputs(normal(B, H, D, seed=1).double() if proposed else None)
+    given, everyone = context(dtype=DOUBLE), torch.ones(B, dtype=torch.bool)
     encodings = [
         denoiser.encode(given),
-        denoiser.encode(given, {"goal": everyone, "returns": everyone}),
+        denoiser.encode(given, {"goal": everyone, "target_return": everyone}),
     ]
-    both = denoiser.pair(RDDM, grid, *encodings, **options)(x, 2)
+    both = denoiser.pair(RDDM, grid, *encodings, inputs)(x, 2)
     for encoded, answer in zip(encodings, both, strict=True):
-        alone = denoiser.bind(RDDM, grid, encoded, **options)(x, 2)
+        alone = denoiser.bind(RDDM, grid, encoded, inputs)(x, 2)
         torch.testing.assert_close(answer, alone, rtol=1e-10, atol=1e-10)
     assert not torch.allclose(*both, rtol=1e-2)
 
@@ -268,9 +267,8 @@ def test_a_batch_of_plans_is_its_rows(network: str) -> None:
     scale = torch.rand(H, D, dtype=DOUBLE)
 
     def plan(rows: slice) -> Tensor:
-        known = vars(condition(dtype=DOUBLE)).values()
-        given = Condition(*(None if value is None else value[rows] for value in known))
-        denoise = denoiser.bind(RDDM, grid, denoiser.encode(given), proposal=proposal[rows])
+        given = context(dtype=DOUBLE).rows(rows)
+        denoise = denoiser.bind(RDDM, grid, denoiser.encode(given), Inputs(proposal[rows]))
         return ddim(denoise, RDDM, grid, x[rows], proposal=proposal[rows], scale=scale)
 
     with torch.no_grad():
@@ -286,18 +284,18 @@ PLAIN = torch.tensor([True, False, True, False, False, False])
 
 
 def run_loss(denoiser: Denoiser, **changes) -> Tensor:
-    arguments = {
-        "x0": normal(B, H, D),
-        "proposal": normal(B, H, D, seed=1),
-        "plain": PLAIN,
-        "main": RDDM,
-        "plain_process": COSINE,
-        "levels_u": torch.tensor([0.0, 0.0, 0.5, 0.5, 0.99, 0.3]),
-        "noise": normal(B, H, D, seed=2),
-        "scale": torch.rand(H, D, generator=torch.Generator().manual_seed(3)),
-        "condition": condition(),
-    }
-    return denoiser.loss(**(arguments | changes))["plan"]
+    samples = Samples(
+        x0=normal(B, H, D),
+        proposal=normal(B, H, D, seed=1),
+        plain=PLAIN,
+        levels=torch.tensor([0.0, 0.0, 0.5, 0.5, 0.99, 0.3]),
+        noise=normal(B, H, D, seed=2),
+        context=context(),
+    )
+    scale = torch.rand(H, D, generator=torch.Generator().manual_seed(3))
+    noising = Noising(RDDM, COSINE, scale)
+    how = {name: changes.pop(name) for name in ("main", "scale", "held") if name in changes}
+    return denoiser.loss(replace(samples, **changes), replace(noising, **how))["plan"]
 
 
 def test_loss_shows_the_network_what_planning_will() -> None:
@@ -318,7 +316,7 @@ def test_loss_shows_the_network_what_planning_will() -> None:
         torch.testing.assert_close(x_t[row], expected, rtol=1e-5, atol=1e-6)
         assert torch.equal(proposal[row], there * given[row])
         levels = torch.tensor([t / process.T])
-        feature = denoiser.time_features(levels)[0] + denoiser.encode(condition())[row]
+        feature = denoiser.time_features(levels)[0] + denoiser.encode(context())[row]
         if PLAIN[row]:
             feature = feature + denoiser.absent
         torch.testing.assert_close(features[row], feature, rtol=1e-4, atol=1e-5)
@@ -337,7 +335,7 @@ def test_loss_is_on_the_network_s_own_target(prediction) -> None:
     rows = PLAIN.view(-1, 1, 1)
     a, sigma = torch.where(rows, plain_a, a), torch.where(rows, plain_sigma, sigma)
     target = noise if prediction == "eps" else a * noise - sigma * x0
-    options = {"proposal": None, "main": LINEAR, "levels_u": u, "scale": None}
+    options = {"proposal": None, "main": LINEAR, "levels": u, "scale": None}
     perfect = build(Stub(lambda x: target), prediction, use_proposal=False)
     assert run_loss(perfect, **options).max() < 1e-9
     off = build(Stub(lambda x: target + 0.5), prediction, use_proposal=False)
@@ -391,9 +389,9 @@ def test_the_highest_level_is_the_last_of_the_table() -> None:
     denoiser = build(stub)
     nearly_one = torch.full((B,), 1.0 - 2**-24)
     for T in (5, 65, 1000):
-        run_loss(denoiser, levels_u=nearly_one, main=rddm(T))
+        run_loss(denoiser, levels=nearly_one, main=rddm(T))
         levels = torch.ones(1)
-        expected = denoiser.time_features(levels) + denoiser.encode(condition())
+        expected = denoiser.time_features(levels) + denoiser.encode(context())
         torch.testing.assert_close(stub.seen[-1][2][1], expected[1], rtol=1e-4, atol=1e-4)
 
 

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from diffplan.diffusion.forward import q_sample
 from diffplan.diffusion.processes import betas_cosine, ddpm
-from diffplan.model.conditions import Condition, ConditionEncoder
-from diffplan.model.denoiser import Denoiser
+from diffplan.model.conditions import ConditionEncoder
+from diffplan.model.context import Context
+from diffplan.model.denoiser import Denoiser, Noising, Samples
 from diffplan.nn import ResidualMLP
 
 F = 16
@@ -36,14 +37,16 @@ def test_training_finds_the_posterior_mean_of_gaussian_data() -> None:
     for _ in range(600):
         c, x0 = draw()
         u, noise = torch.rand(n), torch.randn(n, 1, 1)
-        losses = denoiser.loss(x0, None, none, process, process, u, noise, None, Condition(state=c))
+        losses = denoiser.loss(
+            Samples(x0, None, none, u, noise, Context(c)), Noising(process, process)
+        )
         loss = losses["plan"].mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     c, x0 = draw()
     with torch.no_grad():
-        bound = denoiser.bind(process, (20, 15, 10, 5, 0), denoiser.encode(Condition(state=c)))
+        bound = denoiser.bind(process, (20, 15, 10, 5, 0), denoiser.encode(Context(c)))
         for t in (15, 10, 5):
             x_t = q_sample(process, torch.full((n,), t), x0, None, torch.randn(n, 1, 1))
             a, sigma = process.a[t], process.sigma[t]

@@ -16,8 +16,10 @@ from diffplan.diffusion.forward import q_sample
 from diffplan.diffusion.process import Process, aggregated
 from diffplan.diffusion.processes import SCHEDULES, build_process, ddpm
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
+from diffplan.model.denoiser import Inputs
 from diffplan.model.heads import Heads, level_weight, two_hot
-from diffplan.model.modalities import MODALITIES
+from diffplan.model.modalities import MODALITIES, Telling
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.chains import network_calls
 from diffplan.planning.stages import actions_of, make_plan
@@ -40,8 +42,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def heads_of(model: PlannerModel) -> Heads:
-    assert model.denoiser is not None and model.denoiser.heads is not None
-    return model.denoiser.heads
+    assert model.multi_task is not None
+    return model.multi_task.heads
 
 
 def batch_of(model: PlannerModel, episodes: Episodes, rows: int = 16) -> Batch:
@@ -268,18 +270,17 @@ def test_weights_of_the_losses(weighting: str, models: Make, tiny_goal_episodes:
 def test_known_data_enter_the_plan_only_with_weight(models: Make) -> None:
     """With everything known, what the network sees is x + c E of the true data."""
     model = models("multi-task", heads__modalities=EVERY, heads__aggregation=0.9)
-    denoiser, heads = model.denoiser, heads_of(model)
+    denoiser, heads = model.multi_task, heads_of(model)
     assert denoiser is not None
     known = {
         name: torch.randn((2, 4, n) if MODALITIES[name].by_row else (2, n), generator=generator(n))
         for name, n in heads.columns.items()
     }
-    condition = model.condition(torch.zeros(2, 4), torch.zeros(2, 2), None)
     process = model.plain_process
-    encoded = denoiser.encode(condition)
+    encoded = denoiser.encode(Context(torch.zeros(2, 4), torch.zeros(2, 2)))
     path = model.path_from(torch.zeros(2, 4))
-    aware = denoiser.bind(process, (10, 0), encoded, known=known, decoded={}, path=path)
-    blind = denoiser.bind(ddpm(BETAS), (10, 0), encoded, path=path)
+    aware = denoiser.bind(process, (10, 0), encoded, Inputs(telling=Telling(path, known)))
+    blind = denoiser.bind(ddpm(BETAS), (10, 0), encoded)
     x = torch.randn(2, 4, 4, generator=generator(9))
     e = heads.aggregate({n: heads.encode_known(n, v) for n, v in known.items()})
     torch.testing.assert_close(aware(x, 10), blind(x + process.c[10] * e, 10))

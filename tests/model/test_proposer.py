@@ -8,9 +8,10 @@ from torch import Tensor
 
 from diffplan.config.sections import ProposerConfig
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
 from diffplan.model.proposer import build_proposer
 from diffplan.model.proposer.autoregressive import AutoregressiveProposer
-from diffplan.model.proposer.base import Proposer, ProposerSpec, spread_loss
+from diffplan.model.proposer.base import Proposal, Proposer, ProposerSpec, spread_loss
 
 H, D = 6, 3
 WAYS = [
@@ -55,10 +56,16 @@ def windows(rows: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     return steps[..., :D], steps[..., D]
 
 
+def loss_of(
+    proposer: Proposer, states: Tensor, goal: Any, returns: Tensor, mask: Tensor
+) -> tuple[Tensor, Proposal]:
+    return proposer.loss(Context(states[:, 0], goal, returns[:, 0]), states, returns, mask)
+
+
 def tokens_of(proposer: Proposer, states: Tensor, goal: Any, returns: Any) -> Tensor:
     length = states.shape[1]
     every = None if goal is None else goal[:, None].expand(-1, length, -1)
-    return proposer.token(states, every, returns)
+    return proposer.token(Context(states, every, returns))
 
 
 @pytest.mark.parametrize(("kind", "training"), WAYS)
@@ -67,11 +74,11 @@ def tokens_of(proposer: Proposer, states: Tensor, goal: Any, returns: Any) -> Te
 def test_shapes(kind: str, training: str, goal: bool, returns: bool) -> None:
     proposer = make(kind, training, goal=goal, returns=returns)
     start, target_goal, target = inputs(4, proposer)
-    proposal = proposer.propose(start, target_goal, target, torch.randn(4, H, D + 1))
+    proposal = proposer.propose(Context(start, target_goal, target), torch.randn(4, H, D + 1))
     assert proposal.states.shape == (4, H, D)
     assert proposal.returns.shape == (4, H)
     states, later = windows(4)
-    loss, proposal = proposer.loss(states, target_goal, later, torch.ones(4, H))
+    loss, proposal = loss_of(proposer, states, target_goal, later, torch.ones(4, H))
     assert loss.shape == (4,)
     assert torch.isfinite(loss).all()
     assert proposal.states.shape == (4, H, D)
@@ -92,7 +99,7 @@ def test_a_cached_proposal_equals_recomputing_everything(kind: str, returns: boo
     start, goal, target = (None if t is None else t.double() for t in inputs(3, proposer))
     assert start is not None
     noise = torch.randn(3, H, D + 1, generator=torch.Generator().manual_seed(5)).double()
-    proposal = proposer.propose(start, goal, target, noise)
+    proposal = proposer.propose(Context(start, goal, target), noise)
     states = start[:, None]
     later = None if target is None else target[:, None]
     told = []
@@ -134,8 +141,8 @@ def test_training_proposes_as_planning_does(kind: str, training: str, returns: b
     proposer = make(kind, training, returns=returns)
     states, later = windows(4)
     _, goal, _ = inputs(4, proposer)
-    _, ours = proposer.loss(states, goal, later, torch.ones(4, H))
-    theirs = proposer.propose(states[:, 0], goal, later[:, 0] if returns else None)
+    _, ours = loss_of(proposer, states, goal, later, torch.ones(4, H))
+    theirs = proposer.propose(Context(states[:, 0], goal, later[:, 0] if returns else None))
     torch.testing.assert_close(ours.states, theirs.states)
     torch.testing.assert_close(ours.returns, theirs.returns)
 
@@ -145,8 +152,8 @@ def test_proposals_in_training_are_without_dropout() -> None:
     config = ProposerConfig("transformer", "teacher-forced", width=16)
     proposer = build_proposer(spec, config).train()
     states, later = windows(4)
-    first_loss, first = proposer.loss(states, None, later, torch.ones(4, H))
-    second_loss, second = proposer.loss(states, None, later, torch.ones(4, H))
+    first_loss, first = loss_of(proposer, states, None, later, torch.ones(4, H))
+    second_loss, second = loss_of(proposer, states, None, later, torch.ones(4, H))
     assert torch.equal(first.states, second.states)
     assert not torch.equal(first_loss, second_loss)
     assert all(module.training for module in proposer.modules())
@@ -155,19 +162,19 @@ def test_proposals_in_training_are_without_dropout() -> None:
 @pytest.mark.parametrize(("kind", "training"), WAYS)
 def test_without_noise_a_proposal_is_its_mean(kind: str, training: str) -> None:
     proposer = make(kind, training)
-    args = inputs(3, proposer)
-    mean = proposer.propose(*args)
-    assert torch.equal(mean.states, proposer.propose(*args).states)
-    silent = proposer.propose(*args, torch.zeros(3, H, D + 1))
+    given = Context(*inputs(3, proposer))
+    mean = proposer.propose(given)
+    assert torch.equal(mean.states, proposer.propose(given).states)
+    silent = proposer.propose(given, torch.zeros(3, H, D + 1))
     torch.testing.assert_close(silent.states, mean.states, atol=0, rtol=0)
     noise = torch.randn(3, H, D + 1, generator=torch.Generator().manual_seed(4))
-    there, back = proposer.propose(*args, noise), proposer.propose(*args, -noise)
+    there, back = proposer.propose(given, noise), proposer.propose(given, -noise)
     assert not torch.allclose(there.states[:, 0], mean.states[:, 0])
     assert not torch.allclose(there.returns, mean.returns)
     # the first step is Gaussian around the mean, and twice the temperature is twice as far
     middle = (there.states[:, 0] + back.states[:, 0]) / 2
     torch.testing.assert_close(middle, mean.states[:, 0], atol=1e-5, rtol=1e-5)
-    far = proposer.propose(*args, 2 * noise)
+    far = proposer.propose(given, 2 * noise)
     torch.testing.assert_close(
         far.states[:, 0] - mean.states[:, 0],
         2 * (there.states[:, 0] - mean.states[:, 0]),
@@ -181,15 +188,17 @@ def test_rows_do_not_see_each_other(kind: str, training: str) -> None:
     proposer = make(kind, training)
     start, goal, target = inputs(4, proposer)
     other_start, other_goal, other_target = inputs(4, proposer, seed=9)
-    proposal = proposer.propose(start, goal, target)
+    proposal = proposer.propose(Context(start, goal, target))
     mixed = proposer.propose(
-        torch.cat([start[:2], other_start[2:]]),
-        torch.cat([goal[:2], other_goal[2:]]),
-        torch.cat([target[:2], other_target[2:]]),
+        Context(
+            torch.cat([start[:2], other_start[2:]]),
+            torch.cat([goal[:2], other_goal[2:]]),
+            torch.cat([target[:2], other_target[2:]]),
+        )
     )
     assert torch.equal(mixed.states[:2], proposal.states[:2])
     assert not torch.allclose(mixed.states[2:], proposal.states[2:])
-    alone = proposer.propose(start[1:2], goal[1:2], target[1:2])
+    alone = proposer.propose(Context(start, goal, target).rows(slice(1, 2)))
     torch.testing.assert_close(alone.states[0], proposal.states[1], atol=1e-5, rtol=1e-5)
 
 
@@ -197,9 +206,9 @@ def test_rows_do_not_see_each_other(kind: str, training: str) -> None:
 def test_conditions_matter(kind: str, training: str) -> None:
     proposer = make(kind, training)
     start, goal, target = inputs(4, proposer)
-    proposal = proposer.propose(start, goal, target)
-    assert not torch.allclose(proposer.propose(start, goal + 1, target).states, proposal.states)
-    assert not torch.allclose(proposer.propose(start, goal, target + 1).states, proposal.states)
+    proposal = proposer.propose(Context(start, goal, target))
+    for changed in (Context(start, goal + 1, target), Context(start, goal, target + 1)):
+        assert not torch.allclose(proposer.propose(changed).states, proposal.states)
 
 
 @pytest.mark.parametrize(("kind", "training"), WAYS)
@@ -209,14 +218,14 @@ def test_masked_steps_teach_nothing(kind: str, training: str) -> None:
     _, goal, _ = inputs(4, proposer)
     mask = torch.ones(4, H)
     mask[:, 3:] = 0
-    loss, _ = proposer.loss(states, goal, later, mask)
+    loss, _ = loss_of(proposer, states, goal, later, mask)
     states, later = states.clone(), later.clone()
     states[:, 4:] += 100  # plan states 4 and 5 are masked: entries 3 and 4 of the mask
     later[:, 4:] -= 100
-    torch.testing.assert_close(proposer.loss(states, goal, later, mask)[0], loss)
+    torch.testing.assert_close(loss_of(proposer, states, goal, later, mask)[0], loss)
     states[:, 3] += 1
-    assert not torch.allclose(proposer.loss(states, goal, later, mask)[0], loss)
-    assert torch.isfinite(proposer.loss(states, goal, later, 0 * mask)[0]).all()
+    assert not torch.allclose(loss_of(proposer, states, goal, later, mask)[0], loss)
+    assert torch.isfinite(loss_of(proposer, states, goal, later, 0 * mask)[0]).all()
 
 
 @pytest.mark.parametrize(("kind", "training"), WAYS)
@@ -238,13 +247,13 @@ def test_training_lowers_the_free_running_error(kind: str, training: str) -> Non
 
     def error() -> float:
         with torch.no_grad():
-            proposal = proposer.propose(start, goal, target)
+            proposal = proposer.propose(Context(start, goal, target))
         return float((proposal.states - window[:, 1:]).square().mean())
 
     before, losses = error(), []
     optimiser = torch.optim.Adam(proposer.parameters(), lr=1e-2)
     for _ in range(80):
-        loss = proposer.loss(window, goal, returns, mask)[0].mean()
+        loss = loss_of(proposer, window, goal, returns, mask)[0].mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -260,7 +269,7 @@ def test_a_trajectory_proposed_without_error_costs_nothing_but_its_spread(
 ) -> None:
     proposer = make(kind, training, returns=returns)
     start, goal, target = inputs(4, proposer)
-    proposal = proposer.propose(start, goal, target)
+    proposal = proposer.propose(Context(start, goal, target))
     first = torch.zeros(4) if target is None else target
     states = torch.cat([start[:, None], proposal.states], 1)
     later = torch.cat([first[:, None], proposal.returns], 1)
@@ -269,14 +278,14 @@ def test_a_trajectory_proposed_without_error_costs_nothing_but_its_spread(
         features = proposer.sequence_features(tokens_of(proposer, states[:, :-1], goal, past))
         log_std = proposer._gaussian(features)[1]
     else:
-        log_std = proposer._gaussian(proposer.token(start, goal, target))[1]
+        log_std = proposer._gaussian(proposer.token(Context(start, goal, target)))[1]
     mask = torch.ones(4, H)
-    loss = proposer.loss(states, goal, later, mask)[0]
+    loss = loss_of(proposer, states, goal, later, mask)[0]
     torch.testing.assert_close(loss, 0.1 * log_std.mean((1, 2)), atol=1e-5, rtol=1e-4)
     for wrong in (states, later):  # and any other trajectory costs more
         kept = wrong.clone()
         wrong[:, 2] += 0.1
-        assert (proposer.loss(states, goal, later, mask)[0] > loss + 1e-3).all()
+        assert (loss_of(proposer, states, goal, later, mask)[0] > loss + 1e-3).all()
         wrong.copy_(kept)
 
 
@@ -286,7 +295,7 @@ def test_a_silent_network_stays_where_it_is() -> None:
         for parameter in proposer.parameters():
             torch.nn.init.zeros_(parameter)
         start, goal, target = inputs(2, proposer)
-        proposal = proposer.propose(start, goal, target)
+        proposal = proposer.propose(Context(start, goal, target))
         assert torch.equal(proposal.states, start[:, None].expand(-1, H, -1))
         if kind != "one-shot":  # these tell the change of the return-to-go
             assert torch.equal(proposal.returns, target[:, None].expand(-1, H))

@@ -15,7 +15,7 @@ from diffplan.data.windows import WindowSampler
 from diffplan.diffusion.ddim import ddim
 from diffplan.diffusion.processes import SCHEDULES, ddpm
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import STREAMS, StreamDenoiser, draw_levels, schedule
 from diffplan.planning import queries
@@ -98,8 +98,8 @@ def _answering(
 def _sample(model: PlannerModel, levels: Any, x: Tensor) -> Tensor:
     streams = streams_of(model)
     time = streams.schedule_features(PROCESS, levels)
-    condition = model.condition(torch.zeros(len(x), 4), torch.zeros(len(x), 2), None)
-    return streams.sample(PROCESS, levels, x, streams.encoder(condition), time, None)
+    context = Context(torch.zeros(len(x), 4), torch.zeros(len(x), 2))
+    return streams.sample(PROCESS, levels, x, streams.encoder(context), time, None)
 
 
 def test_streams_at_one_level_take_ddim_steps(
@@ -142,9 +142,9 @@ def test_the_loss_of_a_stream_is_its_own(models: Make, tiny_goal_episodes: Episo
     levels = torch.tensor(
         [[0, 20, 20], [20, 0, 20], [20, 20, 0], [5, 9, 14], [0, 0, 20], [0, 0, 0]]
     )
-    condition = model.condition(torch.zeros(n, 4), torch.zeros(n, 2), None)
+    context = Context(torch.zeros(n, 4), torch.zeros(n, 2))
     mask = torch.ones(n, 4)
-    found = streams.loss(PROCESS, x0, levels, noise, condition, None, mask, mask)
+    found = streams.loss(PROCESS, x0, levels, noise, context, None, mask, mask)
     for i, name in enumerate(STREAMS):
         assert ((found[name] == 0) == (levels[:, i] == 0)).all()
     # at the far level nothing of the clean stream is left to see
@@ -152,12 +152,12 @@ def test_the_loss_of_a_stream_is_its_own(models: Make, tiny_goal_episodes: Episo
     other[..., columns.states] += 1
     a, sigma = PROCESS.a[20], PROCESS.sigma[20]
     assert abs(a) < 0.01 and sigma > 0.99
-    changed = streams.loss(PROCESS, other, levels, noise, condition, None, mask, mask)
+    changed = streams.loss(PROCESS, other, levels, noise, context, None, mask, mask)
     torch.testing.assert_close(found["actions"][1], changed["actions"][1])  # given
     torch.testing.assert_close(found["returns"][1], changed["returns"][1], atol=1e-2, rtol=0.05)
     assert not torch.isclose(found["actions"][0], changed["actions"][0], rtol=1e-3)
     # where no action is shown, none is learned
-    still = streams.loss(PROCESS, x0, levels, noise, condition, None, mask, torch.zeros(n, 4))
+    still = streams.loss(PROCESS, x0, levels, noise, context, None, mask, torch.zeros(n, 4))
     assert (still["actions"] == 0).all()
     torch.testing.assert_close(still["states"], found["states"])
 
@@ -191,8 +191,8 @@ def test_a_plan_is_made_for_the_return_asked_for(models: Make, plan_inputs: Make
     model = models("streams", rewards=True)
     settings = model.config.planning
     context, noise = plan_inputs(model, settings)
-    assert context.returns is not None
-    more = Context(context.state, None, context.returns + 1)
+    assert context.target_return is not None
+    more = Context(context.state, None, context.target_return + 1)
     plans = [make_plan(model, c, noise, settings).states for c in (context, more)]
     assert not torch.allclose(*plans)
     # while an evaluation is not told it

@@ -11,7 +11,7 @@ import torch
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
 from diffplan.model.value import Value
-from diffplan.training.losses import _bootstrapped
+from diffplan.training.losses import bootstrapped
 
 Make = Callable[..., Any]
 
@@ -133,8 +133,9 @@ def test_a_bootstrapped_value_reaches_the_returns_of_a_chain(
     for _ in range(1200):
         valued = sampler.valued(64, generator)
         assert valued.step is not None
-        target = _bootstrapped(model, model.value, valued, valued.step)
-        loss = model.value.loss(model.states(valued.states), None, None, target)
+        seen = model.normalised_valued(valued)
+        target = bootstrapped(model, model.value, seen.step, model.context_of(seen))
+        loss = model.value.loss(seen.states, None, None, target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -18,6 +18,7 @@ from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.chains import network_calls
 from diffplan.planning.stages import make_plan
+from diffplan.training.losses import Objective
 
 Make = Callable[..., Any]
 PINNED = {"plan.pin_goal": True, "plan.stride": 2}
@@ -130,7 +131,7 @@ def test_the_network_sees_held_entries_clean_and_learns_nothing_there(
         )
 
     monkeypatch.setattr(network, "bind_features", watched)
-    losses = diffuser(batch, torch.Generator().manual_seed(0))
+    losses = Objective(diffuser)(batch, torch.Generator().manual_seed(0))
     x, z = seen[0], diffuser.states(batch.windows.states)
     columns = list(diffuser.spec.goal_columns)
     assert torch.equal(x[:, 0, :4], z[:, 0])
@@ -148,7 +149,7 @@ def test_the_noisy_value_learns_what_a_plan_is_worth(
     optimiser = torch.optim.Adam(diffuser.noisy_value.parameters(), lr=1e-2)
     losses = []
     for step in range(150):
-        loss = diffuser(batch, torch.Generator().manual_seed(step % 5))["noisy_value"]
+        loss = Objective(diffuser)(batch, torch.Generator().manual_seed(step % 5))["noisy_value"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -170,7 +171,7 @@ def test_value_guidance_raises_the_noisy_value_of_plans(
             plan = make_plan(diffuser, context, noise, settings)
             x = diffuser.to_plan(context.state, plan.states[:, 1:], plan.actions)
             level = torch.full((16,), 1 / 20)
-            condition = diffuser.value_condition(context.state, context.goal)
+            condition = diffuser.value_condition(context)
             assert diffuser.noisy_value is not None
             return float(diffuser.noisy_value(x, level, condition).mean())
 

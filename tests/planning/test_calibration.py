@@ -21,7 +21,7 @@ from diffplan.diffusion.process import Process
 from diffplan.diffusion.processes import betas_cosine, betas_vp, ddpm, rddm
 from diffplan.diffusion.sampling import Denoise, half_log_snrs
 from diffplan.errors import DiffplanError
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import (
     FILE,

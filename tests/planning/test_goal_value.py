@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffplan.config.config import Config
 from diffplan.config.sections import DataConfig, HeadsConfig, PlanSpaceConfig
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.spec import ModelSpec
 from diffplan.planning import selection

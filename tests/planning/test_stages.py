@@ -15,6 +15,7 @@ from diffplan.config.config import replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
+from diffplan.model.denoiser import Inputs
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning import stages
 from diffplan.planning.chains import chain_of, matching_level
@@ -64,7 +65,7 @@ def test_no_refinement_keeps_the_proposal(
         plan = plan_of(model, options)
         torch.testing.assert_close(plan.candidates, plan.proposal, atol=1e-5, rtol=1e-5)
         context, _ = plan_inputs(model, options)
-        ours = model.proposer.propose(context.state, context.goal, context.returns)
+        ours = model.proposer.propose(context)
         torch.testing.assert_close(plan.proposal[:, 0, 1:], ours.states)
 
 
@@ -129,9 +130,9 @@ def test_levels_of_every_start(
     for model in (ours, published, conditioned):
         bind = model.denoiser.bind
 
-        def spy(process: Any, grid: Any, *args: Any, bind: Any = bind, **kwargs: Any) -> Any:
-            seen.append((process.name, grid, kwargs["proposal"] is not None))
-            return bind(process, grid, *args, **kwargs)
+        def spy(process: Any, grid: Any, encoded: Any, inputs: Inputs, bind: Any = bind) -> Any:
+            seen.append((process.name, grid, inputs.proposal is not None))
+            return bind(process, grid, encoded, inputs)
 
         monkeypatch.setattr(model.denoiser, "bind", spy)
 

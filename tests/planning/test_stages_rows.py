@@ -13,7 +13,7 @@ from torch import Tensor
 from diffplan.config.config import replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.samplers import SAMPLERS
-from diffplan.model.conditions import Context
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.stages import Noise, Plan, make_plan
 
@@ -48,15 +48,6 @@ def some_rows(noise: Noise, rows: Any) -> Noise:
     return Noise(noise.propose[rows], noise.start[rows], steps, noise.select[rows])
 
 
-def some_contexts(context: Context, rows: Any) -> Context:
-    return Context(
-        *(
-            None if value is None else value[rows]
-            for value in (context.state, context.goal, context.returns)
-        )
-    )
-
-
 @pytest.mark.parametrize(("name", "changes"), WHOLE)
 @pytest.mark.parametrize("rewards", [True, False])
 def test_a_batch_of_plans_is_its_rows(
@@ -67,7 +58,7 @@ def test_a_batch_of_plans_is_its_rows(
     context, noise = plan_inputs(model, options, rows=4)
     together = make_plan(model, context, noise, options)
     for row in range(4):
-        alone = make_plan(model, some_contexts(context, [row]), some_rows(noise, [row]), options)
+        alone = make_plan(model, context.rows([row]), some_rows(noise, [row]), options)
         ours = Plan(
             *(
                 None if value is None else value[row : row + 1]
@@ -103,7 +94,9 @@ def test_no_row_depends_on_the_others(
     mixed_context = Context(
         both(one_context.state, two_context.state),
         None,
-        None if one_context.returns is None else both(one_context.returns, two_context.returns),
+        None
+        if one_context.target_return is None
+        else both(one_context.target_return, two_context.target_return),
     )
     mixed_noise = Noise(
         both(one_noise.propose, two_noise.propose),

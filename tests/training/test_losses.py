@@ -11,6 +11,7 @@ from torch import Tensor
 from diffplan.data.batches import Batch, Windows
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.training.losses import Objective
 
@@ -100,7 +101,7 @@ def test_following_looks_at_the_first_proposed_state(
     assert acted is not None
     z = model.states(batch.followed.states[:, 0])
     target = model.normalised_returns(batch.followed.returns[:, 0])
-    first = model.proposer.propose(z, None, target).states[:, 0]
+    first = model.proposer.propose(Context(z, None, target)).states[:, 0]
     lag = acted.lag / model.config.plan.stride
     guess = model.inverse_dynamics(model.states(acted.states), first, lag)
     error = (guess - model.scaled_actions(acted.actions)).square().mean(-1)
@@ -159,7 +160,7 @@ def test_what_a_silent_denoiser_costs(
         z = model.states(windows.states)
         x0 = model.to_plan(z[:, 0], z[:, 1:])
         target = model.normalised_returns(windows.returns[:, 0])
-        proposal = model.proposer.propose(z[:, 0], None, target).states
+        proposal = model.proposer.propose(Context(z[:, 0], None, target)).states
         guess = model.to_plan(z[:, 0], proposal) if proposed else torch.zeros_like(x0)
         error = (guess - x0).square().mean(-1) * windows.mask
         return (error.sum(1) / windows.mask.sum(1)).mean()
@@ -228,7 +229,8 @@ def test_a_velocity_learns_from_noise_of_both_signs(
 
     monkeypatch.setattr(model.denoiser, "loss", spy)
     losses = Objective(model)(batch_of(model, data), generator())
-    plain, levels, noise = (seen[0][i] for i in (2, 5, 6))
+    samples = seen[0][0]
+    plain, levels, noise = samples.plain, samples.levels, samples.noise
     main = int((~plain).sum())
     assert torch.equal(noise[1:main:2], -noise[:main:2])
     assert torch.equal(levels[1:main:2], levels[:main:2])

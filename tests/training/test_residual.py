@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.proposer.base import Proposal
 from diffplan.training.residual import measure_residual
@@ -36,9 +37,7 @@ class Fixed(torch.nn.Module):
         super().__init__()
         self.answer = answer
 
-    def propose(
-        self, start: Tensor, goal: Any, returns: Any, noise: Any = None, task: Any = None
-    ) -> Proposal:
+    def propose(self, context: Context) -> Proposal:
         return Proposal(self.answer, self.answer[..., 0])
 
 
@@ -54,7 +53,7 @@ def test_the_residual_is_measured_per_step_and_dimension(
     off = torch.arange(1.0, 4 * dim + 1).view(4, dim) / 10
     model.proposer = Fixed(z[:, 1:] + off)  # type: ignore[assignment]
     assert model.residual_known == 0
-    level = measure_residual(model, windows, 0.2)
+    level = measure_residual(model, model.proposer, windows, 0.2)
     expected = off if space == "absolute" else off / model.plan_scale
     if space == "absolute":
         expected = torch.cat([torch.zeros(1, dim), expected])
@@ -64,7 +63,7 @@ def test_the_residual_is_measured_per_step_and_dimension(
     assert model.residual_known == 1
     # later measurements move the estimate by their rate
     model.proposer = Fixed(z[:, 1:])  # type: ignore[assignment]
-    assert measure_residual(model, windows, 0.25) == pytest.approx(0, abs=1e-5)
+    assert measure_residual(model, model.proposer, windows, 0.25) == pytest.approx(0, abs=1e-5)
     torch.testing.assert_close(model.residual_rms, 0.75 * expected, atol=1e-3, rtol=1e-3)
     assert model.noise_scale is not None
     torch.testing.assert_close(model.noise_scale, config.denoiser.kappa * model.residual_rms)
@@ -77,7 +76,7 @@ def test_a_perfect_proposer_leaves_no_residual(
     model: PlannerModel = tiny_model(config, tiny_episodes)
     windows = WindowSampler(tiny_episodes, config, seed=0).sample(300, generator())
     model.proposer = Fixed(model.states(windows.states)[:, 1:])  # type: ignore[assignment]
-    assert measure_residual(model, windows, 0.2) < 1e-5
+    assert measure_residual(model, model.proposer, windows, 0.2) < 1e-5
     assert model.residual_rms.max() < 1e-5
 
 
@@ -92,7 +91,10 @@ def test_padding_and_light_windows_do_not_count_in_the_residual(
     z = model.states(windows.states)
     wrong = (1 - windows.mask * weight[:, None]).unsqueeze(-1) * 100
     model.proposer = Fixed(z[:, 1:] + wrong)  # type: ignore[assignment]
-    assert measure_residual(model, dataclasses.replace(windows, weight=weight), 0.2) < 1e-5
+    assert (
+        measure_residual(model, model.proposer, dataclasses.replace(windows, weight=weight), 0.2)
+        < 1e-5
+    )
 
 
 def test_the_residual_is_that_of_planning_without_dropout(
@@ -102,7 +104,7 @@ def test_the_residual_is_that_of_planning_without_dropout(
     model: PlannerModel = tiny_model(config, tiny_episodes).train()
     windows = WindowSampler(tiny_episodes, config, seed=0).sample(50, generator())
     before = torch.get_rng_state()
-    level = measure_residual(model, windows, 0.2)
-    assert measure_residual(model, windows, 0.2) == level
+    level = measure_residual(model, model.proposer, windows, 0.2)
+    assert measure_residual(model, model.proposer, windows, 0.2) == level
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in model.modules())

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diffplan.config.sections import ProposerConfig
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
 from diffplan.model.proposer.base import (
     Proposal,
     Proposer,
@@ -64,13 +65,12 @@ class AutoregressiveProposer(Proposer):
         mean, log_std = self.head(features).chunk(2, dim=-1)
         return mean, bounded_log_std(log_std)
 
-    def _tokens(self, goal: Tensor | None, task: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def _tokens(self, context: Context) -> Callable[[Tensor], Tensor]:
         """Where the plan stands ([B, D], or [B, D+1] with the return) -> its `token`."""
-        told = (task,) if self.spec.task_dim and task is not None else ()
+        told = (context.given("task"),) if self.spec.task_dim else ()
         if self.goal_map is None:
             return lambda place: torch.cat((place, *told), dim=-1) if told else place
-        assert goal is not None
-        dim, features = self.spec.state_dim, self.goal_map.bind(goal)
+        dim, features = self.spec.state_dim, self.goal_map.bind(context.given("goal"))
 
         def token(place: Tensor) -> Tensor:
             if not self.spec.use_returns:
@@ -112,23 +112,16 @@ class AutoregressiveProposer(Proposer):
         return move
 
     def _unroll(
-        self,
-        start: Tensor,
-        goal: Tensor | None,
-        returns: Tensor | None,
-        noise: Tensor | None,
-        horizon: int | None = None,
-        task: Tensor | None = None,
+        self, context: Context, noise: Tensor | None, horizon: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """States [B, H, D], returns [B, H], and the features [B, H, F] of the steps."""
         horizon = self.spec.horizon if horizon is None else horizon
         use_returns = self.spec.use_returns
-        carry = self.initial_carry(len(start), start)
-        place = start
+        place = context.state
+        carry = self.initial_carry(len(place), place)
         if use_returns:
-            assert returns is not None
-            place = torch.cat([start, returns.unsqueeze(-1)], 1)
-        token, move = self._tokens(goal, task), self._moves(noise)
+            place = torch.cat([place, context.given("target_return").unsqueeze(-1)], 1)
+        token, move = self._tokens(context), self._moves(noise)
         steps, path = [], []
         for k in range(horizon):
             features, carry = self.step_features(token(place), carry, k)
@@ -145,30 +138,18 @@ class AutoregressiveProposer(Proposer):
         return whole, later, seen
 
     def propose(
-        self,
-        start: Tensor,
-        goal: Tensor | None,
-        returns: Tensor | None,
-        noise: Tensor | None = None,
-        horizon: int | None = None,
-        task: Tensor | None = None,
+        self, context: Context, noise: Tensor | None = None, horizon: int | None = None
     ) -> Proposal:
-        states, later, _ = self._unroll(start, goal, returns, noise, horizon, task)
+        states, later, _ = self._unroll(context, noise, horizon)
         return Proposal(states, later)
 
     def loss(
-        self,
-        states: Tensor,
-        goal: Tensor | None,
-        returns: Tensor,
-        mask: Tensor,
-        task: Tensor | None = None,
+        self, context: Context, states: Tensor, returns: Tensor, mask: Tensor
     ) -> tuple[Tensor, Proposal]:
         scale = self.plan_scale[:1]
         true_change = (states[:, 1:] - states[:, :-1]) / scale
         if self.free_running:
-            target = returns[:, 0] if self.spec.use_returns else None
-            ours, later, features = self._unroll(states[:, 0], goal, target, None, None, task)
+            ours, later, features = self._unroll(context, None)
             log_std = self._gaussian(features)[1]
             error = (ours - states[:, 1:]) / self.plan_scale
             # how far one step is off from where the model itself stood
@@ -178,11 +159,12 @@ class AutoregressiveProposer(Proposer):
             proposal = Proposal(ours.detach(), later.detach())
         else:
             steps = self.spec.horizon
-            every, told = (
-                None if x is None else x[:, None].expand(-1, steps, -1) for x in (goal, task)
+            goal, task = (
+                None if x is None else x[:, None].expand(-1, steps, -1)
+                for x in (context.goal, context.task)
             )
             past = returns[:, :-1] if self.spec.use_returns else None
-            tokens = self.token(states[:, :-1], every, past, told)
+            tokens = self.token(Context(states[:, :-1], goal, past, task=task))
             change, log_std = self._gaussian(self.sequence_features(tokens))
             error = change[..., :-1] - true_change
             later = change[..., -1]
@@ -190,20 +172,17 @@ class AutoregressiveProposer(Proposer):
                 later = later + past
             step_error = torch.cat([error, (later - returns[:, 1:]).unsqueeze(-1)], -1)
             with torch.no_grad():
-                target = returns[:, 0] if self.spec.use_returns else None
-                proposal = self._propose_in_training(states[:, 0], goal, target, task)
+                proposal = self._propose_in_training(context)
         fit = error.square().mean(-1) + (later - returns[:, 1:]).square()
         spread = spread_loss(log_std, step_error).mean(-1)
         return masked_mean(fit + 0.1 * spread, mask), proposal
 
-    def _propose_in_training(
-        self, start: Tensor, goal: Tensor | None, returns: Tensor | None, task: Tensor | None
-    ) -> Proposal:
+    def _propose_in_training(self, context: Context) -> Proposal:
         """A free-running proposal as at planning time: without dropout."""
         training = self.training
         self.eval()
         try:
-            return self.propose(start, goal, returns, task=task)
+            return self.propose(context)
         finally:
             self.train(training)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffplan.model.context import Context
 from diffplan.nn.embeddings import goal_feature_size, goal_features
 
 _LOG_STD = (-6.0, 1.0)
@@ -55,55 +56,37 @@ class Proposer(nn.Module):
         self.spec = spec
         self.register_buffer("plan_scale", torch.ones(spec.horizon, spec.state_dim))
 
-    def token(
-        self,
-        state: Tensor,
-        goal: Tensor | None,
-        returns: Tensor | None,
-        task: Tensor | None = None,
-    ) -> Tensor:
-        """Inputs of a step: state [..., D], goal features [..., G], return [...], task [..., F]."""
-        parts = [state]
+    def token(self, context: Context) -> Tensor:
+        """Inputs of a step [..., T]: state, goal features, return and code of the task.
+
+        context: normalised, [..., D] and so on, of one step or of many at once.
+        """
+        parts = [context.state]
         if self.spec.goal_dim:
-            assert goal is not None
-            parts.append(goal_features(state, goal, self.spec.goal_columns))
+            goal = context.given("goal")
+            parts.append(goal_features(context.state, goal, self.spec.goal_columns))
         if self.spec.use_returns:
-            assert returns is not None
-            parts.append(returns.unsqueeze(-1))
+            parts.append(context.given("target_return").unsqueeze(-1))
         if self.spec.task_dim:
-            assert task is not None
-            parts.append(task)
-        return torch.cat(parts, dim=-1) if len(parts) > 1 else state
+            parts.append(context.given("task"))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else context.state
 
     def propose(
-        self,
-        start: Tensor,
-        goal: Tensor | None,
-        returns: Tensor | None,
-        noise: Tensor | None = None,
-        horizon: int | None = None,
-        task: Tensor | None = None,
+        self, context: Context, noise: Tensor | None = None, horizon: int | None = None
     ) -> Proposal:
-        """Propose H states, or the first `horizon` of them.
+        """Propose H states, or the first `horizon` of them, for a normalised context.
 
-        start: [B, D] normalised. goal: [B, G] normalised or None. returns: [B] normalised target
-        or None. noise: [B, H, D+1], standard normal times the temperature; None gives the mean.
-        task: [B, F] code of the task or None.
+        noise: [B, H, D+1], standard normal times the temperature; None gives the mean.
         """
         raise NotImplementedError
 
     def loss(
-        self,
-        states: Tensor,
-        goal: Tensor | None,
-        returns: Tensor,
-        mask: Tensor,
-        task: Tensor | None = None,
+        self, context: Context, states: Tensor, returns: Tensor, mask: Tensor
     ) -> tuple[Tensor, Proposal]:
         """Per-window loss [B] and the free-running proposal (detached) for the denoiser.
 
-        states: [B, H+1, D] normalised. returns: [B, H+1] normalised. mask: [B, H]. task: [B, F]
-        or None.
+        context: what plans of the windows are made for. states: [B, H+1, D] and returns: [B, H+1],
+        normalised, the first those of the context. mask: [B, H].
         """
         raise NotImplementedError
 

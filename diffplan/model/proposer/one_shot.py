@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffplan.config.sections import ProposerConfig
+from diffplan.model.context import Context
 from diffplan.model.proposer.base import (
     Proposal,
     Proposer,
@@ -36,30 +37,18 @@ class OneShotProposer(Proposer):
         return mean, bounded_log_std(log_std)
 
     def propose(
-        self,
-        start: Tensor,
-        goal: Tensor | None,
-        returns: Tensor | None,
-        noise: Tensor | None = None,
-        horizon: int | None = None,
-        task: Tensor | None = None,
+        self, context: Context, noise: Tensor | None = None, horizon: int | None = None
     ) -> Proposal:
-        mean, log_std = self._gaussian(self.token(start, goal, returns, task))
+        mean, log_std = self._gaussian(self.token(context))
         if noise is not None:
             mean = mean + noise * log_std.exp()
-        states = start[:, None] + self.plan_scale * mean[..., :-1]
+        states = context.state[:, None] + self.plan_scale * mean[..., :-1]
         return Proposal(states[:, :horizon], mean[:, :horizon, -1])
 
     def loss(
-        self,
-        states: Tensor,
-        goal: Tensor | None,
-        returns: Tensor,
-        mask: Tensor,
-        task: Tensor | None = None,
+        self, context: Context, states: Tensor, returns: Tensor, mask: Tensor
     ) -> tuple[Tensor, Proposal]:
-        target = returns[:, 0] if self.spec.use_returns else None
-        mean, log_std = self._gaussian(self.token(states[:, 0], goal, target, task))
+        mean, log_std = self._gaussian(self.token(context))
         change = (states[:, 1:] - states[:, :1]) / self.plan_scale
         error = mean - torch.cat([change, returns[:, 1:].unsqueeze(-1)], -1)
         fit = error[..., :-1].square().mean(-1) + error[..., -1].square()

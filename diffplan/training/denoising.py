@@ -1,0 +1,204 @@
+"""Losses of what denoises plans: the denoiser, its heads, streams, and the value of noisy plans.
+
+Everything here is in plan units.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffplan.data.batches import Valued, Windows
+from diffplan.diffusion.forward import q_sample
+from diffplan.model.context import Context
+from diffplan.model.denoiser import Denoiser, Noising, Samples
+from diffplan.model.modalities import MODALITIES, Told
+from diffplan.model.multi_task import MultiTaskDenoiser
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.streams import StreamDenoiser, draw_levels
+from diffplan.model.value import NoisyValue
+
+
+def weighted(loss: Tensor, weight: Tensor) -> Tensor:
+    """Mean of per-window losses [B] by weight [B]: a scalar."""
+    return (weight * loss).sum() / weight.sum().clamp(min=1e-6)
+
+
+def _clean(model: PlannerModel, windows: Windows) -> Tensor:
+    """The windows as plan tensors [B, rows, D]."""
+    actions = windows.actions if model.config.actions_in_plan else None
+    return model.to_plan(windows.states[:, 0], windows.states[:, 1:], actions)
+
+
+def denoiser_losses(
+    model: PlannerModel,
+    denoiser: Denoiser,
+    windows: Windows,
+    context: Context,
+    proposed: Tensor | None,
+    plain: Windows | None,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Losses of the main process and of plain DDPM, from one pass through the network.
+
+    Every window of the main share is noised `draws` times: the draws share its proposal,
+    which is what costs. Plain windows need no proposal and are drawn once each.
+    """
+    options = model.config.denoiser
+    draws = options.draws
+    x0 = _clean(model, windows).repeat_interleave(draws, 0)
+    mask = model.row_mask(windows.mask).repeat_interleave(draws, 0)
+    contexts, weight, main = context.repeat(draws), windows.weight, len(x0)
+    weight = weight.repeat_interleave(draws)
+    if plain is not None:
+        x0 = torch.cat([x0, _clean(model, plain)])
+        mask = torch.cat([mask, model.row_mask(plain.mask)])
+        contexts = contexts.joined(model.context_of(plain, generator))
+    is_plain = torch.arange(len(x0), device=x0.device) >= main
+    told = None
+    if isinstance(denoiser, MultiTaskDenoiser):
+        told = _told(model, denoiser, windows, plain, generator)
+    x_hat: Tensor | None = None
+    if proposed is not None and (options.use_proposal or options.process != "ddpm"):
+        x_hat = model.to_plan(context.state, proposed)
+        # plain rows are told that there is none; what stands there is not looked at
+        x_hat = torch.cat([x_hat.repeat_interleave(draws, 0), x0[main:]])
+
+    def uniform() -> Tensor:
+        return torch.rand(len(x0), generator=generator).to(x0.device)
+
+    chances = {
+        "state": options.drop_state,
+        "goal": options.drop_goal,
+        "target_return": options.drop_returns,
+    }
+    drop = {name: uniform() < chance for name, chance in chances.items() if chance}
+    levels = uniform()
+    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    if options.prediction == "velocity":
+        # Albergo et al. 2023, section 6: gamma' grows at both ends, both signs cancel that
+        noise[1:main:2], levels[1:main:2] = -noise[:main:2], levels[:main:2]
+    loss = denoiser.loss(
+        Samples(x0, x_hat, is_plain, levels, noise, contexts, drop, mask, told),
+        Noising(model.main_process, model.plain_process, model.noise_scale, model.held()),
+    )
+    of_plan = loss.pop("plan")
+    losses = {"denoiser": weighted(of_plan[:main], weight)}
+    if plain is not None:
+        losses["denoiser_plain"] = weighted(of_plan[main:], plain.weight)
+        weight = torch.cat([weight, plain.weight])
+    return losses | {f"head_{name}": weighted(each, weight) for name, each in loss.items()}
+
+
+def _told(
+    model: PlannerModel,
+    denoiser: MultiTaskDenoiser,
+    windows: Windows,
+    plain: Windows | None,
+    generator: torch.Generator,
+) -> Told:
+    """What the heads should tell of every row that the denoiser sees."""
+    draws, share = model.config.denoiser.draws, model.config.heads.known_share
+    values, weights, known = {}, {}, {}
+    for name in denoiser.heads.names:
+        value, weight = MODALITIES[name].read(model, windows)
+        value, weight = (x.repeat_interleave(draws, 0) for x in (value, weight))
+        if plain is not None:
+            more = MODALITIES[name].read(model, plain)
+            value, weight = torch.cat([value, more[0]]), torch.cat([weight, more[1]])
+        values[name], weights[name] = value, weight
+        if model.plain_process.c:
+            known[name] = torch.rand(len(value), generator=generator).to(value.device) < share
+    start = windows.states[:, 0].repeat_interleave(draws, 0)
+    if plain is not None:
+        start = torch.cat([start, plain.states[:, 0]])
+    return Told(values, weights, known, model.path_from(start))
+
+
+def proposals_loss(
+    model: PlannerModel,
+    denoiser: MultiTaskDenoiser,
+    windows: Windows,
+    context: Context,
+    proposed: Tensor,
+) -> Tensor:
+    """What the head of actions says of proposals [B, H, D], against the data's actions.
+
+    Where plans start from raw proposals, the last pass sees something between these and data, and
+    a head that has only ever seen data takes the error for intention.
+    """
+    start = context.state
+    value, weight = MODALITIES["actions"].read(model, windows)
+    told = Told({"actions": value}, {"actions": weight}, {}, model.path_from(start))
+    x = model.to_plan(start, proposed)
+    found = denoiser.telling_loss(model.plain_process, 1, x, context, None, told)
+    return weighted(found["actions"], windows.weight)
+
+
+def state_values_loss(
+    model: PlannerModel, denoiser: MultiTaskDenoiser, valued: Valued, context: Context
+) -> Tensor:
+    """What the head of returns says of states with a goal and without a plan.
+
+    Candidates with a goal are judged by where they get to, see `selection.evaluate`; windows alone
+    teach that too little.
+    """
+    start, returns = context.state, valued.returns
+    told = Told(
+        {"returns": returns.unsqueeze(-1)},
+        {"returns": torch.ones_like(returns)},
+        {},
+        model.path_from(start),
+    )
+    drop = {"target_return": torch.ones(len(start), dtype=torch.bool, device=start.device)}
+    blank = torch.zeros(len(start), model.rows, model.plan_dim, device=start.device)
+    process = model.plain_process
+    found = denoiser.telling_loss(process, process.T, blank, context, drop, told)
+    return found["returns"].mean()
+
+
+def stream_losses(
+    model: PlannerModel,
+    streams: StreamDenoiser,
+    windows: Windows,
+    context: Context,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Losses of states, actions and return, noised independently."""
+    options, process = model.config.denoiser, model.plain_process
+    assert windows.actions is not None and windows.acting is not None  # the config asks for them
+    states, returns = windows.states, windows.returns[:, 0]
+    x0 = model.to_plan(states[:, 0], states[:, 1:], windows.actions, returns)
+    draws = options.draws
+    x0, context = x0.repeat_interleave(draws, 0), context.repeat(draws)
+    mask, acting, weight = (
+        x.repeat_interleave(draws, 0) for x in (windows.mask, windows.acting, windows.weight)
+    )
+    chances = {"state": options.drop_state, "goal": options.drop_goal}
+    drop = {
+        name: (torch.rand(len(x0), generator=generator) < chance).to(x0.device)
+        for name, chance in chances.items()
+        if chance
+    }
+    levels = draw_levels(len(x0), process, generator).to(x0.device)
+    noise = streams.noise(torch.randn(x0.shape, generator=generator).to(x0.device))
+    found = streams.loss(process, x0, levels, noise, context, drop, mask, acting)
+    return {f"stream_{name}": weighted(each, weight) for name, each in found.items()}
+
+
+def noisy_value_loss(
+    model: PlannerModel,
+    value: NoisyValue,
+    windows: Windows,
+    context: Context,
+    generator: torch.Generator,
+) -> Tensor:
+    """Squared error of the value of noised plans, at the levels planning comes through."""
+    x0, process = _clean(model, windows), model.plain_process
+    t = torch.randint(1, process.T + 1, (len(x0),), generator=generator).to(x0.device)
+    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    x_t = q_sample(process, t, x0, None, noise)
+    if (held := model.held()) is not None:
+        x_t = torch.where(held, x0, x_t)
+    found = value(x_t, t / process.T, model.value_condition(context))
+    return weighted((found - windows.returns[:, 0]).square(), windows.weight)
