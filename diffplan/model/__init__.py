@@ -6,7 +6,7 @@ from diffplan.lazy import attributes
 
 if TYPE_CHECKING:
     from diffplan.model.checkpoint import load_model
-    from diffplan.model.conditions import Context
+    from diffplan.model.context import Context
     from diffplan.model.planner_model import PlannerModel
     from diffplan.model.run_folder import Header, find_checkpoint, list_checkpoints, read_header
     from diffplan.model.spec import ModelSpec
@@ -15,7 +15,7 @@ else:
         __name__,
         {
             "diffplan.model.checkpoint": "load_model",
-            "diffplan.model.conditions": "Context",
+            "diffplan.model.context": "Context",
             "diffplan.model.planner_model": "PlannerModel",
             "diffplan.model.run_folder": "Header find_checkpoint list_checkpoints read_header",
             "diffplan.model.spec": "ModelSpec",
