@@ -7,17 +7,7 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-Sampler = Literal[
-    "ddim",
-    "ancestral",
-    "dpm-solver++2m",
-    "unipc",
-    "s-pndm",
-    "f-pndm",
-    "dpm-solver-v3",
-    "evodiff",
-]
-"""Names of `diffplan.diffusion.samplers.SAMPLERS`."""
+from diffplan.config import choices
 
 Modality = Literal["actions", "rewards", "returns", "goal", "task"]
 """Names of `diffplan.model.modalities.MODALITIES`."""
@@ -84,7 +74,7 @@ class DenoiserConfig:
 
     __pydantic_config__ = STRICT
 
-    network: Literal["mlp", "unet", "dit"] = "mlp"
+    network: choices.Network = "mlp"
     """Residual MLP (light on a CPU), the published temporal U-Net, or transformer over the plan."""
     width: int = 256
     """Width of the mlp or dit; base channels of the unet."""
@@ -94,16 +84,16 @@ class DenoiserConfig:
     """What the network puts out (velocity: interpolants, resnoise: Resfusion). It is read as x0."""
     use_proposal: bool = True
     """Give the proposal to the network beside the noisy plan."""
-    process: Literal["rddm", "resfusion", "interpolant", "diffuse-vae", "ddpm"] = "rddm"
+    process: choices.Process = "rddm"
     """Forward process from data to the proposal and noise; ddpm: to noise alone, so that
     the proposal is only an input."""
     levels: int = 10
     """Noise levels of rddm and interpolant."""
-    path: Literal["linear", "trigonometric"] = "linear"
+    path: choices.Path = "linear"
     """interpolant: how data turn into the proposal."""
-    gamma: Literal["brownian", "root", "none"] = "brownian"
+    gamma: choices.Gamma = "brownian"
     """interpolant: noise on the way, sqrt(u (1 - u)) or sqrt(u) (1 - u); none: rectified flow."""
-    schedule: Literal["cosine", "linear", "vp"] = "cosine"
+    schedule: choices.Schedule = "cosine"
     """Noise schedule of ddpm, resfusion and diffuse-vae, and of planning without a proposal."""
     schedule_levels: int = 20
     """Noise levels of that schedule."""
@@ -180,10 +170,10 @@ class PlanningConfig:
     start_level: int | None = None
     """First noise level of sdedit (None: that whose noise to signal is the proposals' held-out
     error) and raw (None: denoising_steps)."""
-    sampler: Sampler = "ddim"
+    sampler: choices.Sampler = "ddim"
     """How a reverse step is taken. dpm-solver-v3 needs `diffplan calibrate`; evodiff is
     experimental."""
-    grid: Literal["uniform", "logsnr"] = "uniform"
+    grid: choices.Grid = "uniform"
     """Which levels are visited: even in the level, or in log signal to noise."""
     eta: float = 0.0
     """Noise of ddim steps; 1 is ancestral."""

@@ -10,15 +10,18 @@ gathered into float coefficients of x_t, x0_hat and x̂. A noise scale divides e
 it again, so it enters with z alone and may be zero.
 """
 
+from __future__ import annotations
+
 import math
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from diffplan.diffusion.forward import noise_scale
-from diffplan.diffusion.process import Process
+from diffplan.diffusion.process import Process, noise_scale
 from diffplan.diffusion.sampling import Denoise, check_grid
 from diffplan.errors import DiffplanError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def ddim(

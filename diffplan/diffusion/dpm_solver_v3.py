@@ -17,14 +17,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import Denoise, half_log_snrs
 from diffplan.errors import DiffplanError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _ORDERS = (1, 2, 3)
 _NODES = 8  # of the quadrature: exact to rounding for steps of lambda up to 3
@@ -191,6 +194,8 @@ def _levels(
 
     In NumPy, so that no engine takes them for part of its graph.
     """
+    import torch
+
     table = _Table(statistics)
 
     def cast(array: np.ndarray) -> Tensor:

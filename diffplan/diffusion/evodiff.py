@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import Denoise, Steps, check_noisy_grid, step_ratio
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _TINY = 1e-12
 
@@ -73,15 +74,15 @@ def _evolved(
         return new - slope * old, slope
 
     back, slope = change(answers[-1], answers[-2])
-    reach = ratio * torch.sigmoid(0.25 * slope.abs()).clamp(0.25, 1.5)
+    reach = ratio * (0.25 * slope.abs()).sigmoid().clamp(0.25, 1.5)
     probe = first + 0.5 * length * back / reach
     answer = denoise(probe, s)
     ahead, _ = change(answer, answers[-1])
     low, high = back / ratio, ratio * ahead
-    eta = 0.5 * torch.sigmoid((0.5 * _projection(high + low, high - low)).abs())
+    eta = 0.5 * (0.5 * _projection(high + low, high - low)).abs().sigmoid()
     mixed = -eta * back / ratio + (1 - eta) * ratio * ahead
     off = _projection(probe - first - 0.5 * length * mixed / reach, back) / length
-    zeta = torch.sigmoid(off.abs() - 0.5)
+    zeta = (off.abs() - 0.5).sigmoid()
     return first + 0.5 * length * mixed / zeta, answer
 
 

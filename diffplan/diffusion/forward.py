@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffplan.diffusion.process import FAR, Process, target_row
+from diffplan.diffusion.process import FAR, Process, noise_scale, target_row
 from diffplan.errors import DiffplanError
 
 
@@ -38,15 +38,6 @@ def coefficients(process: Process, t: Tensor, dtype: torch.dtype) -> tuple[Tenso
     table = torch.tensor((process.a, process.r, process.sigma), dtype=dtype).to(t.device)
     a, r, sigma = table[:, t].reshape(3, -1, 1, 1).unbind(0)
     return a, r, sigma
-
-
-def noise_scale(process: Process, scale: Tensor | None) -> Tensor | float:
-    """`scale` if the process takes one (required then), else 1.0."""
-    if not process.scaled:
-        return 1.0
-    if scale is None:
-        raise DiffplanError(f"process {process.name!r} needs a noise scale [H, D], got none")
-    return scale
 
 
 def q_sample(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import (
@@ -19,6 +18,9 @@ from diffplan.diffusion.sampling import (
     half_log_snr,
     step_ratio,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def dpm_solver_pp_2m(

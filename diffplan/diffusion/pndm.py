@@ -7,12 +7,14 @@ last step returns x0_hat itself.
 from __future__ import annotations
 
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import Denoise, Steps, check_noisy_grid
 from diffplan.errors import DiffplanError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def s_pndm(
@@ -69,7 +71,8 @@ def f_pndm(
     check_noisy_grid(process, grid, proposal, "f-pndm")
     check_signal(process, grid, "f-pndm")
     check_gaps(grid)
-    steps, known = Steps(process, proposal), list[Tensor]()
+    steps = Steps(process, proposal)
+    known: list[Tensor] = []
     for i, (t, s) in enumerate(pairwise(grid)):
         x0 = denoise(x, t)
         if s == 0:

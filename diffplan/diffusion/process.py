@@ -14,6 +14,7 @@ computed in float64 once.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from diffplan.errors import DiffplanError
 
@@ -87,6 +88,18 @@ def aggregated(process: Process, weight: float) -> Process:
     if not weight:
         return process
     return replace(process, c=tuple(weight * a * t / process.T for t, a in enumerate(process.a)))
+
+
+_Scale = TypeVar("_Scale")
+
+
+def noise_scale(process: Process, scale: _Scale | None) -> _Scale | float:
+    """`scale`, a tensor [H, D], if the process takes one (required then), else 1.0."""
+    if not process.scaled:
+        return 1.0
+    if scale is None:
+        raise DiffplanError(f"process {process.name!r} needs a noise scale [H, D], got none")
+    return scale
 
 
 # --- What a network predicts -------------------------------------------------------------------

@@ -210,15 +210,21 @@ def interpolant(T: int, path: str = "linear", gamma: str = "brownian") -> Proces
     )
 
 
+PROCESSES: dict[str, Callable[..., Process]] = {
+    "rddm": lambda levels, **_: rddm(levels),
+    "resfusion": lambda betas, **_: resfusion(betas),
+    "interpolant": lambda levels, path, gamma, **_: interpolant(levels, path, gamma),
+    "diffuse-vae": lambda betas, **_: diffuse_vae(betas),
+    "ddpm": lambda betas, **_: ddpm(betas),
+}
+"""Processes by the name used in configurations; each takes of `build_process` what it needs."""
+
+
 def build_process(
     kind: str, *, levels: int, betas: Sequence[float], path: str, gamma: str
 ) -> Process:
     """The process of that name: of `levels` steps, or built on the schedule `betas`."""
-    if kind == "rddm":
-        return rddm(levels)
-    if kind == "interpolant":
-        return interpolant(levels, path, gamma)
-    return {"ddpm": ddpm, "resfusion": resfusion, "diffuse-vae": diffuse_vae}[kind](betas)
+    return PROCESSES[kind](levels=levels, betas=betas, path=path, gamma=gamma)
 
 
 def _check_length(T: int) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from diffplan.diffusion.ddim import ancestral, ddim
 from diffplan.diffusion.dpm_solver_v3 import Statistics, check_statistics, dpm_solver_v3
@@ -23,6 +21,9 @@ from diffplan.diffusion.pndm import (
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import Sampler, check_noisy
 from diffplan.errors import DiffplanError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MULTISTEP: dict[str, Callable[..., Tensor]] = {
     "dpm-solver++2m": dpm_solver_pp_2m,

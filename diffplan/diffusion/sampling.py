@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from diffplan.diffusion.process import Process
 from diffplan.errors import DiffplanError
 
-Denoise = Callable[[Tensor, int], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Denoise: TypeAlias = "Callable[[Tensor, int], Tensor]"
 """(x_t [B, H, D], table index t) -> x0_hat [B, H, D]."""
 
-Sampler = Callable[..., Tensor]
+Sampler: TypeAlias = "Callable[..., Tensor]"
 
 
 def check_grid(process: Process, grid: tuple[int, ...], proposal: Tensor | None) -> None:
