@@ -117,6 +117,11 @@ def calibrate(
 
 def _whole_chain(model: PlannerModel, settings: PlanningConfig) -> Chain:
     """The chain of these settings, through every level that has statistics."""
+    if model.streams is not None:
+        raise DiffplanError(
+            "dpm-solver-v3 takes steps at one noise level, but the streams of this model "
+            "(heads.kind streams) are each at a level of their own; they plan by ddim"
+        )
     chain = chain_of(model, settings)
     if chain is None or model.denoiser is None:
         raise DiffplanError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,14 @@ class Answer:
 class Sample:
     """Held-out windows, normalised.
 
-    z: [N, H+1, D]; goal: [N, G] or None; actions: [N, H, stride, A] scaled to [-1, 1], acting: [N,
-    H] where the data show them; returns: [N]; weight: [N]; task: [N] or None.
+    z: [N, H+1, D]. made_for: the windows' goals, returns and tasks. actions: [N, H, stride, A]
+    scaled to [-1, 1]. acting: [N, H], where the data show them. returns: [N]. weight: [N]. task:
+    [N] or None.
     """
 
     windows: Windows
     z: Tensor
-    goal: Tensor | None
+    made_for: Context
     actions: Tensor
     acting: Tensor
     returns: Tensor
@@ -61,16 +62,14 @@ class Sample:
     """Plan tensors [N, rows, D]."""
     noise: Tensor
     """Standard normal, like x."""
-    code: Tensor | None
-    """Codes of the tasks [N, F], where the model is told of them."""
 
     def context(self, *, goal: bool = True, target_return: bool = False) -> Context:
         """What is known at the windows' first states."""
-        return Context(
-            self.z[:, 0],
-            self.goal if goal else None,
-            self.returns if target_return else None,
-            task=self.code,
+        known = self.made_for
+        return replace(
+            known,
+            goal=known.goal if goal else None,
+            target_return=known.target_return if target_return else None,
         )
 
 
@@ -88,7 +87,7 @@ def draw(agent: PlannerAgent, sampler: WindowSampler, n: int, seed: int, part: s
     return Sample(
         windows,
         z,
-        seen.goals,
+        context,
         actions,
         seen.acting,
         returns,
@@ -96,7 +95,6 @@ def draw(agent: PlannerAgent, sampler: WindowSampler, n: int, seed: int, part: s
         windows.task,
         x,
         noise,
-        context.task,
     )
 
 
@@ -246,7 +244,7 @@ def evaluation(model: PlannerModel, sample: Sample, against: PlannerModel | None
         z, goal = against.states(sample.windows.states[:, 0]), against.goal(sample.windows.goals)
         if not against.value.uses_action:
             separate = rank_correlation(against.value(z, goal).numpy(), true)
-    if sample.goal is not None:
+    if sample.made_for.goal is not None:
         here = sample.windows.states[:, 0][:, list(model.spec.goal_columns)]
         assert sample.windows.goals is not None
         far = (here - sample.windows.goals).norm(dim=-1)
@@ -264,9 +262,9 @@ def evaluation(model: PlannerModel, sample: Sample, against: PlannerModel | None
             answer("evaluation of plans", queries.evaluation(model, sample.context(), sample.x))
         )
     if model.tells_of_states:
-        assert sample.goal is not None
-        code = None if sample.code is None else sample.code[:, None]
-        states = queries.state_values(model, sample.z[:, :1], sample.goal[:, None], code)
+        goal, code = sample.made_for.given("goal"), sample.made_for.task
+        codes = None if code is None else code[:, None]
+        states = queries.state_values(model, sample.z[:, :1], goal[:, None], codes)
         answers.append(answer("evaluation of states", states[:, 0]))
     return answers
 
@@ -282,7 +280,7 @@ def task(model: PlannerModel, sample: Sample) -> dict[str, Any]:
     # told of the task the model would only have to repeat it
     unknown = None if model.tasks is None else model.tasks.unknown.detach()
     code = None if unknown is None else unknown.expand(len(sample.z), -1)
-    context = Context(sample.z[:, 0], task=code)
+    context = replace(sample.context(goal=False), task=code)
     levels = sorted({round(x) for x in np.linspace(1, process.T, _LEVELS)})
     true = sample.task.numpy()
 

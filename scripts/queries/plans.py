@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +11,6 @@ from torch import Tensor
 from diffplan.agents import PlannerAgent
 from diffplan.engines.decision import Planned, PlanStep
 from diffplan.envs.simulators.mazes import Maze, maze_of
-from diffplan.model.context import Context
 from diffplan.planning.stages import decode
 from diffplan.scripts.queries.measures import Answer, Sample, rmse, weighted_mean
 from diffplan.scripts.report.intervals import Estimate
@@ -95,13 +96,11 @@ def _planned(agent: PlannerAgent, sample: Sample) -> tuple[Tensor, Tensor]:
     """
     model, windows = agent.model, sample.windows
     make = PlanStep(model, agent.settings)
-    task = model.context_of(model.normalised_windows(windows)).task
-    given = Context(
-        windows.states[:, 0],
-        windows.goals,
-        windows.returns[:, 0] if model.use_returns else None,
-        task=task,
-    )
+    goals = None if windows.goals is None else windows.goals.numpy()
+    given = agent.context_at(windows.states[:, 0].numpy(), goals)
+    # asked for what the windows themselves went on to reach, and told of their tasks
+    own = windows.returns[:, 0] if model.use_returns else None
+    given = replace(given, target_return=own, task=sample.made_for.task)
     states, actions = [], []
     for rows in torch.arange(len(sample.z)).split(_ROWS):
         context = given.rows(rows)
