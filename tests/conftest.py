@@ -154,10 +154,7 @@ _SMALL: dict[str, Any] = {
     "proposer.depth": 2,
     "denoiser.width": 16,
     "denoiser.depth": 1,
-    "denoiser.features": 16,
-    "denoiser.draws": 2,
     "heads.width": 16,
-    "heads.depth": 1,
     "training.batch_size": 16,
 }
 

@@ -15,20 +15,18 @@ _COUNTS = {
     "plan": ("horizon", "stride"),
     "data": ("best_of_windows",),
     "proposer": ("width", "depth"),
-    "denoiser": ("width", "depth", "levels", "schedule_levels", "features", "draws"),
-    "heads": ("width", "depth", "value_members", "bins"),
+    "denoiser": ("width", "depth", "levels"),
+    "heads": ("width", "value_ensemble"),
     "planning": ("candidates", "replan_every", "value_guidance_until"),
     "training": ("batch_size", "decay_after"),
 }
 _SHARES = {
-    "denoiser": ("drop_state", "drop_goal", "drop_returns"),
-    "heads": ("known_share",),
+    "denoiser": ("drop_condition",),
     "planning": ("eta", "target_quantile"),
     "training": ("ema",),
 }
 _POSITIVE: dict[str, tuple[str, ...]] = {"training": ("learning_rate",)}
 _NOT_NEGATIVE = {
-    "denoiser": ("kappa",),
     "heads": ("aggregation",),
     "planning": ("denoising_steps", "temperature", "noise_scale", "value_guidance"),
     "training": ("weight_decay",),
@@ -50,7 +48,6 @@ def check(config: Sections) -> None:
         (_SHARES, lambda value: 0 <= value <= 1, "a number in [0, 1]"),
         (_POSITIVE, lambda value: value > 0, "a number above 0"),
         (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
-        ({"denoiser": ("plain_share",)}, lambda value: 0 <= value < 1, "a number in [0, 1)"),
         ({"data": ("discount",)}, lambda value: 0 < value <= 1, "a number in (0, 1]"),
         ({"heads": ("expectile",)}, lambda value: 0 < value < 1, "a number in (0, 1)"),
     )
@@ -75,10 +72,9 @@ def check(config: Sections) -> None:
         used = planning.start in ("sdedit", "raw")
         least = max(1, planning.denoising_steps) if used else 1
         require(
-            least <= planning.start_level <= denoiser.schedule_levels,
+            least <= planning.start_level <= denoiser.levels,
             "planning.start_level",
-            "between planning.denoising_steps and denoiser.schedule_levels "
-            f"({denoiser.schedule_levels})",
+            f"between planning.denoising_steps and denoiser.levels ({denoiser.levels})",
         )
     if planning.reuse:
         require(planning.start != "noise", "planning.start", "one with proposals where plans go on")
@@ -100,25 +96,14 @@ def check(config: Sections) -> None:
     weight = planning.guidance_weight
     require(math.isfinite(weight), "planning.guidance_weight", "a finite number")
     require(
-        planning.guidance_weight == 1 or max(denoiser.drop_goal, denoiser.drop_returns) > 0,
+        planning.guidance_weight == 1 or denoiser.drop_condition > 0,
         "planning.guidance_weight",
-        "1 (conditional) where training never drops a condition "
-        "(denoiser.drop_goal, denoiser.drop_returns)",
-    )
-    require(
-        planning.value_guidance == 0 or config.heads.noisy_value,
-        "planning.value_guidance",
-        "0 for a model without a value of noisy plans (--heads.noisy-value)",
+        "1 (conditional) where training never drops a condition (denoiser.drop_condition 0)",
     )
     require(
         planning.value_guidance == 0 or planning.sampler != "dpm-solver-v3",
         "planning.value_guidance",
         "0 with sampler dpm-solver-v3, whose calibration differentiates the denoiser already",
-    )
-    require(
-        config.heads.value_target == "returns" or config.heads.value_input == "state",
-        "heads.value_target",
-        "returns with heads.value_input state-action: only V is bootstrapped",
     )
     if plan.pin_goal:
         require(plan.space == "absolute", "plan.space", "absolute with plan.pin_goal")
@@ -127,13 +112,6 @@ def check(config: Sections) -> None:
             "data.relabel",
             "hindsight with plan.pin_goal, which takes a plan's own end for its goal",
         )
-    if plan.actions:
-        require(
-            planning.start == "noise" and not denoiser.use_proposal and denoiser.process == "ddpm",
-            "plan.actions",
-            "False unless plans come from noise alone (planning.start noise, denoiser.process "
-            "ddpm, no denoiser.use_proposal): proposals hold no actions",
-        )
 
 
 def _check_heads(config: Sections, require: Callable[[bool, str, str], None]) -> None:
@@ -141,27 +119,35 @@ def _check_heads(config: Sections, require: Callable[[bool, str, str], None]) ->
     heads, denoiser = config.heads, config.denoiser
     if heads.kind == "separate":
         return
+    if heads.kind == "in-plan":
+        noise = config.planning.start == "noise" and denoiser.process == "ddpm"
+        require(
+            noise and not denoiser.condition_on_proposal,
+            "heads.kind",
+            "separate unless plans come from noise alone (planning.start noise, denoiser.process "
+            "ddpm, no denoiser.condition_on_proposal): proposals hold no actions",
+        )
+        return
     require(
         config.planning.start != "none" and config.planning.denoising_steps >= 1,
         "heads.kind",
         "separate where no denoiser is run (planning.start none, or no steps)",
     )
     require(
-        denoiser.process == "ddpm" or denoiser.plain_share > 0,
+        denoiser.process == "ddpm" or denoiser.condition_on_proposal,
         "heads.kind",
-        "separate without plain DDPM samples in training (--denoiser.plain-share above 0)",
+        "separate without plain DDPM samples in training (--denoiser.condition-on-proposal)",
     )
     if heads.kind == "streams":
         planning = config.planning
         for name, ok, expected in (
             ("denoiser.process", denoiser.process == "ddpm", "ddpm"),
-            ("denoiser.use_proposal", not denoiser.use_proposal, "False"),
+            ("denoiser.condition_on_proposal", not denoiser.condition_on_proposal, "False"),
             ("denoiser.prediction", denoiser.prediction == "x0", "x0"),
             ("plan.space", config.plan.space == "displacement", "displacement"),
-            ("plan.actions", not config.plan.actions, "False"),
-            ("heads.noisy_value", not heads.noisy_value, "False"),
-            ("heads.follow_proposals", not heads.follow_proposals, "False"),
-            ("heads.value_target", heads.value_target == "returns", "returns"),
+            ("heads.train_on_proposals", not heads.train_on_proposals, "False"),
+            ("heads.value", heads.value == "returns", "returns"),
+            ("planning.value_guidance", not planning.value_guidance, "0"),
             ("planning.reuse", not planning.reuse, "False"),
         ):
             require(ok, name, f"{expected} with heads.kind streams")
@@ -176,16 +162,10 @@ def _check_heads(config: Sections, require: Callable[[bool, str, str], None]) ->
             "denoiser.prediction",
             "x0 with heads.kind shared, whose heads read the plan that was just denoised",
         )
-        require(heads.bins >= 2, "heads.bins", "at least 2, between which a return-to-go can lie")
         require(
-            heads.value_target == "returns" or not config.tells("returns"),
-            "heads.value_target",
-            "returns where a head tells the return-to-go",
-        )
-        require(
-            not (config.tells("actions") and config.plan.actions),
-            "plan.actions",
-            "False where a head tells the actions",
+            heads.value == "returns" or not config.has_head("returns"),
+            "heads.value",
+            "returns where the denoiser has a head for the return-to-go",
         )
         require(
             not (config.plan.pin_goal and heads.aggregation),
@@ -197,16 +177,10 @@ def _check_heads(config: Sections, require: Callable[[bool, str, str], None]) ->
 def _check_processes(config: Sections, require: Callable[[bool, str, str], None]) -> None:
     """What the forward processes allow."""
     denoiser, planning = config.denoiser, config.planning
-    plain = ddpm(SCHEDULES[denoiser.schedule](denoiser.schedule_levels))
+    plain = ddpm(SCHEDULES[denoiser.schedule](denoiser.levels))
     try:
-        main = build_process(
-            denoiser.process,
-            levels=denoiser.levels,
-            betas=SCHEDULES[denoiser.schedule](denoiser.schedule_levels),
-            path=denoiser.path,
-            gamma=denoiser.gamma,
-        )
-        learned = [main, plain] if denoiser.plain_share > 0 and denoiser.use_proposal else [main]
+        main = build_process(denoiser.process, SCHEDULES[denoiser.schedule](denoiser.levels))
+        learned = [main, plain] if denoiser.condition_on_proposal else [main]
         for process in learned:
             for t in range(1, process.T + 1):
                 readout(process, denoiser.prediction, t)
@@ -214,9 +188,9 @@ def _check_processes(config: Sections, require: Callable[[bool, str, str], None]
         raise DiffplanError(f"denoiser.process is {denoiser.process!r}: {error}") from None
     if planning.start == "process":
         require(
-            denoiser.process != "ddpm" or denoiser.use_proposal,
+            denoiser.process != "ddpm" or denoiser.condition_on_proposal,
             "planning.start",
-            "noise for a network that sees no proposal (or --denoiser.use-proposal)",
+            "noise for a network that sees no proposal (or --denoiser.condition-on-proposal)",
         )
         require(
             main.a[-1] <= FAR,
@@ -235,29 +209,20 @@ def _check_processes(config: Sections, require: Callable[[bool, str, str], None]
             f"at most the {plain.T} levels of the ddpm process",
         )
         require(
-            denoiser.process == "ddpm" or denoiser.plain_share > 0,
+            denoiser.process == "ddpm" or denoiser.condition_on_proposal,
             "planning.start",
-            "a denoiser with plain DDPM samples in training (--denoiser.plain-share above 0)",
+            "process for a denoiser without plain DDPM samples in training (or "
+            "--denoiser.condition-on-proposal)",
         )
     if planning.start == "noise":
         require(planning.denoising_steps >= 1, "planning.denoising_steps", "at least 1 from noise")
-        require(
-            not denoiser.use_proposal or denoiser.plain_share > 0,
-            "denoiser.plain_share",
-            "above 0 where plans come from noise: the network is never trained without a proposal",
-        )
         require(
             plain.a[-1] <= FAR,
             "denoiser.schedule",
             "cosine where planning starts from noise: the others end far from it",
         )
     require(
-        denoiser.use_proposal or denoiser.process == "ddpm" or denoiser.plain_share == 0,
-        "denoiser.use_proposal",
-        f"True with process {denoiser.process} and plain samples: nothing else tells the two apart",
-    )
-    require(
-        denoiser.prediction != "velocity" or denoiser.draws % 2 == 0,
-        "denoiser.draws",
-        "an even number with prediction velocity, whose noise comes in pairs of both signs",
+        denoiser.prediction != "velocity" or denoiser.noise_draws == 2,
+        "denoiser.prediction",
+        "x0, eps or v without proposals: the noise of velocity comes in pairs of both signs",
     )

@@ -3,23 +3,19 @@
 from typing import TYPE_CHECKING, Literal
 
 from diffplan.diffusion.grids import GRIDS
-from diffplan.diffusion.processes import GAMMAS, PATHS, PROCESSES, SCHEDULES
+from diffplan.diffusion.processes import PROCESSES, SCHEDULES
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.nn import NETWORKS
 
 if TYPE_CHECKING:  # a type checker knows no table
-    Gamma = str
     Grid = str
     Network = str
-    Path = str
     Process = str
     Sampler = str
     Schedule = str
 else:
-    Gamma = Literal[tuple(GAMMAS)]
     Grid = Literal[tuple(GRIDS)]
     Network = Literal[tuple(NETWORKS)]
-    Path = Literal[tuple(PATHS)]
     Process = Literal[tuple(PROCESSES)]
     Sampler = Literal[tuple(SAMPLERS)]
     Schedule = Literal[tuple(SCHEDULES)]

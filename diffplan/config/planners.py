@@ -26,18 +26,13 @@ _PUBLISHED = Config(
         network="unet",
         width=64,
         prediction="eps",
-        use_proposal=False,
+        condition_on_proposal=False,
         process="ddpm",
         schedule="linear",
-        schedule_levels=100,
-        plain_share=0.0,
-        features=64,
-        drop_state=0.0,
-        drop_goal=0.5,
-        drop_returns=0.5,
-        draws=1,
+        levels=100,
+        drop_condition=0.5,
     ),
-    heads=HeadsConfig(expectile=0.5, value_input="state-action"),
+    heads=HeadsConfig(expectile=0.5, value="critic"),
     planning=PlanningConfig(
         start="raw",
         denoising_steps=5,
@@ -63,12 +58,10 @@ _PUBLISHED = Config(
 _DIFFUSER = Config(
     name="diffuser",
     # Janner et al. 2022, arXiv 2205.09991: released locomotion settings, but for the network
-    plan=PlanSpaceConfig(horizon=31, stride=1, space="absolute", actions=True),
+    plan=PlanSpaceConfig(horizon=31, stride=1, space="absolute"),
     data=DataConfig(discount=0.997, relabel="hindsight", condition_on_returns=False),
-    denoiser=DenoiserConfig(
-        process="ddpm", use_proposal=False, draws=1, drop_goal=0.0, drop_returns=0.0
-    ),
-    heads=HeadsConfig(expectile=0.5, noisy_value=True),
+    denoiser=DenoiserConfig(process="ddpm", condition_on_proposal=False, drop_condition=0.0),
+    heads=HeadsConfig(kind="in-plan", expectile=0.5),
     planning=PlanningConfig(
         start="noise",
         denoising_steps=20,
@@ -88,10 +81,8 @@ _DECISION_DIFFUSER = Config(
     data=DataConfig(discount=0.99, relabel="hindsight", condition_on_returns=True),
     denoiser=DenoiserConfig(
         process="ddpm",
-        use_proposal=False,
-        draws=1,
-        drop_goal=0.25,
-        drop_returns=0.25,
+        condition_on_proposal=False,
+        drop_condition=0.25,
     ),
     heads=HeadsConfig(expectile=0.5),
     planning=PlanningConfig(
@@ -113,7 +104,7 @@ _DIFFUSION_VETERAN = Config(
     # too the network predicts x0 where theirs predicts eps
     plan=PlanSpaceConfig(horizon=4, stride=1, space="absolute"),
     data=DataConfig(discount=0.997, relabel="hindsight", condition_on_returns=False),
-    denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1, drop_returns=0.0),
+    denoiser=DenoiserConfig(process="ddpm", condition_on_proposal=False),
     heads=HeadsConfig(expectile=0.5),
     planning=PlanningConfig(start="noise", denoising_steps=20, candidates=50, replan_every=1),
     training=TrainingConfig(batch_size=256),
@@ -160,7 +151,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         "diffusion from pure noise, no proposal",
         Config(
             name="from-noise",
-            denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
+            denoiser=DenoiserConfig(process="ddpm", condition_on_proposal=False),
             planning=PlanningConfig(start="noise", denoising_steps=10),
             training=TrainingConfig(batch_size=256),
         ),
@@ -175,7 +166,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
     ),
     "rectified-flow": (
         "ours, with an interpolant without noise",
-        _ours("rectified-flow", process="interpolant", gamma="none"),
+        _ours("rectified-flow", process="rectified-flow"),
     ),
     "diffuse-vae": (
         "ours, with DDPM around the proposal",
@@ -198,7 +189,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         Config(
             name="streams",
             heads=HeadsConfig(kind="streams"),
-            denoiser=DenoiserConfig(process="ddpm", use_proposal=False, draws=1),
+            denoiser=DenoiserConfig(process="ddpm", condition_on_proposal=False),
             planning=PlanningConfig(start="noise", denoising_steps=5, replan_every=4),
             training=TrainingConfig(batch_size=256),
         ),

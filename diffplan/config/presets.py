@@ -23,9 +23,9 @@ REWARD_SETTINGS: dict[str, Any] = {
     "plan.stride": 2,
     "data.discount": 0.999,
     "data.best_of_windows": 16,
-    "heads.follow_proposals": True,
+    "heads.train_on_proposals": True,
     "heads.expectile": 0.7,
-    "heads.value_members": 4,
+    "heads.value_ensemble": 4,
     "planning.replan_every": 8,
 }
 """For every configuration of ours. "section.key" -> value."""
@@ -110,7 +110,6 @@ _MAZE_DIFFUSER: dict[str, Any] = {
     "plan.horizon": 32,
     "plan.stride": 8,
     "plan.pin_goal": True,
-    "heads.noisy_value": False,
     "planning.value_guidance": 0.0,
     "planning.candidates": 1,
     "planning.replan_every": 64,
@@ -277,7 +276,7 @@ def _rewards(config_name: str, task: str | None = None) -> Preset:
     refines = config_name in ("trajectory-diffuser", "multi-task")
     settings = REWARD_SETTINGS | (REWARD_REFINING if refines else {})
     if config_name == "streams":  # proposals hold no actions
-        settings = settings | {"heads.follow_proposals": False}
+        settings = settings | {"heads.train_on_proposals": False}
     if config_name in _PROCESSES:
         settings = settings | REWARD_PROCESSES
     if task is None:

@@ -27,8 +27,6 @@ class PlanSpaceConfig:
     """Environment steps between two plan states."""
     space: Literal["displacement", "absolute"] = "displacement"
     """Scaled differences from the current state, or states of which the first is pinned."""
-    actions: bool = False
-    """Plan the actions beside the states, and take them, instead of inverse dynamics."""
     pin_goal: bool = False
     """Hold the goal columns of the last plan state at the goal: planning as inpainting."""
 
@@ -82,38 +80,36 @@ class DenoiserConfig:
     """Blocks of the mlp or dit."""
     prediction: Literal["x0", "eps", "v", "velocity", "resnoise"] = "x0"
     """What the network puts out (velocity: interpolants, resnoise: Resfusion). It is read as x0."""
-    use_proposal: bool = True
-    """Give the proposal to the network beside the noisy plan."""
+    condition_on_proposal: bool = True
+    """Give the proposal to the network beside the noisy plan. Two samples in five then come
+    without one, as plain DDPM, so that it can also plan from noise."""
     process: choices.Process = "rddm"
     """Forward process from data to the proposal and noise; ddpm: to noise alone, so that
     the proposal is only an input."""
-    levels: int = 10
-    """Noise levels of rddm and interpolant."""
-    path: choices.Path = "linear"
-    """interpolant: how data turn into the proposal."""
-    gamma: choices.Gamma = "brownian"
-    """interpolant: noise on the way, sqrt(u (1 - u)) or sqrt(u) (1 - u); none: rectified flow."""
+    levels: int = 20
+    """Noise levels of the schedule; rddm, interpolant and rectified-flow have half as many."""
     schedule: choices.Schedule = "cosine"
     """Noise schedule of ddpm, resfusion and diffuse-vae, and of planning without a proposal."""
-    schedule_levels: int = 20
-    """Noise levels of that schedule."""
-    kappa: float = 1.0
-    """rddm, interpolant: noise as a multiple of the held-out residual of the proposals."""
-    residual_scale: Literal["by-step", "one"] = "by-step"
-    """rddm, interpolant: the residual of each plan step and state dimension, or one number."""
-    plain_share: float = 0.4
-    """Share of training samples without a proposal, plain DDPM, so that it can also plan from
-    noise (with use_proposal)."""
-    features: int = 128
-    """Size of the time and condition features."""
-    drop_state: float = 0.0
-    """Probability of dropping the current state in training."""
-    drop_goal: float = 0.1
-    """Probability of dropping the goal in training."""
-    drop_returns: float = 0.1
-    """Probability of dropping the return-to-go in training."""
-    draws: int = 2
-    """Noise draws per window and update; they share one proposal."""
+    drop_condition: float = 0.1
+    """Probability of dropping the goal in training, and that of dropping the return-to-go, so
+    that guidance has a model without."""
+
+    @property
+    def features(self) -> int:
+        """Size of the time and condition features: as published for the unet, else what they need
+        to tell a hundred levels apart."""
+        return self.width if self.network == "unet" else 128
+
+    @property
+    def noise_draws(self) -> int:
+        """Noise draws per window and update: two share a proposal, which costs most."""
+        return 2 if self.process != "ddpm" or self.condition_on_proposal else 1
+
+    @property
+    def share_without_proposal(self) -> float:
+        """Share of training samples that are plain DDPM: enough to plan from noise, most for the
+        process that is planned with."""
+        return 0.4 if self.condition_on_proposal else 0.0
 
 
 @dataclass(frozen=True)
@@ -122,38 +118,27 @@ class HeadsConfig:
 
     __pydantic_config__ = STRICT
 
-    kind: Literal["separate", "shared", "streams"] = "separate"
+    kind: Literal["separate", "shared", "streams", "in-plan"] = "separate"
     """separate: inverse dynamics and value networks. shared: heads on the denoiser's features
     (MT-Diffusion). streams: the denoiser plans states, actions and the return, each at a noise
-    level of its own."""
+    level of its own. in-plan: it plans the actions beside the states (Diffuser)."""
     modalities: tuple[Modality, ...] = ("actions", "returns")
-    """shared: what heads tell beside the plan's states."""
+    """shared: what there are heads for, beside the plan's states."""
     aggregation: float = 0.0
     """shared: weight with which these data enter the forward process; 0: they are only told."""
-    known_share: float = 0.5
-    """shared: share of training samples in which each of them is known, with aggregation."""
-    weighting: Literal["fixed", "equal", "uncertainty"] = "fixed"
-    """shared: weights of their losses: fixed ones, all 1, or learned (Kendall et al. 2018)."""
-    bins: int = 51
-    """shared: bins of the return-to-go."""
     width: int = 256
     """Hidden width of the separate networks and of heads."""
-    depth: int = 2
-    """Hidden layers of the separate networks."""
-    follow_proposals: bool = False
+    train_on_proposals: bool = False
     """Train the inverse dynamics, or the head of actions, also on proposed states, not on true ones
     alone."""
     expectile: float = 0.7
     """Expectile of the value regression; 0.5 is the mean."""
-    value_target: Literal["returns", "bootstrapped"] = "returns"
-    """What the value regresses on: the data's returns-to-go (with a goal, from steps-to-goal), or
-    reward plus its own value one step on (implicit Q-learning without actions)."""
-    value_members: int = 1
+    value: Literal["returns", "bootstrapped", "critic"] = "returns"
+    """V on the data's returns-to-go (with a goal, from steps-to-goal); V on reward plus its own
+    value one step on (implicit Q-learning without actions); or Q of the current state and first
+    action on returns-to-go (as published)."""
+    value_ensemble: int = 1
     """Value networks that are averaged."""
-    value_input: Literal["state", "state-action"] = "state"
-    """V of the plan's states, or Q of the current state and first action (as published)."""
-    noisy_value: bool = False
-    """Also learn the value of noisy plans, whose gradient can guide (planning.value_guidance)."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +177,8 @@ class PlanningConfig:
     """w of classifier-free guidance, eps_u + w (eps_c - eps_u): 1 is conditional. That of Ho &
     Salimans is one less."""
     value_guidance: float = 0.0
-    """Weight of the noisy value's gradient in every step, in units of the return (Diffuser; needs
-    heads.noisy_value)."""
+    """Weight of the noisy value's gradient in every step, in units of the return (Diffuser).
+    Above 0 in training, the value of noisy plans is learned, which guidance needs."""
     value_guidance_until: int = 3
     """Noise level, 1 the least, below which the gradient no longer guides."""
     replan_every: int = 16
@@ -253,16 +238,16 @@ class Sections:
     planning: PlanningConfig = field(default_factory=PlanningConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def tells(self, name: Modality) -> bool:
-        """Whether a head of the denoiser tells this."""
+    def has_head(self, name: Modality) -> bool:
+        """Whether the denoiser has a head for this."""
         return self.heads.kind == "shared" and name in self.heads.modalities
 
     @property
     def actions_in_plan(self) -> bool:
         """Whether the plan tensor holds actions."""
-        return self.plan.actions or self.heads.kind == "streams"
+        return self.heads.kind in ("in-plan", "streams")
 
     @property
     def plans_act(self) -> bool:
         """Whether a plan comes with the actions that follow it: no inverse dynamics is needed."""
-        return self.actions_in_plan or self.tells("actions")
+        return self.actions_in_plan or self.has_head("actions")

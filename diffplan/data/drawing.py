@@ -10,13 +10,13 @@ class Drawing:
     """Constants of `WindowSampler`, whose docstring has the formulas."""
 
     held_out: float = 0.05
-    """Share of episodes that measure free-running errors: the least that does so steadily."""
+    """Share of episodes that measure free-running errors: few, as they teach nothing."""
     hindsight_share: float = 0.4
     """Share of windows whose goal comes from their own episode: all would never join two, none
     would seldom show how to arrive."""
     landmarks: int = 400
     """Nodes of the landmark graph, fewer where there are fewer states: a maze's corridors are then
-    a few nodes wide, and all shortest paths take a second."""
+    a few nodes wide, and all shortest paths take less than a second."""
     goal_candidates: int = 8
     """Goals of other episodes proposed per window; one is kept by its advantage."""
     advantage_temperature: float = 6.0

@@ -204,7 +204,7 @@ class WindowSampler:
             states = take(self.states, ahead)
             step = self._acted(start, last, generator) if acted else None
             mask, acts = inside[:, 1:].float(), self._actions(start, last)
-            rewards = self._rewards(start, last) if self.config.tells("rewards") else None
+            rewards = self._rewards(start, last) if self.config.has_head("rewards") else None
             weight, told = torch.ones(batch), self._told(start, generator)
             return Windows(states, mask, None, returns, weight, step, *acts, rewards, *told)
 
@@ -225,7 +225,7 @@ class WindowSampler:
         # past its own goal a window rests, which no action of the data shows
         until = torch.where(own, goal, last)
         step = self._acted(start, until, generator) if acted else None
-        rewards = reached[:, 1:].float() if self.config.tells("rewards") else None
+        rewards = reached[:, 1:].float() if self.config.has_head("rewards") else None
         acts, told = self._actions(start, until), self._told(start, generator)
         return Windows(states, mask, goals, returns, aims.weight, step, *acts, rewards, *told)
 
@@ -285,9 +285,9 @@ class WindowSampler:
         plans end there too.
         """
         heads = self.config.heads
-        bootstrapped = heads.value_target == "bootstrapped"
+        bootstrapped = heads.value == "bootstrapped"
         # an action, or a next state, is needed: last states have neither
-        part = "train" if heads.value_input == "state-action" or bootstrapped else "valued"
+        part = "valued" if heads.value == "returns" else "train"
         start = self._starts(batch, generator, part)
         actions = take(self.actions, self.step_of[start])
         if self.goals is None:

@@ -148,83 +148,72 @@ def rddm(T: int) -> Process:
     )
 
 
-Path = Callable[[float], tuple[float, float, float, float]]
-"""Time u -> a, r and their derivatives."""
-Gamma = Callable[[float], tuple[float, float]]
-"""Time u -> gamma and its derivative."""
-
-PATHS: dict[str, Path] = {
-    "linear": lambda u: (u, 1 - u, 1.0, -1.0),
-    "trigonometric": lambda u: (
-        math.sin(math.pi / 2 * u),
-        math.cos(math.pi / 2 * u),
-        math.pi / 2 * math.cos(math.pi / 2 * u),
-        -math.pi / 2 * math.sin(math.pi / 2 * u),
-    ),
-}
-"""How an interpolant goes from proposal (u = 0) to data (u = 1)."""
-
-GAMMAS: dict[str, Gamma] = {
-    "brownian": lambda u: (
-        math.sqrt(u * (1 - u)),
-        (0.5 - u) / math.sqrt(u * (1 - u)) if 0 < u < 1 else 0.0,
-    ),
-    "root": lambda u: (
-        math.sqrt(u) * (1 - u),
-        (1 - 3 * u) / (2 * math.sqrt(u)) if u > 0 else 0.0,
-    ),
-    "none": lambda u: (0.0, 0.0),
-}
-"""Noise on the way; none: rectified flow from the proposal.
-
-At u = 0 it must grow faster than a(u) ~ u. With u (1 - u) or sin^2(pi u), which serve where the
-network does not know x̂, a network that does reads x0 off the very first x_u, and a chain that
-starts at x̂ takes that for x0.
-"""
-
 _FIRST = 1e-3  # of an interpolant: at u = 0 there is no noise to tell x0 and x̂ apart by
 
 
-def interpolant(T: int, path: str = "linear", gamma: str = "brownian") -> Process:
+def interpolant(T: int) -> Process:
     """Stochastic interpolant between proposal and data (Albergo et al. 2023, arXiv 2303.08797).
 
-    x_u = a(u) x0 + r(u) x̂ + gamma(u) scale eps at u = 1 - t / T. Conditioned on x̂, the velocity
-    b = E[a' x0 + r' x̂ + gamma' eps | x_u], the denoiser E[eps | x_u] and E[x0 | x_u] are one
-    another's linear functions, so any of them is enough: prediction "velocity" is b. `ddim` at
-    eta 0 steps along the ODE, above along an SDE.
+    x_u = u x0 + (1 - u) x̂ + gamma(u) scale eps at u = 1 - t / T, with gamma = sqrt(u (1 - u)), a
+    Brownian bridge. Conditioned on x̂, the velocity b = E[x0 - x̂ + gamma' eps | x_u], the denoiser
+    E[eps | x_u] and E[x0 | x_u] are one another's linear functions, so any of them is enough:
+    prediction "velocity" is b. `ddim` at eta 0 steps along the ODE, above along an SDE.
+
+    At u = 0 the noise must grow faster than a(u) ~ u. With u (1 - u) or sin^2(pi u), which serve
+    where the network does not know x̂, a network that does reads x0 off the very first x_u, and a
+    chain that starts at x̂ takes that for x0.
     """
+    return _between("interpolant", T, _brownian)
+
+
+def rectified_flow(T: int) -> Process:
+    """Rectified flow from the proposal: `interpolant` without noise (Liu et al. 2022).
+
+    arXiv 2209.03003, here with x̂ in place of noise at u = 0.
+    """
+    return _between("rectified-flow", T, lambda u: (0.0, 0.0))
+
+
+def _brownian(u: float) -> tuple[float, float]:
+    spread = math.sqrt(u * (1 - u))
+    return spread, (0.5 - u) / spread if 0 < u < 1 else 0.0
+
+
+def _between(name: str, T: int, gamma: Callable[[float], tuple[float, float]]) -> Process:
+    """The straight way between proposal and data; gamma: time u -> noise and its derivative."""
     _check_length(T)
     times = [1 - t / T for t in range(T)] + [_FIRST]
-    a, r, a_rate, r_rate = zip(*(PATHS[path](u) for u in times), strict=True)
-    sigma, rate = zip(*(GAMMAS[gamma](u) for u in times), strict=True)
+    sigma, rate = zip(*map(gamma, times), strict=True)
     # rounding must not leave level 0 unclean
-    r, sigma = (0.0, *r[1:]), (0.0, *sigma[1:])
+    r, sigma = (0.0, *(1 - u for u in times[1:])), (0.0, *sigma[1:])
     return Process(
-        "interpolant" if path == "linear" else f"interpolant-{path}",
-        a,
+        name,
+        tuple(times),
         r,
         sigma,
-        memory=a,
+        memory=tuple(times),
         scaled=True,
-        targets={"velocity": tuple(zip(a_rate, r_rate, rate, strict=True))},
+        targets={"velocity": tuple((1.0, -1.0, w) for w in rate)},
     )
 
 
-PROCESSES: dict[str, Callable[..., Process]] = {
-    "rddm": lambda levels, **_: rddm(levels),
-    "resfusion": lambda betas, **_: resfusion(betas),
-    "interpolant": lambda levels, path, gamma, **_: interpolant(levels, path, gamma),
-    "diffuse-vae": lambda betas, **_: diffuse_vae(betas),
-    "ddpm": lambda betas, **_: ddpm(betas),
+PROCESSES: dict[str, Callable[[Sequence[float]], Process]] = {
+    "rddm": lambda betas: rddm(len(betas) // 2),
+    "resfusion": resfusion,
+    "interpolant": lambda betas: interpolant(len(betas) // 2),
+    "rectified-flow": lambda betas: rectified_flow(len(betas) // 2),
+    "diffuse-vae": diffuse_vae,
+    "ddpm": ddpm,
 }
-"""Processes by the name used in configurations; each takes of `build_process` what it needs."""
+"""Schedule of betas -> process, by the name used in configurations.
+
+Those without a schedule go from data to something near them, and take half as many levels.
+"""
 
 
-def build_process(
-    kind: str, *, levels: int, betas: Sequence[float], path: str, gamma: str
-) -> Process:
-    """The process of that name: of `levels` steps, or built on the schedule `betas`."""
-    return PROCESSES[kind](levels=levels, betas=betas, path=path, gamma=gamma)
+def build_process(kind: str, betas: Sequence[float]) -> Process:
+    """The process of that name."""
+    return PROCESSES[kind](betas)
 
 
 def _check_length(T: int) -> None:

@@ -19,6 +19,8 @@ from diffplan.model.value import NoisyValue, Value
 from diffplan.nn import NETWORKS, Network
 from diffplan.nn.embeddings import goal_feature_size
 
+_DEPTH = 2  # hidden layers of inverse dynamics and values, functions of a state or two
+
 
 def proposer_of(space: PlanSpace) -> Proposer:
     """The proposer that the configuration names."""
@@ -44,7 +46,7 @@ def _network_of(space: PlanSpace) -> Network:
         }
     )
     result: Network = NETWORKS[options.network](
-        space.rows, space.plan_dim, options.features, use_proposal=options.use_proposal, **sizes
+        space.rows, space.plan_dim, options.features, use_proposal=options.condition_on_proposal, **sizes
     )
     return result
 
@@ -80,7 +82,7 @@ def denoiser_of(space: PlanSpace, process: Process) -> Denoiser:
         "dim": space.plan_dim,
         "features": options.features,
         "prediction": options.prediction,
-        "use_proposal": options.use_proposal,
+        "use_proposal": options.condition_on_proposal,
     }
     denoiser = (
         MultiTaskDenoiser(space, network, encoder, **sizes)
@@ -97,13 +99,13 @@ def value_of(space: PlanSpace) -> Value:
     return Value(
         spec.state_dim,
         spec.goal_dim,
-        spec.action_dim if heads.value_input == "state-action" else 0,
+        spec.action_dim if heads.value == "critic" else 0,
         spec.goal_columns,
         heads.width,
-        heads.depth,
+        _DEPTH,
         heads.expectile,
-        heads.value_members,
-        heads.value_target == "bootstrapped",
+        heads.value_ensemble,
+        heads.value == "bootstrapped",
         space.task_dim,
     )
 
@@ -119,7 +121,7 @@ def task_encoder_of(space: PlanSpace) -> TaskEncoder:
 def inverse_dynamics_of(space: PlanSpace) -> InverseDynamics:
     """The inverse dynamics network."""
     heads = space.config.heads
-    return InverseDynamics(space.spec.state_dim, space.spec.action_dim, heads.width, heads.depth)
+    return InverseDynamics(space.spec.state_dim, space.spec.action_dim, heads.width, _DEPTH)
 
 
 def noisy_value_of(space: PlanSpace) -> NoisyValue:
@@ -131,23 +133,16 @@ def noisy_value_of(space: PlanSpace) -> NoisyValue:
         space.spec.state_dim + goal_feature_size(space.spec.goal_dim),
         space.config.denoiser.features,
         heads.width,
-        heads.depth,
+        _DEPTH,
     )
 
 
 def processes_of(config: Config) -> tuple[Process, Process]:
     """Plain DDPM, and the forward process that the configuration names, which may be the same."""
     options, heads = config.denoiser, config.heads
-    betas = SCHEDULES[options.schedule](options.schedule_levels)
+    betas = SCHEDULES[options.schedule](options.levels)
     weight = heads.aggregation if heads.kind == "shared" else 0.0  # of what heads tell, in it
     plain = aggregated(ddpm(betas), weight)
     if options.process == "ddpm":
         return plain, plain
-    main = build_process(
-        options.process,
-        levels=options.levels,
-        betas=betas,
-        path=options.path,
-        gamma=options.gamma,
-    )
-    return plain, aggregated(main, weight)
+    return plain, aggregated(build_process(options.process, betas), weight)

@@ -24,6 +24,7 @@ from diffplan.nn.embeddings import mlp
 from diffplan.nn.network import Network
 
 _SNR_CAP = 5.0
+_BINS = 51  # of the return-to-go: two per cent of its range each
 _LEAST = 0.1  # weight of the noisiest levels, where a policy and the rest are asked without a plan
 
 
@@ -75,8 +76,6 @@ class Heads(nn.Module):
         network: Network,
         *,
         width: int,
-        bins: int,
-        weighting: str,
     ) -> None:
         """names: of `MODALITIES`. network: whose features are read. width: of the heads."""
         super().__init__()
@@ -96,30 +95,20 @@ class Heads(nn.Module):
         self.encoders = nn.ModuleDict()
         for name in names:
             modality, columns = MODALITIES[name], self.columns[name]
-            outputs = bins if modality.likelihood == "bins" else columns
+            outputs = _BINS if modality.likelihood == "bins" else columns
             self.decoders[name] = (
                 RowHead(self.rows, network.width, space.spec.state_dim, width, outputs)
                 if modality.by_row
                 else mlp(network.width, [width], outputs)
             )
-            inputs = bins if modality.likelihood == "bins" else columns
+            inputs = _BINS if modality.likelihood == "bins" else columns
             spread = self.dim if modality.by_row else self.rows * self.dim
             self.encoders[name] = nn.Linear(inputs, spread)
-        self.register_buffer("bins", torch.linspace(-1, 1, bins))
+        self.register_buffer("bins", torch.linspace(-1, 1, _BINS))
         # the first row of an absolute plan is pinned and stays clean
         share = torch.full((self.rows, 1), len(names) ** -0.5)
         share[: int(space.absolute)] = 0.0
         self.register_buffer("share", share, persistent=False)
-        fixed = [MODALITIES[name].weight for name in names]
-        self.fixed = dict(
-            zip(names, fixed if weighting == "fixed" else [1.0] * len(names), strict=True)
-        )
-        # s_i of Kendall et al. 2018, arXiv 1705.07115
-        self.log_variances = (
-            nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in names})
-            if weighting == "uncertainty"
-            else None
-        )
 
     def fit(self, returns: Tensor, step_scale: Tensor) -> None:
         """Spread the bins over normalised returns [n]; step_scale: [S], size of one plan step."""
@@ -200,11 +189,7 @@ class Heads(nn.Module):
         result = {}
         for name in values:
             loss = level_weight * self._loss(name, raw[name], values[name], weights[name])
-            if self.log_variances is not None:
-                s = self.log_variances[name]
-                result[name] = 0.5 * ((-s).exp() * loss + s)
-            else:
-                result[name] = self.fixed[name] * loss
+            result[name] = MODALITIES[name].weight * loss
         return result
 
     def _loss(self, name: str, raw: Tensor, value: Tensor, weight: Tensor) -> Tensor:

@@ -37,8 +37,6 @@ class MultiTaskDenoiser(Denoiser):
             heads.modalities,
             network,
             width=heads.width,
-            bins=heads.bins,
-            weighting=heads.weighting,
         )
 
     def bind(

@@ -27,8 +27,8 @@ class PlannerModel(PlanSpace):
     The last two are networks of their own or heads of the denoiser (`heads.kind`). Parts that a
     configuration never uses are None.
 
-    residual_rms: [rows, D] held-out error of the proposals. residual_cosine: their cosine to the
-    data. residual_known: whether they were measured.
+    residual_rms: [rows, D] held-out error of the proposals. residual_known: whether it was
+    measured.
     """
 
     residual_rms: Tensor
@@ -36,7 +36,7 @@ class PlannerModel(PlanSpace):
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
         if config.planning.candidates is None:
-            told = config.heads.kind == "streams" or config.tells("returns")
+            told = config.heads.kind == "streams" or config.has_head("returns")
             config = replace_planning(
                 config, candidates=_CANDIDATES if spec.goal_dim and not told else 1
             )
@@ -53,11 +53,11 @@ class PlannerModel(PlanSpace):
         self.denoiser = build.denoiser_of(self, self.main_process) if refines else None
         self.streams = build.streams_of(self) if streams else None
         # the published planners with actions in the plan have inverse dynamics beside them
-        acts = config.heads.kind == "separate" or not config.plans_act
+        acts = config.heads.kind in ("separate", "in-plan") or not config.plans_act
         self.inverse_dynamics = build.inverse_dynamics_of(self) if acts else None
-        told = streams or config.tells("returns")
+        told = streams or config.has_head("returns")
         self.value = None if told else build.value_of(self)
-        self.noisy_value = build.noisy_value_of(self) if config.heads.noisy_value else None
+        self.noisy_value = build.noisy_value_of(self) if config.planning.value_guidance else None
 
     @property
     def multi_task(self) -> MultiTaskDenoiser | None:
@@ -67,7 +67,7 @@ class PlannerModel(PlanSpace):
     @staticmethod
     def needs_proposer(config: Config) -> bool:
         """Whether anything in the configuration uses proposals."""
-        uses = config.denoiser.use_proposal or config.denoiser.process != "ddpm"
+        uses = config.denoiser.condition_on_proposal or config.denoiser.process != "ddpm"
         return uses or config.planning.start != "noise"
 
     def fit(self, sampler: WindowSampler, low: Tensor, high: Tensor, seed: int) -> None:
@@ -121,10 +121,7 @@ class PlannerModel(PlanSpace):
         """Noise of the main process [rows, D] in plan units; None if it takes none."""
         if not self.main_process.scaled:
             return None
-        options, measured = self.config.denoiser, self.residual_rms
-        if options.residual_scale == "one":
-            measured = measured.square().mean().sqrt().expand_as(measured)
-        return options.kappa * measured
+        return self.residual_rms
 
     @property
     def residual_level(self) -> float:
@@ -134,7 +131,7 @@ class PlannerModel(PlanSpace):
     @property
     def tells_of_states(self) -> bool:
         """Whether the head of returns also judges states, as a value network would."""
-        return self.spec.goal_dim > 0 and self.config.tells("returns")
+        return self.spec.goal_dim > 0 and self.config.has_head("returns")
 
     def value_condition(self, context: Context) -> Tensor:
         """What the noisy value knows beside the plan [B, C]: normalised start and goal."""

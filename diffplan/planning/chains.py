@@ -58,6 +58,11 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
             f"planning.start is {settings.start!r}, which needs a denoiser, but this model was "
             "trained without one (config proposer-only); expected 'none'"
         )
+    if settings.value_guidance and model.noisy_value is None:
+        raise DiffplanError(
+            f"planning.value_guidance is {settings.value_guidance:g}, but this model has no value "
+            "of noisy plans, which is learned where it is above 0 in training; expected 0"
+        )
     steps = _REUSE_STEPS if reuse else settings.denoising_steps
     if model.config.heads.kind != "separate" and steps == 0:
         raise DiffplanError(
@@ -114,7 +119,7 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     asks = settings.k > 1
     if chain.streams:
         return calls + len(chain.grid) - 1 + asks
-    if asks and model.config.tells("returns"):  # the denoiser once more
+    if asks and model.config.has_head("returns"):  # the denoiser once more
         calls += model.use_returns or model.tells_of_states
     calls += evaluations(settings.sampler, chain.grid)
     if settings.value_guidance:  # not in the last step

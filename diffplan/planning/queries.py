@@ -63,7 +63,7 @@ def forward_model(
     if model.streams is not None:
         levels = schedule(process, steps, states=(process.T, 0), actions=0)
         return _streams(model, context, noise, levels, actions=actions, blind=True)
-    if not process.c or not model.config.tells("actions"):
+    if not process.c or not model.config.has_head("actions"):
         raise DiffplanError(
             "a forward model needs the actions in the forward process: train with heads.kind "
             "streams, or with an actions head and --heads.aggregation above 0"

@@ -255,15 +255,15 @@ def actions_of(model: PlannerModel, x: Tensor, told: Mapping[str, Tensor]) -> Te
     """
     if model.config.actions_in_plan:
         return model.planned_actions(x)
-    return model.by_step(told["actions"]) if model.config.tells("actions") else None
+    return model.by_step(told["actions"]) if model.config.has_head("actions") else None
 
 
 def _known(model: PlannerModel, context: Context) -> dict[str, Tensor]:
     """Data of the heads that are given before there is a plan."""
     known: dict[str, Tensor] = {}
-    if model.config.tells("returns") and context.target_return is not None:
+    if model.config.has_head("returns") and context.target_return is not None:
         known["returns"] = context.target_return.unsqueeze(-1)
-    if model.config.tells("goal") and context.goal is not None:
+    if model.config.has_head("goal") and context.goal is not None:
         known["goal"] = context.goal
     return known
 

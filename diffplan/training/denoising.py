@@ -18,6 +18,8 @@ from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import StreamDenoiser, draw_levels
 from diffplan.model.value import NoisyValue
 
+_KNOWN_SHARE = 0.5  # of samples in which the process holds what a head tells: half are asked
+
 
 def weighted(loss: Tensor, weight: Tensor) -> Tensor:
     """Mean of per-window losses [B] by weight [B]: a scalar."""
@@ -45,7 +47,7 @@ def denoiser_losses(
     which is what costs. Plain windows need no proposal and are drawn once each.
     """
     options = model.config.denoiser
-    draws = options.draws
+    draws = options.noise_draws
     x0 = _clean(model, windows).repeat_interleave(draws, 0)
     mask = model.row_mask(windows.mask).repeat_interleave(draws, 0)
     contexts, weight, main = context.repeat(draws), windows.weight, len(x0)
@@ -59,7 +61,7 @@ def denoiser_losses(
     if isinstance(denoiser, MultiTaskDenoiser):
         told = _told(model, denoiser, windows, plain, generator)
     x_hat: Tensor | None = None
-    if proposed is not None and (options.use_proposal or options.process != "ddpm"):
+    if proposed is not None and (options.condition_on_proposal or options.process != "ddpm"):
         x_hat = model.to_plan(context.state, proposed)
         # plain rows are told that there is none; what stands there is not looked at
         x_hat = torch.cat([x_hat.repeat_interleave(draws, 0), x0[main:]])
@@ -68,9 +70,8 @@ def denoiser_losses(
         return torch.rand(len(x0), generator=generator).to(x0.device)
 
     chances = {
-        "state": options.drop_state,
-        "goal": options.drop_goal,
-        "target_return": options.drop_returns,
+        "goal": options.drop_condition,
+        "target_return": options.drop_condition,
     }
     drop = {name: uniform() < chance for name, chance in chances.items() if chance}
     levels = uniform()
@@ -98,7 +99,7 @@ def _told(
     generator: torch.Generator,
 ) -> Told:
     """What the heads should tell of every row that the denoiser sees."""
-    draws, share = model.config.denoiser.draws, model.config.heads.known_share
+    draws = model.config.denoiser.noise_draws
     values, weights, known = {}, {}, {}
     for name in denoiser.heads.names:
         value, weight = MODALITIES[name].read(model, windows)
@@ -108,7 +109,7 @@ def _told(
             value, weight = torch.cat([value, more[0]]), torch.cat([weight, more[1]])
         values[name], weights[name] = value, weight
         if model.plain_process.c:
-            known[name] = torch.rand(len(value), generator=generator).to(value.device) < share
+            known[name] = torch.rand(len(value), generator=generator).to(value.device) < _KNOWN_SHARE
     start = windows.states[:, 0].repeat_interleave(draws, 0)
     if plain is not None:
         start = torch.cat([start, plain.states[:, 0]])
@@ -169,17 +170,14 @@ def stream_losses(
     assert windows.actions is not None and windows.acting is not None  # the config asks for them
     states, returns = windows.states, windows.returns[:, 0]
     x0 = model.to_plan(states[:, 0], states[:, 1:], windows.actions, returns)
-    draws = options.draws
+    draws = options.noise_draws
     x0, context = x0.repeat_interleave(draws, 0), context.repeat(draws)
     mask, acting, weight = (
         x.repeat_interleave(draws, 0) for x in (windows.mask, windows.acting, windows.weight)
     )
-    chances = {"state": options.drop_state, "goal": options.drop_goal}
-    drop = {
-        name: (torch.rand(len(x0), generator=generator) < chance).to(x0.device)
-        for name, chance in chances.items()
-        if chance
-    }
+    drop = {}
+    if chance := options.drop_condition:
+        drop["goal"] = (torch.rand(len(x0), generator=generator) < chance).to(x0.device)
     levels = draw_levels(len(x0), process, generator).to(x0.device)
     noise = streams.noise(torch.randn(x0.shape, generator=generator).to(x0.device))
     found = streams.loss(process, x0, levels, noise, context, drop, mask, acting)

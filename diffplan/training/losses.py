@@ -28,16 +28,17 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         heads, options = model.config.heads, model.config.denoiser
-        follows = heads.follow_proposals and model.proposer is not None
+        follows = heads.train_on_proposals and model.proposer is not None
         self.follows_proposals = follows and model.inverse_dynamics is not None
         """Whether the inverse dynamics also learns what to do where a proposal leads."""
-        self.tells_of_proposals = heads.follow_proposals and model.config.tells("actions")
+        self.tells_of_proposals = heads.train_on_proposals and model.config.has_head("actions")
         """Whether the head of actions learns from proposals, too."""
         self.plain_rows = 0
-        """Windows without a proposal that an update needs, so that they are `plain_share`."""
-        if model.denoiser is not None and options.use_proposal:
-            rows = model.config.training.batch_size * options.draws
-            self.plain_rows = round(rows * options.plain_share / (1 - options.plain_share))
+        """Windows without a proposal that an update needs, so that they have their share."""
+        if model.denoiser is not None and options.condition_on_proposal:
+            rows = model.config.training.batch_size * options.noise_draws
+            share = options.share_without_proposal
+            self.plain_rows = round(rows * share / (1 - share))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of one joint update, one entry per part; their sum is minimised.

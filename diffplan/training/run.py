@@ -64,8 +64,9 @@ def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | 
 
 def _learned(config: Config) -> dict[str, Any]:
     """The settings that decide what is learned: how to plan may change, which parts exist not."""
-    settings = config_to_dict(config)
-    return {**settings, "name": None, "planning": {"start": config.planning.start}}
+    settings, planning = config_to_dict(config), config.planning
+    parts = {"start": planning.start, "value_guidance": planning.value_guidance > 0}
+    return {**settings, "name": None, "planning": parts}
 
 
 def _first_difference(

@@ -141,7 +141,7 @@ def _measure(options: Queries) -> dict[str, Any]:
             measures.forward_model(model, sample, agent.settings.denoising_steps, learned),
             *measures.evaluation(model, sample, other),
         ]
-        task = measures.task(model, sample) if model.config.tells("task") else None
+        task = measures.task(model, sample) if model.config.has_head("task") else None
         results = {
             "command": options.command,
             "config": agent.config_name,

@@ -228,7 +228,7 @@ def forward_model(
         still,
         "nothing moves",
     )
-    if model.streams is None and not (model.plain_process.c and model.config.tells("actions")):
+    if model.streams is None and not (model.plain_process.c and model.config.has_head("actions")):
         return _noted(answer, "needs streams, or an aggregation of actions")
     context = sample.context(goal=False)
     found = queries.forward_model(model, context, sample.actions, sample.noise, steps)
@@ -257,7 +257,7 @@ def evaluation(model: PlannerModel, sample: Sample, against: PlannerModel | None
         return Answer(question, unit, "high", told, separate, simple, name)
 
     answers = []
-    if model.streams is not None or model.config.tells("returns"):
+    if model.streams is not None or model.config.has_head("returns"):
         answers.append(
             answer("evaluation of plans", queries.evaluation(model, sample.context(), sample.x))
         )
@@ -330,7 +330,7 @@ def learned_forward_model(
         torch.manual_seed(seed)
         network = mlp(
             state + plan.horizon * plan.stride * action,
-            [heads.width] * heads.depth,
+            [heads.width] * 2,
             plan.horizon * state,
         )
     # steps of every state in their own size, so that the loss weighs them alike

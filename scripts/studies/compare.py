@@ -139,9 +139,7 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
         "seed": options.seed,
         "tune_episodes": options.tune_episodes,
         "tune_seed": options.tune_seed,
-        "protocol": _PROTOCOL.format(
-            levels=agent.model.config.denoiser.schedule_levels, rounds=_ROUNDS
-        ),
+        "protocol": _PROTOCOL.format(levels=agent.model.config.denoiser.levels, rounds=_ROUNDS),
         "machine": machine(options.device, options.threads),
         "left_out": {},
     }

@@ -102,22 +102,16 @@ ABLATIONS: dict[str, Row] = {
     "value by expectile 0.5, the mean": _without({"heads.expectile": 0.5}),
     "value by expectile 0.9": _without({"heads.expectile": 0.9}),
     "value bootstrapped, expectile 0.7": _without(
-        {"heads.value_target": "bootstrapped", "heads.expectile": 0.7}
+        {"heads.value": "bootstrapped", "heads.expectile": 0.7}
     ),
     "value bootstrapped, expectile 0.9": _without(
-        {"heads.value_target": "bootstrapped", "heads.expectile": 0.9}
+        {"heads.value": "bootstrapped", "heads.expectile": 0.9}
     ),
-    "RDDM, kappa 1": _without(planning={**_RDDM, **_ONE}),
-    "RDDM, kappa 0.5": _without({"denoiser.kappa": 0.5}, {**_RDDM, **_ONE}),
-    "RDDM, kappa 2": _without({"denoiser.kappa": 2.0}, {**_RDDM, **_ONE}),
-    "RDDM, one residual for all steps": _without(
-        {"denoiser.residual_scale": "one"}, {**_RDDM, **_ONE}
-    ),
+    "RDDM": _without(planning={**_RDDM, **_ONE}),
     "RDDM, v instead of x0": _without({"denoiser.prediction": "v"}, {**_RDDM, **_ONE}),
     "RDDM, proposal not an input": _without(
         {
-            "denoiser.use_proposal": False,
-            "denoiser.plain_share": 0.0,
+            "denoiser.condition_on_proposal": False,
             "planning.start": "process",
             "planning.start_level": None,
         },
@@ -140,8 +134,6 @@ HEADS: dict[str, Row] = {
 HEAD_CHOICES: dict[str, Row] = {
     "shared heads": Row("multi-task"),
     "aggregated, weight 0.5": Row("multi-task", {"heads.aggregation": 0.5}),
-    "equal weights": Row("multi-task", {"heads.weighting": "equal"}),
-    "learned weights": Row("multi-task", {"heads.weighting": "uncertainty"}),
     "a noise level per stream": Row("streams"),
 }
 

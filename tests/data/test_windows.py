@@ -80,7 +80,7 @@ def test_windows_end_with_their_episode(
 def test_actions_belong_to_their_states(
     join_episodes: Make, tiny_config: Make, extra: list[int]
 ) -> None:
-    config = steps_config(tiny_config, plan__stride=3, heads__value_input="state-action")
+    config = steps_config(tiny_config, plan__stride=3, heads__value="critic")
     episodes = coded(join_episodes, extra)
     sampler = WindowSampler(episodes, config, seed=0)
     pairs = sampler.transitions(2000, generator())

@@ -344,11 +344,7 @@ FAMILY = {
     "rddm": rddm(200),
     "resfusion": resfusion(betas_cosine(400)),
     "diffuse-vae": diffuse_vae(betas_cosine(200)),
-    **{
-        f"{path}, {gamma}": interpolant(200, path, gamma)
-        for path in ("linear", "trigonometric")
-        for gamma in ("brownian", "root")
-    },
+    "interpolant": interpolant(200),
 }
 
 
@@ -378,10 +374,10 @@ def test_the_exact_denoiser_samples_data_given_their_proposal(name: str, eta: fl
     assert torch.corrcoef(torch.stack([left.flatten(), proposal.flatten()]))[0, 1].abs() < 0.05
 
 
-@pytest.mark.parametrize("gamma", ["brownian", "root", "none"])
-def test_an_interpolant_s_moments_at_every_time(gamma: str) -> None:
+@pytest.mark.parametrize("process", [interpolant(20), rectified_flow(20)], ids=lambda p: p.name)
+def test_an_interpolant_s_moments_at_every_time(process: Process) -> None:
     """Of x_u = u x0 + (1 - u) x̂ + gamma(u) eps, with x0 and x̂ jointly Gaussian."""
-    process, n = interpolant(20, "linear", gamma), 40_000
+    n = 40_000
     proposal = PROPOSAL_MEAN + PROPOSAL_STD * normal(n, 1, 1)
     x0 = 0.9 * proposal + LEFT_STD * normal(n, 1, 1, seed=1)
     scale = torch.ones(1, 1, dtype=torch.float64)
@@ -390,11 +386,7 @@ def test_an_interpolant_s_moments_at_every_time(gamma: str) -> None:
         t = torch.full((n,), level)
         x = q_sample(process, t, x0, proposal, normal(n, 1, 1, seed=2), scale)
         share = 0.9 * u + 1 - u
-        noise = {
-            "brownian": u * (1 - u),
-            "root": u * (1 - u) ** 2,
-            "none": 0.0,
-        }[gamma]
+        noise = u * (1 - u) if process.noisy else 0.0
         variance = (share * PROPOSAL_STD) ** 2 + (u * LEFT_STD) ** 2 + noise
         assert x.mean().item() == pytest.approx(share * PROPOSAL_MEAN, abs=0.03)
         assert x.var().item() == pytest.approx(variance, rel=0.04)

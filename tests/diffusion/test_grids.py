@@ -29,7 +29,6 @@ PROCESSES = [
     resfusion(betas_cosine(60)),
     diffuse_vae(betas_cosine(20)),
     interpolant(30),
-    interpolant(30, "trigonometric", "root"),
 ]
 FITTING = st.sampled_from(PROCESSES).flatmap(
     lambda process: st.integers(1, process.T).flatmap(
@@ -123,4 +122,4 @@ def test_what_no_grid_can_be_made_of_is_refused() -> None:
     with pytest.raises(DiffplanError, match="cannot be negative, got -1"):
         consecutive_grid(-1)
     with pytest.raises(DiffplanError, match=r"grid logsnr needs noise, .* has none: use uniform"):
-        logsnr_grid(interpolant(10, gamma="none"), 10, 4)
+        logsnr_grid(rectified_flow(10), 10, 4)

@@ -128,7 +128,6 @@ FAMILY = {
     "resfusion": resfusion(betas_cosine(800)),
     "diffuse-vae": diffuse_vae(betas_cosine(600)),
     "interpolant": interpolant(600),
-    "trigonometric": interpolant(600, "trigonometric", "root"),
 }
 
 

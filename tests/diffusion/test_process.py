@@ -1,18 +1,19 @@
 """Schedules, grids, q_sample and start rules against published numbers and closed forms."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffplan.config.sections import DenoiserConfig
 from diffplan.diffusion.forward import STARTS, coefficients, q_sample, targets_at
 from diffplan.diffusion.process import Process, readout, target_row
 from diffplan.diffusion.processes import (
-    GAMMAS,
-    PATHS,
     betas_cosine,
     betas_linear,
     betas_vp,
@@ -21,6 +22,7 @@ from diffplan.diffusion.processes import (
     diffuse_vae,
     interpolant,
     rddm,
+    rectified_flow,
     resfusion,
 )
 from diffplan.errors import DiffplanError
@@ -35,7 +37,8 @@ PROCESSES = {
     "rddm": rddm(7),
     "resfusion": resfusion(betas_cosine(20)),
     "diffuse-vae": diffuse_vae(betas_cosine(20)),
-    **{f"{path}, {gamma}": interpolant(8, path, gamma) for path in PATHS for gamma in GAMMAS},
+    "interpolant": interpolant(8),
+    "rectified-flow": rectified_flow(8),
 }
 FAR = [name for name, process in PROCESSES.items() if process.a[-1] < 0.05]
 
@@ -268,12 +271,13 @@ def test_rddm_without_a_proposal_is_ddim_in_other_words() -> None:
     )
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_an_interpolant_s_velocity_is_the_derivative_of_its_path(path: str, gamma: str) -> None:
+@pytest.mark.parametrize("make", [interpolant, rectified_flow])
+def test_an_interpolant_s_velocity_is_the_derivative_of_its_path(
+    make: Callable[[int], Process],
+) -> None:
     """Central differences in u = 1 - t / T of a fine table."""
     T = 2000
-    process = interpolant(T, path, gamma)
+    process = make(T)
     for t in (200, 1000, 1800):
         rates = target_row(process, "velocity", t)
         for table, rate in zip((process.a, process.r, process.sigma), rates, strict=True):
@@ -289,14 +293,12 @@ def test_diffuse_vae_shifts_ddpm_by_the_proposal() -> None:
 
 
 def test_every_name_builds_its_process() -> None:
-    found = {
-        kind: build_process(
-            kind, levels=8, betas=betas_cosine(20), path="trigonometric", gamma="root"
-        )
-        for kind in ("rddm", "interpolant", "ddpm", "resfusion", "diffuse-vae")
-    }
-    assert found["rddm"] == rddm(8)
-    assert found["interpolant"] == interpolant(8, "trigonometric", "root")
+    kinds = get_args(get_type_hints(DenoiserConfig)["process"])
+    found = {kind: build_process(kind, betas_cosine(20)) for kind in kinds}
+    # half as many levels as the schedule
+    assert found["rddm"] == rddm(10)
+    assert found["interpolant"] == interpolant(10)
+    assert found["rectified-flow"] == rectified_flow(10)
     assert found["ddpm"] == PROCESSES["cosine"]
     assert found["resfusion"] == PROCESSES["resfusion"]
     assert found["diffuse-vae"] == PROCESSES["diffuse-vae"]

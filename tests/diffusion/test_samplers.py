@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffplan.diffusion.ddim import ddim
 from diffplan.diffusion.grids import time_grid
-from diffplan.diffusion.processes import betas_cosine, ddpm, interpolant, rddm
+from diffplan.diffusion.processes import betas_cosine, ddpm, rddm, rectified_flow
 from diffplan.diffusion.samplers import (
     MULTISTEP,
     SAMPLERS,
@@ -54,7 +54,7 @@ def test_f_pndm_needs_levels_half_way() -> None:
 
 @pytest.mark.parametrize("name", ["ancestral", *MULTISTEP, "dpm-solver-v3"])
 def test_a_process_without_noise_suits_ddim_alone(name: str) -> None:
-    process = interpolant(10, gamma="none")
+    process = rectified_flow(10)
     with pytest.raises(DiffplanError, match=re.escape(name) + " needs noise, but .* has none: use"):
         check_sampler(name, process, (10, 5, 0))
     check_sampler("ddim", process, (10, 5, 0))
@@ -66,8 +66,8 @@ def test_v3_asks_for_its_statistics() -> None:
 
 
 def test_a_flow_without_noise_ends_at_the_data_of_a_perfect_denoiser() -> None:
-    """x_s = x_t + (u_s - u_t)(x0 - x̂) for the linear path, whatever the number of steps."""
-    process = interpolant(10, gamma="none")
+    """x_s = x_t + (u_s - u_t)(x0 - x̂) whatever the number of steps."""
+    process = rectified_flow(10)
     x0, proposal = normal(B, H, D), normal(B, H, D, seed=1)
     seen: dict[int, Tensor] = {}
 

@@ -224,7 +224,7 @@ def test_wrong_settings_are_refused_in_one_line(section: str) -> None:
     wrong = {"denoiser": {"prediction": "eps"}, "plan": {"space": "absolute"}}[section]
     base: dict[str, Any] = {
         "heads": {"kind": "streams"},
-        "denoiser": {"process": "ddpm", "use_proposal": False},
+        "denoiser": {"process": "ddpm", "condition_on_proposal": False},
         "planning": {"start": "noise"},
     }
     base[section] = base.get(section, {}) | wrong
@@ -240,7 +240,7 @@ def _trained(name: str, tiny_config: Make, tiny_model: Make, data: Episodes) -> 
         "training.batch_size": 64,
     }
     if name == "multi-task":
-        changes |= {"heads.aggregation": 1.0, "heads.known_share": 0.7}
+        changes |= {"heads.aggregation": 1.0}
     model = tiny_model(tiny_config(name, changes), data)
     torch.manual_seed(0)
     for module in model.modules():

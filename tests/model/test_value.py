@@ -120,7 +120,7 @@ def test_a_bootstrapped_value_reaches_the_returns_of_a_chain(
     ends = np.tile(np.eye(9, dtype=bool)[8], 30)
     episodes = dataclasses.replace(episodes, terminations=ends, truncations=np.zeros(270, bool))
     changes = {
-        "heads.value_target": "bootstrapped",
+        "heads.value": "bootstrapped",
         "heads.expectile": 0.5,
         "data.discount": 0.8,
         "plan.stride": 1,
@@ -149,7 +149,7 @@ def test_a_bootstrapped_value_reaches_the_returns_of_a_chain(
 def test_towards_a_goal_the_step_that_reaches_it_ends(
     tiny_goal_episodes: Episodes, tiny_config: Make
 ) -> None:
-    config = tiny_config(changes={"heads.value_target": "bootstrapped"})
+    config = tiny_config(changes={"heads.value": "bootstrapped"})
     sampler = WindowSampler(tiny_goal_episodes, config, seed=0)
     valued = sampler.valued(4000, torch.Generator().manual_seed(0))
     assert valued.step is not None and valued.goals is not None

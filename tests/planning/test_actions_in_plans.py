@@ -26,7 +26,7 @@ PINNED = {"plan.pin_goal": True, "plan.stride": 2}
 
 @pytest.fixture
 def diffuser(tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make) -> PlannerModel:
-    config = tiny_config("diffuser", PINNED | {"denoiser.draws": 1})
+    config = tiny_config("diffuser", PINNED)
     model: PlannerModel = tiny_model(config, tiny_goal_episodes)
     return model
 

@@ -264,7 +264,7 @@ def contexts_of(model: PlannerModel, plan_inputs, count: int = 24) -> Context:
 def test_every_network_is_calibrated(network: str, models, plan_inputs) -> None:
     sizes = {
         "denoiser__network": network,
-        "denoiser__schedule_levels": 6,
+        "denoiser__levels": 6,
         "planning__denoising_steps": 5,
     }
     model = models("from-noise", **sizes)
@@ -287,7 +287,7 @@ def test_the_denoiser_is_the_one_that_planning_uses(models, plan_inputs) -> None
         "trajectory-diffuser-published",
         rewards=True,
         denoiser__network="mlp",
-        denoiser__schedule_levels=10,
+        denoiser__levels=10,
     )
     contexts = contexts_of(model, plan_inputs)
     settings = settings_of(model, candidates=1, denoising_steps=4, start_level=8)

@@ -86,7 +86,6 @@ def tiny_options() -> list[str]:
         "--planning.replan-every=4",
         "--proposer.width=16",
         "--denoiser.width=16",
-        "--denoiser.features=16",
         "--heads.width=16",
         "--training.batch-size=8",
     ]

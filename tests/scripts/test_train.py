@@ -17,7 +17,7 @@ from diffplan.scripts.cli import main
 from diffplan.scripts.train import Train, _d4rl_name, _speed
 
 TINY = [
-    *("--proposer.width=16", "--denoiser.width=16", "--denoiser.features=16", "--heads.width=16"),
+    *("--proposer.width=16", "--denoiser.width=16", "--heads.width=16"),
     "--training.batch-size=8",
 ]
 Command = Callable[..., list[str]]

@@ -44,10 +44,10 @@ def batch_of(model: PlannerModel, data: Episodes, rows: int = 32) -> Batch:
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("trajectory-diffuser", {}),
-    ("trajectory-diffuser", {"heads.follow_proposals": True}),
+    ("trajectory-diffuser", {"heads.train_on_proposals": True}),
     ("trajectory-diffuser", {"proposer.kind": "gru"}),
     ("trajectory-diffuser", {"proposer.kind": "one-shot"}),
-    ("trajectory-diffuser", {"denoiser.use_proposal": False, "denoiser.plain_share": 0.0}),
+    ("trajectory-diffuser", {"denoiser.condition_on_proposal": False}),
     ("trajectory-diffuser", {"plan.space": "absolute", "denoiser.network": "dit"}),
     ("trajectory-diffuser-published", {}),
     ("proposer-only", {}),
@@ -75,8 +75,8 @@ def test_every_loss_teaches_its_own_part_alone(
     expected -= {"proposer-only": {"denoiser"}, "from-noise": {"proposer"}}.get(name, set())
     assert parts.keys() == expected
     assert losses.keys() - {"denoiser_plain", "inverse_dynamics_proposed"} == expected
-    assert ("inverse_dynamics_proposed" in losses) == config.heads.follow_proposals
-    plain = name == "trajectory-diffuser" and config.denoiser.plain_share > 0
+    assert ("inverse_dynamics_proposed" in losses) == config.heads.train_on_proposals
+    plain = name == "trajectory-diffuser" and config.denoiser.condition_on_proposal
     assert ("denoiser_plain" in losses) == plain
     for loss_name, loss in losses.items():
         assert loss.shape == ()
@@ -94,7 +94,7 @@ def test_every_loss_teaches_its_own_part_alone(
 def test_following_looks_at_the_first_proposed_state(
     tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
 ) -> None:
-    model = tiny_model(tiny_config(changes={"heads.follow_proposals": True}), tiny_episodes)
+    model = tiny_model(tiny_config(changes={"heads.train_on_proposals": True}), tiny_episodes)
     batch = batch_of(model, tiny_episodes)
     assert batch.followed is not None and model.proposer is not None
     acted = batch.followed.acted
@@ -134,13 +134,13 @@ def test_window_weights_scale_what_a_window_teaches(
     torch.testing.assert_close(total / 32, alike["proposer"])
 
 
-def test_plain_windows_are_the_configured_share(
+def test_plain_windows_have_their_share(
     tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
 ) -> None:
-    model = tiny_model(tiny_config(changes={"denoiser.plain_share": 0.25}), tiny_episodes)
-    main = model.config.training.batch_size * model.config.denoiser.draws
+    model = tiny_model(tiny_config(), tiny_episodes)
+    main = model.config.training.batch_size * model.config.denoiser.noise_draws
     objective = Objective(model)
-    assert objective.plain_rows / (objective.plain_rows + main) == pytest.approx(0.25, abs=0.01)
+    assert objective.plain_rows / (objective.plain_rows + main) == pytest.approx(0.4, abs=0.01)
     for name in ("proposer-only", "from-noise", "trajectory-diffuser-published"):
         assert Objective(tiny_model(tiny_config(name), tiny_episodes)).plain_rows == 0
 
@@ -218,7 +218,7 @@ def test_a_velocity_learns_from_noise_of_both_signs(
 ) -> None:
     """Draws 2 i and 2 i + 1 of a window share their level and have opposite noise."""
     changes = {"denoiser.process": "interpolant", "denoiser.prediction": "velocity"}
-    model = tiny_model(tiny_config(changes={**changes, "denoiser.draws": 4}), data)
+    model = tiny_model(tiny_config(changes=changes), data)
     seen: list[tuple[Any, ...]] = []
     assert model.denoiser is not None
     loss = model.denoiser.loss

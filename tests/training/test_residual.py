@@ -66,7 +66,7 @@ def test_the_residual_is_measured_per_step_and_dimension(
     assert measure_residual(model, model.proposer, windows, 0.25) == pytest.approx(0, abs=1e-5)
     torch.testing.assert_close(model.residual_rms, 0.75 * expected, atol=1e-3, rtol=1e-3)
     assert model.noise_scale is not None
-    torch.testing.assert_close(model.noise_scale, config.denoiser.kappa * model.residual_rms)
+    assert torch.equal(model.noise_scale, model.residual_rms)
 
 
 def test_a_perfect_proposer_leaves_no_residual(

@@ -32,7 +32,7 @@ SMALL = [
         "--proposer.width=16",
         "--denoiser.width=16",
     ),
-    *("--denoiser.features=16", "--heads.width=16"),
+    "--heads.width=16",
 ]
 QUICK = [*("--rounds", "2"), *("--seconds", "0.002"), *("--engines", "eager")]
 
@@ -213,7 +213,7 @@ def small_run(folder: Path) -> Path:
         plan=dataclasses.replace(config.plan, horizon=4),
         planning=dataclasses.replace(config.planning, replan_every=4),
         proposer=dataclasses.replace(config.proposer, width=16),
-        denoiser=dataclasses.replace(config.denoiser, width=16, features=16),
+        denoiser=dataclasses.replace(config.denoiser, width=16),
         heads=dataclasses.replace(config.heads, width=16),
     )
     subject = find_subject("trajectory-diffuser", "pointmaze", config, 0)

@@ -41,7 +41,7 @@ class Agent:
     stride = 2
     horizon = 6
     layout = None
-    model = SimpleNamespace(config=SimpleNamespace(denoiser=SimpleNamespace(schedule_levels=20)))
+    model = SimpleNamespace(config=SimpleNamespace(denoiser=SimpleNamespace(levels=20)))
 
     @property
     def settings(self) -> SimpleNamespace:
