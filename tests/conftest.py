@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.config import sections
 from diffplan.config.config import Config
 from diffplan.config.planners import get_config
 from diffplan.config.sections import PlanningConfig
@@ -29,6 +30,7 @@ from diffplan.data import drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.data.windows import WindowSampler
+from diffplan.model import build
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.spec import ModelSpec
@@ -59,10 +61,15 @@ def _no_data_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_landmarks() -> Iterator[None]:
-    """Datasets of a few hundred states: as many landmarks as states would join no two episodes."""
+def _small_constants() -> Iterator[None]:
+    """Constants for datasets of a few hundred states and networks of a few units.
+
+    As many landmarks as states would join no two episodes.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "DRAWING", dataclasses.replace(drawing.DRAWING, landmarks=40))
+        patch.setattr(sections, "_FEATURES", 16)
+        patch.setattr(build, "_DEPTH", 1)
         yield
 
 

@@ -13,6 +13,7 @@ Modality = Literal["actions", "rewards", "returns", "goal", "task"]
 """Names of `diffplan.model.modalities.MODALITIES`."""
 
 STRICT = ConfigDict(extra="forbid")
+_FEATURES = 128  # of the time and of the conditions, for the mlp and the dit
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,8 @@ class DenoiserConfig:
 
     @property
     def features(self) -> int:
-        """Size of the time and condition features: as published for the unet, else what they need
-        to tell a hundred levels apart."""
-        return self.width if self.network == "unet" else 128
+        """Size of the time and condition features; for the unet as published."""
+        return self.width if self.network == "unet" else _FEATURES
 
     @property
     def noise_draws(self) -> int:

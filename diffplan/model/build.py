@@ -46,7 +46,11 @@ def _network_of(space: PlanSpace) -> Network:
         }
     )
     result: Network = NETWORKS[options.network](
-        space.rows, space.plan_dim, options.features, use_proposal=options.condition_on_proposal, **sizes
+        space.rows,
+        space.plan_dim,
+        options.features,
+        use_proposal=options.condition_on_proposal,
+        **sizes,
     )
     return result
 

@@ -109,7 +109,9 @@ def _told(
             value, weight = torch.cat([value, more[0]]), torch.cat([weight, more[1]])
         values[name], weights[name] = value, weight
         if model.plain_process.c:
-            known[name] = torch.rand(len(value), generator=generator).to(value.device) < _KNOWN_SHARE
+            known[name] = (
+                torch.rand(len(value), generator=generator).to(value.device) < _KNOWN_SHARE
+            )
     start = windows.states[:, 0].repeat_interleave(draws, 0)
     if plain is not None:
         start = torch.cat([start, plain.states[:, 0]])

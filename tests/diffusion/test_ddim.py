@@ -19,6 +19,7 @@ from diffplan.diffusion.processes import (
     diffuse_vae,
     interpolant,
     rddm,
+    rectified_flow,
     resfusion,
 )
 from diffplan.errors import DiffplanError

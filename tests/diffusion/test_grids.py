@@ -15,6 +15,7 @@ from diffplan.diffusion.processes import (
     diffuse_vae,
     interpolant,
     rddm,
+    rectified_flow,
     resfusion,
 )
 from diffplan.diffusion.sampling import half_log_snr

@@ -153,7 +153,7 @@ def test_what_a_process_needs_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("start", ["process", "sdedit", "raw"])
-@pytest.mark.parametrize("name", ["cosine", "rddm", "resfusion", "diffuse-vae", "linear, brownian"])
+@pytest.mark.parametrize("name", ["cosine", "rddm", "resfusion", "diffuse-vae", "interpolant"])
 def test_start_law(start: str, name: str) -> None:
     """Mean and standard deviation over the noise, by formula and by Monte Carlo."""
     process = PROCESSES[name]
@@ -182,7 +182,7 @@ def test_raw_start_values() -> None:
     assert ends["rddm"] == (1.0, 1.0)
     assert ends["resfusion"] == pytest.approx((0.5, math.sqrt(0.75)), abs=1e-15)
     assert ends["diffuse-vae"] == pytest.approx((1.0, 1.0), abs=1e-5)
-    assert ends["linear, brownian"] == pytest.approx((0.999, math.sqrt(0.001 * 0.999)), abs=1e-12)
+    assert ends["interpolant"] == pytest.approx((0.999, math.sqrt(0.001 * 0.999)), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", FAR)
@@ -371,7 +371,7 @@ def test_resnoise_steps_like_ddpm() -> None:
 
 
 @given(
-    st.sampled_from(["cosine", "rddm", "resfusion", "diffuse-vae", "linear, brownian"]),
+    st.sampled_from(["cosine", "rddm", "resfusion", "diffuse-vae", "interpolant"]),
     st.data(),
 )
 def test_posteriors_are_bayes_rule_along_the_process_s_own_chain(name: str, data) -> None:

@@ -58,8 +58,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from diffplan.training import loop
-from diffplan.config import config_from_dict
+from diffplan.config import config_from_dict, sections
+from diffplan.data import drawing
 from diffplan.data.episodes import Episodes
+from diffplan.model import build
+
+# as in tests/conftest.py
+drawing.DRAWING, sections._FEATURES, build._DEPTH = drawing.Drawing(landmarks=40), 16, 1
 
 folder, out, steps, every, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
 update, state = loop.WeightAverage.update, loop.training_state
