@@ -176,7 +176,7 @@ def test_every_query_has_an_answer_or_a_reason(agent: PlannerAgent) -> None:
         else:
             with pytest.raises(DiffplanError, match="needs the actions in the forward process"):
                 asked.forward_model(states[:, 0], actions)
-        if agent.model.config.tells("task"):
+        if agent.model.config.has_head("task"):
             assert asked.task(states).sum(1) == pytest.approx(1, abs=1e-5)
         else:
             with pytest.raises(DiffplanError, match="task"):
