@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.agents.plans import AgentState, PlanView, as_array
+from diffplan.agents.state import AgentState
 from diffplan.agents.targets import Targets, check_target
 from diffplan.agents.task_memory import TaskMemory
 from diffplan.config.config import config_to_dict, replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.data.info import DatasetInfo, ObservationLayout
-from diffplan.engines.decision import Planned
+from diffplan.engines.decision import Plan
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import Engine, make_engine
 from diffplan.errors import DiffplanError
@@ -154,7 +154,7 @@ class PlannerAgent:
         age = state.age + 1
         begins = fresh | (state.count == 0)
         step = np.where(begins, 0, state.step + 1)
-        target = np.where(begins, np.nan, state.target)
+        target = np.where(begins, np.nan, state.target_return)
         moved = np.zeros(rows, bool)
         if goals is not None and state.goals is not None:
             moved = (goals != state.goals).any(-1)
@@ -178,7 +178,7 @@ class PlannerAgent:
                     self._left(state.plan, marked) if goes_on else None,
                 )
                 made = self._plan(self.engine, context, seeds[marked], count[marked])
-                plan = made if marked.all() else plan.replaced(marked, made)
+                plan = made if marked.all() else plan.replaced(self._places(marked), made)
             age = np.where(due, 0, age)
             count = count + due
         actions = self._act(states, plan, age)
@@ -192,8 +192,8 @@ class PlannerAgent:
         """
         if self.settings.target != "decremented":
             return state
-        left = (state.target - rewards) / self.model.config.data.discount
-        return dataclasses.replace(state, target=np.where(rows, left, state.target))
+        left = (state.target_return - rewards) / self.model.config.data.discount
+        return dataclasses.replace(state, target_return=np.where(rows, left, state.target_return))
 
     def reset_rows(
         self, state: AgentState | None, rows: np.ndarray, seeds: np.ndarray
@@ -206,12 +206,12 @@ class PlannerAgent:
             count=np.where(rows, 0, state.count),
         )
 
-    def plan(self, observation: Any) -> PlanView:
-        """Plans for a batch of observations, without acting; see `PlanView` for shapes."""
+    def plan(self, observation: Any) -> Plan:
+        """Plans for a batch of observations, without acting; see `Plan` for shapes."""
         context = self.context(observation)
         every = EagerEngine(self.model, self.settings, valued=True)
         count = np.zeros(len(context), np.int64)
-        return self._plan(every, context, self.seed + np.arange(len(context)), count)
+        return self._plan(every, context, self.seed + np.arange(len(context)), count).numpy()
 
     # --- What plans are made for -----------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class PlannerAgent:
         if self.model.config.plans_act:
             steps = self.horizon * self.stride
             actions = torch.zeros(rows, steps, len(self.info.action_low), device=self.device)
-        plan = PlanView(Planned(many[:, 0], many, many, values, chosen, actions))
+        plan = Plan(many[:, 0], many, many, values, chosen, actions)
         unknown = np.full(rows, np.nan)
         return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros, zeros, unknown)
 
@@ -286,27 +286,29 @@ class PlannerAgent:
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def _plan(
-        self, engine: Engine, context: Context, seeds: np.ndarray, count: np.ndarray
-    ) -> PlanView:
-        return PlanView(engine.plan(context, self._tensor(seeds), self._tensor(count)))
+    def _places(self, marked: np.ndarray) -> Tensor:
+        """Indices of the marked rows."""
+        return self._tensor(np.flatnonzero(marked))
 
-    def _left(self, plan: PlanView, rows: np.ndarray) -> Tensor:
+    def _plan(self, engine: Engine, context: Context, seeds: np.ndarray, count: np.ndarray) -> Plan:
+        return engine.plan(context, self._tensor(seeds), self._tensor(count))
+
+    def _left(self, plan: Plan, rows: np.ndarray) -> Tensor:
         """What is left of the plans of the marked rows at a replan: [b, M, D]."""
-        index = self._tensor(np.flatnonzero(rows))
-        return plan.planned.states[index, self.settings.replan_every // self.stride + 1 :]
+        index = self._places(rows)
+        return plan.states[index, self.settings.replan_every // self.stride + 1 :]
 
-    def _act(self, states: np.ndarray, plan: PlanView, age: np.ndarray) -> np.ndarray:
+    def _act(self, states: np.ndarray, plan: Plan, age: np.ndarray) -> np.ndarray:
         """Actions [B, A] at states [B, D], on the way to what the plans have next."""
-        planned = plan.planned.actions
+        planned = plan.actions
         if planned is not None:
             index = self._tensor(age)[:, None, None].expand(-1, 1, planned.shape[2])
-            return as_array(planned.gather(1, index).squeeze(1))
+            return _array(planned.gather(1, index).squeeze(1))
         strides, since = np.divmod(age, self.stride)
         lag = ((self.stride - since) / self.stride).astype(np.float32)
-        return as_array(
+        return _array(
             self.engine.act(
-                *(self._tensor(states), plan.planned.states),
+                *(self._tensor(states), plan.states),
                 *(self._tensor(strides + 1), self._tensor(lag)),
             )
         )
@@ -314,3 +316,9 @@ class PlannerAgent:
 
 def _take(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if array is None else array[rows]
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor on the host."""
+    result: np.ndarray = tensor.cpu().numpy()
+    return result

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffplan.agents.planner_agent import PlannerAgent
-from diffplan.agents.plans import PlanView
+from diffplan.engines.decision import Plan
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.planning import queries
@@ -32,8 +32,8 @@ class Queries:
         self.agent = agent
         self.model = agent.model
 
-    def plan(self, observation: Any) -> PlanView:
-        """Plans for observations [B, D] (goal environments: a dict of arrays); see `PlanView`."""
+    def plan(self, observation: Any) -> Plan:
+        """Plans for observations [B, D] (goal environments: a dict of arrays); see `Plan`."""
         return self.agent.plan(observation)
 
     @torch.no_grad()

@@ -9,27 +9,35 @@ from typing import TYPE_CHECKING
 from diffplan.lazy import attributes
 
 if TYPE_CHECKING:
-    from diffplan.agents import AgentState, PlannerAgent, PlanView, Queries, load_agent
+    from diffplan.agents import AgentState, Plan, PlannerAgent, Queries, load_agent
     from diffplan.config import CONFIGS, Config, config_for, get_config
     from diffplan.data import DatasetInfo, Episodes, ObservationLayout
     from diffplan.diffusion import SAMPLERS
     from diffplan.envs import load_dataset, load_datasets
     from diffplan.errors import DiffplanError
     from diffplan.model import Context, PlannerModel
-    from diffplan.planning import Noise, Plan, decode, make_plan, optimise, propose, select
+    from diffplan.planning import (
+        Noise,
+        NormalisedPlan,
+        decode,
+        make_plan,
+        optimise,
+        propose,
+        select,
+    )
     from diffplan.training import RunOptions, train
 else:
     __getattr__, __dir__ = attributes(
         __name__,
         {
-            "diffplan.agents": "AgentState PlannerAgent PlanView Queries load_agent",
+            "diffplan.agents": "AgentState Plan PlannerAgent Queries load_agent",
             "diffplan.config": "CONFIGS Config config_for get_config",
             "diffplan.data": "DatasetInfo Episodes ObservationLayout",
             "diffplan.diffusion": "SAMPLERS",
             "diffplan.envs": "load_dataset load_datasets",
             "diffplan.errors": "DiffplanError",
             "diffplan.model": "Context PlannerModel",
-            "diffplan.planning": "Noise Plan decode make_plan optimise propose select",
+            "diffplan.planning": "Noise NormalisedPlan decode make_plan optimise propose select",
             "diffplan.training": "RunOptions train",
         },
     )
@@ -46,9 +54,9 @@ __all__ = [
     "DiffplanError",
     "Episodes",
     "Noise",
+    "NormalisedPlan",
     "ObservationLayout",
     "Plan",
-    "PlanView",
     "PlannerAgent",
     "PlannerModel",
     "Queries",

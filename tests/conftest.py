@@ -205,7 +205,10 @@ def tiny_model() -> Callable[[Config, Episodes], PlannerModel]:
     def make(config: Config, episodes: Episodes) -> PlannerModel:
         torch.manual_seed(0)
         spec = ModelSpec(
-            episodes.states.shape[1], episodes.actions.shape[1], episodes.layout.goal_columns
+            episodes.states.shape[1],
+            episodes.actions.shape[1],
+            episodes.layout.goal_columns,
+            len(episodes.info.tasks),
         )
         model = PlannerModel(spec, config)
         bounds = (torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.engines.decision import ActStep, Planned, PlanStep
+from diffplan.engines.decision import ActStep, Plan, PlanStep
 from diffplan.engines.padding import filled, padded_size, present, row_count
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
@@ -41,7 +41,7 @@ class GraphEngine:
         return {**self.__dict__, "_captured": {}}
 
     @torch.inference_mode()
-    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Planned:
+    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
         again = context.previous is not None
         key, step = ("again", self._again) if again else ("plan", self._plan)
 
@@ -49,7 +49,7 @@ class GraphEngine:
             *given, seeds, counts = inputs
             return present(step(Context(*given), step.draw(seeds, counts)))
 
-        return Planned(*self._run(key, planned, [*context.tensors, seeds, counts]))
+        return Plan(*self._run(key, planned, [*context.tensors, seeds, counts]))
 
     @torch.inference_mode()
     def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:

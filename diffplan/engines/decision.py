@@ -6,7 +6,7 @@ device, and whatever settings and weights alone decide was computed when the mod
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -32,21 +32,39 @@ class Draws(NamedTuple):
     select: Tensor
 
 
-class Planned(NamedTuple):
-    """B plans in environment units.
+Array = Any
+"""A tensor on the model's device or, after `Plan.numpy`, an array."""
 
-    states: [B, H+1, D], the chosen candidates; index 0 is the current state. proposal, candidates:
-    [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the return-to-go,
-    perhaps NaN. chosen: [B] index into K. actions: [B, H * stride, A], one for every environment
-    step, None where plans hold none.
+
+class Plan(NamedTuple):
+    """B plans in environment units; states are a stride of environment steps apart.
+
+    states: [B, H+1, D], the chosen candidates; index 0 is the state a plan was made in. proposal,
+    candidates: [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the
+    return-to-go, NaN where nobody asked for them and there was nothing to choose. chosen: [B] index
+    into K. actions: [B, H * stride, A], one for every environment step, None where plans hold none.
     """
 
-    states: Tensor
-    proposal: Tensor
-    candidates: Tensor
-    values: Tensor
-    chosen: Tensor
-    actions: Tensor | None = None
+    states: Array
+    proposal: Array
+    candidates: Array
+    values: Array
+    chosen: Array
+    actions: Array | None = None
+
+    def row(self, index: int) -> Plan:
+        """One plan, without the first axis of every field."""
+        return Plan(*(None if part is None else part[index] for part in self))
+
+    def numpy(self) -> Plan:
+        """Copies on the host."""
+        return Plan(*(None if part is None else part.numpy(force=True).copy() for part in self))
+
+    def replaced(self, index: Tensor, new: Plan) -> Plan:
+        """A copy whose rows at the index [b] are those of `new`."""
+        pairs = zip(self, new, strict=True)
+        both = ((old, made) for old, made in pairs if old is not None and made is not None)
+        return Plan(*(old.index_copy(0, index, made) for old, made in both))
 
 
 class PlanStep(nn.Module):
@@ -94,7 +112,7 @@ class PlanStep(nn.Module):
         propose, start, steps = normal.split(self.sizes, 1)
         return Draws(propose, start, steps, gumbel)
 
-    def forward(self, given: Context, draws: Draws) -> Planned:
+    def forward(self, given: Context, draws: Draws) -> Plan:
         """Plans for B rows of what they are made for, in environment units.
 
         With `reuse` it must hold the M < H states left of the plan before, [B, M, D].
@@ -112,7 +130,7 @@ class PlanStep(nn.Module):
         )
         plan = make_plan(model, context, noise, settings, self.chain, valued=self.valued)
         candidates = model.states.inverse(plan.candidates)
-        return Planned(
+        return Plan(
             candidates[:, 0] if k == 1 else model.states.inverse(plan.states),
             model.states.inverse(plan.proposal),
             candidates,
@@ -129,10 +147,10 @@ class FlatPlanStep(nn.Module):
         super().__init__()
         self.step = step
 
-    def forward(self, *inputs: Tensor) -> Planned:
+    def forward(self, *inputs: Tensor) -> Plan:
         """inputs: those of a `Context`, then those of its `Draws`, None where there is none."""
         count = len(Draws._fields)
-        planned: Planned = self.step(Context(*inputs[:-count]), Draws(*inputs[-count:]))
+        planned: Plan = self.step(Context(*inputs[:-count]), Draws(*inputs[-count:]))
         return planned
 
 

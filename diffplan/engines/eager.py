@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.engines.decision import ActStep, Planned, PlanStep
+from diffplan.engines.decision import ActStep, Plan, PlanStep
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
@@ -23,9 +23,9 @@ class EagerEngine:
         self._act = ActStep(model)
 
     @torch.inference_mode()
-    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Planned:
+    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
         step = self._plan if context.previous is None else self._again
-        planned: Planned = step(context, step.draw(seeds, counts))
+        planned: Plan = step(context, step.draw(seeds, counts))
         return planned
 
     @torch.inference_mode()

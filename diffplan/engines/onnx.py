@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.engines.decision import ActStep, FlatPlanStep, Planned, PlanStep
+from diffplan.engines.decision import ActStep, FlatPlanStep, Plan, PlanStep
 from diffplan.engines.padding import filled, padded_size, present, row_count
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
@@ -46,11 +46,11 @@ class OnnxEngine:
         return {**self.__dict__, "_sessions": {}}
 
     @torch.inference_mode()
-    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Planned:
+    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
         again = context.previous is not None
         key, step = ("again", self._again) if again else ("plan", self._plan)
         inputs = [*context.tensors, *step.draw(seeds, counts)]
-        return Planned(*self._run(key, FlatPlanStep(step), inputs))
+        return Plan(*self._run(key, FlatPlanStep(step), inputs))
 
     @torch.inference_mode()
     def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffplan.engines.decision import Planned
+from diffplan.engines.decision import Plan
 
 # --- Batches -------------------------------------------------------------------------------------
 
 
-def present(planned: Planned | Tensor) -> list[Tensor]:
+def present(planned: Plan | Tensor) -> list[Tensor]:
     """What a step put out, without the actions that a plan does not hold."""
     made = planned if isinstance(planned, tuple) else (planned,)
     return [t for t in made if t is not None]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
 from diffplan.engines.cuda_graph import GraphEngine
-from diffplan.engines.decision import Planned
+from diffplan.engines.decision import Plan
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.onnx import OnnxEngine, has_onnx
 from diffplan.errors import DiffplanError
@@ -33,7 +33,7 @@ class Engine(Protocol):
     name: str
     startup_seconds: float
 
-    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Planned:
+    def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
         """Plans for B rows of a context, all in environment units.
 
         seeds, counts: int64 [B], what their random numbers follow from.

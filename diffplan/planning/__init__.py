@@ -7,20 +7,20 @@ from diffplan.lazy import attributes
 if TYPE_CHECKING:
     from diffplan.planning.calibration import calibrate, load_statistics, save_statistics
     from diffplan.planning.selection import evaluate, select
-    from diffplan.planning.stages import Noise, Plan, decode, make_plan, optimise, propose
+    from diffplan.planning.stages import Noise, NormalisedPlan, decode, make_plan, optimise, propose
 else:
     __getattr__, __dir__ = attributes(
         __name__,
         {
             "diffplan.planning.calibration": "calibrate load_statistics save_statistics",
             "diffplan.planning.selection": "evaluate select",
-            "diffplan.planning.stages": "Noise Plan decode make_plan optimise propose",
+            "diffplan.planning.stages": "Noise NormalisedPlan decode make_plan optimise propose",
         },
     )
 
 __all__ = [
     "Noise",
-    "Plan",
+    "NormalisedPlan",
     "calibrate",
     "decode",
     "evaluate",

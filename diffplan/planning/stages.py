@@ -46,7 +46,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Plan:
+class NormalisedPlan:
     """Every stage's outcome, normalised; state index 0 is the current state.
 
     proposal: [B, K, H+1, D], before refinement (the candidates themselves without a proposer).
@@ -73,8 +73,8 @@ def make_plan(
     chain: Chain | EllipsisType | None = ...,
     *,
     valued: bool = True,
-) -> Plan:
-    """Propose K trajectories per row, optimise them, select one. See `Plan` for shapes.
+) -> NormalisedPlan:
+    """Propose K trajectories per row, optimise them, select one. See `NormalisedPlan` for shapes.
 
     chain: `chain_of` the same model and settings, where it is at hand (None: no refining). valued:
     False leaves the values NaN where they choose nothing. Decoding, the fourth stage, happens at
@@ -107,7 +107,7 @@ def make_plan(
         row = torch.arange(rows, device=chosen.device)
         states = candidates[row, chosen]
         actions = None if actions is None else actions[row, chosen]
-    return Plan(
+    return NormalisedPlan(
         proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later, actions
     )
 

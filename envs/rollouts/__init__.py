@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         rollout,
         time_decisions,
     )
-    from diffplan.envs.rollouts.traces import PlanRecord, Trace
+    from diffplan.envs.rollouts.traces import Trace
 else:
     __getattr__, __dir__ = attributes(
         __name__,
@@ -22,13 +22,12 @@ else:
             "diffplan.envs.rollouts.parallel": "rollout_in_processes",
             "diffplan.envs.rollouts.references": "normalised_score reference_key",
             "diffplan.envs.rollouts.serial": "DecisionTimes Policy Rollout rollout time_decisions",
-            "diffplan.envs.rollouts.traces": "PlanRecord Trace",
+            "diffplan.envs.rollouts.traces": "Trace",
         },
     )
 
 __all__ = [
     "DecisionTimes",
-    "PlanRecord",
     "Policy",
     "Rollout",
     "Trace",

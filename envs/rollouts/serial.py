@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 from tqdm import tqdm
 
-from diffplan.envs.rollouts.traces import PlanRecord, Trace
+from diffplan.envs.rollouts.traces import Trace
 from diffplan.errors import DiffplanError
 
 # Names under which environments report success in a step's info.
@@ -106,7 +106,7 @@ class _Episode:
     observations: list[Any] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-    plans: list[PlanRecord] = field(default_factory=list)
+    plans: dict[int, Any] = field(default_factory=dict)
 
     def decided(self, observation: Any, action: np.ndarray, state: Any, row: int) -> None:
         """Keep what the policy saw and did, and the plan if it has just been made."""
@@ -116,7 +116,7 @@ class _Episode:
         self.actions.append(np.array(action))
         # age 0: the plan was made in this very call
         if getattr(state, "age", None) is not None and state.age[row] == 0:
-            self.plans.append(PlanRecord.of(state.plan, row, self.length))
+            self.plans[self.length] = state.plan.row(row).numpy()
 
     def stepped(self, reward: float, terminated: bool, info: dict[str, Any]) -> None:
         """Count one environment step."""
@@ -140,7 +140,7 @@ class _Episode:
             np.stack(self.actions),
             np.asarray(self.rewards),
             self.success_step,
-            tuple(self.plans),
+            self.plans,
         )
 
 

@@ -67,11 +67,10 @@ def _maze_frames(trace: Trace, layout: ObservationLayout, maze: Maze) -> Iterato
         background = canvas.copy_from_bbox(figure.bbox)
         (path,) = axes.plot([], [], color=EXECUTED, linewidth=3, animated=True)
         (ball,) = axes.plot([], [], "o", color=START, markersize=8, animated=True)
-        plans = list(trace.plans)
         lines: list[Line2D] = []
         drawn = None
         for step in range(0, end + 1, _EVERY):
-            made = [plan for plan in plans if plan.step <= step]
+            made = [plan for at, plan in trace.plans.items() if at <= step]
             if made and made[-1] is not drawn:
                 for line in lines:
                     line.remove()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffplan.agents import PlannerAgent
-from diffplan.engines.decision import Planned, PlanStep
+from diffplan.engines.decision import Plan, PlanStep
 from diffplan.envs.simulators.mazes import Maze, maze_of
 from diffplan.planning.stages import decode
 from diffplan.scripts.queries.measures import Answer, Sample, rmse, weighted_mean
@@ -104,7 +104,7 @@ def _planned(agent: PlannerAgent, sample: Sample) -> tuple[Tensor, Tensor]:
     states, actions = [], []
     for rows in torch.arange(len(sample.z)).split(_ROWS):
         context = given.rows(rows)
-        made: Planned = make(context, make.draw(agent.seed + rows, torch.zeros_like(rows)))
+        made: Plan = make(context, make.draw(agent.seed + rows, torch.zeros_like(rows)))
         states.append(made.states)
         # separate networks plan states alone and decode the first step
         if made.actions is not None:

@@ -1,5 +1,7 @@
 """Pictures of an evaluation: plans in a maze or over time, returns, training curves."""
 
+from __future__ import annotations
+
 import io
 import json
 import math
@@ -7,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -18,9 +20,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from diffplan.data.info import ObservationLayout
-from diffplan.envs.rollouts.traces import PlanRecord, Trace
+from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
 from diffplan.scripts.report.intervals import bootstrap_mean
+
+if TYPE_CHECKING:
+    from diffplan.engines.decision import Plan
 
 # Okabe and Ito's palette: told apart with any kind of colour vision, and line styles differ too.
 EXECUTED = "#0072B2"
@@ -89,7 +94,7 @@ def plans_in_maze(
         for (whole, near), trace in zip(panels.T, traces, strict=True):
             _draw_episode(whole, trace, layout, maze)
             _draw_closest(whole, near, trace, layout, maze)
-        several = any(len(plan.candidates) > 1 for trace in traces for plan in trace.plans)
+        several = any(len(plan.candidates) > 1 for trace in traces for plan in trace.plans.values())
         _legend(figure, _maze_entries(several))
         save(figure, path)
 
@@ -100,7 +105,7 @@ def _draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout, maze: Maz
     states, goals = layout.split(trace.observations)
     walked = positions(states, layout)
     axes.plot(*walked.T, color=EXECUTED, **_BAND)
-    for plan in _under_way(trace):
+    for plan in _under_way(trace).values():
         axes.plot(*positions(plan.states, layout).T, color=PLAN, linewidth=1.1)
     axes.plot(*walked[0], "o", color=START, markersize=8, markeredgecolor="white", zorder=6)
     if goals is not None:
@@ -118,10 +123,12 @@ def _draw_closest(
 ) -> None:
     """Frame one plan in the panel `whole` and draw it large in the panel `near`."""
     # the plan that shows best what optimisation does
-    plan = max(_under_way(trace), key=lambda plan: _moved(plan, layout), default=None)
-    if plan is None:
+    under_way = _under_way(trace)
+    if not under_way:
         near.set_axis_off()
         return
+    made = max(under_way, key=lambda step: _moved(under_way[step], layout))
+    plan = under_way[made]
     draw_maze(near, maze)
     near.plot(*positions(layout.split(trace.observations)[0], layout).T, color=EXECUTED, **_BAND)
     draw_plan(near, plan, layout)
@@ -133,26 +140,26 @@ def _draw_closest(
     half = 0.55 * max(float((high - low).max()), maze.scale)
     x, y = (low + high) / 2
     near.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
-    near.set_title(f"framed: the plan made at step {plan.step}")
+    near.set_title(f"framed: the plan made at step {made}")
     frame: Any = {"fill": False, "edgecolor": START, "linewidth": 0.9, "zorder": 7}
     whole.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, **frame))
     for spine in near.spines.values():
         spine.set_visible(True)
 
 
-def _under_way(trace: Trace) -> list[PlanRecord]:
+def _under_way(trace: Trace) -> dict[int, Plan]:
     """Plans made before the goal was reached: afterwards the ball only hovers."""
     end = len(trace.rewards) if trace.success_step is None else trace.success_step
-    return [plan for plan in trace.plans if plan.step < end]
+    return {step: plan for step, plan in trace.plans.items() if step < end}
 
 
-def _moved(plan: PlanRecord, layout: ObservationLayout) -> float:
+def _moved(plan: Plan, layout: ObservationLayout) -> float:
     """Largest distance between a state of the plan and the same state of its proposal."""
     difference = positions(plan.states - plan.proposal[plan.chosen], layout)
     return float(np.linalg.norm(difference, axis=-1).max())
 
 
-def draw_plan(axes: Axes, plan: PlanRecord, layout: ObservationLayout) -> list[Line2D]:
+def draw_plan(axes: Axes, plan: Plan, layout: ObservationLayout) -> list[Line2D]:
     """Candidates faint, proposal of the chosen one dashed, the plan itself with its states."""
     lines = []
     if len(plan.candidates) > 1:
@@ -183,17 +190,17 @@ def plans_over_time(
     trace = traces[0]
     states = layout.split(trace.observations)[0][: steps + 1]
     shown = min(dimensions, states.shape[-1])
-    plans = [plan for plan in trace.plans if plan.step < len(states) - 1]
+    plans = {step: plan for step, plan in trace.plans.items() if step < len(states) - 1}
     with style():
         figure, panels = _grid(shown, 2, (5.5, 2.1), extra=0.8)
         for column, axes in enumerate(panels):
             axes.plot(states[:, column], color=EXECUTED, linewidth=2.4, alpha=0.85)
-            for plan in plans:
-                times = plan.step + stride * np.arange(len(plan.states))
+            for step, plan in plans.items():
+                times = step + stride * np.arange(len(plan.states))
                 proposal = plan.proposal[plan.chosen]
                 axes.plot(times, proposal[:, column], "--", color=PROPOSAL, linewidth=1, alpha=0.8)
                 axes.plot(times, plan.states[:, column], color=PLAN, linewidth=1)
-                axes.plot(plan.step, plan.states[0, column], "o", color=PLAN, markersize=3)
+                axes.plot(step, plan.states[0, column], "o", color=PLAN, markersize=3)
             axes.set_ylabel(f"state {column}")
             axes.set_xlim(0, len(states) - 1)
             # plans may leave the panel, the executed path may not

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from diffplan.agents import AgentState, load_agent
-from diffplan.engines.decision import Planned
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.run_folder import Header
@@ -21,7 +20,7 @@ Make = Callable[..., Any]
 
 def arrays(state: AgentState) -> dict[str, np.ndarray]:
     """Every array of a state, copied."""
-    plan = {name: getattr(state.plan, name) for name in Planned._fields}
+    plan = state.plan.numpy()._asdict()
     own = {"goals": state.goals, "age": state.age, "seeds": state.seeds, "count": state.count}
     return {key: np.array(value) for key, value in {**plan, **own}.items() if value is not None}
 

@@ -10,7 +10,6 @@ import torch
 from diffplan.agents import AgentState, PlannerAgent
 from diffplan.data.info import ObservationLayout
 from diffplan.engines import decision
-from diffplan.engines.decision import Planned
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 
@@ -23,7 +22,7 @@ def moved(given: dict[str, np.ndarray], /, **changes: np.ndarray) -> dict[str, n
 
 def arrays(state: AgentState) -> dict[str, np.ndarray]:
     """Every array of a state, copied."""
-    plan = {name: getattr(state.plan, name) for name in Planned._fields}
+    plan = state.plan.numpy()._asdict()
     own = {"goals": state.goals, "age": state.age, "seeds": state.seeds, "count": state.count}
     return {key: np.array(value) for key, value in {**plan, **own}.items() if value is not None}
 
@@ -167,7 +166,7 @@ def test_plans_go_on_from_the_ones_before(make_agent: Make, observe: Make) -> No
     np.testing.assert_allclose(plans[12][0, 1], plans[6][0, 4], atol=1e-5)
     # the rest is proposed from there, for the same goal
     model = agent.model
-    normalised = [torch.as_tensor(np.array(v), dtype=torch.float32) for v in (plans[0][:, 4],)]
+    normalised = [plans[0][:, 4]]
     goals = model.goal(torch.as_tensor(observe(2, 1)["desired_goal"], dtype=torch.float32))
     assert model.proposer is not None
     rest = Context(model.states(normalised[0]), goals)

@@ -110,18 +110,20 @@ def test_a_new_episode_starts_anew(make_agent: Make, asked: Asked) -> None:
     state = run(agent, 2, [3.0, 3.0])
     _, after = agent.predict(np.zeros((2, 3)), state, np.array([True, False]))
     assert (after.step[0], after.step[1]) == (0, 2)
-    assert after.target[0] == 50 and after.target[1] == pytest.approx(state.target[1])
+    assert after.target_return[0] == 50 and after.target_return[1] == pytest.approx(
+        state.target_return[1]
+    )
     reset = agent.reset_rows(state, np.array([False, True]), np.array([0, 7]))
     _, after = agent.predict(np.zeros((2, 3)), reset)
     assert (after.step[0], after.step[1]) == (2, 0)
-    assert after.target[1] == 50
+    assert after.target_return[1] == 50
 
 
 def test_rows_not_stepped_receive_nothing(make_agent: Make) -> None:
     agent = make_agent(rewards=True, target="decremented", target_return=50.0)
     state = run(agent, 1)
     after = agent.observe(state, np.array([3.0, 3.0]), np.array([True, False]))
-    assert after.target[1] == 50 and after.target[0] != 50
+    assert after.target_return[1] == 50 and after.target_return[0] != 50
     kept = make_agent(rewards=True, target="fixed")
     state = run(kept, 1)
     assert kept.observe(state, np.array([3.0, 3.0]), np.ones(2, bool)) is state

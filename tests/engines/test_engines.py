@@ -13,7 +13,7 @@ from torch import Tensor
 from diffplan.config.config import replace_planning
 from diffplan.data.episodes import Episodes
 from diffplan.engines.cuda_graph import GraphEngine
-from diffplan.engines.decision import Planned
+from diffplan.engines.decision import Plan
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.onnx import OnnxEngine
 from diffplan.engines.table import Engine, make_engine
@@ -61,7 +61,7 @@ def build(name: str, changes: Any, planning: Any, data: Episodes, config: Make, 
     return model, replace_planning(model.config, **planning).planning
 
 
-def assert_alike(one: Planned, other: Planned) -> None:
+def assert_alike(one: Plan, other: Plan) -> None:
     assert one._fields == other._fields
     for name, a, b in zip(one._fields, one, other, strict=True):
         if a is None or b is None:
@@ -113,7 +113,7 @@ def test_what_was_planned_stays(
     context, *random = inputs(model, 2)
     backwards = torch.tensor([1, 0])
     engine.plan(context.rows(backwards), *(t[backwards] for t in random))
-    assert_alike(first, Planned(*kept))
+    assert_alike(first, Plan(*kept))
 
 
 @pytest.mark.parametrize("engine", ["eager", "onnx"])
@@ -172,4 +172,4 @@ def test_a_captured_graph_gives_what_eager_gives_on_the_cpu(
     captured = make_engine("cuda-graph", model, settings)
     for _ in range(2):
         found = captured.plan(*(t.to(torch.device("cuda")) for t in given))
-        assert_alike(Planned(*(None if part is None else part.cpu() for part in found)), expected)
+        assert_alike(Plan(*(None if part is None else part.cpu() for part in found)), expected)

@@ -20,7 +20,7 @@ from diffplan.model.planner_model import PlannerModel
 from diffplan.planning import stages
 from diffplan.planning.chains import chain_of, matching_level
 from diffplan.planning.selection import select
-from diffplan.planning.stages import Plan, decode, make_plan
+from diffplan.planning.stages import NormalisedPlan, decode, make_plan
 
 Make = Callable[..., Any]
 STARTS = ["process", "sdedit", "raw", "noise", "none"]
@@ -40,10 +40,10 @@ def planning(model: PlannerModel, **changes: Any) -> PlanningConfig:
 
 
 @pytest.fixture(scope="session")
-def plan_of(plan_inputs: Make) -> Callable[..., Plan]:
+def plan_of(plan_inputs: Make) -> Callable[..., NormalisedPlan]:
     """Makes the plan of random inputs."""
 
-    def make(model: PlannerModel, options: PlanningConfig, seed: int = 0) -> Plan:
+    def make(model: PlannerModel, options: PlanningConfig, seed: int = 0) -> NormalisedPlan:
         return make_plan(model, *plan_inputs(model, options, seed=seed), options)
 
     return make

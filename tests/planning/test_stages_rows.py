@@ -15,7 +15,7 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
-from diffplan.planning.stages import Noise, Plan, make_plan
+from diffplan.planning.stages import Noise, NormalisedPlan, make_plan
 
 Make = Callable[..., Any]
 
@@ -27,8 +27,8 @@ def planning(model: PlannerModel, **changes: Any) -> PlanningConfig:
     return dataclasses.replace(config.planning, **clip)
 
 
-def assert_same(one: Plan, other: Plan, **tolerance: float) -> None:
-    for field in dataclasses.fields(Plan):
+def assert_same(one: NormalisedPlan, other: NormalisedPlan, **tolerance: float) -> None:
+    for field in dataclasses.fields(NormalisedPlan):
         a, b = getattr(one, field.name), getattr(other, field.name)
         if a is not None:
             torch.testing.assert_close(a, b, **tolerance)
@@ -59,10 +59,10 @@ def test_a_batch_of_plans_is_its_rows(
     together = make_plan(model, context, noise, options)
     for row in range(4):
         alone = make_plan(model, context.rows([row]), some_rows(noise, [row]), options)
-        ours = Plan(
+        ours = NormalisedPlan(
             *(
                 None if value is None else value[row : row + 1]
-                for value in (getattr(together, f.name) for f in dataclasses.fields(Plan))
+                for value in (getattr(together, f.name) for f in dataclasses.fields(NormalisedPlan))
             )
         )
         assert_same(ours, alone, atol=2e-5, rtol=2e-5)

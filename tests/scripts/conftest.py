@@ -1,30 +1,23 @@
 """A small planner for tests: straight plans, closed-loop pursuit, the agent's interface."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.engines.decision import Plan
 
 HORIZON, CANDIDATES, REPLAN_EVERY = 5, 3, 8
 
 
 @dataclass(frozen=True)
-class StubPlan:
-    proposal: np.ndarray
-    candidates: np.ndarray
-    values: np.ndarray
-    chosen: np.ndarray
-    states: np.ndarray
-
-
-@dataclass(frozen=True)
 class StubState:
-    plan: StubPlan
+    plan: Plan
     age: np.ndarray
 
 
@@ -54,17 +47,16 @@ class StubPlanner:
             fresh = (state.age + 1 >= REPLAN_EVERY) | episode_start
         plan = self.plan(here, goal)
         if state is not None:
-            kept = {f.name: getattr(plan, f.name).copy() for f in fields(plan)}
-            for name, array in kept.items():
-                array[~fresh] = getattr(state.plan, name)[~fresh]
-            plan = replace(plan, **kept)
+            index = torch.from_numpy(np.flatnonzero(fresh))
+            made = Plan(*(part if part is None else part[index] for part in plan))
+            plan = state.plan.replaced(index, made)
         age = np.where(fresh, 0, 0 if state is None else state.age + 1)
         actions = np.zeros((len(here), len(self.info.action_low)), np.float32)
         if goal is not None:
             actions = np.clip(goal - here[:, :2] - here[:, 2:], -1, 1)
         return actions, StubState(plan, age)
 
-    def plan(self, here: np.ndarray, goal: np.ndarray | None) -> StubPlan:
+    def plan(self, here: np.ndarray, goal: np.ndarray | None) -> Plan:
         shape = (len(here), CANDIDATES, HORIZON + 1, here.shape[1])
         states = np.repeat(here[:, None], HORIZON + 1, axis=1)
         if goal is not None:
@@ -75,7 +67,9 @@ class StubPlanner:
         )
         candidates = np.broadcast_to(states[:, None], shape) + spread
         values = np.tile(-np.arange(CANDIDATES, dtype=float), (len(here), 1))
-        return StubPlan(candidates + spread, candidates, values, np.zeros(len(here), int), states)
+        chosen = np.zeros(len(here), int)
+        fields = (states, candidates + spread, candidates, values, chosen)
+        return Plan(*map(torch.from_numpy, fields))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ import gymnasium as gym
 import gymnasium_robotics
 import numpy as np
 import pytest
+import torch
 
+from diffplan.engines.decision import Plan
 from diffplan.envs.rollouts.serial import rollout, time_decisions
 from diffplan.errors import DiffplanError
 
@@ -68,15 +70,6 @@ class SeededWalk:
 
 
 @dataclass
-class Plan:
-    proposal: np.ndarray
-    candidates: np.ndarray
-    values: np.ndarray
-    chosen: np.ndarray
-    states: np.ndarray
-
-
-@dataclass
 class PlannerState:
     plan: Plan
     age: np.ndarray
@@ -95,9 +88,10 @@ class FakePlanner:
         fresh = (old >= self.keep) | episode_start
         states = np.repeat(here[:, None], 4, axis=1)
         if state is not None:
-            states[~fresh] = state.plan.states[~fresh]
+            states[~fresh] = state.plan.states.numpy()[~fresh]
         candidates = np.repeat(states[:, None], 3, axis=1)
-        plan = Plan(candidates + 1, candidates, np.zeros((rows, 3)), np.full(rows, 2), states)
+        fields = (states, candidates + 1, candidates, np.zeros((rows, 3)), np.full(rows, 2))
+        plan = Plan(*map(torch.from_numpy, fields))
         return np.zeros((rows, 2), np.float32), PlannerState(plan, np.where(fresh, 0, old))
 
 
@@ -195,7 +189,7 @@ def test_traces_hold_whole_episodes_and_the_reward_of_each_action(alone):
         seen = trace.observations["observation"][t + 1]
         np.testing.assert_array_equal(seen, observation["observation"])
     assert truncated and len(trace.rewards) == alone.lengths[4] == 12
-    assert trace.plans == ()
+    assert trace.plans == {}
 
 
 def test_plans_are_recorded_when_they_are_made_and_only_for_recorded_episodes():
@@ -204,9 +198,9 @@ def test_plans_are_recorded_when_they_are_made_and_only_for_recorded_episodes():
     )
     assert [trace.episode for trace in result.traces] == [0, 1]
     for trace in result.traces:
-        assert [plan.step for plan in trace.plans] == [0, 5, 10]
-        for plan in trace.plans:
-            here = trace.observations["observation"][plan.step]
+        assert list(trace.plans) == [0, 5, 10]
+        for step, plan in trace.plans.items():
+            here = trace.observations["observation"][step]
             np.testing.assert_array_equal(plan.states, np.repeat(here[None], 4, axis=0))
             np.testing.assert_array_equal(plan.proposal, plan.candidates + 1)
             assert plan.candidates.shape == (3, 4, 4)

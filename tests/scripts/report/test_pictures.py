@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from diffplan.data.info import ObservationLayout
-from diffplan.envs.rollouts.traces import PlanRecord, Trace
+from diffplan.engines.decision import Plan
+from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
 from diffplan.scripts.report import pictures
 from diffplan.scripts.report.intervals import bootstrap_mean
@@ -26,10 +27,10 @@ def drawn(monkeypatch):
     return figures
 
 
-def plan(step, rng, candidates=3):
+def plan(rng, candidates=3):
     states = rng.normal(size=(candidates, 5, 3))
     chosen = min(1, candidates - 1)
-    return PlanRecord(step, states + 0.1, states, np.zeros(candidates), chosen, states[chosen])
+    return Plan(states[chosen], states + 0.1, states, np.zeros(candidates), chosen)
 
 
 def make_trace(success_step=None, steps=20):
@@ -39,7 +40,7 @@ def make_trace(success_step=None, steps=20):
         "achieved_goal": rng.normal(size=(steps + 1, 2)),
         "desired_goal": np.tile([0.5, 0.25], (steps + 1, 1)),
     }
-    plans = tuple(plan(step, rng) for step in (0, 8, 16))
+    plans = {step: plan(rng) for step in (0, 8, 16)}
     return Trace(
         3, 1003, observations, rng.normal(size=(steps, 2)), np.ones(steps), success_step, plans
     )
@@ -68,8 +69,10 @@ def test_the_maze_shows_path_plans_and_goal(tmp_path, drawn):
     (path,) = lines(reached, pictures.EXECUTED)
     np.testing.assert_allclose(path, states[:, [2, 1]])
     # The plan made at step 16, after the success, is not drawn.
-    for record, line in zip(trace.plans[:2], lines(reached, pictures.PLAN), strict=True):
-        np.testing.assert_allclose(line, record.states[:, [2, 1]])
+    for made, line in zip(
+        list(trace.plans.values())[:2], lines(reached, pictures.PLAN), strict=True
+    ):
+        np.testing.assert_allclose(line, made.states[:, [2, 1]])
     (goal,) = lines(reached, pictures.GOAL)
     np.testing.assert_allclose(goal, [[0.5, 0.25]])
     assert "reached at step 10" in reached.get_title()
@@ -80,12 +83,12 @@ def test_the_maze_shows_path_plans_and_goal(tmp_path, drawn):
 
 
 def test_the_plan_that_optimisation_moved_most_is_shown_from_close_by(tmp_path, drawn):
-    first, second, third = make_trace().plans
+    first, second, third = make_trace().plans.values()
     moved = second.proposal.copy()
     moved[second.chosen, 3, 1] += 2.5  # a position: LAYOUT has it in columns 2 and 1
     velocity = third.proposal.copy()
     velocity[third.chosen, 3, 0] += 9.0
-    plans = (first, replace(second, proposal=moved), replace(third, proposal=velocity))
+    plans = {0: first, 8: second._replace(proposal=moved), 16: third._replace(proposal=velocity)}
     pictures.plans_in_maze(tmp_path / "x.png", [replace(make_trace(), plans=plans)], LAYOUT, MAZE)
     whole, near = drawn[0].axes
     (proposal,) = lines(near, pictures.PROPOSAL)
@@ -103,8 +106,8 @@ def test_the_plan_that_optimisation_moved_most_is_shown_from_close_by(tmp_path, 
 
 def test_without_plans_or_other_candidates_the_picture_still_works(tmp_path, drawn):
     rng = np.random.default_rng(0)
-    lone = replace(make_trace(), plans=(plan(0, rng, candidates=1),))
-    none = replace(make_trace(), plans=())
+    lone = replace(make_trace(), plans={0: plan(rng, candidates=1)})
+    none = replace(make_trace(), plans={})
     pictures.plans_in_maze(tmp_path / "x.png", [lone, none], LAYOUT, MAZE)
     labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert "other candidates" not in labels
@@ -118,9 +121,9 @@ def test_plans_over_time_lie_a_stride_apart(tmp_path, drawn):
     assert len(drawn[0].axes) == 4  # three state columns, one panel empty
     for column, axes in enumerate(drawn[0].axes[:3]):
         planned = [xy for xy in lines(axes, pictures.PLAN) if len(xy) > 1]
-        for record, xy in zip(trace.plans, planned, strict=True):
-            np.testing.assert_allclose(xy[:, 0], record.step + 2 * np.arange(5))
-            np.testing.assert_allclose(xy[:, 1], record.states[:, column])
+        for (step, made), xy in zip(trace.plans.items(), planned, strict=True):
+            np.testing.assert_allclose(xy[:, 0], step + 2 * np.arange(5))
+            np.testing.assert_allclose(xy[:, 1], made.states[:, column])
 
 
 def test_returns_show_every_episode_and_the_interval(tmp_path, drawn):

@@ -1,0 +1,31 @@
+"""All that an agent remembers between calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffplan.engines.decision import Plan
+
+
+@dataclass(frozen=True)
+class AgentState:
+    """What the agent remembers between calls; hand back what `predict` returned.
+
+    plan: each row's current plan, on the device. goals: [B, G] goals the plans were made for, None
+    without. age: [B] environment steps since each row's plan was made, 0 right after a replan.
+    seeds: [B] random seed of each row. count: [B] plans made since it was set. step: [B]
+    environment steps since the episode began. target_return: [B] return-to-go that was asked for,
+    less what `observe` was told since (`planning.target` decremented). history: [B, N, D] states
+    at the ends of strides, the first `step // stride + 1` of them, for `from_history`.
+    """
+
+    plan: Plan
+    goals: np.ndarray | None
+    age: np.ndarray
+    seeds: np.ndarray
+    count: np.ndarray
+    step: np.ndarray
+    target_return: np.ndarray
+    history: np.ndarray | None = None
