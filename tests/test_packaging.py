@@ -99,6 +99,15 @@ def test_every_package_folder_has_an_init():
 
 
 @checkout_only
+def test_the_folders_of_tests_are_rooms():
+    here = Path(__file__).parent
+    names = (*package_folders(), *CHECKOUT_ONLY)
+    rooms = {name.removeprefix("diffplan.").replace(".", "/") for name in names}
+    folders = {file.parent.relative_to(here).as_posix() for file in here.rglob("test_*.py")}
+    assert folders - {"."} <= rooms
+
+
+@checkout_only
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_links_show_the_rooms_under_their_installed_names(room):
     link = ROOT / "diffplan" / room
