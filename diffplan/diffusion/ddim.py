@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffplan.diffusion.process import Process, noise_scale
-from diffplan.diffusion.sampling import Denoise, check_grid
+from diffplan.diffusion.sampling import Denoise, Grid, Sampler, check_grid, noisy
 from diffplan.errors import DiffplanError
 
 if TYPE_CHECKING:
@@ -100,3 +100,13 @@ def _check_noise(grid: tuple[int, ...], noise: Tensor | None) -> None:
     if noise is None or len(noise) < len(grid) - 1:
         given = "none" if noise is None else f"{len(noise)} entries"
         raise DiffplanError(f"{len(grid) - 1} random steps need as many noise entries, got {given}")
+
+
+def _any(process: Process, grid: Grid, statistics: Any) -> None:
+    """Suits every process."""
+
+
+SAMPLERS = (
+    Sampler("ddim", ddim, _any, eta=lambda eta: eta, takes=("eta",)),
+    Sampler("ancestral", ancestral, noisy("ancestral"), eta=lambda eta: 1.0),
+)

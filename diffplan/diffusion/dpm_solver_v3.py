@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffplan.diffusion.process import Process
-from diffplan.diffusion.sampling import Denoise, half_log_snrs
+from diffplan.diffusion.sampling import Denoise, Grid, Sampler, check_noisy, half_log_snrs
 from diffplan.errors import DiffplanError
 
 if TYPE_CHECKING:
@@ -300,3 +300,16 @@ def _summed(pieces: np.ndarray, here: int) -> np.ndarray:
     total = np.concatenate([np.zeros_like(pieces[:1]), pieces.cumsum(0)])
     result: np.ndarray = total - total[here]
     return result
+
+
+def _suits(process: Process, grid: Grid, statistics: Statistics | None) -> None:
+    check_noisy(process, "dpm-solver-v3")
+    if statistics is None:
+        raise DiffplanError(
+            "sampler dpm-solver-v3 needs statistics of the model: run `diffplan calibrate RUN "
+            "--start START` with the start that plans will have"
+        )
+    check_statistics(statistics, process, grid)
+
+
+SAMPLERS = (Sampler("dpm-solver-v3", dpm_solver_v3, _suits, takes=("statistics",)),)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from diffplan.diffusion.process import Process
-from diffplan.diffusion.sampling import Denoise, Steps, check_noisy_grid, step_ratio
+from diffplan.diffusion.sampling import Denoise, Sampler, Steps, check_noisy_grid, noisy, step_ratio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,3 +89,6 @@ def _evolved(
 def _projection(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> / <b, b> over a plan: [B, 1, 1]."""
     return (a * b).sum((1, 2), keepdim=True) / ((b * b).sum((1, 2), keepdim=True) + _TINY)
+
+
+SAMPLERS = (Sampler("evodiff", evodiff, noisy("evodiff")),)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import (
     Denoise,
+    Sampler,
     Steps,
     check_noisy_grid,
     half_log_snr,
+    noisy,
     step_ratio,
 )
 
@@ -98,3 +100,9 @@ def _corrector(h: float, place: float) -> tuple[float, float]:
     # first = rho_0 place + rho_1, second = rho_0 place^2 + rho_1 with divided differences
     back = (second - first) / (place * place - place)
     return back, first - back * place
+
+
+SAMPLERS = (
+    Sampler("dpm-solver++2m", dpm_solver_pp_2m, noisy("dpm-solver++2m")),
+    Sampler("unipc", unipc, noisy("unipc")),
+)

@@ -7,10 +7,10 @@ last step returns x0_hat itself.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffplan.diffusion.process import Process
-from diffplan.diffusion.sampling import Denoise, Steps, check_noisy_grid
+from diffplan.diffusion.sampling import Denoise, Grid, Sampler, Steps, check_noisy, check_noisy_grid
 from diffplan.errors import DiffplanError
 
 if TYPE_CHECKING:
@@ -142,6 +142,24 @@ def check_gaps(grid: tuple[int, ...]) -> None:
             )
 
 
-def pndm_evaluations(name: str, steps: int) -> int:
-    """Denoiser calls of s-pndm and f-pndm with that many steps."""
-    return steps + min(1, steps - 1) if name == "s-pndm" else steps + 3 * min(_STARTING, steps - 1)
+def _suits_s_pndm(process: Process, grid: Grid, statistics: Any) -> None:
+    check_noisy(process, "s-pndm")
+    check_signal(process, grid, "s-pndm")
+
+
+def _suits_f_pndm(process: Process, grid: Grid, statistics: Any) -> None:
+    check_noisy(process, "f-pndm")
+    check_signal(process, grid, "f-pndm")
+    check_gaps(grid)
+
+
+SAMPLERS = (
+    Sampler("s-pndm", s_pndm, _suits_s_pndm, lambda steps: steps + min(1, steps - 1)),
+    Sampler(
+        "f-pndm",
+        f_pndm,
+        _suits_f_pndm,
+        lambda steps: steps + 3 * min(_STARTING, steps - 1),
+        runge_kutta_levels,
+    ),
+)

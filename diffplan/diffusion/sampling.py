@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -23,7 +24,38 @@ if TYPE_CHECKING:
 Denoise: TypeAlias = "Callable[[Tensor, int], Tensor]"
 """(x_t [B, H, D], table index t) -> x0_hat [B, H, D]."""
 
-Sampler: TypeAlias = "Callable[..., Tensor]"
+Grid: TypeAlias = tuple[int, ...]
+"""Levels from the far end to 0."""
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One sampler: how it steps, what it suits, what it costs."""
+
+    name: str
+    run: Callable[..., Tensor]
+    """(denoise, process, grid, x, *, proposal, scale, noise) -> x_0 [B, H, D]; see `ddim`."""
+    check: Callable[[Process, Grid, Any], None]
+    """Raises DiffplanError, with the reason, where it does not suit a process and grid.
+
+    The third is what the model was calibrated with, or None.
+    """
+    evaluations: Callable[[int], int] = _same
+    """Denoiser calls of n steps, n at least 1."""
+    levels: Callable[[Grid], Grid] = _same
+    """Every level that it asks the denoiser about along a grid."""
+    eta: Callable[[float], float] = lambda eta: 0.0
+    """Noise of its steps, given that of the settings; 0 where it draws none."""
+    takes: tuple[str, ...] = ()
+    """Further arguments of `run`: "eta", "statistics"."""
+
+    def options(self, **known: Any) -> dict[str, Any]:
+        """Those of the known arguments that it takes."""
+        return {name: known[name] for name in self.takes}
 
 
 def check_grid(process: Process, grid: tuple[int, ...], proposal: Tensor | None) -> None:
@@ -43,6 +75,11 @@ def check_noisy_grid(
     """`check_grid` and `check_noisy`."""
     check_grid(process, grid, proposal)
     check_noisy(process, name)
+
+
+def noisy(name: str) -> Callable[[Process, Grid, Any], None]:
+    """The check of samplers that need noise in the process and nothing else."""
+    return lambda process, grid, statistics: check_noisy(process, name)
 
 
 def check_noisy(process: Process, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.diffusion.samplers import needs_noise
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.engines.counter_rng import standard_normal, uniform
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
@@ -92,7 +92,7 @@ class PlanStep(nn.Module):
         proposed = settings.replan_every // stride if reuse else model.config.plan.horizon
         k, rows, dim = settings.k, model.rows, model.plan_dim
         many = k > 1 and settings.temperature > 0 and settings.start != "noise"
-        stochastic = needs_noise(settings.sampler, settings.eta)
+        stochastic = SAMPLERS[settings.sampler].eta(settings.eta) > 0
         steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
         raw = self.chain is not None and self.chain.start == "raw"
         noised = self.chain is not None and (not raw or bool(self.chain.streams))

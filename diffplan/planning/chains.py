@@ -10,7 +10,7 @@ from torch import Tensor
 from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.grids import GRIDS, consecutive_grid, time_grid
 from diffplan.diffusion.process import FAR, Process
-from diffplan.diffusion.samplers import check_sampler, evaluations, levels_asked
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import Levels, StreamDenoiser, schedule
@@ -75,8 +75,9 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
     start: str = "process" if settings.start == "noise" else settings.start
     if reuse:
         start, grid = "sdedit", time_grid(min(_REUSE_LEVEL, process.T), steps)
-    check_sampler(settings.sampler, process, grid, model.statistics)
-    levels = levels_asked(settings.sampler, grid)[:-1]
+    sampler = SAMPLERS[settings.sampler]
+    sampler.check(process, grid, model.statistics)
+    levels = sampler.levels(grid)[:-1]
     model.denoiser.check_process(process, levels)
     time = model.denoiser.time_table(tuple(t / process.T for t in levels))
     return Chain(start, process, grid, time)
@@ -121,7 +122,8 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
         return calls + len(chain.grid) - 1 + asks
     if asks and model.config.has_head("returns"):  # the denoiser once more
         calls += model.use_returns or model.tells_of_states
-    calls += evaluations(settings.sampler, chain.grid)
+    steps = len(chain.grid) - 1
+    calls += SAMPLERS[settings.sampler].evaluations(steps) if steps else 0
     if settings.value_guidance:  # not in the last step
         calls += sum(t >= settings.value_guidance_until for t in chain.grid[:-2])
     return calls

@@ -7,7 +7,7 @@ come in as tensors, so a plan is a pure function of its arguments and row b depe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import EllipsisType
 
@@ -18,8 +18,7 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion import guidance
 from diffplan.diffusion.forward import STARTS
 from diffplan.diffusion.process import Process
-from diffplan.diffusion.samplers import SAMPLERS, levels_asked, sampler_options
-from diffplan.diffusion.sampling import Sampler
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.denoiser import Inputs
@@ -157,7 +156,7 @@ def optimise(
     settings: PlanningConfig,
     chain: Chain | EllipsisType | None = ...,
     *,
-    sampler: Sampler | None = None,
+    sampler: Callable[..., Tensor] | None = None,
     told: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D].
@@ -187,7 +186,8 @@ def optimise(
         said: dict[str, Tensor] = {} if told is None else told
         telling = Telling(model.path_from(start), _known(model, context), said)
     inputs = Inputs(seen, shift, chain.time, telling)
-    asked = levels_asked(settings.sampler, grid)
+    stepping = SAMPLERS[settings.sampler]
+    asked = stepping.levels(grid)
     if settings.guidance_weight == 1.0:
         denoise = denoiser.bind(process, asked, encoded, inputs)
     else:
@@ -204,7 +204,7 @@ def optimise(
             settings.value_guidance,
             settings.value_guidance_until,
             grid,
-            1.0 if settings.sampler == "ancestral" else settings.eta,
+            stepping.eta(settings.eta),
         )
     if settings.clip is not None:
         denoise = guidance.clip(denoise, settings.clip)
@@ -214,7 +214,7 @@ def optimise(
         denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
     first = settings.noise_scale * noise.start.flatten(0, 1)
     steps = None if noise.steps is None else settings.noise_scale * noise.steps.flatten(1, 2)
-    return (sampler or SAMPLERS[settings.sampler])(
+    return (sampler or stepping.run)(
         denoise,
         process,
         grid,
@@ -222,7 +222,7 @@ def optimise(
         proposal=shift,
         scale=scale,
         noise=steps,
-        **sampler_options(settings.sampler, settings.eta, model.statistics),
+        **stepping.options(eta=settings.eta, statistics=model.statistics),
     )
 
 

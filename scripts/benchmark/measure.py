@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffplan.agents import AgentState, PlannerAgent
-from diffplan.diffusion.samplers import needs_noise
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.planning import selection, stages
 from diffplan.planning.chains import chain_of
@@ -157,7 +157,7 @@ class _Stages:
         shape = (batch, k, model.rows, model.plan_dim)
         # drawn once: the stages are timed without their random numbers, as engines draw them
         # apart
-        random_steps = needs_noise(settings.sampler, settings.eta)
+        random_steps = SAMPLERS[settings.sampler].eta(settings.eta) > 0
         self.noise = stages.Noise(
             torch.randn(batch, k, agent.horizon, model.spec.state_dim + 1, device=device),
             torch.randn(shape, device=device),

@@ -167,7 +167,7 @@ def _refined(
             levels.append(_states(agent, model.from_plan(context.state, x)[:, 1:]))
             return denoise(x, t)
 
-        return SAMPLERS[settings.sampler](shown, *args, **options)
+        return SAMPLERS[settings.sampler].run(shown, *args, **options)
 
     # no candidates are proposed or chosen: their noise is not drawn
     noise = Noise(torch.empty(0), start, steps, torch.empty(0))

@@ -133,7 +133,7 @@ def test_solvers_of_order_two(name: str, kind: str, options: dict[str, Any], ste
     theirs.set_timesteps(steps)
     x = normal(B, H, D)
     indices, states = walked(theirs, x)
-    ours = seen_by(SAMPLERS[name], (*indices, 0), x)
+    ours = seen_by(SAMPLERS[name].run, (*indices, 0), x)
     assert_alike(ours, states, 2e-3)
 
 
@@ -143,7 +143,7 @@ def test_f_pndm() -> None:
     theirs.set_timesteps(10)
     x = normal(B, H, D)
     indices, states = walked(theirs, x, eps)
-    ours = seen_by(SAMPLERS["f-pndm"], grid_of(indices), x)
+    ours = seen_by(SAMPLERS["f-pndm"].run, grid_of(indices), x)
     # of a Runge-Kutta step only the fourth stage ends where the step does
     ends = [*(states[4 * i] for i in range(4)), *states[13:-1]]
     assert_alike(ours[: len(ends)], ends)

@@ -1,6 +1,7 @@
 """What suits what, what is refused and why, and what a sampler costs."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -9,17 +10,15 @@ from torch import Tensor
 from diffplan.diffusion.ddim import ddim
 from diffplan.diffusion.grids import time_grid
 from diffplan.diffusion.processes import betas_cosine, ddpm, rddm, rectified_flow
-from diffplan.diffusion.samplers import (
-    MULTISTEP,
-    SAMPLERS,
-    check_sampler,
-    evaluations,
-    needs_noise,
-    sampler_options,
-)
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 
 B, H, D = 4, 3, 2
+MULTISTEP = [
+    name
+    for name, sampler in SAMPLERS.items()
+    if not sampler.eta(1.0) and "statistics" not in sampler.takes
+]
 DETERMINISTIC = ["ddim", *MULTISTEP]
 
 
@@ -37,32 +36,32 @@ def test_pndm_needs_a_signal_everywhere(name: str) -> None:
     process, grid = rddm(10), (10, 6, 3, 0)
     message = "cannot pass level 10 of 'rddm', where x_t holds nothing of x0: use ddim"
     with pytest.raises(DiffplanError, match=message):
-        check_sampler(name, process, grid)
+        SAMPLERS[name].check(process, grid, None)
     with pytest.raises(DiffplanError, match=message):
-        SAMPLERS[name](halved, process, grid, normal(1, H, D), proposal=normal(1, H, D))
-    check_sampler(name, process, (8, 6, 4, 2, 0))
+        SAMPLERS[name].run(halved, process, grid, normal(1, H, D), proposal=normal(1, H, D))
+    SAMPLERS[name].check(process, (8, 6, 4, 2, 0), None)
 
 
 def test_f_pndm_needs_levels_half_way() -> None:
     process = ddpm(betas_cosine(20))
     message = r"12 to 11 is one level: use grid uniform with at most 6 steps"
     with pytest.raises(DiffplanError, match=message):
-        check_sampler("f-pndm", process, (12, 11, 5, 0))
-    check_sampler("f-pndm", process, (12, 8, 4, 2, 1, 0))
-    check_sampler("f-pndm", process, (1, 0))
+        SAMPLERS["f-pndm"].check(process, (12, 11, 5, 0), None)
+    SAMPLERS["f-pndm"].check(process, (12, 8, 4, 2, 1, 0), None)
+    SAMPLERS["f-pndm"].check(process, (1, 0), None)
 
 
 @pytest.mark.parametrize("name", ["ancestral", *MULTISTEP, "dpm-solver-v3"])
 def test_a_process_without_noise_suits_ddim_alone(name: str) -> None:
     process = rectified_flow(10)
     with pytest.raises(DiffplanError, match=re.escape(name) + " needs noise, but .* has none: use"):
-        check_sampler(name, process, (10, 5, 0))
-    check_sampler("ddim", process, (10, 5, 0))
+        SAMPLERS[name].check(process, (10, 5, 0), None)
+    SAMPLERS["ddim"].check(process, (10, 5, 0), None)
 
 
 def test_v3_asks_for_its_statistics() -> None:
     with pytest.raises(DiffplanError, match="needs statistics of the model: run `diffplan calib"):
-        check_sampler("dpm-solver-v3", ddpm(betas_cosine(20)), (10, 5, 0))
+        SAMPLERS["dpm-solver-v3"].check(ddpm(betas_cosine(20)), (10, 5, 0), None)
 
 
 def test_a_flow_without_noise_ends_at_the_data_of_a_perfect_denoiser() -> None:
@@ -92,14 +91,14 @@ def test_evaluations_are_counted_as_they_are_made(name: str, steps: int) -> None
         return halved(x, t)
 
     grid = time_grid(48, steps)
-    SAMPLERS[name](counted, process, grid, normal(1, H, D))
-    assert len(calls) == evaluations(name, grid)
-    assert evaluations(name, (0,)) == 0
+    SAMPLERS[name].run(counted, process, grid, normal(1, H, D))
+    assert len(calls) == SAMPLERS[name].evaluations(len(grid) - 1)
 
 
 def test_options_by_sampler() -> None:
-    assert needs_noise("ancestral", 0.0) and needs_noise("ddim", 0.2)
-    assert not needs_noise("ddim", 0.0) and not needs_noise("unipc", 1.0)
-    assert sampler_options("ddim", 0.3, None) == {"eta": 0.3}
-    assert sampler_options("dpm-solver-v3", 0.3, None) == {"statistics": None}
-    assert sampler_options("unipc", 0.3, None) == {}
+    assert SAMPLERS["ancestral"].eta(0.0) == 1.0 and SAMPLERS["ddim"].eta(0.2) == 0.2
+    assert SAMPLERS["ddim"].eta(0.0) == 0.0 and SAMPLERS["unipc"].eta(1.0) == 0.0
+    known: dict[str, Any] = {"eta": 0.3, "statistics": None}
+    assert SAMPLERS["ddim"].options(**known) == {"eta": 0.3}
+    assert SAMPLERS["dpm-solver-v3"].options(**known) == {"statistics": None}
+    assert SAMPLERS["unipc"].options(**known) == {}
