@@ -24,10 +24,11 @@ class Queries:
     """
 
     def __init__(self, agent: PlannerAgent) -> None:
-        if agent.model.config.heads.kind in ("separate", "in-plan"):
+        kind = agent.model.config.heads.kind
+        if kind in ("separate", "in-plan"):
             raise DiffplanError(
-                f"this model (heads.kind {agent.model.config.heads.kind}) has neither heads nor "
-                "streams and answers no queries; train config multi-task or streams"
+                f"this model has separate networks (heads.kind {kind}) and "
+                "answers no queries; train config multi-task or streams"
             )
         self.agent = agent
         self.model = agent.model

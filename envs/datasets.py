@@ -176,7 +176,7 @@ def _called(name: str, episodes: Episodes) -> Episodes:
 def _unknown(name: str, as_minari: str = "") -> DiffplanError:
     """as_minari: what came of asking Minari for it, "" if it was not asked."""
     if name in MAKEABLE:
-        steps = "" if name in METAWORLD else " --steps 200000"
+        steps = "" if name in METAWORLD else " --env-steps 200000"
         return DiffplanError(
             f"{name} is not made yet; make it with: diffplan datasets make {name}{steps}"
         )

@@ -19,7 +19,7 @@ class Demo:
 
     maze: Literal["open", "umaze", "medium", "large"] = "medium"
     """Which maze."""
-    dataset_steps: int = 200_000
+    env_steps: int = 200_000
     """Environment steps of data (seed 0)."""
     steps: int = 4000
     """Joint training updates."""
@@ -40,13 +40,13 @@ class Demo:
         if self.steps < 1:
             raise DiffplanError(f"--steps is {self.steps}, expected at least 1")
         name = f"pointmaze-{self.maze}"
-        print(f"1/3  data: {self.dataset_steps:,} steps of {name} by its depth-first controller")
+        print(f"1/3  data: {self.env_steps:,} steps of {name} by its depth-first controller")
         # an id of its own: a dataset of the plain name may have been made with other settings
         dataset = make_pointmaze(
             name,
-            self.dataset_steps,
+            self.env_steps,
             0,
-            dataset_id=f"diffplan/demo-{self.maze}-{self.dataset_steps}-v0",
+            dataset_id=f"diffplan/demo-{self.maze}-{self.env_steps}-v0",
         )
         print(f"\n2/3  training: trajectory-diffuser, {self.steps} updates")
         # resumed: a demo that was cut goes on, a finished one is evaluated again

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import ConfigDict
+from tyro.conf import DisallowNone  # on the command line a flag, --x or --no-x
 
 from diffplan.config import choices
 
@@ -44,8 +45,8 @@ class DataConfig:
     """Goals come from the same episode (hindsight) or, by shortest paths, also from others."""
     best_of_windows: int = 1
     """Starts drawn per window and action (without a goal); one of good return is kept."""
-    condition_on_returns: bool | None = None
-    """Condition on the return-to-go. None: yes where there is no goal."""
+    condition_on_returns: DisallowNone[bool | None] = None
+    """Condition on the return-to-go. Neither said: where there is no goal."""
     tasks: Literal["id", "prompt", "none"] = "id"
     """What a model of several tasks is told of each: its number, states of a demonstration or of
     the past, or nothing."""

@@ -28,7 +28,7 @@ class PointmazeCounts:
 
     mazes: tuple[str, ...] = ("umaze", "medium", "large", "open")
     """Which mazes; only umaze and medium have published counts."""
-    steps: int = PUBLISHED_STEPS
+    env_steps: int = PUBLISHED_STEPS
     """Steps of each maze; published counts are scaled to it."""
     seed: int = 123
     """Seed of the run; 123 is the published one, but the noise is not the same."""
@@ -44,9 +44,9 @@ class PointmazeCounts:
         from diffplan.envs.makers.catalogue import POINTMAZES
         from diffplan.scripts.report.files import check_writable, write_json
 
-        if self.steps < 1 or self.seed < 0:
+        if self.env_steps < 1 or self.seed < 0:
             raise DiffplanError(
-                f"--steps is {self.steps} and --seed {self.seed}, expected at least 1 and 0"
+                f"--env-steps is {self.env_steps} and --seed {self.seed}, expected at least 1 and 0"
             )
         for maze in self.mazes:
             if f"pointmaze-{maze}" not in POINTMAZES:
@@ -59,20 +59,20 @@ class PointmazeCounts:
         rows: dict[str, dict[str, Any]] = {}
         for maze in self.mazes:
             begin = time.perf_counter()
-            run = run_pointmaze(POINTMAZES[f"pointmaze-{maze}"], self.steps, self.seed)
+            run = run_pointmaze(POINTMAZES[f"pointmaze-{maze}"], self.env_steps, self.seed)
             seconds = time.perf_counter() - begin
             count = int(run.success.sum())
-            rows[maze] = {"episodes": count, "steps_per_second": round(self.steps / seconds)}
-            line = f"{maze}: {count} episodes in {self.steps} steps"
+            rows[maze] = {"episodes": count, "steps_per_second": round(self.env_steps / seconds)}
+            line = f"{maze}: {count} episodes in {self.env_steps} steps"
             if maze in PUBLISHED:
-                expected = PUBLISHED[maze] * self.steps / PUBLISHED_STEPS
+                expected = PUBLISHED[maze] * self.env_steps / PUBLISHED_STEPS
                 difference = count / expected - 1.0
                 rows[maze] |= {"published": expected, "difference": round(difference, 4)}
                 line += f", published {expected:g} ({difference:+.1%})"
             print(line, flush=True)
         result = {
             "command": self.command,
-            "steps": self.steps,
+            "steps": self.env_steps,
             "seed": self.seed,
             "path_rule": "depth-first",
             "versions": software_versions(),
@@ -92,7 +92,7 @@ class PointmazeCounts:
     def command(self) -> str:
         """The command line that does the same."""
         words = ["python", "-m", __name__, "--mazes", *self.mazes]
-        words += ["--steps", f"{self.steps}", "--seed", f"{self.seed}"]
+        words += ["--env-steps", f"{self.env_steps}", "--seed", f"{self.seed}"]
         words += ["--tolerance", f"{self.tolerance}", "--json", f"{self.json}"]
         return shlex.join(words)
 

@@ -22,7 +22,7 @@ class Make:
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """pointmaze-{open,umaze,medium,large}, maze2d-{open,umaze,medium,large}[-dense],
     metaworld-mt10 or one of its tasks (metaworld-reach)."""
-    steps: Annotated[
+    env_steps: Annotated[
         int | None,
         tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 200,000; metaworld: 150)"),
     ] = None
@@ -65,7 +65,7 @@ class Make:
         from diffplan.envs.makers.pointmaze_data import make_pointmaze
 
         file = made_maze2d(self.name)
-        steps = 200_000 if self.steps is None else self.steps
+        steps = 200_000 if self.env_steps is None else self.env_steps
         if self.name in METAWORLD:
             self._make_metaworld()
         elif file is not None:
@@ -105,7 +105,7 @@ class Make:
 
         given = {
             "episodes_per_task": self.episodes_per_task,
-            "steps": self.steps,
+            "steps": self.env_steps,
             "action_noise": self.action_noise,
         }
         dataset_id = make_metaworld(

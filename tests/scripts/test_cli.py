@@ -100,7 +100,7 @@ def test_make_train_resume_evaluate_compare(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert main(["datasets", "make", "pointmaze-umaze", "--steps", "3000", "--seed", "1"]) == 0
+    assert main(["datasets", "make", "pointmaze-umaze", "--env-steps", "3000", "--seed", "1"]) == 0
     run = tmp_path / "run"
     train = ["train", "trajectory-diffuser", "--dataset", "pointmaze-umaze", "--out", str(run)]
     assert main([*train, "--steps", "6", "--checkpoint-every", "3", *tiny_options]) == 0
@@ -169,7 +169,7 @@ def test_the_demo_runs_and_resumes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    demo = ["demo", "--maze", "umaze", "--dataset-steps", "3000", "--steps", "4"]
+    demo = ["demo", "--maze", "umaze", "--env-steps", "3000", "--steps", "4"]
     demo += ["--episodes", "2"]
     for _ in range(2):  # the second time data and training are found finished
         assert main(demo) == 0

@@ -59,7 +59,7 @@ def test_the_documented_example_runs(
     assert results["policies"]["planner"]["lengths"] == [50] * 3
     assert results["reference"] is None and "normalised_score" not in results
     out = capsys.readouterr().out
-    assert re.search(r"^planning: start \w+, steps \d+", out, re.MULTILINE)
+    assert re.search(r"^planning: start \w+, denoising_steps \d+", out, re.MULTILINE)
 
     # The planner keeps to the environment's uneven bounds, whatever it is asked.
     agent = load_agent("runs/tank")

@@ -224,7 +224,7 @@ def test_what_is_made_loads_by_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
-    assert main(["datasets", "make", name, "--steps", "900", "--seed", "2"]) == 0
+    assert main(["datasets", "make", name, "--env-steps", "900", "--seed", "2"]) == 0
     path = made_maze2d(name)
     assert path is not None
     with h5py.File(path) as file:

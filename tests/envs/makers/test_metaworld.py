@@ -204,7 +204,15 @@ def test_single_tasks_combine(minari_root: Path) -> None:
 def test_the_command_makes_shows_and_lists(
     minari_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["datasets", "make", "metaworld-reach", "--episodes-per-task", "1", "--steps", "2"]
+    command = [
+        "datasets",
+        "make",
+        "metaworld-reach",
+        "--episodes-per-task",
+        "1",
+        "--env-steps",
+        "2",
+    ]
     assert main([*command, "--workers", "1"]) == 0
     out = capsys.readouterr().out
     assert "reach                  success 0%" in out
@@ -223,7 +231,7 @@ def test_the_command_makes_shows_and_lists(
         (["metaworld-reach", "--path-rule", "shortest"], "--path-rule is the mazes'"),
         (["pointmaze-umaze", "--action-noise", "0.1"], "--action-noise is Meta-World's"),
         (["metaworld-reach", "--action-noise", "-1"], "action noise -1"),
-        (["metaworld-reach", "--steps", "501"], "at most 501 steps"),
+        (["metaworld-reach", "--env-steps", "501"], "at most 501 steps"),
         (["metaworld-reach", "--workers", "0"], "workers 0"),
         (["metaworld-soccer"], "cannot make 'metaworld-soccer'"),
     ],

@@ -35,7 +35,7 @@ def test_counts_are_compared_and_written(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--steps", "0"], "--steps is 0"),
+        (["--env-steps", "0"], "--env-steps is 0"),
         (["--json", "a-file/x.json"], "cannot be written"),
     ],
 )

@@ -18,7 +18,7 @@ from diffplan.scripts.datasets.summary import summary
 def test_make_list_and_show(
     minari_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tyro.cli(Make, args=["pointmaze-umaze", "--steps", "1500", "--seed", "3"]).run()
+    tyro.cli(Make, args=["pointmaze-umaze", "--env-steps", "1500", "--seed", "3"]).run()
     assert "pointmaze/umaze-v0" in capsys.readouterr().out
     tyro.cli(List, args=[]).run()
     listed = capsys.readouterr().out
