@@ -33,6 +33,7 @@ def load_agent(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DiffplanError(f"device is {device!r}, but PyTorch sees no CUDA device; use 'cpu'")
     model, header, _ = load_model(path, device)
+    # read only where they are used: they lie beside the checkpoint, and need not
     if planning.get("sampler", model.config.planning.sampler) == "dpm-solver-v3":
         model.statistics = load_statistics(path)
     return PlannerAgent(

@@ -54,6 +54,7 @@ class PlannerAgent:
         a target by step also in place of the model's own target_return.
         Raises DiffplanError for a wrong setting, or one of a target return that has no effect.
         """
+        # asking for a quantile of the data means not asking for the number set in training
         read_off = "target_quantile" in planning or planning.get("target") == "by-step"
         if read_off and "target_return" not in planning:
             planning["target_return"] = None
@@ -64,6 +65,7 @@ class PlannerAgent:
         if settings.start == "sdedit" and settings.start_level is None:
             level = matching_level(model, settings)
             settings = dataclasses.replace(settings, start_level=level)
+        # now: a decision is too late to hear of it
         if model.statistics is not None and settings.sampler == "dpm-solver-v3":
             check_conditions(model.statistics, settings)
         self.model = model
@@ -114,6 +116,7 @@ class PlannerAgent:
         return self._knowing(self._memory.of_history())
 
     def _knowing(self, memory: TaskMemory) -> PlannerAgent:
+        # shares model and engine, which hold nothing of a task
         twin = copy.copy(self)
         twin._memory = memory
         return twin
@@ -152,15 +155,18 @@ class PlannerAgent:
                 f"episode_start has {len(fresh)} entries, the observation {rows} rows"
             )
         age = state.age + 1
+        # also after `reset_rows`, whoever forgets to say episode_start
         begins = fresh | (state.count == 0)
         step = np.where(begins, 0, state.step + 1)
         target = np.where(begins, np.nan, state.target_return)
+        # a goal that has moved makes the plan worthless
         moved = np.zeros(rows, bool)
         if goals is not None and state.goals is not None:
             moved = (goals != state.goals).any(-1)
         due = begins | moved | (age >= self.settings.replan_every)
         count = state.count
         plan = state.plan
+        # at every step: the ends of strides are what a task is told by
         history = self._memory.remember(state.history, states, step)
         if due.any():
             target[due] = self._targets.at(step[due], target[due])
@@ -177,6 +183,7 @@ class PlannerAgent:
                     self._memory.codes(_take(history, marked), step[marked]),
                     self._left(state.plan, marked) if goes_on else None,
                 )
+                # rows that are not due keep their plan, untouched
                 made = self._plan(self.engine, context, seeds[marked], count[marked])
                 plan = made if marked.all() else plan.replaced(self._places(marked), made)
             age = np.where(due, 0, age)
@@ -203,12 +210,14 @@ class PlannerAgent:
         return dataclasses.replace(
             state,
             seeds=np.where(rows, seeds, state.seeds).astype(np.int64),
+            # 0 plans made: the next call makes the first
             count=np.where(rows, 0, state.count),
         )
 
     def plan(self, observation: Any) -> Plan:
         """Plans for a batch of observations, without acting; see `Plan` for shapes."""
         context = self.context(observation)
+        # values of all candidates, which an engine leaves out where they choose nothing
         every = EagerEngine(self.model, self.settings, valued=True)
         count = np.zeros(len(context), np.int64)
         return self._plan(every, context, self.seed + np.arange(len(context)), count).numpy()
@@ -258,12 +267,14 @@ class PlannerAgent:
             raise DiffplanError(
                 f"the observation has shape {states.shape}, expected [B, {width}] or [{width}]"
             )
+        # an environment of its own gives no batch axis, and gets none back
         if states.ndim == 2:
             return states, goals, False
         return states[None], None if goals is None else goals[None], True
 
     def _blank(self, rows: int) -> AgentState:
         zeros = np.zeros(rows, np.int64)
+        # of the shapes that plans will have: rows are replaced one by one
         k, length, dim = self.settings.k, self.horizon + 1, self.layout.state_dim
         many = torch.zeros(rows, k, length, dim, device=self.device)
         values = torch.zeros(rows, k, device=self.device)
@@ -281,6 +292,7 @@ class PlannerAgent:
         """The rows' own seeds, or fresh ones."""
         if deterministic:
             return seeds
+        # from the system's entropy: not even the seeds repeat
         return np.random.default_rng().integers(np.iinfo(np.int64).max, size=len(seeds))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -302,8 +314,10 @@ class PlannerAgent:
         """Actions [B, A] at states [B, D], on the way to what the plans have next."""
         planned = plan.actions
         if planned is not None:
+            # the plan says one action for each environment step
             index = self._tensor(age)[:, None, None].expand(-1, 1, planned.shape[2])
             return _array(planned.gather(1, index).squeeze(1))
+        # on the way to the next plan state, with what is left of the stride
         strides, since = np.divmod(age, self.stride)
         lag = ((self.stride - since) / self.stride).astype(np.float32)
         return _array(

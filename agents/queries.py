@@ -84,6 +84,7 @@ class Queries:
         heads of the denoiser do not look at them.
         """
         model, plan = self.model, self.model.config.plan
+        # streams hold actions, so the plan is not whole without them
         if actions is None and model.streams is not None:
             actions = self.inverse_dynamics(states)
         beside = None
@@ -130,6 +131,7 @@ class Queries:
             return context, model.to_plan(z[:, 0], z[:, 1:])
         if actions is None:
             actions = z.new_zeros(len(z), plan.horizon, plan.stride, model.spec.action_dim)
+        # what is asked about is replaced, or noised away, by the question
         returns = z.new_zeros(len(z))
         return context, model.to_plan(z[:, 0], z[:, 1:], actions, returns)
 
@@ -144,6 +146,7 @@ class Queries:
         return torch.from_numpy(array).to(self.agent.device)
 
     def _noise(self, rows: int) -> Tensor:
+        # a new generator each time: the same question has the same answer
         generator = torch.Generator().manual_seed(self.agent.seed)
         shape = (rows, self.model.rows, self.model.plan_dim)
         return torch.randn(shape, generator=generator).to(self.agent.device)

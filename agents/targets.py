@@ -28,6 +28,7 @@ class Targets:
         settings = self._settings
         if settings.target_return is not None:
             return settings.target_return
+        # decremented begins at step 0 of an episode, the others know no step
         start = torch.zeros(1, device=self._device) if settings.target == "decremented" else None
         return float(self._table(settings.target_quantile, start))
 
@@ -39,6 +40,7 @@ class Targets:
         settings = self._settings
         if settings.target == "by-step":
             steps = torch.from_numpy(step).to(self._device)
+            # read off anew at each plan: nothing of what was received counts
             asked = self._table(settings.target_quantile, steps).cpu().numpy()
             result: np.ndarray = asked.astype(np.float64)
             return result

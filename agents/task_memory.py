@@ -60,6 +60,7 @@ class TaskMemory:
     def of_history(self) -> TaskMemory:
         """Codes from the states of the episode so far."""
         device = self.model.plan_scale.device
+        # refuses now a model that is told by number
         self._encoder().from_states(torch.zeros(1, 1, self.model.spec.state_dim, device=device))
         return dataclasses.replace(self, told=None, remembers=True)
 
@@ -72,6 +73,7 @@ class TaskMemory:
             return None
         stride = self.model.config.plan.stride
         many = np.minimum(step // stride, history.shape[1] - 1) + 1
+        # row by row: each has seen another number of states
         return torch.cat([self._shown(row[None, :n]) for row, n in zip(history, many, strict=True)])
 
     def remember(
@@ -82,7 +84,9 @@ class TaskMemory:
             return None
         if history is None:
             history = np.zeros((len(states), _REMEMBERED, states.shape[1]), np.float32)
+        # the state is a value: what was handed out before must not change
         history, stride = history.copy(), self.model.config.plan.stride
+        # a long episode keeps its beginning and its newest state
         place = np.minimum(step // stride, _REMEMBERED - 1)
         rows = np.flatnonzero(step % stride == 0)
         history[rows, place[rows]] = states[rows]

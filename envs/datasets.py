@@ -82,6 +82,7 @@ def load_datasets(
             f"--env {env} goes with one dataset, got {len(names)}: each is evaluated in its own "
             "environment"
         )
+    # validated together, once
     parts = [load_dataset(name, validate=False, progress=progress) for name in names]
     return combine(parts, " + ".join(names))
 
@@ -128,6 +129,7 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
     path = Path(name).expanduser()
     loaders = file_loaders()
     if path.suffix in loaders:
+        # a bare file name may mean one in D4RL's folder
         in_d4rl_folder = d4rl_folder() / path.name
         if not path.exists() and in_d4rl_folder.exists():
             path = in_d4rl_folder
@@ -137,6 +139,7 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
     if name in CATALOGUE:
         path = fetch_d4rl(CATALOGUE[name], progress)
         return _called(name, load_d4rl(path, env, progress=progress))
+    # the file, not its folder, makes it ours: D4RL's own have a version in the name
     made = made_maze2d(name)
     if made is not None and made.is_file():
         return _called(name, load_d4rl(made, env, progress=progress))
@@ -180,6 +183,7 @@ def _unknown(name: str, as_minari: str = "") -> DiffplanError:
         return DiffplanError(
             f"{name} is not made yet; make it with: diffplan datasets make {name}{steps}"
         )
+    # without the remote's: a typing error should not wait for a network
     known = [entry.name for entry in list_datasets()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -288,6 +292,7 @@ def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
             reason = reason or str(error)
             continue
         found = fingerprint(episodes)
+        # the same name may hold other data by now
         if found == trained_on:
             return episodes
         reason = f"{info.id} now holds other data ({found}) than the run saw ({trained_on})"

@@ -28,6 +28,7 @@ def combine(parts: Sequence[Episodes], name: str) -> Episodes:
     first = parts[0]
     for part in parts[1:]:
         _check_alike(first, part)
+    # zeros on the right: a network sees at once which columns are not of this task
     width = max(part.layout.state_dim for part in parts)
     tasks = [task for part in parts for task in _tasks_of(part)]
     goals = [part.goals for part in parts if part.goals is not None]

@@ -92,6 +92,7 @@ class Episodes:
         self._check_shapes()
         self._check_episodes()
         self._check_tasks()
+        # the first place, by episode and step: nobody finds row 3,481,002
         for name in ("states", "goals", "actions", "rewards"):
             array = getattr(self, name)
             bad = None if array is None else _first(array, lambda part: ~np.isfinite(part))
@@ -165,6 +166,7 @@ class Episodes:
                 raise DiffplanError(
                     f"dataset {name}: {key} have shape {array.shape}, expected {shape}"
                 )
+            # no silent cast: it would copy what is memory-mapped
             if array.dtype != _ARRAYS[key]:
                 raise DiffplanError(
                     f"dataset {name}: {key} are {array.dtype}, expected {np.dtype(_ARRAYS[key])}"

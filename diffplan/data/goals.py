@@ -105,8 +105,10 @@ class Goals:
         # uniform over the states still to come in the episode
         later = start + 1 + (torch.rand(len(start), generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
+        # as many steps as the episode took
         to_goal = (goal - start).float()
         weight = torch.ones(len(start))
+        # without a graph every goal is of the own episode
         own = torch.ones(len(start), dtype=torch.bool)
         if self.between is not None:
             # the window may end before its goal; from there on the graph knows the way

@@ -19,6 +19,7 @@ def fits(size: int, device: torch.device) -> bool:
     host's memory holds data.
     """
     if device.type == "cuda":
+        # asked at the time: other processes share the card
         free, _ = torch.cuda.mem_get_info(device)
         return size <= _SHARE * free
     return device.type == "cpu"

@@ -20,6 +20,7 @@ class Rows:
 
     def __init__(self, first: Tensor, counts: Tensor) -> None:
         """first: [E] first member of each run, int64. counts: [E] members; below 0 means none."""
+        # episodes shorter than a window have none
         counts = counts.clamp(min=0)
         self._ends = counts.cumsum(0)
         # member k of a run is k plus what its run is moved by

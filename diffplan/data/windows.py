@@ -193,6 +193,7 @@ class WindowSampler:
         """
         plan = self.config.plan
         start = self._good_starts(batch, generator, part)
+        # rows past the end repeat the last state, and are masked
         last = self.last[start]
         ahead = start[:, None] + plan.stride * torch.arange(plan.horizon + 1)
         inside = ahead <= last[:, None]
@@ -269,6 +270,7 @@ class WindowSampler:
     def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
         """Draw state pairs one to `stride` steps apart with the action taken at the first."""
         start = self._good_starts(batch, generator, "train")
+        # every lag that is asked for on the way through a stride
         lag = torch.randint(1, self.config.plan.stride + 1, (batch,), generator=generator)
         return Transitions(
             take(self.states, start),
@@ -312,12 +314,14 @@ class WindowSampler:
         if self.tasks is None:
             raise DiffplanError("prompts show a task, and these data have none; see combine")
         first = self.parts["starts"].draw((len(task),), generator, task.cpu())
+        # from the first to the last state, both included
         steps = (self.last[first] - first)[:, None] * torch.linspace(0, 1, length)
         return take(self.states, first[:, None] + steps.round().long())
 
     def _step(self, start: Tensor, goal: Tensor | None = None) -> Step:
         """What follows states `start` [B], on the way to states `goal` [B] if given."""
         ahead = take(self.states, start + 1)
+        # rewards of the data; with a goal they are those of `Goals`
         if goal is None or self.goals is None:
             taken = self.step_of[start]
             return Step(ahead, take(self.rewards, taken), take(self.ended, taken).float())
@@ -337,6 +341,7 @@ class WindowSampler:
             returns = self.valued(_GOALS, generator).returns
             return Sample(returns, torch.zeros(len(returns), dtype=torch.long))
         part = self.parts["train"]
+        # tasks are drawn alike, however many states each has
         drawn = len(part) > _SAMPLE or self.tasks is not None
         count = min(len(part), _SAMPLE)
         index = self._starts(count, generator, "train") if drawn else part.tensor()

@@ -19,6 +19,7 @@ D4RL_SUFFIXES = (".hdf5", ".h5")
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations", "infos/goal")
 _VECTORS = ("observations", "next_observations", "actions", "infos/goal")
+# read at a time: small enough for a cache, large enough for the disk
 _PIECE_BYTES = 1 << 22
 
 

@@ -134,6 +134,7 @@ def _transfer(url: str, partial: Path, timeout: float, bar: tqdm) -> None:
     """One request: continue the partial file, or begin it anew. Raises _TryAgainError."""
     known = _read_notes(partial)
     have = partial.stat().st_size if partial.exists() else 0
+    # a part from another address is no beginning of this file
     if known is None or known.url != url:
         known, have = None, 0
     if have and known is not None and have == known.length:
@@ -141,6 +142,7 @@ def _transfer(url: str, partial: Path, timeout: float, bar: tqdm) -> None:
     headers = {"User-Agent": "diffplan", "Accept-Encoding": "identity"}
     if have and known is not None:
         headers["Range"] = f"bytes={have}-"
+        # the server sends the whole file if it has changed since
         if known.condition:
             headers["If-Range"] = known.condition
     try:
@@ -166,6 +168,7 @@ def _transfer(url: str, partial: Path, timeout: float, bar: tqdm) -> None:
         if response.status == 206 and (start != have or known is None or not known.matches(here)):
             _discard(partial)
             raise _TryAgainError("the file at the server has changed")
+        # the whole file comes, whatever was asked for
         if response.status != 206:
             have = 0
             _discard(partial)
@@ -186,6 +189,7 @@ def _copy(response: http.client.HTTPResponse, write: Callable[[bytes], int], bar
     while True:
         try:
             piece = response.read(_PIECE)
+        # what did arrive is kept for the next try
         except http.client.IncompleteRead as error:
             write(error.partial)
             raise _TryAgainError("the connection ended early") from None
@@ -215,6 +219,7 @@ def _check(url: str, partial: Path, target: Path, check: Callable[[Path], None])
     except DiffplanError as error:
         with open(partial, "rb") as file:
             begin = file.read(512).lstrip().lower()
+        # some servers answer 200 with a page that says no
         page = begin.startswith((b"<!doctype html", b"<html"))
         _discard(partial)
         reason = "a web page came instead of the file" if page else _without(str(error), partial)
@@ -252,6 +257,7 @@ def _read_notes(partial: Path) -> _Version | None:
 
 
 def _write_notes(partial: Path, version: _Version) -> None:
+    # renamed: half a note would hide a good part
     building = _notes(partial).with_name(f"{_notes(partial).name}.new")
     building.write_text(json.dumps(asdict(version)))
     os.replace(building, _notes(partial))

@@ -232,6 +232,7 @@ def _write(
 
 def _tasks(dataset_id: str, dataset: minari.MinariDataset) -> tuple[tuple[Task, ...], np.ndarray]:
     """The tasks that the metadata describe under "diffplan", and that of each episode [E]."""
+    # only data made here tell their tasks
     described = dataset.storage.metadata.get(RECIPE, {}).get("tasks", ())
     tasks = tuple(Task(**task) for task in described)
     if not tasks:
@@ -255,11 +256,13 @@ def _details(metadata: dict[str, Any]) -> dict[str, Any]:
         details["author"] = ", ".join(sorted(details["author"]))
     details.update(metadata.get(RECIPE, {}))
     details.pop("tasks", None)  # which are described apart
+    # Minari's versions of D4RL's names are other data
     details.setdefault("data_source", "a Minari dataset, not D4RL's file")
     return details
 
 
 def _evaluation(dataset: minari.MinariDataset) -> tuple[str | None, dict[str, Any]]:
+    # the one for evaluation where the data name it; it often differs in its goals
     spec = dataset._eval_env_spec or dataset.env_spec
     return (None, {}) if spec is None else env_from_spec(spec)
 

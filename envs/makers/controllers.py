@@ -80,6 +80,7 @@ class WaypointController:
             rng = generator(noise.keys[row], 0, stream=1)
             waypoints[row] = lay_waypoints(self.maze, position[row], goal[row], self.path_rule, rng)
             index[row] = 0
+        # routes differ in length
         last = np.array([len(path) - 1 for path in waypoints])
         target = np.stack([path[i] for path, i in zip(waypoints, index, strict=True)])
         arrived = np.linalg.norm(target - position, axis=1) <= WAYPOINT_DISTANCE
@@ -107,6 +108,7 @@ class RandomPolicy:
     def __init__(self, action_space: spaces.Space, seed: int = 0) -> None:
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
             raise DiffplanError(f"random actions need a Box space [A], got {action_space}")
+        # no data: [-1, 1] where the space has no bound
         low, high = action_bounds(action_space, np.empty((0, *action_space.shape)))
         self.low, self.high = np.array(low), np.array(high)
         self.seed = seed
@@ -145,6 +147,7 @@ def pointmaze_controllers(info: DatasetInfo, seed: int = 0) -> dict[str, Waypoin
     maze = maze_of(info.env_id, info.env_kwargs)
     if maze is None or info.env_id is None or not info.env_id.startswith("PointMaze_"):
         return {}
+    # what made the data, as far as they say
     own: PathRule = "shortest" if info.details.get("path_rule") == "shortest" else "depth-first"
     return {
         "controller": WaypointController(maze, own, seed=seed),

@@ -191,6 +191,7 @@ def _run(job: _Job) -> list[_Episode]:
     from metaworld.policies import ENV_POLICY_MAP
 
     register_environments()
+    # a process makes its own: simulators do not travel between processes
     env = gym.make(_ENV_ID, env_name=job.task, max_episode_steps=job.steps)
     with contextlib.closing(env), warnings.catch_warnings():
         # the policies say that some of their actions are clipped
@@ -203,6 +204,7 @@ def _roll_out(env: gym.Env, policy: Any, job: _Job, episode: int) -> _Episode:
     """Noise and places from generators that know the task by its name."""
     key = [job.seed, *job.task.encode(), episode]
     places, noise = (np.random.default_rng([*key, stream]) for stream in (1, 2))
+    # kept with the episode, so that it can be set up again
     reset_seed = int(places.integers(2**31))
     observation, _ = env.reset(seed=reset_seed)
     observations, actions, rewards = [observation], [], []

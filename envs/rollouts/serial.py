@@ -169,6 +169,7 @@ class _Batch:
         actions, self.state = self.policy.predict(observation, self.state, episode_start, True)
         milliseconds = (time.perf_counter() - begin) * 1e3
         actions = np.asarray(actions)
+        # said here, or the simulator would fail in its own words
         expected = (len(self.envs), *(self.envs[0].action_space.shape or ()))
         if actions.shape != expected or not np.isfinite(actions).all():
             what = f"shape {actions.shape}" if actions.shape != expected else "NaN or infinity"
@@ -291,6 +292,7 @@ def time_decisions(
             observation, reward, terminated, truncated, _ = envs[0].step(actions[0])
             batch.observations[0] = observation
             milliseconds += batch.observe(np.full(1, reward, np.float64), np.ones(1, dtype=bool))
+            # the first calls compile and fill caches
             if call >= warmup:
                 times.append(milliseconds)
             start = np.full(1, bool(terminated or truncated))
@@ -316,6 +318,7 @@ def _assembled(
 
 def _stack(space: gym.Space, observations: list[Any]) -> Any:
     """Observations of single environments as one new batch: an array or a dict of arrays."""
+    # a new one each time: a policy may keep what it was given
     empty: Any = create_empty_array(space, len(observations))
     return concatenate(space, observations, empty)
 

@@ -57,6 +57,7 @@ def check_spaces(
             f"{place} takes {_kind(action_space)} actions, expected a Box of shape "
             f"({len(info.action_low)},): the planner acts in continuous spaces only"
         )
+    # clipping and casting would hide it until nothing works
     if np.dtype(action_space.dtype).kind != "f":
         raise DiffplanError(
             f"{place} takes actions of type {action_space.dtype}, expected floats: the planner's "
@@ -89,6 +90,7 @@ def _check_dict(
                 f"{place} gives {_kind(part)} under {key!r}, expected a Box of one axis; "
                 "flatten it in a wrapper under an id of its own"
             )
+        # the goal is no part of the state
         width += part.shape[0] if key in layout.dict_keys else 0
     if width != layout.state_dim:
         raise DiffplanError(

@@ -17,6 +17,7 @@ from diffplan.envs.simulators.installed import check_simulator, register_robotic
 from diffplan.envs.simulators.registration import register_environments
 from diffplan.errors import DiffplanError
 
+# at import: an id must be known to whoever makes an environment, in a new process too
 register_robotics()
 register_environments()
 
@@ -55,6 +56,7 @@ def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], 
     overrides: as for `make_env`. An id that Gymnasium does not know, or whose simulator is not
     installed, is reported here already.
     """
+    # here, where one line can still be written, and not in the first of many processes
     if info.env_id is not None:
         check_env_id(info.env_id)
     return functools.partial(make_env, info, **overrides)

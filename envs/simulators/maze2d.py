@@ -171,6 +171,7 @@ class Maze2D(gym.Env[Any, np.ndarray]):
 
 def _model_xml(maze: str) -> str:
     walls = "\n".join(
+        # MuJoCo takes half sizes
         f'<geom type="box" pos="{i + 1} {j + 1} 0" size="0.5 0.5 0.2"/>'
         for i, line in enumerate(maze_layout(maze))
         for j, tile in enumerate(line)

@@ -56,15 +56,18 @@ class Maze:
             raise DiffplanError(
                 f"maze_map holds {sorted(map(repr, unknown))[0]}; allowed are 0, 1, 'r', 'g', 'c'"
             )
+        # a ball would leave the maze
         border = (*rows[0], *rows[-1], *(row[0] for row in rows), *(row[-1] for row in rows))
         if any(entry != _WALL for entry in border):
             raise DiffplanError("maze_map must have walls (1) all around its border")
         maze = Maze(rows, scale, middle)
         free = maze.free_cells()
         lettered = {entry for row in rows for entry in row} - {0, 1}
+        # without letters any free cell may be a goal
         goals = [c for c in free if not lettered & {"g", "c"} or maze[c] in ("g", "c")]
         if len(goals) < 2:
             raise DiffplanError(f"maze_map has {len(goals)} goal cells, at least 2 are needed")
+        # a goal out of reach would never end its episode
         reached = maze.reachable(free[0])
         if len(reached) < len(free):
             cell = next(c for c in free if c not in reached)

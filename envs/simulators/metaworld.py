@@ -74,6 +74,7 @@ class MetaWorld(gym.Env):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         observation, reward, _, _, info = self.sim.step(np.clip(action, -1.0, 1.0))
+        # counts down from the first success, whatever happens after it
         if self._left is not None:
             self._left -= 1
         elif info["success"]:

@@ -94,6 +94,7 @@ class _PaddedStates(gym.ObservationWrapper):
     def __init__(self, env: gym.Env, layout: ObservationLayout, missing: int) -> None:
         super().__init__(env)
         self.key = layout.dict_keys[-1] if layout.dict_keys else None
+        # on the right, so that columns of goals keep their place
         self.zeros = np.zeros(missing)
         space = env.observation_space
         if self.key is None:
