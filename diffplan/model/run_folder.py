@@ -16,7 +16,7 @@ from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.errors import DiffplanError
 from diffplan.model.spec import ModelSpec
 
-FORMAT = 1
+FORMAT = 2
 _SECTIONS: dict[str, type] = {"spec": ModelSpec, "layout": ObservationLayout, "info": DatasetInfo}
 _TYPES: dict[str, TypeAdapter[Any]] = {
     **{name: TypeAdapter(kind) for name, kind in _SECTIONS.items()},
@@ -105,14 +105,18 @@ def read_header(path: Path) -> Header:
             f"{file} was not written by diffplan (no key 'diffplan_checkpoint'); expected a "
             "folder made by `diffplan train`"
         )
-    if data["diffplan_checkpoint"] != FORMAT:
+    found = data["diffplan_checkpoint"]
+    if found != FORMAT:
+        older = isinstance(found, int) and found < FORMAT
         raise DiffplanError(
-            f"{file} has checkpoint format {data['diffplan_checkpoint']}, this version reads "
-            f"{FORMAT}; use the diffplan version that wrote it"
+            f"{file} was written by {'an older' if older else 'another'} version of diffplan: it "
+            f"has checkpoint format {found}, this version reads {FORMAT}; train anew, or use the "
+            "version that wrote it"
         )
     _check_keys(file, data, dict.fromkeys(["diffplan_checkpoint", "config", *_TYPES]))
+    if isinstance(data["config"], dict):
+        _check_keys(file, data["config"], config_to_dict(Config()), "config.")
     config = config_from_dict(data["config"], f"{file}: config")
-    _check_keys(file, data["config"], config_to_dict(config), "config.")
     for name, kind in _SECTIONS.items():
         if isinstance(data[name], dict):
             _check_keys(file, data[name], {f.name: None for f in fields(kind)}, f"{name}.")
@@ -128,14 +132,14 @@ def _check_keys(
         if key not in data:
             raise DiffplanError(
                 f"{file} lacks the key '{prefix}{key}'; it is damaged or was written by another "
-                "version of diffplan"
+                "version of diffplan: train anew, or use that version"
             )
         if key not in expected:
             raise DiffplanError(
                 f"{file} has the unknown key '{prefix}{key}'; it was edited or written by another "
-                "version of diffplan"
+                "version of diffplan: train anew, or use that version"
             )
-        if isinstance(expected[key], dict):
+        if isinstance(expected[key], dict) and isinstance(data[key], dict):
             _check_keys(file, data[key], expected[key], f"{prefix}{key}.")
 
 

@@ -44,6 +44,24 @@ def test_unusual_values_survive_json() -> None:
     assert config_from_dict(json.loads(json.dumps(config_to_dict(odd), allow_nan=False))) == odd
 
 
+def test_how_many_settings_there_are() -> None:
+    """A new one is a burden on everybody: a constant with its reason may do."""
+    counts = {
+        section: len(dataclasses.fields(getattr(Config(), section)))
+        for section in (field.name for field in dataclasses.fields(Config))
+        if section != "name"
+    }
+    assert counts == {
+        "plan": 4,
+        "data": 5,
+        "proposer": 4,
+        "denoiser": 9,
+        "heads": 8,
+        "planning": 19,
+        "training": 6,
+    }
+
+
 def test_missing_keys_take_their_defaults() -> None:
     assert config_from_dict({"plan": {"horizon": 32}}).plan.horizon == 32
     assert config_from_dict({}) == Config()

@@ -215,7 +215,8 @@ def test_a_missing_file_is_named(tmp_path: Path, header: Header, model: PlannerM
         ("[1, 2]", "was not written by diffplan"),
         ('{"model_type": "bert", "hidden_size": 768}', "was not written by diffplan"),
         ('{"diffplan_checkpoint": 99}', "checkpoint format 99"),
-        ('{"diffplan_checkpoint": 1}', "lacks the key 'config'"),
+        ('{"diffplan_checkpoint": 1}', "by an older version of diffplan"),
+        ('{"diffplan_checkpoint": 2}', "lacks the key 'config'"),
     ],
 )
 def test_a_foreign_header_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -243,7 +244,7 @@ def edited(path: Path, keys: list[str], value: Any) -> None:
 @pytest.mark.parametrize(
     ("keys", "value", "expected"),
     [
-        (["config", "plan", "horizons"], 3, "unknown key 'plan.horizons'"),
+        (["config", "plan", "horizons"], 3, "unknown key 'config.plan.horizons'"),
         (["config", "plan", "stride"], ..., "lacks the key 'config.plan.stride'"),
         (["config", "heads"], ..., "lacks the key 'config.heads'"),
         (["notes"], 1, "unknown key 'notes'"),
@@ -280,6 +281,19 @@ def test_a_wrong_entry_is_named(
 ) -> None:
     edited(save(tmp_path, header, model), keys, value)
     assert expected in refusal(lambda: load_model(tmp_path))
+
+
+def test_a_run_with_settings_of_an_older_version_says_so(
+    tmp_path: Path, header: Header, model: PlannerModel
+) -> None:
+    path = save(tmp_path, header, model)
+    edited(path, ["config", "planning", "keep"], 8)
+    message = refusal(lambda: load_model(tmp_path))
+    assert "unknown key 'config.planning.keep'" in message and "another version" in message
+    edited(path, ["diffplan_checkpoint"], 1)
+    message = refusal(lambda: load_model(tmp_path))
+    assert "config.json was written by an older version of diffplan" in message
+    assert "train anew" in message
 
 
 def test_weights_of_another_shape_are_named(
