@@ -1,4 +1,4 @@
-"""The rollout of `rollout.py` spread over processes: each steps and plans for its own episodes.
+"""The rollout of `serial.py` spread over processes: each steps and plans for its own episodes.
 
 While one process waits for its environments another one plans, on a device that they share too.
 """
