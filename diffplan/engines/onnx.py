@@ -28,12 +28,7 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, model: PlannerModel, settings: PlanningConfig) -> None:
-        """Raises DiffplanError without onnxruntime, or for a model that is not on a CPU."""
-        if model.plan_scale.device.type != "cpu":
-            raise DiffplanError(
-                f"engine onnx runs on a CPU, but the model is on {model.plan_scale.device}; "
-                "expected device cpu, or engine cuda-graph"
-            )
+        """model: on a CPU. Raises DiffplanError without onnxruntime."""
         _require_onnx()
         self.startup_seconds = 0.0
         self._plan = PlanStep(model, settings)
@@ -70,6 +65,12 @@ class OnnxEngine:
 
 
 # --- ONNX Runtime --------------------------------------------------------------------------------
+
+
+def exports_well(model: PlannerModel) -> bool:
+    """Whether graphs of this model are faster than it is: convolutions are not."""
+    denoiser = model.streams if model.streams is not None else model.denoiser
+    return denoiser is None or not denoiser.network.convolves
 
 
 def has_onnx() -> bool:

@@ -9,8 +9,9 @@ of two, which changes nothing for the rows that count, as rows do not depend on 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.engines.cuda_graph import GraphEngine
 from diffplan.engines.decision import Plan
 from diffplan.engines.eager import EagerEngine
-from diffplan.engines.onnx import OnnxEngine, has_onnx
+from diffplan.engines.onnx import OnnxEngine, exports_well, has_onnx
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
@@ -45,37 +46,58 @@ class Engine(Protocol):
         ...
 
 
-ENGINES: dict[str, Callable[[PlannerModel, PlanningConfig], Engine]] = {
-    "eager": EagerEngine,
-    "onnx": OnnxEngine,
-    "cuda-graph": GraphEngine,
-    "cuda-graph-bf16": partial(GraphEngine, bf16=True),
+@dataclass(frozen=True)
+class EngineKind:
+    """One way to run decisions, and what must be known before it is made.
+
+    device: the only kind of device that it runs on, None for any. gradients: whether it can take
+    gradients. installed: whether what it needs is. fast: whether it is worth its start for a model.
+    """
+
+    make: Callable[[PlannerModel, PlanningConfig], Engine]
+    device: Literal["cpu", "cuda"] | None = None
+    gradients: bool = False
+    installed: Callable[[], bool] = lambda: True
+    fast: Callable[[PlannerModel], bool] = lambda model: True
+
+    def runs(self, model: PlannerModel, settings: PlanningConfig) -> bool:
+        """Whether it can run these decisions here."""
+        here = self.device in (None, model.plan_scale.device.type)
+        return here and self.installed() and (self.gradients or not settings.value_guidance)
+
+
+ENGINES: dict[str, EngineKind] = {
+    "eager": EngineKind(EagerEngine, gradients=True),
+    "onnx": EngineKind(OnnxEngine, "cpu", installed=has_onnx, fast=exports_well),
+    "cuda-graph": EngineKind(GraphEngine, "cuda"),
+    "cuda-graph-bf16": EngineKind(partial(GraphEngine, bf16=True), "cuda"),
 }
+_AUTO = ("cuda-graph", "onnx", "eager")
+_PLACES = {"cpu": "a CPU", "cuda": "a GPU"}
 
 
 def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Engine:
-    """The named engine. "auto": cuda-graph on a GPU, onnx on a CPU that has it, else eager.
-
-    Eager also for the U-Net on a CPU, whose convolutions are slow in ONNX Runtime, and where a
-    value's gradient guides.
+    """The named engine. "auto": the first of cuda-graph, onnx and eager that runs here and is fast.
 
     Raises DiffplanError for an unknown name, and where the engine cannot run here.
     """
-    device = model.plan_scale.device.type
     if name == "auto":
-        exports = model.config.denoiser.network != "unet" and has_onnx()
-        name = "cuda-graph" if device == "cuda" else "onnx" if exports else "eager"
-        name = "eager" if settings.value_guidance else name
+        found = (ENGINES[each] for each in _AUTO)
+        kind = next(each for each in found if each.runs(model, settings) and each.fast(model))
+        return kind.make(model, settings)
     if name not in ENGINES:
         raise DiffplanError(f"engine is {name!r}, expected auto, {', '.join(ENGINES)}")
-    if name != "eager" and settings.value_guidance:
+    kind, device = ENGINES[name], model.plan_scale.device.type
+    if settings.value_guidance and not kind.gradients:
+        able = ", ".join(each for each, other in ENGINES.items() if other.gradients)
         raise DiffplanError(
             f"engine {name} cannot take gradients, which planning.value_guidance needs; give "
-            "engine eager"
+            f"engine {able}"
         )
-    if name.startswith("cuda-graph") and device != "cuda":
+    if kind.device not in (None, device):
+        able = " or ".join(n for n, other in ENGINES.items() if other.device in (None, device))
         raise DiffplanError(
-            f"engine {name} needs the model on a GPU, but it is on {device}; give device cuda, "
-            "or engine onnx or eager"
+            f"engine {name} needs the model on {_PLACES[kind.device]}, but it is on {device}; give "
+            f"device {kind.device}, or engine {able}"
         )
-    return ENGINES[name](model, settings)
+    return kind.make(model, settings)

@@ -22,6 +22,9 @@ class Network(nn.Module):
     by_row: bool
     """Whether there are features of every plan state, [B, H, C], or of the whole plan, [B, C]."""
 
+    convolves: bool = False
+    """Whether it is made of convolutions, which ONNX Runtime is slow at."""
+
     def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The body at all n levels of one plan: n functions of x_t alone.
 

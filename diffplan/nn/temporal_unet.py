@@ -58,6 +58,7 @@ class TemporalUNet(Network):
     """
 
     by_row = True
+    convolves = True
 
     def __init__(
         self,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -81,74 +83,26 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             f"{run} was trained on other data ({previous[1].info.id}, {previous[1].fingerprint}) "
             f"than {episodes.info.id} ({identity}); resume with the same dataset"
         )
-    torch.manual_seed(options.seed)
-    accelerator = Accelerator(
-        # said outright: on "auto" without a GPU accelerate would leave torchrun's processes alone
-        cpu=options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available()),
-        log_with="tensorboard",
-        project_dir=str(run),
-        # a condition that is never dropped leaves its null vector without a gradient
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    if options.device == "cuda" and accelerator.device.type != "cuda":
-        raise DiffplanError("--device is cuda, but PyTorch sees no CUDA device; use --device cpu")
-    if accelerator.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, see docs/performance.md
-    rank = accelerator.process_index
-    spec = ModelSpec(
-        episodes.states.shape[1],
-        episodes.actions.shape[1],
-        episodes.layout.goal_columns,
-        0 if episodes.tasks is None else len(episodes.info.tasks),
-    )
-    sampler = WindowSampler(episodes, config, seed=options.seed)
-    model = PlannerModel(spec, config)
-    low, high = torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high)
-    if config.planning.sampler != "dpm-solver-v3":  # which is calibrated after training
-        chain_of(model, model.config.planning)  # refuses now what could not plan in the end
-    model.fit(sampler, low, high, options.seed)
-    sampler.to(accelerator.device)
-    average = WeightAverage(model, config.training.ema)
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.training.learning_rate,
-        weight_decay=config.training.weight_decay,
-        fused=True,
-    )
-    generator = torch.Generator().manual_seed(options.seed + 1_000_003 * rank)
-    torch.manual_seed(options.seed + 1_000_003 * rank)  # dropout draws from the global one
-    device = accelerator.device
-    head_batch = max(config.training.batch_size, _HEAD_BATCH)
+    torch.manual_seed(options.seed)  # of the first weights, the same in every process
+    accelerator = _accelerator(options)
+    learner = _Learner(episodes, config, options.seed, accelerator)
     step, seconds = 0, 0.0
     if previous is not None:
-        path, header = previous
-        step, seconds = header.step, header.seconds
-        restore(path, model, average, optimiser, generator, accelerator)
-    average.module.to(accelerator.device)
-    objective = Objective(model)
-    wrapped, optimiser = accelerator.prepare(objective, optimiser)
-    parts = {name: list(part.parameters()) for name, part in model.named_children()}
-    parts = {name: group for name, group in parts.items() if group}
+        path, found = previous
+        step, seconds = found.step, found.seconds
+        learner.resume(path)
+    learner.prepare()
     main = accelerator.is_main_process
     if main:
         run.mkdir(parents=True, exist_ok=True)
     accelerator.init_trackers("tensorboard")
 
     def save() -> Path:
-        header = Header(
-            config,
-            spec,
-            episodes.layout,
-            episodes.info,
-            identity,
-            step,
-            options.seed,
-            seconds,
-        )
-        states = gather_generators(accelerator, generator)
-        training = training_state(model, optimiser, states)
+        settings = (config, learner.model.spec, episodes.layout, episodes.info)
+        header = Header(*settings, identity, step, options.seed, seconds)
+        training = learner.state()  # of all processes, so all of them take part
         if main:
-            return save_checkpoint(run, header, average.module.state_dict(), training)
+            return save_checkpoint(run, header, learner.average.module.state_dict(), training)
         return run
 
     last = run if step < options.steps else find_checkpoint(run)
@@ -160,70 +114,177 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         disable=not (options.progress and main),
         dynamic_ncols=True,
     )
-    totals: dict[str, Tensor] = {}
-    counted = 0
     with bar, MetricsFile(run / "metrics.jsonl", step, main) as metrics:
         began = time.perf_counter() - seconds
-        logged = time.perf_counter()
+        means = _Means(config.training.batch_size * accelerator.num_processes)
         while step < options.steps:
-            if model.proposer is not None and step % _RESIDUAL_EVERY == 0:
-                windows = moved(sampler.sample(_RESIDUAL_WINDOWS, generator, "held-out"), device)
-                error = measure_residual(model, model.proposer, windows, _RESIDUAL_RATE)
+            if step % _RESIDUAL_EVERY == 0 and (error := learner.measure()) is not None:
                 metrics.add("error/free_running", error)
-            batch = Batch(
-                moved(sampler.sample(config.training.batch_size, generator), device),
-                moved(sampler.transitions(head_batch, generator), device)
-                if model.inverse_dynamics is not None
-                else None,
-                moved(sampler.valued(head_batch, generator), device)
-                if model.value is not None or model.tells_of_states
-                else None,
-                moved(sampler.sample(objective.plain_rows, generator), device)
-                if objective.plain_rows
-                else None,
-                moved(sampler.sample(head_batch, generator, acted=True), device)
-                if objective.follows_proposals
-                else None,
-            )
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config.training, step)
-            with torch.autocast(
-                accelerator.device.type, torch.bfloat16, enabled=config.training.bf16
-            ):
-                losses = wrapped(batch, generator)
-            optimiser.zero_grad()
-            accelerator.backward(torch.stack(list(losses.values())).sum())
-            for parameters in parts.values():
-                nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP)
-            optimiser.step()
-            average.update()
+            means.add(learner.update(step))
             step += 1
-            counted += 1
-            for name, value in losses.items():
-                total = totals.get(name)
-                totals[name] = value.detach() if total is None else total + value.detach()
             seconds = time.perf_counter() - began
             bar.update()
             every = options.checkpoint_every
             due = step == options.steps or (every and step % every == 0)
             if step % _LOG_EVERY == 0 or due:
-                values = {f"loss/{k}": float(v) / counted for k, v in totals.items()}
-                windows_drawn = counted * config.training.batch_size * accelerator.num_processes
-                metrics.add("samples_per_second", windows_drawn / (time.perf_counter() - logged))
-                totals, counted = {}, 0
-                if not all(math.isfinite(v) for v in values.values()):
-                    raise DiffplanError(
-                        f"a loss is not finite at update {step} ({values}); lower "
-                        "--training.learning-rate; checkpoints made before are kept"
-                    )
+                metrics.add("samples_per_second", means.windows_per_second())
+                values = means.take(step)
                 row = metrics.write(step, seconds, values)
                 accelerator.log(row, step=step)
                 shown = {_SHORT.get(k, k): f"{v:.3f}" for k, v in values.items()}
                 bar.set_postfix({**shown, "windows/s": f"{row['samples_per_second']:.0f}"})
             if due:
                 last = save()
-            if not counted:
-                logged = time.perf_counter()  # neither saving nor logging counts as training
+            if not means.count:
+                means.restart()  # neither saving nor logging counts as training
     accelerator.wait_for_everyone()  # nobody leaves while another still talks to it
     accelerator.end_training()
     return last
+
+
+def _accelerator(options: RunOptions) -> Accelerator:
+    """Where to train. DiffplanError where a GPU is asked for that is not there."""
+    accelerator = Accelerator(
+        # said outright: on "auto" without a GPU accelerate would leave torchrun's processes alone
+        cpu=options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available()),
+        log_with="tensorboard",
+        project_dir=str(options.out),
+        # a condition that is never dropped leaves its null vector without a gradient
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if options.device == "cuda" and accelerator.device.type != "cuda":
+        raise DiffplanError("--device is cuda, but PyTorch sees no CUDA device; use --device cpu")
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, see docs/performance.md
+    return accelerator
+
+
+class _Learner:
+    """What learns: the model, its average, the optimiser, and where batches come from."""
+
+    def __init__(
+        self, episodes: Episodes, config: Config, seed: int, accelerator: Accelerator
+    ) -> None:
+        """The order is that of the random numbers: sampler, networks, scales, then batches."""
+        spec = ModelSpec(
+            episodes.states.shape[1],
+            episodes.actions.shape[1],
+            episodes.layout.goal_columns,
+            0 if episodes.tasks is None else len(episodes.info.tasks),
+        )
+        self.settings, self.accelerator = config.training, accelerator
+        self.sampler = WindowSampler(episodes, config, seed=seed)
+        self.model = PlannerModel(spec, config)
+        if config.planning.sampler != "dpm-solver-v3":  # which is calibrated after training
+            # refuses now what could not plan in the end
+            chain_of(self.model, self.model.config.planning)
+        info = episodes.info
+        low, high = torch.tensor(info.action_low), torch.tensor(info.action_high)
+        self.model.fit(self.sampler, low, high, seed)
+        self.sampler.to(accelerator.device)
+        self.average = WeightAverage(self.model, config.training.ema)
+        self.optimiser: Any = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.training.learning_rate,
+            weight_decay=config.training.weight_decay,
+            fused=True,
+        )
+        # far apart, so that no process of this run draws what one of a neighbouring seed does
+        own = seed + 1_000_003 * accelerator.process_index
+        self.generator = torch.Generator().manual_seed(own)
+        torch.manual_seed(own)  # dropout draws from the global one
+        self.objective = Objective(self.model)
+        # each part is clipped alone: the largest gradient must not slow the others down
+        parts = (list(part.parameters()) for part in self.model.children())
+        self.parts = [part for part in parts if part]
+
+    def resume(self, path: Path) -> None:
+        """Stand where a checkpoint stood; before `prepare`."""
+        parts = (self.model, self.average, self.optimiser, self.generator)
+        restore(path, *parts, self.accelerator)
+
+    def prepare(self) -> None:
+        """Go to the devices."""
+        self.average.module.to(self.accelerator.device)
+        self.wrapped, self.optimiser = self.accelerator.prepare(self.objective, self.optimiser)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that resuming needs beside the averaged model."""
+        states = gather_generators(self.accelerator, self.generator)
+        return training_state(self.model, self.optimiser, states)
+
+    def measure(self) -> float | None:
+        """Free-running error of the proposer on held-out windows, None without one."""
+        if self.model.proposer is None:
+            return None
+        drawn = self.sampler.sample(_RESIDUAL_WINDOWS, self.generator, "held-out")
+        windows = moved(drawn, self.accelerator.device)
+        return measure_residual(self.model, self.model.proposer, windows, _RESIDUAL_RATE)
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """One joint update, number `step` from 0; returns the losses."""
+        accelerator, settings = self.accelerator, self.settings
+        batch = moved(self._draw(), accelerator.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
+            losses: dict[str, Tensor] = self.wrapped(batch, self.generator)
+        self.optimiser.zero_grad()
+        accelerator.backward(torch.stack(list(losses.values())).sum())
+        for parameters in self.parts:
+            nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP)
+        self.optimiser.step()
+        self.average.update()
+        return losses
+
+    def _draw(self) -> Batch:
+        """What one update learns from; what no part needs is not drawn."""
+        model, objective = self.model, self.objective
+        sampler, generator = self.sampler, self.generator
+        few = self.settings.batch_size
+        many = max(few, _HEAD_BATCH)
+        judged = model.value is not None or model.tells_of_states
+        plain, follows = objective.plain_rows, objective.follows_proposals
+        return Batch(
+            sampler.sample(few, generator),
+            sampler.transitions(many, generator) if model.inverse_dynamics is not None else None,
+            sampler.valued(many, generator) if judged else None,
+            sampler.sample(plain, generator) if plain else None,
+            sampler.sample(many, generator, acted=True) if follows else None,
+        )
+
+
+class _Means:
+    """Mean losses since the line before, summed where they are: the device is not waited for."""
+
+    def __init__(self, windows: int) -> None:
+        """windows: of one update, in all processes."""
+        self.windows = windows
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self.count, self.totals = 0, dict[str, Tensor]()
+        self.began = time.perf_counter()
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the losses of an update."""
+        self.count += 1
+        for name, value in losses.items():
+            total = self.totals.get(name)
+            self.totals[name] = value.detach() if total is None else total + value.detach()
+
+    def windows_per_second(self) -> float:
+        """Windows learned per second."""
+        return self.count * self.windows / (time.perf_counter() - self.began)
+
+    def take(self, step: int) -> dict[str, float]:
+        """The means; they begin anew. DiffplanError where one is not finite."""
+        values = {f"loss/{name}": float(sum_) / self.count for name, sum_ in self.totals.items()}
+        self.count, self.totals = 0, {}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise DiffplanError(
+                f"a loss is not finite at update {step} ({values}); lower "
+                "--training.learning-rate; checkpoints made before are kept"
+            )
+        return values
