@@ -12,7 +12,7 @@ import torch
 
 from diffplan.agents import load_agent
 from diffplan.engines.eager import EagerEngine
-from diffplan.engines.table import ENGINES
+from diffplan.engines.table import ENGINES, EngineKind
 from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.run_folder import Header
 from diffplan.scripts.benchmark import ceiling
@@ -275,7 +275,7 @@ def test_an_engine_that_fails_is_left_out_by_name(
         def plan(self, *_: Any) -> Any:
             raise TypeError("no such operator\nand a long trace")
 
-    monkeypatch.setitem(ENGINES, "broken", Broken)
+    monkeypatch.setitem(ENGINES, "broken", EngineKind(Broken))
     target = tmp_path / "a.json"
     options = ["--rounds", "1", "--seconds", "0.002", "--sweep", "batch", "--batch", "1", "2"]
     words = ["benchmark", "trajectory-diffuser", *SMALL, *options, "--json", str(target)]
