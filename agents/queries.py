@@ -12,7 +12,7 @@ from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.engines.decision import Plan
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
-from diffplan.planning import queries
+from diffplan.planning.queries import answers_of
 
 
 class Queries:
@@ -24,14 +24,9 @@ class Queries:
     """
 
     def __init__(self, agent: PlannerAgent) -> None:
-        kind = agent.model.config.heads.kind
-        if kind in ("separate", "in-plan"):
-            raise DiffplanError(
-                f"this model has separate networks (heads.kind {kind}) and "
-                "answers no queries; train config multi-task or streams"
-            )
         self.agent = agent
         self.model = agent.model
+        self.answers = answers_of(agent.model)
 
     def plan(self, observation: Any) -> Plan:
         """Plans for observations [B, D] (goal environments: a dict of arrays); see `Plan`."""
@@ -41,14 +36,14 @@ class Queries:
     def policy(self, observation: Any) -> np.ndarray:
         """Actions [B, A] to take next in observations [B, D], without making a plan."""
         context = self.model.normalised_context(self.agent.context(observation))
-        actions = queries.policy(self.model, context, self._noise(len(context)))
+        actions = self.answers.policy(context, self._noise(len(context)))
         return self._array(self.model.environment_actions(actions))
 
     @torch.no_grad()
     def inverse_dynamics(self, states: np.ndarray) -> np.ndarray:
         """Actions [B, H * stride, A] that lead along plan states [B, H+1, D], whatever for."""
         context, x = self._plans(states)
-        actions = queries.inverse_dynamics(self.model, context, x, self._noise(len(x)))
+        actions = self.answers.inverse_dynamics(context, x, self._noise(len(x)))
         return self._array(self.model.environment_actions(actions.flatten(1, 2)))
 
     @torch.no_grad()
@@ -65,8 +60,7 @@ class Queries:
         given = model.scaled_actions(self._tensor(self._checked(actions, shape, "actions")))
         if len(given) != len(context):
             raise DiffplanError(f"{len(context)} states but {len(given)} rows of actions")
-        x = queries.forward_model(
-            model,
+        x = self.answers.forward_model(
             context,
             given.unflatten(1, (plan.horizon, plan.stride)),
             self._noise(len(context)),
@@ -97,7 +91,7 @@ class Queries:
                 raise DiffplanError(f"goals [B, {model.spec.goal_dim}] are missing")
             goals = self._checked(goals, (model.spec.goal_dim,), "goals")
         context, x = self._plans(states, beside, goals)
-        values = queries.evaluation(model, context, x)
+        values = self.answers.evaluation(context, x)
         return self._array(model.returns.inverse(values.unsqueeze(-1)).squeeze(-1))
 
     @torch.no_grad()
@@ -111,7 +105,7 @@ class Queries:
         if not 1 <= level <= top:
             raise DiffplanError(f"level is {level}, expected 1 to {top}")
         noise = self._noise(len(x))
-        return self._array(queries.task(self.model, context, x, level, noise))
+        return self._array(self.answers.task(context, x, level, noise))
 
     # --- Inside ----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.engines.counter_rng import standard_normal, uniform
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
-from diffplan.planning.chains import chain_of
+from diffplan.planning.chains import StreamChain, chain_of
 from diffplan.planning.stages import Noise, decode, make_plan
 
 
@@ -95,7 +95,7 @@ class PlanStep(nn.Module):
         stochastic = SAMPLERS[settings.sampler].eta(settings.eta) > 0
         steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
         raw = self.chain is not None and self.chain.start == "raw"
-        noised = self.chain is not None and (not raw or bool(self.chain.streams))
+        noised = self.chain is not None and (not raw or isinstance(self.chain, StreamChain))
         self.sizes = (
             k * proposed * (model.spec.state_dim + 1) if many else 0,
             k * rows * dim if noised else 0,

@@ -123,7 +123,7 @@ def _whole_chain(model: PlannerModel, settings: PlanningConfig) -> Chain:
             "(heads.kind streams) are each at a level of their own; they plan by ddim"
         )
     chain = chain_of(model, settings)
-    if chain is None or model.denoiser is None:
+    if not isinstance(chain, Chain):
         raise DiffplanError(
             f"planning.start is {settings.start!r} with {settings.denoising_steps} steps, which "
             "refines nothing; give a start and steps that do, e.g. --start noise"
@@ -136,7 +136,7 @@ def _whole_chain(model: PlannerModel, settings: PlanningConfig) -> Chain:
             "begin; give --start noise or sdedit"
         )
     grid = tuple(range(top, -1, -1))
-    time = model.denoiser.time_table(tuple(t / process.T for t in grid[:-1]))
+    time = chain.network.time_table(tuple(t / process.T for t in grid[:-1]))
     return dataclasses.replace(chain, grid=grid, time=time)
 
 

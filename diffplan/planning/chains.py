@@ -12,6 +12,7 @@ from diffplan.diffusion.grids import GRIDS, consecutive_grid, time_grid
 from diffplan.diffusion.process import FAR, Process
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
+from diffplan.model.denoiser import Denoiser
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import Levels, StreamDenoiser, schedule
 
@@ -25,19 +26,32 @@ class Chain:
     """What the reverse steps of every plan have in common: `chain_of` makes it once.
 
     start: how x at grid[0] is made, one of `STARTS`. grid: table indices to visit. time:
-    [len(grid) - 1, F] features of their levels. streams: the levels of all streams, () without
-    any; grid is then that of the states.
+    [len(grid) - 1, F] features of their levels. network: what denoises.
     """
 
     start: str
     process: Process
     grid: tuple[int, ...]
     time: Tensor
-    streams: tuple[Levels, ...] = ()
+    network: Denoiser
+
+
+@dataclass(frozen=True)
+class StreamChain:
+    """As `Chain`, of streams. grid: that of the states. levels: those of all streams."""
+
+    start: str
+    process: Process
+    grid: tuple[int, ...]
+    time: Tensor
+    network: StreamDenoiser
+    levels: tuple[Levels, ...]
 
 
 @torch.no_grad()
-def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False) -> Chain | None:
+def chain_of(
+    model: PlannerModel, settings: PlanningConfig, reuse: bool = False
+) -> Chain | StreamChain | None:
     """The reverse chain of these settings; None where proposals are not refined.
 
     reuse: the one of plans that go on from the plan before: its few states are better than a
@@ -80,10 +94,12 @@ def chain_of(model: PlannerModel, settings: PlanningConfig, reuse: bool = False)
     levels = sampler.levels(grid)[:-1]
     model.denoiser.check_process(process, levels)
     time = model.denoiser.time_table(tuple(t / process.T for t in levels))
-    return Chain(start, process, grid, time)
+    return Chain(start, process, grid, time, model.denoiser)
 
 
-def _stream_chain(model: PlannerModel, streams: StreamDenoiser, settings: PlanningConfig) -> Chain:
+def _stream_chain(
+    model: PlannerModel, streams: StreamDenoiser, settings: PlanningConfig
+) -> StreamChain:
     """States from where they start, actions from noise, the return as asked for."""
     if settings.sampler != "ddim" or settings.eta or settings.start == "process":
         raise DiffplanError(
@@ -102,7 +118,8 @@ def _stream_chain(model: PlannerModel, streams: StreamDenoiser, settings: Planni
         process, settings.denoising_steps, states=(grid[0], 0), actions=(process.T, 0), **asked
     )
     start = "process" if settings.start == "noise" else settings.start
-    return Chain(start, process, grid, streams.schedule_features(process, levels), levels)
+    time = streams.schedule_features(process, levels)
+    return StreamChain(start, process, grid, time, streams, levels)
 
 
 def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
@@ -118,7 +135,7 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     if chain is None:
         return calls
     asks = settings.k > 1
-    if chain.streams:
+    if isinstance(chain, StreamChain):
         return calls + len(chain.grid) - 1 + asks
     if asks and model.config.has_head("returns"):  # the denoiser once more
         calls += model.use_returns or model.tells_of_states

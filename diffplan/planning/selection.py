@@ -11,7 +11,8 @@ from torch import Tensor
 from diffplan.config.sections import PlanningConfig
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
-from diffplan.planning.queries import evaluation, state_values
+from diffplan.model.value import Value
+from diffplan.planning.queries import answers_of
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0
@@ -32,27 +33,39 @@ def evaluate(
     current state and first action; with a goal, see `_goal_value` (undiscounted: V of the last
     state).
     """
-    if model.streams is not None:
-        return evaluation(model, context, x)
-    if context.goal is not None and not (model.value is not None and model.value.uses_action):
+    value, goal = model.value, context.goal
+    if value is not None and value.uses_action:
+        return _critic_value(model, value, context, candidates, told)
+    if goal is not None and model.streams is None:
         if model.config.data.discount < 1:
-            return _goal_value(model, context.goal, candidates, context.task)
-        return _values(model, candidates[:, -1:], context.goal, context.task)[:, 0]
-    if model.value is None and model.use_returns:
-        return evaluation(model, context, x)
-    if model.value is None:
-        assert model.multi_task is not None
+            return _goal_value(model, goal, candidates, context.task)
+        return _values(model, candidates[:, -1:], goal, context.task)[:, 0]
+    if value is not None:
+        # one state's error would decide which of many similar plans looks best
+        later = candidates[:, 1:]
+        average: Tensor = value(later, None, task=_along(context.task, later)).mean(1)
+        return average
+    if model.multi_task is not None and not model.use_returns:
         return model.multi_task.heads.value("returns", told["returns"]).squeeze(-1)
-    if model.value.uses_action:
-        assert model.inverse_dynamics is not None
+    # plans were made for a return, which heads would repeat: asked again without it
+    return answers_of(model).evaluation(context, x)
+
+
+def _critic_value(
+    model: PlannerModel,
+    value: Value,
+    context: Context,
+    candidates: Tensor,
+    told: Mapping[str, Tensor],
+) -> Tensor:
+    """Q of the current state and the plan's first action [B*K]."""
+    if model.inverse_dynamics is not None:
         lag = torch.ones(len(candidates), device=candidates.device)
-        action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag).clamp(-1, 1)
-        result: Tensor = model.value(candidates[:, 0], context.goal, action, context.task)
-        return result
-    # one state's error would decide which of many similar plans looks best
-    later = candidates[:, 1:]
-    average: Tensor = model.value(later, None, task=_along(context.task, later)).mean(1)
-    return average
+        action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag)
+    else:
+        action = model.by_step(told["actions"])[:, 0, 0]
+    result: Tensor = value(candidates[:, 0], context.goal, action.clamp(-1, 1), context.task)
+    return result
 
 
 def _along(task: Tensor | None, states: Tensor) -> Tensor | None:
@@ -64,7 +77,7 @@ def _values(model: PlannerModel, states: Tensor, goal: Tensor, task: Tensor | No
     """Normalised returns-to-go [B, n] of states [B, n, D] with goals [B, G]."""
     goals, told = goal[:, None].expand(-1, states.shape[1], -1), _along(task, states)
     if model.value is None:
-        return state_values(model, states, goals, told)
+        return answers_of(model).state_values(states, goals, told)
     result: Tensor = model.value(states, goals, task=told)
     return result
 

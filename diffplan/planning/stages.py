@@ -19,14 +19,15 @@ from diffplan.diffusion import guidance
 from diffplan.diffusion.forward import STARTS
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.samplers import SAMPLERS
+from diffplan.diffusion.sampling import Denoise
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.denoiser import Inputs
 from diffplan.model.modalities import Telling
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.proposer.base import Proposal
-from diffplan.model.streams import StreamDenoiser
-from diffplan.planning.chains import Chain, chain_of
+from diffplan.model.value import NoisyValue
+from diffplan.planning.chains import Chain, StreamChain, chain_of
 from diffplan.planning.selection import evaluate, select
 
 
@@ -69,7 +70,7 @@ def make_plan(
     context: Context,
     noise: Noise,
     settings: PlanningConfig,
-    chain: Chain | EllipsisType | None = ...,
+    chain: Chain | StreamChain | EllipsisType | None = ...,
     *,
     valued: bool = True,
 ) -> NormalisedPlan:
@@ -154,7 +155,7 @@ def optimise(
     proposal: Proposal | None,
     noise: Noise,
     settings: PlanningConfig,
-    chain: Chain | EllipsisType | None = ...,
+    chain: Chain | StreamChain | EllipsisType | None = ...,
     *,
     sampler: Callable[..., Tensor] | None = None,
     told: dict[str, Tensor] | None = None,
@@ -171,51 +172,23 @@ def optimise(
     if chain is None:
         assert x_hat is not None
         return x_hat
-    if model.streams is not None:
-        return _optimise_streams(model, model.streams, context, x_hat, noise, settings, chain)
-    denoiser = model.denoiser
-    assert denoiser is not None
+    if isinstance(chain, StreamChain):
+        return _optimise_streams(model, chain, context, x_hat, noise, settings)
     process, grid = chain.process, chain.grid
-    # in training only samples of the main process show the network the proposal
-    seen = x_hat if denoiser.use_proposal and process is model.main_process else None
     scale = model.noise_scale if process.scaled else None
     shift = x_hat if any(process.r[t] for t in grid) else None
-    encoded = denoiser.encode(context)
+    # in training only samples of the main process show the network the proposal
+    shown = chain.network.use_proposal and process is model.main_process
     telling = None
     if model.multi_task is not None:
         said: dict[str, Tensor] = {} if told is None else told
         telling = Telling(model.path_from(start), _known(model, context), said)
-    inputs = Inputs(seen, shift, chain.time, telling)
-    stepping = SAMPLERS[settings.sampler]
-    asked = stepping.levels(grid)
-    if settings.guidance_weight == 1.0:
-        denoise = denoiser.bind(process, asked, encoded, inputs)
-    else:
-        everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
-        dropped = {"goal": everything, "target_return": everything}
-        without = denoiser.encode(context, dropped)
-        pair = denoiser.pair(process, asked, encoded, without, inputs)
-        denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
-    if settings.value_guidance:
-        denoise = guidance.value_gradient(
-            denoise,
-            _value_gradient(model, context, process),
-            process,
-            settings.value_guidance,
-            settings.value_guidance_until,
-            grid,
-            stepping.eta(settings.eta),
-        )
-    if settings.clip is not None:
-        denoise = guidance.clip(denoise, settings.clip)
-    if model.absolute:  # after the clip: the current state may lie outside
-        denoise = guidance.pin(denoise, 0, model.pinned_start(start))
-    if model.config.plan.pin_goal and context.goal is not None:
-        denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
+    inputs = Inputs(x_hat if shown else None, shift, chain.time, telling)
     first = settings.noise_scale * noise.start.flatten(0, 1)
     steps = None if noise.steps is None else settings.noise_scale * noise.steps.flatten(1, 2)
+    stepping = SAMPLERS[settings.sampler]
     return (sampler or stepping.run)(
-        denoise,
+        _guided(model, chain, context, inputs, settings),
         process,
         grid,
         STARTS[chain.start](process, grid[0], x_hat, first, scale),
@@ -226,17 +199,54 @@ def optimise(
     )
 
 
+def _guided(
+    model: PlannerModel,
+    chain: Chain,
+    context: Context,
+    inputs: Inputs,
+    settings: PlanningConfig,
+) -> Denoise:
+    """The denoiser of these plans under all guidance that is asked for, in the order it acts."""
+    denoiser, process = chain.network, chain.process
+    stepping, start = SAMPLERS[settings.sampler], context.state
+    asked, encoded = stepping.levels(chain.grid), denoiser.encode(context)
+    if settings.guidance_weight == 1.0:
+        denoise = denoiser.bind(process, asked, encoded, inputs)
+    else:
+        everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
+        dropped = {"goal": everything, "target_return": everything}
+        without = denoiser.encode(context, dropped)
+        pair = denoiser.pair(process, asked, encoded, without, inputs)
+        denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
+    if model.noisy_value is not None and settings.value_guidance:
+        denoise = guidance.value_gradient(
+            denoise,
+            _value_gradient(model, model.noisy_value, context, process),
+            process,
+            settings.value_guidance,
+            settings.value_guidance_until,
+            chain.grid,
+            stepping.eta(settings.eta),
+        )
+    if settings.clip is not None:
+        denoise = guidance.clip(denoise, settings.clip)
+    if model.absolute:  # after the clip: the current state may lie outside
+        denoise = guidance.pin(denoise, 0, model.pinned_start(start))
+    if model.config.plan.pin_goal and context.goal is not None:
+        denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
+    return denoise
+
+
 def _optimise_streams(
     model: PlannerModel,
-    streams: StreamDenoiser,
+    chain: StreamChain,
     context: Context,
     x_hat: Tensor | None,
     noise: Noise,
     settings: PlanningConfig,
-    chain: Chain,
 ) -> Tensor:
     """Plan tensors [B*K, rows, D] with states and actions, and the return that was asked for."""
-    columns = streams.columns
+    streams, columns = chain.network, chain.network.columns
     x = settings.noise_scale * streams.noise(noise.start.flatten(0, 1))
     told = x[..., columns.returns]
     if model.use_returns and context.target_return is not None:
@@ -245,7 +255,7 @@ def _optimise_streams(
     states = STARTS[chain.start](chain.process, chain.grid[0], x_hat, states, None)
     x = torch.cat([states, x[..., columns.actions], told], -1)
     encoded = streams.encoder(context)
-    return streams.sample(chain.process, chain.streams, x, encoded, chain.time, settings.clip)
+    return streams.sample(chain.process, chain.levels, x, encoded, chain.time, settings.clip)
 
 
 def actions_of(model: PlannerModel, x: Tensor, told: Mapping[str, Tensor]) -> Tensor | None:
@@ -268,10 +278,10 @@ def _known(model: PlannerModel, context: Context) -> dict[str, Tensor]:
     return known
 
 
-def _value_gradient(model: PlannerModel, context: Context, process: Process) -> guidance.Gradient:
+def _value_gradient(
+    model: PlannerModel, value: NoisyValue, context: Context, process: Process
+) -> guidance.Gradient:
     """Gradient of the noisy value in x_t, for the rows of the context."""
-    value = model.noisy_value
-    assert value is not None
     condition = model.value_condition(context)
 
     def worth(x: Tensor, level: Tensor, given: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from diffplan.data.windows import WindowSampler
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.nn.embeddings import mlp
-from diffplan.planning import queries
+from diffplan.planning.queries import answers_of
 from diffplan.scripts.report.intervals import Estimate, wilson
 
 _RESAMPLES = 2000
@@ -165,7 +165,7 @@ def inverse_dynamics(
     model: PlannerModel, sample: Sample, against: PlannerModel | None, mean_action: Tensor
 ) -> Answer:
     """Actions between true states, those that leave a plan state."""
-    found = queries.inverse_dynamics(model, sample.context(goal=False), sample.x, sample.noise)
+    found = answers_of(model).inverse_dynamics(sample.context(goal=False), sample.x, sample.noise)
     found = found[:, :, 0].clamp(-1, 1)  # as they are executed
     separate = None
     if against is not None and against.inverse_dynamics is not None:
@@ -191,7 +191,7 @@ def policy(model: PlannerModel, sample: Sample, mean_action: Tensor) -> Answer:
     """The action to take, where the data went for the goal or got the return that is asked for."""
     # asked for what the window itself went on to reach
     context = sample.context(target_return=model.use_returns)
-    found = queries.policy(model, context, sample.noise).clamp(-1, 1)
+    found = answers_of(model).policy(context, sample.noise).clamp(-1, 1)
     weights = (sample.weight * sample.acting[:, 0]).numpy()
 
     def of(action: Tensor) -> Estimate:
@@ -231,7 +231,7 @@ def forward_model(
     if model.streams is None and not (model.plain_process.c and model.config.has_head("actions")):
         return _noted(answer, "needs streams, or an aggregation of actions")
     context = sample.context(goal=False)
-    found = queries.forward_model(model, context, sample.actions, sample.noise, steps)
+    found = answers_of(model).forward_model(context, sample.actions, sample.noise, steps)
     ahead = model.from_plan(sample.z[:, 0], found)[:, 1:]
     return _replaced(answer, of(ahead))
 
@@ -259,12 +259,12 @@ def evaluation(model: PlannerModel, sample: Sample, against: PlannerModel | None
     answers = []
     if model.streams is not None or model.config.has_head("returns"):
         answers.append(
-            answer("evaluation of plans", queries.evaluation(model, sample.context(), sample.x))
+            answer("evaluation of plans", answers_of(model).evaluation(sample.context(), sample.x))
         )
     if model.tells_of_states:
         goal, code = sample.made_for.given("goal"), sample.made_for.task
         codes = None if code is None else code[:, None]
-        states = queries.state_values(model, sample.z[:, :1], goal[:, None], codes)
+        states = answers_of(model).state_values(sample.z[:, :1], goal[:, None], codes)
         answers.append(answer("evaluation of states", states[:, 0]))
     return answers
 
@@ -285,7 +285,7 @@ def task(model: PlannerModel, sample: Sample) -> dict[str, Any]:
     true = sample.task.numpy()
 
     def accuracy(level: int, label: Tensor | None) -> dict[str, float]:
-        told = queries.task(model, context, sample.x, level, sample.noise, label)
+        told = answers_of(model).task(context, sample.x, level, sample.noise, label)
         right = int((told.argmax(-1).numpy() == true).sum())
         found = wilson(right, len(true))
         return {"mean": found.mean, "low": found.low, "high": found.high}

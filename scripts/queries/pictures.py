@@ -217,7 +217,7 @@ def _evaluation(
 
 
 def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Learned) -> None:
-    from diffplan.planning import queries
+    from diffplan.planning.queries import answers_of
 
     model = asked.model
     context = sample.context(target_return=model.use_returns)
@@ -227,22 +227,22 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
         panels[0],
         "policy: first action",
         sample.actions[:, 0, 0][known[:, 0]],
-        queries.policy(model, context, sample.noise)[known[:, 0]],
+        answers_of(model).policy(context, sample.noise)[known[:, 0]],
     )
-    led = queries.inverse_dynamics(model, blind, sample.x, sample.noise)[:, :, 0]
+    led = answers_of(model).inverse_dynamics(blind, sample.x, sample.noise)[:, :, 0]
     _scatter(panels[1], "inverse dynamics: actions", sample.actions[:, :, 0][known], led[known])
     last = known.all(1)
     moved = (sample.z[:, -1] - sample.z[:, 0])[last]
     try:
         steps = asked.agent.settings.denoising_steps
-        ahead = queries.forward_model(model, blind, sample.actions, sample.noise, steps)
+        ahead = answers_of(model).forward_model(blind, sample.actions, sample.noise, steps)
         told, who = model.from_plan(sample.z[:, 0], ahead)[:, -1], "this model"
     except DiffplanError:
         told, who = learned(sample)[:, -1], "an MLP, not asked of this model"
     title = f"forward model: change over the plan\n({who})"
     _scatter(panels[2], title, moved, (told - sample.z[:, 0])[last])
     if model.streams is not None or model.config.has_head("returns"):
-        worth = queries.evaluation(model, sample.context(), sample.x)
+        worth = answers_of(model).evaluation(sample.context(), sample.x)
         _scatter(panels[3], "evaluation: return-to-go", sample.returns, worth)
     else:
         panels[3].set_axis_off()

@@ -18,8 +18,8 @@ from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import STREAMS, StreamDenoiser, draw_levels, schedule
-from diffplan.planning import queries
 from diffplan.planning.chains import chain_of, network_calls
+from diffplan.planning.queries import answers_of
 from diffplan.planning.stages import make_plan
 from diffplan.training.losses import Objective
 
@@ -197,7 +197,7 @@ def test_a_plan_is_made_for_the_return_asked_for(models: Make, plan_inputs: Make
     assert not torch.allclose(*plans)
     # while an evaluation is not told it
     x = torch.randn(3, 4, model.plan_dim, generator=generator())
-    values = [queries.evaluation(model, c, x) for c in (context, more)]
+    values = [answers_of(model).evaluation(c, x) for c in (context, more)]
     assert torch.equal(*values)
 
 
@@ -279,22 +279,22 @@ def test_one_network_learns_to_answer(
     context = Context(z[:, 0], goal, None)
     mask = windows.acting[..., None, None]
     with torch.no_grad():
-        led = queries.inverse_dynamics(model, context, x, noise)
+        led = answers_of(model).inverse_dynamics(context, x, noise)
         wrong = ((led - actions).square() * mask).mean()
         assert wrong < 0.5 * ((actions - actions.mean((0, 1, 2))).square() * mask).mean()
-        moved = queries.forward_model(model, context, actions, noise, 3)
+        moved = answers_of(model).forward_model(context, actions, noise, 3)
         ahead = model.from_plan(z[:, 0], moved)
         error = ((ahead - z).square()[:, 1:] * windows.mask[..., None]).mean()
         still = ((z[:, :1] - z).square()[:, 1:] * windows.mask[..., None]).mean()
         assert error < 0.7 * still
-        worth = queries.evaluation(model, context, x)
+        worth = answers_of(model).evaluation(context, x)
         assert np.corrcoef(worth, returns)[0, 1] > 0.7
         if model.tells_of_states:
             valued = WindowSampler(data, model.config, seed=0).valued(512, generator(7))
             states, goals = model.states(valued.states), model.goal(valued.goals)
             assert goals is not None
-            told = queries.state_values(model, states[:, None], goals[:, None]).squeeze(1)
+            told = answers_of(model).state_values(states[:, None], goals[:, None]).squeeze(1)
             assert np.corrcoef(told, model.normalised_returns(valued.returns))[0, 1] > 0.8
-        now = queries.policy(model, context, noise)
+        now = answers_of(model).policy(context, noise)
         first = actions[:, 0, 0]
         assert (now - first).square().mean() < 0.8 * first.var(0).mean()

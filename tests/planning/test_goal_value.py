@@ -12,7 +12,7 @@ from diffplan.config.sections import DataConfig, HeadsConfig, PlanSpaceConfig
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.spec import ModelSpec
-from diffplan.planning import selection
+from diffplan.planning.queries import HeadAnswers
 from diffplan.planning.selection import evaluate
 
 DISCOUNT, HORIZON, STRIDE = 0.99, 8, 2
@@ -29,11 +29,11 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
     ) -> Tensor:
         return DISCOUNT ** (100 * (state - goal).abs().squeeze(-1))
 
-    def told(model: PlannerModel, states: Tensor, goals: Tensor, task: None) -> Tensor:
+    def told(answers: HeadAnswers, states: Tensor, goals: Tensor, task: None) -> Tensor:
         return forward(states, goals)
 
     if model.value is None:
-        monkeypatch.setattr(selection, "state_values", told)
+        monkeypatch.setattr(HeadAnswers, "state_values", told)
     else:
         monkeypatch.setattr(model.value, "forward", forward)
     return model
