@@ -102,9 +102,10 @@ class _Captured:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(3):
+            for _ in range(3):  # libraries choose their kernels in the first calls
                 self.run()
         torch.cuda.current_stream().wait_stream(stream)
+        # from here on no call may wait for the device or copy from the host
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.outputs = self.run()

@@ -133,8 +133,9 @@ def _session(
         )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
+        options.inter_op_num_threads = 1  # a plan is one chain: nothing runs beside it
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    # the exporter drops inputs that nothing depends on
     used = [(names.index(i.name), i.name) for i in session.get_inputs()]
 
     def run(values: Sequence[Tensor]) -> list[Tensor]:

@@ -191,6 +191,7 @@ class Denoiser(nn.Module):
     ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
         """(x_t, what the network sees of it, t) -> the network's features and x0_hat."""
         proposal, shift, time = inputs.proposal, inputs.shift, inputs.time
+        # floats, so that engines find them as constants in their graphs
         rows = {t: readout(process, self.prediction, t) for t in grid[:-1]}
         if shift is None and any(j for _, j, _ in rows.values()):
             raise DiffplanError(f"process {process.name!r} needs a proposal [B, H, D], got none")
@@ -273,6 +274,7 @@ class Denoiser(nn.Module):
         if held is not None:
             x_t = torch.where(held, x0, x_t)
             weights = weights * ~held
+        # a plain row has its own data there (see `denoiser_losses`): it must not see them
         present = None if proposal is None else ~samples.plain
         seen = _masked(proposal, present)
         encoded = self.encode(samples.context, samples.drop)

@@ -128,6 +128,7 @@ class Heads(nn.Module):
         h: the network's features. states: [B, H+1, S] normalised, of the plan it denoised. names:
         heads that are asked, None for all.
         """
+        # what is told of a whole plan is read off the mean of its rows
         pooled = h.mean(1) if self.by_row else h
         return {
             name: self.decoders[name](*((h, states) if MODALITIES[name].by_row else (pooled,)))
@@ -163,6 +164,7 @@ class Heads(nn.Module):
 
     def _encode(self, name: str, inputs: Tensor) -> Tensor:
         e: Tensor = self.encoders[name](inputs)
+        # of unit size, or training would make it louder than any noise
         if e.ndim == 2:
             e = e.unflatten(1, (self.rows, self.dim))
         return e * e.square().mean((1, 2), keepdim=True).add(1e-6).rsqrt()

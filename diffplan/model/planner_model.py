@@ -113,6 +113,7 @@ class PlannerModel(PlanSpace):
             code = self.tasks.from_states(batch.prompt)
         if generator is None:
             return code
+        # some are told nothing, so that an agent may know nothing of its task
         drop = torch.rand(len(code), generator=generator) < _UNKNOWN_SHARE
         return self.tasks.dropped(code, drop.to(code.device))
 

@@ -84,9 +84,11 @@ class PlanSpace(nn.Module):
         self.action_low.copy_(low)
         self.action_high.copy_(high)
         windows = sampler.sample(_FIT_WINDOWS, generator)
+        # states as the value sees them: windows are drawn by their return or their goal
         self.returns.fit(sampler.valued(_FIT_WINDOWS, generator).returns.unsqueeze(-1))
         z = self.states(windows.states)
         moved = (z[:, 1:] - z[:, :1]).square() * windows.mask.unsqueeze(-1)
+        # plans have unit size in every step and column, whatever moves fast or slowly
         rms = (moved.sum(0) / windows.mask.sum(0).clamp(min=1).unsqueeze(-1)).sqrt()
         self.plan_scale.copy_(rms.clamp(min=_SMALLEST_SCALE))
         if windows.rewards is not None:
@@ -113,6 +115,7 @@ class PlanSpace(nn.Module):
 
     def environment_actions(self, scaled: Tensor) -> Tensor:
         """Scaled actions [..., A] to the environment's units, within its bounds."""
+        # networks know no bounds, environments refuse what lies outside
         share = (scaled.clamp(-1, 1) + 1) / 2
         return self.action_low + share * (self.action_high - self.action_low)
 

@@ -85,7 +85,7 @@ class StreamDenoiser(nn.Module):
         """
         table = torch.tensor((process.a, process.sigma), dtype=x0.dtype).to(x0.device)
         a, sigma = (self._by_column(x) for x in table[:, levels])
-        x_t = a * x0 + sigma * noise
+        x_t = a * x0 + sigma * noise  # every stream at a level of its own
         features = self.time_features(levels / process.T) + self.encoder(context, drop)
         error = (self.network(x_t, None, features) - x0).square()
         result = {}
@@ -116,6 +116,7 @@ class StreamDenoiser(nn.Module):
         A stream whose level stays where it is stays as it is. encoded: `encoder(context)`
         [B, F]. time: `schedule_features` of the schedule.
         """
+        # the levels of a schedule are known beforehand: one body for each
         bodies = self.network.bind(None, time.unsqueeze(1) + encoded)
         for body, now, then in zip(bodies, schedule[:-1], schedule[1:], strict=True):
             x0 = body(x)

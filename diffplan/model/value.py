@@ -104,7 +104,7 @@ class Value(nn.Module):
         if self.task_dim:
             assert task is not None
             inputs.append(task)
-        joined = torch.cat(inputs, dim=-1)
+        joined = torch.cat(inputs, dim=-1)  # once for all members
         return torch.stack([member(joined).squeeze(-1) for member in members])
 
     def loss(

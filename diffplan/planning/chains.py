@@ -84,7 +84,7 @@ def chain_of(
             f"(heads.kind {model.config.heads.kind}), which must be run at least once"
         )
     if steps == 0 and settings.start != "noise":
-        return None
+        return None  # the proposal is the plan
     process, grid = _levels(model, settings)
     start: str = "process" if settings.start == "noise" else settings.start
     if reuse:
@@ -93,6 +93,7 @@ def chain_of(
     sampler.check(process, grid, model.statistics)
     levels = sampler.levels(grid)[:-1]
     model.denoiser.check_process(process, levels)
+    # once for all plans: neither levels nor weights change
     time = model.denoiser.time_table(tuple(t / process.T for t in levels))
     return Chain(start, process, grid, time, model.denoiser)
 

@@ -15,7 +15,7 @@ from diffplan.model.value import Value
 from diffplan.planning.queries import answers_of
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
-_EXCESS_WEIGHT = 2.0
+_EXCESS_WEIGHT = 2.0  # above 1: gaining by a jump must not pay
 _LEAST_RETURN = 1e-3  # the value network resolves no less
 
 

@@ -82,6 +82,7 @@ def make_plan(
     """
     rows, k = context.state.shape[0], settings.k
     proposal = propose(model, context, noise.propose, settings)
+    # from here on every candidate is a row, so that all are denoised in one pass
     context = context.repeat(k)
     start = context.state
     told: dict[str, Tensor] = {}
@@ -134,12 +135,14 @@ def propose(
     scaled = None
     if sampled:
         context = context.repeat(k)
+        # one candidate is the mean: it is the best guess where values rank badly
         keep_mean = torch.arange(k, device=noise.device).ne(0)
         scaled = (noise * (settings.temperature * keep_mean[:, None, None])).flatten(0, 1)
     kept = context.previous
     if kept is None:
         found = model.proposer.propose(context, scaled)
     else:
+        # the rest of the plan before is better than anything proposed anew
         missing = model.config.plan.horizon - kept.shape[1]
         tail = model.proposer.propose(replace(context, state=kept[:, -1]), scaled, missing)
         unknown = tail.returns.new_full(kept.shape[:2], math.nan)
@@ -167,7 +170,7 @@ def optimise(
     """
     start = context.state
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
-    if isinstance(chain, EllipsisType):
+    if isinstance(chain, EllipsisType):  # not given: None means that nothing is refined
         chain = chain_of(model, settings, context.previous is not None)
     if chain is None:
         assert x_hat is not None
@@ -248,13 +251,14 @@ def _optimise_streams(
     """Plan tensors [B*K, rows, D] with states and actions, and the return that was asked for."""
     streams, columns = chain.network, chain.network.columns
     x = settings.noise_scale * streams.noise(noise.start.flatten(0, 1))
+    # a return that is asked for is given, clean from the start; else it is denoised, too
     told = x[..., columns.returns]
     if model.use_returns and context.target_return is not None:
         told = context.target_return.view(-1, 1, 1).expand_as(told)
     states = x[..., columns.states]
     states = STARTS[chain.start](chain.process, chain.grid[0], x_hat, states, None)
     x = torch.cat([states, x[..., columns.actions], told], -1)
-    encoded = streams.encoder(context)
+    encoded = streams.encoder(context)  # once per plan: conditions do not change with the level
     return streams.sample(chain.process, chain.levels, x, encoded, chain.time, settings.clip)
 
 

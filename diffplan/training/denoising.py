@@ -56,7 +56,7 @@ def denoiser_losses(
         x0 = torch.cat([x0, _clean(model, plain)])
         mask = torch.cat([mask, model.row_mask(plain.mask)])
         contexts = contexts.joined(model.context_of(plain, generator))
-    is_plain = torch.arange(len(x0), device=x0.device) >= main
+    is_plain = torch.arange(len(x0), device=x0.device) >= main  # main rows first, then plain
     told = None
     if isinstance(denoiser, MultiTaskDenoiser):
         told = _told(model, denoiser, windows, plain, generator)
@@ -154,6 +154,7 @@ def state_values_loss(
         model.path_from(start),
     )
     drop = {"target_return": torch.ones(len(start), dtype=torch.bool, device=start.device)}
+    # at the last level a plan says nothing: what is told depends on state and goal alone
     blank = torch.zeros(len(start), model.rows, model.plan_dim, device=start.device)
     process = model.plain_process
     found = denoiser.telling_loss(process, process.T, blank, context, drop, told)

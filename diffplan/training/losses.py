@@ -50,6 +50,7 @@ class Objective(nn.Module):
         windows, transitions, valued = batch.windows, batch.transitions, batch.valued
         context = model.context_of(windows, generator)
         proposed: Tensor | None = None
+        # the proposals that the denoiser learns to mend are those of this very update
         if model.proposer is not None:
             loss, proposal = model.proposer.loss(
                 context, windows.states, windows.returns, windows.mask
@@ -104,7 +105,7 @@ def _value_loss(model: PlannerModel, value: Value, valued: Valued, context: Cont
 def bootstrapped(model: PlannerModel, value: Value, step: Step, context: Context) -> Tensor:
     """Reward plus discounted value one step on, normalised [B]."""
     if model.training:
-        value.follow()
+        value.follow()  # once an update, or the slow weights would not be slow
     ahead = value.ahead(step.states, context.goal, context.task)
     ahead = model.returns.inverse(ahead.unsqueeze(-1)).squeeze(-1)
     discount = model.config.data.discount

@@ -26,6 +26,7 @@ def measure_residual(
     start = context.state
     error = model.to_plan(start, proposal.states) - model.to_plan(start, states[:, 1:])
     mask = model.row_mask(windows.mask * windows.weight.unsqueeze(-1))
+    # per plan step and column: what is far off in one is exact in another
     squares = (error.square() * mask.unsqueeze(-1)).sum(0)
     rms = (squares / mask.sum(0).clamp(min=1e-6).unsqueeze(-1)).sqrt()
     rate = 1.0 if not model.residual_known else rate

@@ -12,6 +12,7 @@ from diffplan.agents import load_agent
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
 from diffplan.envs.simulators.mazes import Maze
+from diffplan.planning.queries import StreamAnswers
 from diffplan.scripts.cli import main
 from diffplan.scripts.queries import measures
 from diffplan.scripts.queries.command import queries_table
@@ -101,7 +102,7 @@ def test_who_tells_the_truth_makes_no_error(
         ("forward_model", sample.x),
         ("evaluation", sample.returns.exp()),
     ):
-        monkeypatch.setattr(measures.queries, name, lambda *_, truth=truth: truth)
+        monkeypatch.setattr(StreamAnswers, name, lambda *_, truth=truth: truth)
     mean = torch.zeros(model.spec.action_dim)
     for answer in (
         measures.inverse_dynamics(model, sample, None, mean),
