@@ -54,11 +54,13 @@ def ddim(
         x0 = denoise(x, t)
         if s == 0:
             return x0
+        # noise that is drawn takes the place of noise that is kept: sigma_s stays what it is
         std = eta * process.posterior_std(t, s)
         if process.noisy:
             keep = math.sqrt(max(0.0, sigma[s] ** 2 - std**2)) / sigma[t]
         else:  # there is no eps to eliminate, but the proposal
             keep = r[s] / r[t]
+        # in place: on a CPU a decision is bound by memory, not by arithmetic
         x = (keep * x).add_(x0, alpha=a[s] - keep * a[t])
         shift = r[s] - keep * r[t]
         if proposal is not None and shift != 0.0:

@@ -44,7 +44,7 @@ def evodiff(
             return answers[-1]
         first = steps.data(x, answers[-1], t, s)
         ratio = math.inf if i == 0 else step_ratio(process, grid[i - 1], t, s)
-        if math.isinf(ratio):
+        if math.isinf(ratio):  # no step before to compare with: first order
             x = first
             answers.append(denoise(x, s))
             continue

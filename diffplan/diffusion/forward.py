@@ -21,6 +21,7 @@ def targets_at(
     """What the network should give [B, H, D] at the levels t [B]; arguments as for `q_sample`."""
     if prediction == "x0":
         return x0
+    # a table of all levels, indexed by row: rows of a batch have levels of their own
     rows = [target_row(process, prediction, level) for level in range(process.T + 1)]
     table = torch.tensor(rows, dtype=x0.dtype).to(t.device)
     p, q, w = table[t].reshape(-1, 3, 1, 1).unbind(1)

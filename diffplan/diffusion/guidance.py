@@ -41,6 +41,7 @@ def pin(
         after = x[:, index + 1 :] if index != -1 else x[:, :0]
         return torch.cat([x[:, :index], row.unsqueeze(1), after], 1)
 
+    # before, so that the network plans from the value; after, so that the chain keeps it
     def pinned(x: Tensor, t: int) -> Tensor:
         return held(denoise(held(x), t))
 
@@ -91,6 +92,7 @@ def value_gradient(
     until: level below which nothing guides; the last step, which is not noisy, never is.
     """
     steps = (pair for pair in pairwise(grid) if pair[0] >= until)
+    # floats before any plan is made: nothing here depends on the data
     factors = {t: weight * _shift(process, t, s, eta) for t, s in steps}
 
     def guided(x: Tensor, t: int) -> Tensor:

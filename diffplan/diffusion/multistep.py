@@ -46,6 +46,7 @@ def dpm_solver_pp_2m(
         x0 = denoise(x, t)
         if s == 0:
             return x0
+        # 0 where the step before began at lambda = -inf: it says nothing of the slope
         share = 0.0 if i == 0 else 0.5 / step_ratio(process, grid[i - 1], t, s)
         mixed = x0 if before is None or share == 0.0 else (1 + share) * x0 - share * before
         x, before = steps.data(x, mixed, t, s), x0
@@ -76,6 +77,7 @@ def unipc(
         share = 0.0 if i == 0 else 0.5 / step_ratio(process, grid[i - 1], t, s)
         here, before = answers[-1], answers[-2] if share else None
         mixed = here if before is None else (1 + share) * here - share * before
+        # the answer that corrects this step is the next one's first: no evaluation is lost
         predicted = denoise(steps.data(start, mixed, t, s), s)
         if before is None:
             corrected = 0.5 * (here + predicted)

@@ -40,6 +40,7 @@ def s_pndm(
             return x0
         eps = steps.eps(x, x0, t)
         if before is None:
+            # no answer before: its place takes one at the step's own end
             ahead = steps.noise(x, eps, t, s)
             mixed = (eps + steps.eps(ahead, denoise(ahead, s), s)) / 2
         else:
@@ -78,7 +79,7 @@ def f_pndm(
         if s == 0:
             return x0
         eps = steps.eps(x, x0, t)
-        known = [eps, *known[:3]]
+        known = [eps, *known[:3]]  # newest first
         if i < _STARTING:
             mixed = _runge_kutta(denoise, steps, x, eps, t, s)
         else:

@@ -137,7 +137,7 @@ class Steps:
         return self._shifted(x - p.a[t] * x0, -p.r[t]) / p.sigma[t]
 
     def _shifted(self, x: Tensor, share: float) -> Tensor:
-        if self.proposal is None or share == 0.0:
+        if self.proposal is None or share == 0.0:  # most processes never shift by it
             return x
         return x + share * self.proposal
 

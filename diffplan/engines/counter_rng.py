@@ -42,6 +42,7 @@ def standard_normal(seeds: Tensor, counts: Tensor, n: int) -> Tensor:
     """
     bits = _bits(_own(seeds), _own(counts), (n + 1) // 2)
     library = _library(bits)
+    # half a step off the grid, so that the logarithm never sees 0
     radius = (_float(_shifted(bits, 40)) + 0.5) * 2.0**-24
     radius = library.sqrt(library.log(radius) * -2.0)
     angle = _float(bits & 0xFFFFFF) * (2.0**-24 * 2 * math.pi)

@@ -105,9 +105,11 @@ class PlanStep(nn.Module):
 
     def draw(self, seeds: Tensor, counts: Tensor) -> Draws:
         """The random numbers of plan number counts [B] of rows with these seeds [B] (int64)."""
+        # all at once: a call costs more than its numbers
         normal = standard_normal(seeds, counts, sum(self.sizes))
         gumbel = normal[:, :0]
         if self.settings.select == "softmax":
+            # other counts, so that the choice does not depend on the plans' noise
             gumbel = -(-uniform(seeds, ~counts, self.settings.k).log()).log()
         propose, start, steps = normal.split(self.sizes, 1)
         return Draws(propose, start, steps, gumbel)

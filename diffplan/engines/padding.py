@@ -33,4 +33,5 @@ def filled(tensor: Tensor, size: int) -> Tensor:
     missing = size - len(tensor)
     if not missing:
         return tensor
+    # copies, not zeros: whatever is computed of them is as finite as the first row's
     return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])])

@@ -15,7 +15,7 @@ from diffplan.model.proposer import build_proposer
 from diffplan.model.proposer.base import Proposer, ProposerSpec
 from diffplan.model.space import PlanSpace
 from diffplan.model.streams import StreamDenoiser
-from diffplan.model.value import NoisyValue, Value
+from diffplan.model.value import BootstrappedValue, NoisyValue, Value
 from diffplan.nn import NETWORKS, Network
 from diffplan.nn.embeddings import goal_feature_size
 
@@ -100,17 +100,16 @@ def denoiser_of(space: PlanSpace, process: Process) -> Denoiser:
 def value_of(space: PlanSpace) -> Value:
     """The value network."""
     spec, heads = space.spec, space.config.heads
-    return Value(
+    kind = BootstrappedValue if heads.value == "bootstrapped" else Value
+    return kind(
         spec.state_dim,
-        spec.goal_dim,
-        spec.action_dim if heads.value == "critic" else 0,
         spec.goal_columns,
-        heads.width,
-        _DEPTH,
-        heads.expectile,
-        heads.value_ensemble,
-        heads.value == "bootstrapped",
-        space.task_dim,
+        action_dim=spec.action_dim if heads.value == "critic" else 0,
+        task_dim=space.task_dim,
+        width=heads.width,
+        depth=_DEPTH,
+        expectile=heads.expectile,
+        members=heads.value_ensemble,
     )
 
 

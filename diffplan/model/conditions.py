@@ -61,6 +61,7 @@ class ConditionEncoder(nn.Module):
 
         Raises DiffplanError for a condition that is missing.
         """
+        # summed, not joined: a dropped one then leaves the size of the trunk alone
         parts = [self._embed(name, context, drop) for name in self.sizes]
         if not parts:
             return self.nothing

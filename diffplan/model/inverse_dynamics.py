@@ -25,6 +25,7 @@ class InverseDynamics(nn.Module):
 
     def forward(self, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
         """state, ahead: normalised [..., D]; lag: fraction of the stride [...] -> [..., A]."""
+        # of unit size: a step is small beside the space that states are scaled by
         change = (ahead - state) / self.step_scale
         inputs: Tensor = torch.cat([state, change, lag.unsqueeze(-1)], dim=-1)
         result: Tensor = self.network(inputs)

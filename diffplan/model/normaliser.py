@@ -40,6 +40,7 @@ class Normaliser(nn.Module):
         for chunk in chunks():
             total += chunk.double().sum(0)
         mean = total / count
+        # a second pass: the difference of large squares would lose the digits that count
         squares = torch.zeros_like(total)
         for chunk in chunks():
             squares += (chunk.double() - mean).square().sum(0)

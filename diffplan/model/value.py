@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,36 +20,30 @@ class Value(nn.Module):
     arXiv 2110.06169, eq. 5, on returns instead of one-step targets); tau = 0.5 is the mean, a
     larger tau leans towards the better returns seen from a state. Several members, each with
     weights of its own, are averaged: a maximum over candidates picks what is overrated.
-
-    Bootstrapped, the return is r + discount V(s') of slowly following weights, which are saved
-    with the others (Kostrikov et al., eq. 5 and 6 without actions, as for goals in Park et al.
-    2023, arXiv 2307.11949, eq. 4).
     """
 
     def __init__(
         self,
         state_dim: int,
-        goal_dim: int,
-        action_dim: int,
         goal_columns: tuple[int, ...],
+        action_dim: int = 0,
+        task_dim: int = 0,
+        *,
         width: int,
         depth: int,
         expectile: float,
         members: int,
-        bootstrapped: bool = False,
-        task_dim: int = 0,
     ) -> None:
-        """action_dim: 0 for a function of the state alone. members: networks to average. task_dim:
-        size of the code of the task, 0 without.
+        """action_dim: 0 for a function of the state alone. task_dim: size of the code of the task,
+        0 without. members: networks to average.
         """
         super().__init__()
         self.uses_action = action_dim > 0
         self.goal_columns = goal_columns
         self.expectile = expectile
-        inputs = state_dim + goal_feature_size(goal_dim) + action_dim + task_dim
         self.task_dim = task_dim
+        inputs = state_dim + goal_feature_size(len(goal_columns)) + action_dim + task_dim
         self.members = nn.ModuleList([mlp(inputs, [width] * depth, 1) for _ in range(members)])
-        self.following = copy.deepcopy(self.members).requires_grad_(False) if bootstrapped else None
 
     def forward(
         self,
@@ -62,20 +57,6 @@ class Value(nn.Module):
         task: [..., F] code of the task or None.
         """
         return self.each(state, goal, action, task).mean(0)
-
-    @torch.no_grad()
-    def follow(self) -> None:
-        """Move the following weights a little towards the members', once an update."""
-        assert self.following is not None
-        slow: list[Tensor] = list(self.following.parameters())
-        fast: list[Tensor] = list(self.members.parameters())
-        torch._foreach_lerp_(slow, fast, _FOLLOW_RATE)
-
-    @torch.no_grad()
-    def ahead(self, state: Tensor, goal: Tensor | None, task: Tensor | None = None) -> Tensor:
-        """V of the following weights, the mean of the members: [...]."""
-        assert self.following is not None
-        return self._values(self.following, state, goal, None, task).mean(0)
 
     def each(
         self,
@@ -120,6 +101,31 @@ class Value(nn.Module):
         weight = torch.where(error < 0, 1 - self.expectile, self.expectile)
         # twice the weight, so that tau = 0.5 is the mean squared error
         return (2 * weight * error.square()).mean(-1).sum()
+
+
+class BootstrappedValue(Value):
+    """A value that learns from itself: its return is r + discount V(s') of slow weights.
+
+    They follow the learned ones and are saved with them (Kostrikov et al., eq. 5 and 6 without
+    actions, as for goals in Park et al. 2023, arXiv 2307.11949, eq. 4).
+    """
+
+    def __init__(self, state_dim: int, goal_columns: tuple[int, ...], **options: Any) -> None:
+        """options: of `Value`."""
+        super().__init__(state_dim, goal_columns, **options)
+        self.following = copy.deepcopy(self.members).requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the following weights a little towards the members', once an update."""
+        slow: list[Tensor] = list(self.following.parameters())
+        fast: list[Tensor] = list(self.members.parameters())
+        torch._foreach_lerp_(slow, fast, _FOLLOW_RATE)
+
+    @torch.no_grad()
+    def ahead(self, state: Tensor, goal: Tensor | None, task: Tensor | None = None) -> Tensor:
+        """V of the following weights, the mean of the members: [...]."""
+        return self._values(self.following, state, goal, None, task).mean(0)
 
 
 class NoisyValue(nn.Module):

@@ -61,6 +61,7 @@ def calibrate(
     None: the model's own plans, by ddim. progress: called `rounds(calibrated_process(...))` times.
     Raises DiffplanError as `calibrated_process` and `estimate` do.
     """
+    # one plan a row, by the sampler that needs no statistics
     settings = dataclasses.replace(settings, candidates=1, sampler="ddim", eta=0.0, reuse=False)
     own, chain = chain_of(model, settings), _whole_chain(model, settings)
     generator = torch.Generator().manual_seed(seed)
@@ -104,6 +105,7 @@ def calibrate(
             parts.append(Part(denoise, plans, drawn, proposal, scale))
             return x
 
+        # not to plan, but to get hold of the denoiser with all guidance on it
         optimise(model, context, proposal, noise, settings, chain, sampler=look)
     return estimate(
         chain.process,

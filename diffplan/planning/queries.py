@@ -129,6 +129,7 @@ class HeadAnswers:
         codes = None if task is None else task.flatten(0, 1)
         context = Context(start, goals.flatten(0, 1), torch.zeros_like(start[:, 0]), task=codes)
         drop = {"target_return": torch.ones_like(start[:, 0], dtype=torch.bool)}
+        # at the last level, where a plan says nothing, as in training
         blank = start.new_zeros(len(start), model.rows, model.plan_dim)
         path, encoded = model.path_from(start), denoiser.encode(context, drop)
         told = denoiser.tell(process, process.T, blank, encoded, path, ("returns",))
@@ -218,7 +219,7 @@ class StreamAnswers:
     ) -> Tensor:
         """Denoise along the levels from noise x [B, rows, D] with what is given in its columns."""
         streams, columns = self.streams, self.streams.columns
-        x = streams.noise(x)
+        x = streams.noise(x)  # what is given replaces it column by column
         parts = [
             x[..., columns.states] if states is None else states[..., columns.states],
             x[..., columns.actions] if actions is None else actions.flatten(2),

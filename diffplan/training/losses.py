@@ -10,7 +10,7 @@ from diffplan.model.context import Context
 from diffplan.model.inverse_dynamics import InverseDynamics
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.proposer.base import Proposer
-from diffplan.model.value import Value
+from diffplan.model.value import BootstrappedValue, Value
 from diffplan.training.denoising import (
     denoiser_losses,
     noisy_value_loss,
@@ -96,13 +96,15 @@ class Objective(nn.Module):
 def _value_loss(model: PlannerModel, value: Value, valued: Valued, context: Context) -> Tensor:
     """Expectile regression on the returns-to-go, or on what the value itself expects of them."""
     returns = valued.returns
-    if valued.step is not None:
+    if isinstance(value, BootstrappedValue) and valued.step is not None:
         returns = bootstrapped(model, value, valued.step, context)
     actions = valued.actions if value.uses_action else None
     return value.loss(context.state, context.goal, actions, returns, context.task)
 
 
-def bootstrapped(model: PlannerModel, value: Value, step: Step, context: Context) -> Tensor:
+def bootstrapped(
+    model: PlannerModel, value: BootstrappedValue, step: Step, context: Context
+) -> Tensor:
     """Reward plus discounted value one step on, normalised [B]."""
     if model.training:
         value.follow()  # once an update, or the slow weights would not be slow

@@ -86,6 +86,7 @@ class AutoregressiveProposer(Proposer):
         noise: [B, H, D+1] as in `propose`. What is told and not moved, and the spread where nothing
         is drawn, is not computed; scales are part of the weights.
         """
+        # the last layer is folded with the scales and cut to what moves: this runs H times a plan
         *hidden, last = self.head
         assert isinstance(last, nn.Linear)
         dim = self.spec.state_dim
