@@ -133,7 +133,7 @@ def noisy_value_of(space: PlanSpace) -> NoisyValue:
     return NoisyValue(
         space.rows,
         space.plan_dim,
-        space.spec.state_dim + goal_feature_size(space.spec.goal_dim),
+        space.spec.state_dim + goal_feature_size(space.spec.goal_dim) + space.task_dim,
         space.config.denoiser.features,
         heads.width,
         _DEPTH,

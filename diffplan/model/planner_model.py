@@ -135,8 +135,10 @@ class PlannerModel(PlanSpace):
         return self.spec.goal_dim > 0 and self.config.has_head("returns")
 
     def value_condition(self, context: Context) -> Tensor:
-        """What the noisy value knows beside the plan [B, C]: normalised start and goal."""
-        start, goal = context.state, context.goal
-        if goal is None:
-            return start
-        return torch.cat([start, goal_features(start, goal, self.spec.goal_columns)], -1)
+        """What the noisy value knows beside the plan [B, C]: start, goal and code of the task."""
+        known = [context.state]
+        if context.goal is not None:
+            known.append(goal_features(context.state, context.goal, self.spec.goal_columns))
+        if self.task_dim:
+            known.append(context.given("task"))
+        return torch.cat(known, -1)

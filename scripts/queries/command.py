@@ -106,7 +106,6 @@ def _measure(options: Queries) -> dict[str, Any]:
     agent = load_agent(options.folder, checkpoint=options.checkpoint)
     asked = Asked(agent)  # refuses separate networks
     against = None if options.against is None else _separate(options.against, agent)
-    other = None if against is None else against.model
     target = options.json or options.folder / "queries.json"
     picture = (
         target.with_suffix(".png") if options.json else options.folder / "pictures" / "queries.png"
@@ -135,11 +134,11 @@ def _measure(options: Queries) -> dict[str, Any]:
         weights = seen.acting[..., None, None].expand_as(seen.actions)
         mean = (seen.actions * weights).sum((0, 1, 2)) / weights.sum((0, 1, 2))
         answers = [
-            measures.inverse_dynamics(model, sample, other, mean),
+            measures.inverse_dynamics(model, sample, against, mean),
             measures.policy(model, sample, mean),
             *plans(agent, sample, seen, against, mean),
             measures.forward_model(model, sample, agent.settings.denoising_steps, learned),
-            *measures.evaluation(model, sample, other),
+            *measures.evaluation(model, sample, against),
         ]
         task = measures.task(model, sample) if model.config.has_head("task") else None
         results = {

@@ -73,6 +73,11 @@ class Sample:
         )
 
 
+def context_in(agent: PlannerAgent, sample: Sample) -> Context:
+    """What is known at the windows' first states, in the units and task codes of an agent."""
+    return agent.model.context_of(agent.model.normalised_windows(sample.windows))
+
+
 def draw(agent: PlannerAgent, sampler: WindowSampler, n: int, seed: int, part: str) -> Sample:
     """n windows of the training or held-out episodes."""
     model, generator = agent.model, torch.Generator().manual_seed(seed)
@@ -162,16 +167,16 @@ def _action_errors(sample: Sample, found: Tensor) -> tuple[np.ndarray, np.ndarra
 
 
 def inverse_dynamics(
-    model: PlannerModel, sample: Sample, against: PlannerModel | None, mean_action: Tensor
+    model: PlannerModel, sample: Sample, against: PlannerAgent | None, mean_action: Tensor
 ) -> Answer:
     """Actions between true states, those that leave a plan state."""
     found = answers_of(model).inverse_dynamics(sample.context(goal=False), sample.x, sample.noise)
     found = found[:, :, 0].clamp(-1, 1)  # as they are executed
     separate = None
-    if against is not None and against.inverse_dynamics is not None:
-        z = against.states(sample.windows.states)
+    if against is not None and against.model.inverse_dynamics is not None:
+        z = against.model.states(sample.windows.states)
         lag = torch.ones(len(z), z.shape[1] - 1)
-        told = against.inverse_dynamics(
+        told = against.model.inverse_dynamics(
             z[:, :-1].flatten(0, 1), z[:, 1:].flatten(0, 1), lag.flatten()
         ).clamp(-1, 1)
         separate = rmse(*_action_errors(sample, told.unflatten(0, lag.shape)))
@@ -229,21 +234,22 @@ def forward_model(
         "nothing moves",
     )
     if model.streams is None and not (model.plain_process.c and model.config.has_head("actions")):
-        return _noted(answer, "needs streams, or an aggregation of actions")
+        return replace(answer, note="needs streams, or an aggregation of actions")
     context = sample.context(goal=False)
     found = answers_of(model).forward_model(context, sample.actions, sample.noise, steps)
     ahead = model.from_plan(sample.z[:, 0], found)[:, 1:]
-    return _replaced(answer, of(ahead))
+    return replace(answer, model=of(ahead))
 
 
-def evaluation(model: PlannerModel, sample: Sample, against: PlannerModel | None) -> list[Answer]:
+def evaluation(model: PlannerModel, sample: Sample, against: PlannerAgent | None) -> list[Answer]:
     """Returns-to-go of plans, and of states where the head judges these."""
     true = sample.returns.numpy()
     separate, simple = None, None
-    if against is not None and against.value is not None:
-        z, goal = against.states(sample.windows.states[:, 0]), against.goal(sample.windows.goals)
-        if not against.value.uses_action:
-            separate = rank_correlation(against.value(z, goal).numpy(), true)
+    value = None if against is None else against.model.value
+    if against is not None and value is not None and not value.uses_action:
+        given = context_in(against, sample)
+        told = value(given.state, given.goal, task=given.task)
+        separate = rank_correlation(told.numpy(), true)
     if sample.made_for.goal is not None:
         here = sample.windows.states[:, 0][:, list(model.spec.goal_columns)]
         assert sample.windows.goals is not None
@@ -300,14 +306,6 @@ def task(model: PlannerModel, sample: Sample) -> dict[str, Any]:
     if process.c:
         result["label_inside"] = [accuracy(level, sample.task) for level in levels]
     return result
-
-
-def _noted(answer: Answer, note: str) -> Answer:
-    return Answer(**{**answer.__dict__, "note": note})
-
-
-def _replaced(answer: Answer, found: Estimate) -> Answer:
-    return Answer(**{**answer.__dict__, "model": found})
 
 
 # --- A learned forward model ---------------------------------------------------------------------

@@ -12,7 +12,7 @@ from diffplan.agents import PlannerAgent
 from diffplan.engines.decision import Plan, PlanStep
 from diffplan.envs.simulators.mazes import Maze, maze_of
 from diffplan.planning.stages import decode
-from diffplan.scripts.queries.measures import Answer, Sample, rmse, weighted_mean
+from diffplan.scripts.queries.measures import Answer, Sample, context_in, rmse, weighted_mean
 from diffplan.scripts.report.intervals import Estimate
 from diffplan.scripts.report.pictures import positions
 
@@ -98,9 +98,10 @@ def _planned(agent: PlannerAgent, sample: Sample) -> tuple[Tensor, Tensor]:
     make = PlanStep(model, agent.settings)
     goals = None if windows.goals is None else windows.goals.numpy()
     given = agent.context_at(windows.states[:, 0].numpy(), goals)
-    # asked for what the windows themselves went on to reach, and told of their tasks
+    # asked for what the windows themselves went on to reach, and told of their tasks in codes of
+    # its own: another model's mean nothing to it
     own = windows.returns[:, 0] if model.use_returns else None
-    given = replace(given, target_return=own, task=sample.made_for.task)
+    given = replace(given, target_return=own, task=context_in(agent, sample).task)
     states, actions = [], []
     for rows in torch.arange(len(sample.z)).split(_ROWS):
         context = given.rows(rows)

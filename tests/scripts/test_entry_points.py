@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from diffplan.agents import PlannerAgent, Queries, load_agent
 from diffplan.data.episodes import Episodes
@@ -153,6 +154,20 @@ def test_a_model_that_is_shown_its_task_acts_on_it(train: Train) -> None:
     assert not np.array_equal(shown.plan(seen).states, agent.plan(seen).states)
 
 
+def test_the_value_of_noisy_plans_knows_the_task(train: Train) -> None:
+    agent = load_agent(train("diffuser", "rewards", 2))
+    value, seen = agent.model.noisy_value, observation(agent)
+    assert value is not None and agent.settings.value_guidance > 0
+    x, level = torch.zeros(B, agent.model.rows, agent.model.plan_dim), torch.ones(B)
+    first, second = (
+        value(x, level, agent.model.value_condition(agent.for_task(task).context(seen)))
+        for task in (0, 1)
+    )
+    assert (first != second).all()
+    guided = [agent.for_task(task).plan(seen).states for task in (0, 1)]
+    assert not np.array_equal(*guided)
+
+
 def test_every_query_has_an_answer_or_a_reason(agent: PlannerAgent) -> None:
     if agent.model.config.heads.kind == "separate":
         with pytest.raises(DiffplanError, match="answers no queries"):
@@ -185,13 +200,15 @@ def test_every_query_has_an_answer_or_a_reason(agent: PlannerAgent) -> None:
 
 # --- The command line ----------------------------------------------------------------------------
 
+FEW = ["--windows", "20", "--mlp-updates", "2"]
 SMALL = ["--episodes", "2", "--num-envs", "2", "--no-pictures"]
 ON_RUNS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "RUN", *SMALL],
     "evaluate-best": ["evaluate", "RUN", *SMALL, "--checkpoint", "best", "--select-episodes", "1"],
     "compare": ["compare", "RUN", "--episodes", "2", "--tune-episodes", "1"],
     "calibrate": ["calibrate", "RUN", "--samples", "8", "--start", "noise"],
-    "queries": ["queries", "RUN", "--windows", "20", "--mlp-updates", "2"],
+    "queries": ["queries", "RUN", *FEW],
+    "queries-against": ["queries", "RUN", "--against", "SEPARATE", *FEW],
     "benchmark": [
         *["benchmark", "RUN", "--sweep", "batch", "--batch", "1", "2", "--engines", "eager"],
         *["--rounds", "1", "--seconds", "0.01"],
@@ -225,10 +242,15 @@ def test_every_command_works_or_says_why_not(
     monkeypatch.setattr(compare, "STRIDES", (2,))
     run = train(*model)
     capsys.readouterr()
-    status = main([str(run) if word == "RUN" else word for word in ON_RUNS[command]])
+    words = {"RUN": str(run)}
+    if "SEPARATE" in ON_RUNS[command]:  # of the same data, told of its tasks in codes of its own
+        words["SEPARATE"] = str(train("trajectory-diffuser", *model[1:]))
+        capsys.readouterr()
+    status = main([words.get(word, word) for word in ON_RUNS[command]])
     error = capsys.readouterr().err
     refused = {
         ("queries", "trajectory-diffuser"): "answers no queries",
+        ("queries-against", "trajectory-diffuser"): "answers no queries",
         ("calibrate", "streams"): "dpm-solver-v3",
     }.get((command, model[0]))
     if refused is None:
