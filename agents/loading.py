@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import find_checkpoint
@@ -34,7 +35,8 @@ def load_agent(
         raise DiffplanError(f"device is {device!r}, but PyTorch sees no CUDA device; use 'cpu'")
     model, header, _ = load_model(path, device)
     # read only where they are used: they lie beside the checkpoint, and need not
-    if planning.get("sampler", model.config.planning.sampler) == "dpm-solver-v3":
+    sampler = SAMPLERS.get(planning.get("sampler", model.config.planning.sampler))
+    if sampler is not None and sampler.takes_statistics:  # the agent refuses wrong names
         model.statistics = load_statistics(path)
     return PlannerAgent(
         model,

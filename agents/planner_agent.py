@@ -16,6 +16,7 @@ from diffplan.agents.task_memory import TaskMemory
 from diffplan.config.config import config_to_dict, replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.engines.decision import Plan
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import Engine, make_engine
@@ -66,7 +67,7 @@ class PlannerAgent:
             level = matching_level(model, settings)
             settings = dataclasses.replace(settings, start_level=level)
         # now: a decision is too late to hear of it
-        if model.statistics is not None and settings.sampler == "dpm-solver-v3":
+        if model.statistics is not None and SAMPLERS[settings.sampler].takes_statistics:
             check_conditions(model.statistics, settings)
         self.model = model
         self.layout, self.info = layout, info

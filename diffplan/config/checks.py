@@ -9,6 +9,7 @@ from operator import attrgetter
 from diffplan.config.sections import Sections
 from diffplan.diffusion.process import FAR, readout
 from diffplan.diffusion.processes import SCHEDULES, build_process, ddpm
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 
 _COUNTS = {
@@ -101,9 +102,9 @@ def check(config: Sections) -> None:
         "1 (conditional) where training never drops a condition (denoiser.drop_condition 0)",
     )
     require(
-        planning.value_guidance == 0 or planning.sampler != "dpm-solver-v3",
+        planning.value_guidance == 0 or SAMPLERS[planning.sampler].value_guided,
         "planning.value_guidance",
-        "0 with sampler dpm-solver-v3, whose calibration differentiates the denoiser already",
+        f"0 with sampler {planning.sampler}, whose calibration differentiates the denoiser already",
     )
     if plan.pin_goal:
         require(plan.space == "absolute", "plan.space", "absolute with plan.pin_goal")

@@ -109,6 +109,6 @@ def _any(process: Process, grid: Grid, statistics: Any) -> None:
 
 
 SAMPLERS = (
-    Sampler("ddim", ddim, _any, eta=lambda eta: eta, takes=("eta",)),
+    Sampler("ddim", ddim, _any, eta=lambda eta: eta, takes=("eta",), by_stream=True),
     Sampler("ancestral", ancestral, noisy("ancestral"), eta=lambda eta: 1.0),
 )

@@ -312,4 +312,7 @@ def _suits(process: Process, grid: Grid, statistics: Statistics | None) -> None:
     check_statistics(statistics, process, grid)
 
 
-SAMPLERS = (Sampler("dpm-solver-v3", dpm_solver_v3, _suits, takes=("statistics",)),)
+SAMPLERS = (
+    # estimating the statistics differentiates the denoiser already
+    Sampler("dpm-solver-v3", dpm_solver_v3, _suits, takes=("statistics",), value_guided=False),
+)

@@ -52,6 +52,15 @@ class Sampler:
     """Noise of its steps, given that of the settings; 0 where it draws none."""
     takes: tuple[str, ...] = ()
     """Further arguments of `run`: "eta", "statistics"."""
+    value_guided: bool = True
+    """Whether the gradient of a value may guide it."""
+    by_stream: bool = False
+    """Whether streams, each at a level of its own, can take its steps (without noise)."""
+
+    @property
+    def takes_statistics(self) -> bool:
+        """Whether a model must be calibrated for it."""
+        return "statistics" in self.takes
 
     def options(self, **known: Any) -> dict[str, Any]:
         """Those of the known arguments that it takes."""

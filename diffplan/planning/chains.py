@@ -102,7 +102,8 @@ def _stream_chain(
     model: PlannerModel, streams: StreamDenoiser, settings: PlanningConfig
 ) -> StreamChain:
     """States from where they start, actions from noise, the return as asked for."""
-    if settings.sampler != "ddim" or settings.eta or settings.start == "process":
+    suits = SAMPLERS[settings.sampler].by_stream and not settings.eta
+    if not suits or settings.start == "process":
         raise DiffplanError(
             "heads.kind streams takes DDIM steps without noise from planning.start noise, sdedit "
             f"or raw, got sampler {settings.sampler!r}, eta {settings.eta:g} and start "

@@ -24,6 +24,7 @@ from diffplan.data.batches import Batch
 from diffplan.data.episodes import Episodes, fingerprint
 from diffplan.data.placement import moved
 from diffplan.data.windows import WindowSampler
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.planner_model import PlannerModel
@@ -175,7 +176,7 @@ class _Learner:
         self.settings, self.accelerator = config.training, accelerator
         self.sampler = WindowSampler(episodes, config, seed=seed)
         self.model = PlannerModel(spec, config)
-        if config.planning.sampler != "dpm-solver-v3":  # which is calibrated after training
+        if not SAMPLERS[config.planning.sampler].takes_statistics:  # which come after training
             # refuses now what could not plan in the end
             chain_of(self.model, self.model.config.planning)
         info = episodes.info
