@@ -1,7 +1,7 @@
-"""Packages and tables that import what they name when it is first used."""
+"""What packages and tables name, imported when it is first used."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -29,19 +29,7 @@ def attributes(
     return find, listed
 
 
-class Table(Mapping[str, Any]):
-    """Things by name, each given as "module:attribute"; the names are known without importing."""
-
-    def __init__(self, **homes: str) -> None:
-        """homes: name -> "module:attribute"."""
-        self._homes = homes
-
-    def __getitem__(self, name: str) -> Any:
-        module, _, attribute = self._homes[name].partition(":")
-        return getattr(import_module(module), attribute)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._homes)
-
-    def __len__(self) -> int:
-        return len(self._homes)
+def imported(home: str) -> Any:
+    """What "module:attribute" names."""
+    module, _, attribute = home.partition(":")
+    return getattr(import_module(module), attribute)

@@ -9,12 +9,14 @@ from pydantic import ConfigDict
 from tyro.conf import DisallowNone  # on the command line a flag, --x or --no-x
 
 from diffplan.config import choices
+from diffplan.config.kinds import HEADS, HeadsKind
+from diffplan.nn import NETWORKS
 
 Modality = Literal["actions", "rewards", "returns", "goal", "task"]
 """Names of `diffplan.model.modalities.MODALITIES`."""
 
 STRICT = ConfigDict(extra="forbid")
-_FEATURES = 128  # of the time and of the conditions, for the mlp and the dit
+_FEATURES = 128  # of the time and of the conditions, where the network says nothing else
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,28 @@ class DenoiserConfig:
 
     @property
     def features(self) -> int:
-        """Size of the time and condition features; for the unet as published."""
-        return self.width if self.network == "unet" else _FEATURES
+        """Size of the time and condition features."""
+        return self.width if NETWORKS[self.network].features_of_width else _FEATURES
+
+    @property
+    def to_noise(self) -> bool:
+        """Whether the forward process leads to noise alone, wherever a proposal is."""
+        return self.process == "ddpm"
+
+    @property
+    def uses_proposals(self) -> bool:
+        """Whether the process leads to the proposal, or the network sees it."""
+        return not self.to_noise or self.condition_on_proposal
+
+    @property
+    def learns_from_noise(self) -> bool:
+        """Whether training has plain DDPM samples, so that plans can come from noise."""
+        return self.to_noise or self.condition_on_proposal
 
     @property
     def noise_draws(self) -> int:
         """Noise draws per window and update: two share a proposal, which costs most."""
-        return 2 if self.process != "ddpm" or self.condition_on_proposal else 1
+        return 2 if self.uses_proposals else 1
 
     @property
     def share_without_proposal(self) -> float:
@@ -140,6 +157,11 @@ class HeadsConfig:
     action on returns-to-go (as published)."""
     value_ensemble: int = 1
     """Value networks that are averaged."""
+
+    @property
+    def facts(self) -> HeadsKind:
+        """What this kind means for the plan and the networks."""
+        return HEADS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -241,14 +263,19 @@ class Sections:
 
     def has_head(self, name: Modality) -> bool:
         """Whether the denoiser has a head for this."""
-        return self.heads.kind == "shared" and name in self.heads.modalities
+        return self.heads.facts.on_features and name in self.heads.modalities
 
     @property
     def actions_in_plan(self) -> bool:
         """Whether the plan tensor holds actions."""
-        return self.heads.kind in ("in-plan", "streams")
+        return self.heads.facts.in_plan
 
     @property
     def plans_act(self) -> bool:
         """Whether a plan comes with the actions that follow it: no inverse dynamics is needed."""
         return self.actions_in_plan or self.has_head("actions")
+
+    @property
+    def tells_returns(self) -> bool:
+        """Whether the denoiser tells the return of a plan: no value network is needed."""
+        return not self.heads.facts.value or self.has_head("returns")

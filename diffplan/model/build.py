@@ -37,22 +37,16 @@ def proposer_of(space: PlanSpace) -> Proposer:
 
 def _network_of(space: PlanSpace) -> Network:
     options = space.config.denoiser
-    sizes = (
-        {"base": options.width}
-        if options.network == "unet"
-        else {
-            "width": options.width,
-            "depth": options.depth,
-        }
-    )
-    result: Network = NETWORKS[options.network](
+    entry = NETWORKS[options.network]
+    depth = {"depth": options.depth} if entry.takes_depth else {}
+    return entry(
         space.rows,
         space.plan_dim,
         options.features,
+        width=options.width,
         use_proposal=options.condition_on_proposal,
-        **sizes,
+        **depth,
     )
-    return result
 
 
 def _encoder_of(space: PlanSpace) -> ConditionEncoder:
@@ -63,7 +57,7 @@ def _encoder_of(space: PlanSpace) -> ConditionEncoder:
         # nor is a goal that stands at the end of the plan
         goal_columns=() if space.config.plan.pin_goal else space.spec.goal_columns,
         # nor a return that is a stream of the plan
-        use_returns=space.use_returns and space.config.heads.kind != "streams",
+        use_returns=space.use_returns and not space.config.heads.facts.streams,
         task_dim=space.task_dim,
     )
 
@@ -90,7 +84,7 @@ def denoiser_of(space: PlanSpace, process: Process) -> Denoiser:
     }
     denoiser = (
         MultiTaskDenoiser(space, network, encoder, **sizes)
-        if space.config.heads.kind == "shared"
+        if space.config.heads.facts.on_features
         else Denoiser(network, encoder, **sizes)
     )
     denoiser.check_process(process)
@@ -144,8 +138,8 @@ def processes_of(config: Config) -> tuple[Process, Process]:
     """Plain DDPM, and the forward process that the configuration names, which may be the same."""
     options, heads = config.denoiser, config.heads
     betas = SCHEDULES[options.schedule](options.levels)
-    weight = heads.aggregation if heads.kind == "shared" else 0.0  # of what heads tell, in it
+    weight = heads.aggregation if heads.facts.on_features else 0.0  # of what heads tell, in it
     plain = aggregated(ddpm(betas), weight)
-    if options.process == "ddpm":
+    if options.to_noise:
         return plain, plain
     return plain, aggregated(build_process(options.process, betas), weight)

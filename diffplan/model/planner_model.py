@@ -36,27 +36,23 @@ class PlannerModel(PlanSpace):
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
         if config.planning.candidates is None:
-            told = config.heads.kind == "streams" or config.has_head("returns")
-            config = replace_planning(
-                config, candidates=_CANDIDATES if spec.goal_dim and not told else 1
-            )
+            ranks = spec.goal_dim and not config.tells_returns
+            config = replace_planning(config, candidates=_CANDIDATES if ranks else 1)
         super().__init__(spec, config)
         self.statistics: Statistics | None = None  # of `diffplan calibrate`, set on loading
-        streams = config.heads.kind == "streams"
+        heads = config.heads.facts
         self.tasks = build.task_encoder_of(self) if self.task_dim else None
         self.targets = TargetTable()
         self.register_buffer("residual_rms", torch.ones(self.rows, spec.state_dim))
         self.register_buffer("residual_known", torch.zeros(()))
         self.plain_process, self.main_process = build.processes_of(config)
         self.proposer = build.proposer_of(self) if self.needs_proposer(config) else None
-        refines = config.planning.start != "none" and not streams
+        refines = config.planning.start != "none" and not heads.streams
         self.denoiser = build.denoiser_of(self, self.main_process) if refines else None
-        self.streams = build.streams_of(self) if streams else None
-        # the published planners with actions in the plan have inverse dynamics beside them
-        acts = config.heads.kind in ("separate", "in-plan") or not config.plans_act
+        self.streams = build.streams_of(self) if heads.streams else None
+        acts = heads.inverse_dynamics or not config.plans_act
         self.inverse_dynamics = build.inverse_dynamics_of(self) if acts else None
-        told = streams or config.has_head("returns")
-        self.value = None if told else build.value_of(self)
+        self.value = None if config.tells_returns else build.value_of(self)
         self.noisy_value = build.noisy_value_of(self) if config.planning.value_guidance else None
 
     @property
@@ -67,8 +63,7 @@ class PlannerModel(PlanSpace):
     @staticmethod
     def needs_proposer(config: Config) -> bool:
         """Whether anything in the configuration uses proposals."""
-        uses = config.denoiser.condition_on_proposal or config.denoiser.process != "ddpm"
-        return uses or config.planning.start != "noise"
+        return config.denoiser.uses_proposals or config.planning.start != "noise"
 
     def fit(self, sampler: WindowSampler, low: Tensor, high: Tensor, seed: int) -> None:
         """Fit every scale once, on training windows. low, high: action bounds [A]."""

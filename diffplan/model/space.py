@@ -61,7 +61,7 @@ class PlanSpace(nn.Module):
         self.rows = plan.horizon + self.absolute
         acted = config.actions_in_plan * plan.stride * spec.action_dim
         end = spec.state_dim + acted
-        self.plan_dim = end + (config.heads.kind == "streams")
+        self.plan_dim = end + config.heads.facts.streams
         self.columns = Columns(
             slice(0, spec.state_dim), slice(spec.state_dim, end), slice(end, self.plan_dim)
         )

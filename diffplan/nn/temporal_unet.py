@@ -65,7 +65,7 @@ class TemporalUNet(Network):
         horizon: int,
         dim: int,
         features: int,
-        base: int = 64,
+        width: int = 64,
         mults: tuple[int, ...] = (1, 2, 4, 8),
         kernel: int = 5,
         groups: int = 8,
@@ -74,17 +74,17 @@ class TemporalUNet(Network):
         super().__init__()
         if kernel % 2 == 0:
             raise DiffplanError(f"the U-Net needs an odd kernel, got {kernel}")
-        if base % groups:
-            raise DiffplanError(f"the U-Net's base {base} must be a multiple of groups={groups}")
+        if width % groups:
+            raise DiffplanError(f"the U-Net's width {width} must be a multiple of groups={groups}")
         self.horizon = horizon
-        self.width = base * mults[0]
+        self.width = width * mults[0]
         self.use_proposal = use_proposal
         self.padding = -horizon % 2 ** (len(mults) - 1)
 
         def level(inputs: int, outputs: int) -> Level:
             return Level(inputs, outputs, features, kernel, groups)
 
-        widths = [base * mult for mult in mults]
+        widths = [width * mult for mult in mults]
         inputs = [dim * (1 + use_proposal), *widths[:-1]]
         turns = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.down = nn.ModuleList(map(level, inputs, widths))

@@ -58,11 +58,12 @@ def chain_of(
     proposal, so it starts at a low level of the same process.
     Raises DiffplanError for settings that the model was not trained for.
     """
+    heads = model.config.heads
     if settings.start == "none":
-        if model.config.heads.kind != "separate":
+        if heads.facts.needs_denoiser:
             raise DiffplanError(
                 f"planning.start is 'none', but actions and values come from the denoiser "
-                f"(heads.kind {model.config.heads.kind}), which must be run; expected another start"
+                f"(heads.kind {heads.kind}), which must be run; expected another start"
             )
         return None
     if model.streams is not None:
@@ -78,10 +79,10 @@ def chain_of(
             "of noisy plans, which is learned where it is above 0 in training; expected 0"
         )
     steps = _REUSE_STEPS if reuse else settings.denoising_steps
-    if model.config.heads.kind != "separate" and steps == 0:
+    if heads.facts.needs_denoiser and steps == 0:
         raise DiffplanError(
             "planning.denoising_steps is 0, but actions and values come from the denoiser "
-            f"(heads.kind {model.config.heads.kind}), which must be run at least once"
+            f"(heads.kind {heads.kind}), which must be run at least once"
         )
     if steps == 0 and settings.start != "noise":
         return None  # the proposal is the plan

@@ -61,7 +61,7 @@ def denoiser_losses(
     if isinstance(denoiser, MultiTaskDenoiser):
         told = _told(model, denoiser, windows, plain, generator)
     x_hat: Tensor | None = None
-    if proposed is not None and (options.condition_on_proposal or options.process != "ddpm"):
+    if proposed is not None and options.uses_proposals:
         x_hat = model.to_plan(context.state, proposed)
         # plain rows are told that there is none; what stands there is not looked at
         x_hat = torch.cat([x_hat.repeat_interleave(draws, 0), x0[main:]])

@@ -35,7 +35,7 @@ class Objective(nn.Module):
         """Whether the head of actions learns from proposals, too."""
         self.plain_rows = 0
         """Windows without a proposal that an update needs, so that they have their share."""
-        if model.denoiser is not None and options.condition_on_proposal:
+        if model.denoiser is not None:
             rows = model.config.training.batch_size * options.noise_draws
             share = options.share_without_proposal
             self.plain_rows = round(rows * share / (1 - share))

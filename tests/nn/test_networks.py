@@ -13,7 +13,7 @@ from diffplan.nn.embeddings import GoalMap, chosen_columns, goal_features, mlp, 
 H, D, F = 6, 3, 8
 SMALL = {
     "mlp": {"width": 16, "depth": 2},
-    "unet": {"base": 8, "mults": (1, 2, 4), "groups": 4},
+    "unet": {"width": 8, "mults": (1, 2, 4), "groups": 4},
     "dit": {"width": 16, "depth": 2, "heads": 2},
 }
 
@@ -176,8 +176,8 @@ def test_an_untrained_dit_block_is_the_identity() -> None:
 def test_sizes_that_do_not_divide_are_refused() -> None:
     with pytest.raises(DiffplanError, match="width 10 must be a multiple of heads=4"):
         DiT(H, D, F, width=10)
-    with pytest.raises(DiffplanError, match="base 20 must be a multiple of groups=8"):
-        TemporalUNet(H, D, F, base=20)
+    with pytest.raises(DiffplanError, match="width 20 must be a multiple of groups=8"):
+        TemporalUNet(H, D, F, width=20)
     with pytest.raises(DiffplanError, match="odd kernel, got 4"):
         TemporalUNet(H, D, F, kernel=4)
 
