@@ -94,11 +94,6 @@ class PlannerAgent:
         """Whether plans are made for a target return."""
         return self.model.use_returns
 
-    @property
-    def first_target(self) -> float:
-        """Return-to-go to ask for at first, where it does not go by the step."""
-        return self._targets.first
-
     # --- Which task ------------------------------------------------------------------------------
 
     def for_task(self, task: int | None) -> PlannerAgent:

@@ -71,7 +71,7 @@ def _check_ranges(config: Sections, require: Require) -> None:
     )
     for names, fits, expected in ranges:
         for section, keys in names.items():
-            for key in keys:
+            for key in keys:  # by name, so that the refusal can say which
                 value = getattr(getattr(config, section), key)
                 require(value is None or fits(value), f"{section}.{key}", expected)
     clip = config.planning.clip
@@ -92,6 +92,7 @@ def _check_start_level(config: Sections, require: Require) -> None:
     planning, levels = config.planning, config.denoiser.levels
     if planning.start_level is None:
         return
+    # where no start reads it, it waits for one that does
     used = planning.start in ("sdedit", "raw")
     least = max(1, planning.denoising_steps) if used else 1
     require(
@@ -240,6 +241,7 @@ def _check_processes(config: Sections, require: Require) -> None:
     plain = ddpm(SCHEDULES[denoiser.schedule](denoiser.levels))
     try:
         main = build_process(denoiser.process, SCHEDULES[denoiser.schedule](denoiser.levels))
+        # what some samples are drawn from must also suit
         learned = [main, plain] if denoiser.condition_on_proposal else [main]
         # training draws every level, and each must give x0 back
         for process in learned:

@@ -47,8 +47,10 @@ def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
     try:
         return adapter.validate_python(data)
     except ValidationError as error:
+        # one clear line: who mends this one hears of the next
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        # pydantic's own words for these do not say what to do
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             raise DiffplanError(
                 f"{where} has the unknown key {key!r}; remove it or check its spelling"
@@ -63,5 +65,6 @@ def replace_planning(config: Config, **changes: Any) -> Config:
     known = {f.name for f in dataclasses.fields(PlanningConfig)}
     if unknown := sorted(set(changes) - known):
         raise DiffplanError(f"unknown planning setting {unknown[0]!r}; known: {sorted(known)}")
+    # read as a file is: dataclasses alone would take a word for a number
     planning = _read(_PLANNING, dataclasses.asdict(config.planning) | changes, "planning settings")
     return dataclasses.replace(config, planning=planning)

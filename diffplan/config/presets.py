@@ -46,6 +46,7 @@ REWARD_PROCESSES: dict[str, Any] = {
 }
 """Beside REWARD_SETTINGS for ours with other forward processes, from their own starts."""
 
+# which of `CONFIGS` are ours, by what they need beside REWARD_SETTINGS
 _PROCESSES = ("resfusion", "interpolant", "rectified-flow", "diffuse-vae", "conditioned")
 _MULTI_TASK = ("multi-task", "streams")
 _OURS = ("trajectory-diffuser", "proposer-only", "from-noise", *_PROCESSES, *_MULTI_TASK)
@@ -110,7 +111,7 @@ _MAZE_DIFFUSER: dict[str, Any] = {
     "plan.horizon": 32,
     "plan.stride": 8,
     "plan.pin_goal": True,
-    "planning.value_guidance": 0.0,
+    "planning.value_guidance": 0.0,  # what is held at both ends needs no reward to climb
     "planning.candidates": 1,
     "planning.replan_every": 64,
 }
@@ -196,6 +197,7 @@ def _names(task: str, *kinds: str) -> tuple[str, ...]:
 _GYM = ("medium", "medium-replay")
 _HAND = ("human", "cloned", "expert")
 _OTHER = ("random", "expert", "full-replay")
+# where the released table has the task, but not these data of it
 _NO_ROW = "no row of its own; the rest as in the rows of this task"
 
 RELEASED: tuple[Released, ...] = (
@@ -301,6 +303,7 @@ def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
             return None
         tasks = (task for task in REWARD_BY_TASK if _matches(dataset.lower(), (task,)))
         return _rewards(config_name, next(tasks, None))
+    # case counts here: these are the names of D4RL
     for row in RELEASED:
         if _matches(dataset, row.datasets):
             return _published(row, has_goal)

@@ -101,6 +101,7 @@ class DenoiserConfig:
     @property
     def features(self) -> int:
         """Size of the time and condition features."""
+        # said by the network, as a published size is its own affair
         return self.width if NETWORKS[self.network].features_of_width else _FEATURES
 
     @property

@@ -53,16 +53,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class Transitions:
-    """Pairs for inverse dynamics: states, ahead [B, D], lag [B] in steps, actions [B, A].
-
-    task: [B] int64, None without tasks.
-    """
+    """Pairs for inverse dynamics: states, ahead [B, D], lag [B] in steps, actions [B, A]."""
 
     states: Tensor
     ahead: Tensor
     lag: Tensor
     actions: Tensor
-    task: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,6 @@ class WindowSampler:
             take(self.states, start + lag),
             lag.float(),
             take(self.actions, self.step_of[start]),
-            self._task(start),
         )
 
     def valued(self, batch: int, generator: torch.Generator) -> Valued:

@@ -113,6 +113,7 @@ def dpm_solver_v3(
     of f behind a step, 1 to 3 (fewer at first). corrector: repeat each step once f at its end is
     known, with that value as one more and no more evaluations (appendix C).
     One evaluation per step; the last step returns x0_hat itself, a grid of one index returns x.
+    Ten arguments: the seven of every sampler, and what is this one's own.
     Raises DiffplanError as `check_statistics` does, and for a wrong order or a missing proposal.
     """
     if order not in _ORDERS:

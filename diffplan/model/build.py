@@ -76,8 +76,6 @@ def denoiser_of(space: PlanSpace, process: Process) -> Denoiser:
     options = space.config.denoiser
     network, encoder = _network_of(space), _encoder_of(space)
     sizes: dict[str, Any] = {
-        "horizon": space.rows,
-        "dim": space.plan_dim,
         "features": options.features,
         "prediction": options.prediction,
         "use_proposal": options.condition_on_proposal,

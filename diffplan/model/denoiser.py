@@ -100,8 +100,6 @@ class Denoiser(nn.Module):
         network: Network,
         encoder: ConditionEncoder,
         *,
-        horizon: int,
-        dim: int,
         features: int,
         prediction: Prediction,
         use_proposal: bool,
@@ -113,8 +111,6 @@ class Denoiser(nn.Module):
             )
         self.network = network
         self.encoder = encoder
-        self.horizon = horizon
-        self.dim = dim
         self.features = features
         self.prediction: Prediction = prediction
         self.use_proposal = use_proposal
@@ -162,8 +158,9 @@ class Denoiser(nn.Module):
 
     def _predicted(self, out: Tensor, proposal: Tensor | None) -> Tensor:
         """The prediction [B, H, D] that the network's output stands for."""
-        skips = self.prediction == "x0" and self.use_proposal and proposal is not None
-        return out + proposal if skips and proposal is not None else out
+        if self.prediction != "x0" or not self.use_proposal or proposal is None:
+            return out
+        return out + proposal
 
     # --- Planning --------------------------------------------------------------------------------
 

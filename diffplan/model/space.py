@@ -154,7 +154,7 @@ class PlanSpace(nn.Module):
     def normalised_transitions(self, step: Transitions) -> Transitions:
         """Transitions of normalised states and scaled actions, the lag a fraction of the stride."""
         states, lag, actions = self._step(step.states, step.lag, step.actions)
-        return Transitions(states, self.states(step.ahead), lag, actions, step.task)
+        return Transitions(states, self.states(step.ahead), lag, actions)
 
     def _step(self, states: Tensor, lag: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lag = lag / self.config.plan.stride

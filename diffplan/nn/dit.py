@@ -10,6 +10,7 @@ from diffplan.nn.network import Network, OfPlan
 
 
 def _modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    # h (1 + scale) + shift in two operations: a plan of few rows is bound by their count
     return torch.addcmul(h + shift, h, scale)
 
 
@@ -19,6 +20,7 @@ class DiTBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        # without an affine map of its own: shift and scale come from the conditions
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -60,7 +62,9 @@ class DiT(Network):
         self.depth = depth
         self.width = width
         self.enter = nn.Linear(dim * (1 + use_proposal), width)
+        # learned, but neighbours in time begin alike
         self.position = nn.Parameter(sinusoidal(torch.arange(horizon), width))
+        # six of every block, shift and scale before the output
         self.modulation = nn.Linear(features, (6 * depth + 2) * width)
         self.blocks = nn.ModuleList([DiTBlock(width, heads) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
@@ -70,6 +74,7 @@ class DiT(Network):
 
     def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The body at all levels; what they need beside x_t in one product each."""
+        # the proposal is the same at every level: its share of the first layer is taken once
         entry = self.position + self.enter.bias
         if self.use_proposal and proposal is not None:
             entry = entry + F.linear(proposal, self.enter.weight[:, proposal.shape[-1] :])

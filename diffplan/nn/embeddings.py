@@ -19,6 +19,7 @@ def sinusoidal(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor
         raise DiffplanError(f"a sinusoidal embedding needs an even size of 2 or more, got {dim}")
     half = dim // 2
     steps = torch.arange(half, device=values.device, dtype=torch.float32)
+    # in bfloat16 neighbouring levels would have the same angles
     angles = values.float().unsqueeze(-1) * torch.exp(steps * (-math.log(max_period) / half))
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -26,6 +27,7 @@ def sinusoidal(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor
 @lru_cache(maxsize=256)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers [n] as float32 on the device, copied there once: a CUDA graph may hold no copy."""
+    # kept for every later plan, also for one that is differentiated
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device)
 
@@ -67,6 +69,7 @@ class GoalMap(nn.Module):
     def __init__(self, state_dim: int, columns: Sequence[int]) -> None:
         super().__init__()
         place = chosen_columns(torch.eye(state_dim), columns)
+        # follow from the columns alone, so no weights to save
         self.register_buffer("way", -place, persistent=False)
         # angles are linear in state and goal
         angles = _angles(place, torch.zeros_like(place))
@@ -74,6 +77,7 @@ class GoalMap(nn.Module):
 
     def bind(self, goal: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """State [B, D] -> the features of it and `goal`, in the parts that make them up."""
+        # what the goal decides is taken once per plan
         of_goal = _angles(torch.zeros_like(goal), goal)
 
         def features(state: Tensor) -> tuple[Tensor, ...]:

@@ -40,6 +40,7 @@ class Network(nn.Module):
     def bind(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The whole network at all n levels of one plan; arguments as for `bind_features`."""
 
+        # its own function: a lambda in a loop would see the last body only
         def whole(body: OfPlan) -> OfPlan:
             return lambda x: self.output(body(x))
 

@@ -49,7 +49,7 @@ class ResidualMLP(Network):
         self.use_proposal = use_proposal
         self.width = width
         self.enter = nn.Linear(flat * (1 + use_proposal) + features, width)
-        # One product gives the shifts of all blocks.
+        # one product gives the shifts of all blocks
         self.shifts = nn.Linear(features, depth * width)
         self.blocks = nn.ModuleList([ResidualBlock(width) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
@@ -59,8 +59,9 @@ class ResidualMLP(Network):
     def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The body at all levels; what they need beside x_t in one product each."""
         flat = self.shape[0] * self.shape[1]
+        # columns of the first layer: x_t, the proposal, features
         weight = self.enter.weight
-        # Features at the input as well: what they say about each other takes every block to use.
+        # features at the input as well: what they say about each other takes every block to use
         entries = F.linear(features, weight[:, -features.shape[-1] :], self.enter.bias)
         if self.use_proposal and proposal is not None:
             entries = entries + F.linear(proposal.flatten(1), weight[:, flat : 2 * flat])
@@ -72,6 +73,7 @@ class ResidualMLP(Network):
             parts = shift.chunk(len(self.blocks), -1)
 
             def body(x: Tensor) -> Tensor:
+                # all that is left to do at a level
                 h = torch.addmm(entry, x.flatten(1), weight[:, :flat].t())
                 for block, part in zip(self.blocks, parts, strict=True):
                     h = block(h, part)

@@ -79,6 +79,7 @@ class TemporalUNet(Network):
         self.horizon = horizon
         self.width = width * mults[0]
         self.use_proposal = use_proposal
+        # every level but the last halves the time
         self.padding = -horizon % 2 ** (len(mults) - 1)
 
         def level(inputs: int, outputs: int) -> Level:
@@ -86,6 +87,7 @@ class TemporalUNet(Network):
 
         widths = [width * mult for mult in mults]
         inputs = [dim * (1 + use_proposal), *widths[:-1]]
+        # (coarse, fine) on the way up, from the bottom
         turns = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.down = nn.ModuleList(map(level, inputs, widths))
         self.shrink = nn.ModuleList(
@@ -101,6 +103,7 @@ class TemporalUNet(Network):
         zero_(self.leave)
 
     def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        # unlike the other networks nothing is folded: convolutions take x_t and x̂ as one
         features = F.mish(features)
 
         def at(level: Tensor) -> OfPlan:
@@ -117,7 +120,9 @@ class TemporalUNet(Network):
         """x [B, H, D or 2 D], features [B, F] after their activation -> [B, H, C]."""
         h = x.transpose(1, 2)
         if self.padding:
+            # the plan stays at its end, as windows do: zeros would be a jump
             h = torch.cat([h, h[..., -1:].expand(-1, -1, self.padding)], dim=-1)
+        # as published the finest skip is left over at the end
         skips = []
         for i, level in enumerate(self.down):
             if i > 0:

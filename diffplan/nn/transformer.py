@@ -29,6 +29,7 @@ class CausalBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        # norms before, not after: it trains at a full rate without a warm-up
         self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -49,9 +50,11 @@ class CausalBlock(nn.Module):
         """
         qkv = self.qkv(self.attention_norm(h)).chunk(3, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, 1, -1)) for part in qkv)
+        # in place: copying a growing cache would cost more than attending to it
         end = position + 1
         keys[:, :, position:end] = k
         values[:, :, position:end] = v
+        # the last token may see all that is there
         attended = self._attend(q, keys[:, :, :end], values[:, :, :end], is_causal=False)
         return self._after(h, attended.flatten(1))
 
@@ -64,6 +67,7 @@ class CausalBlock(nn.Module):
         return h + self._drop(self.mlp(self.mlp_norm(h)))
 
     def _drop(self, h: Tensor) -> Tensor:
+        # no module, and no operation at 0: a proposal calls this H times depth times
         return F.dropout(h, self.dropout) if self.training and self.dropout > 0.0 else h
 
 
@@ -141,7 +145,7 @@ class CausalTransformer(nn.Module):
             raise DiffplanError(f"a cache of {length} tokens cannot hold {position + 1}")
         h = self.enter(token) + self.position[position]
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
-            assert isinstance(block, CausalBlock)
+            assert isinstance(block, CausalBlock)  # a list of modules forgets which
             h = block.step(h, keys, values, position)
         return self.norm(h), cache
 

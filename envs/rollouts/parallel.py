@@ -36,6 +36,8 @@ def rollout_in_processes(
     """`rollout` in `workers` processes: the same episodes, so for a policy that treats rows
     independently the same results; with one worker it is `rollout` itself.
 
+    Nine arguments, as they are those of `rollout` and the number of processes.
+
     policy and make_env are sent to the processes and must be picklable. num_envs: rows of all
     processes together. The bar shows the first process. Times are those of busy neighbours.
 

@@ -64,8 +64,6 @@ def build(
     denoiser = Denoiser(
         network,
         ConditionEncoder(F, **sizes),
-        horizon=H,
-        dim=D,
         features=F,
         prediction=prediction,
         use_proposal=use_proposal,
@@ -127,8 +125,6 @@ def test_an_untrained_denoiser_returns_the_proposal_and_zero_without(network: st
     denoiser = Denoiser(
         NETWORKS[network](H, D, F),
         ConditionEncoder(F, D, GOAL),
-        horizon=H,
-        dim=D,
         features=F,
         prediction="x0",
         use_proposal=True,

@@ -20,8 +20,6 @@ def test_training_finds_the_posterior_mean_of_gaussian_data() -> None:
     denoiser = Denoiser(
         ResidualMLP(1, 1, F, width=32, depth=1, use_proposal=False),
         ConditionEncoder(F, state_dim=1, use_returns=False, hidden=16),
-        horizon=1,
-        dim=1,
         features=F,
         prediction="x0",
         use_proposal=False,
