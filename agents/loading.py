@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.config.choices import check_device
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import load_model
@@ -30,6 +31,7 @@ def load_agent(
     `diffplan.config.PlanningConfig` to change, e.g. denoising_steps=3, replan_every=8.
     Raises DiffplanError if the folder is no run, or damaged.
     """
+    check_device(device)
     path = find_checkpoint(run, checkpoint)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DiffplanError(f"device is {device!r}, but PyTorch sees no CUDA device; use 'cpu'")

@@ -55,10 +55,6 @@ class PlannerAgent:
         a target by step also in place of the model's own target_return.
         Raises DiffplanError for a wrong setting, or one of a target return that has no effect.
         """
-        # asking for a quantile of the data means not asking for the number set in training
-        read_off = "target_quantile" in planning or planning.get("target") == "by-step"
-        if read_off and "target_return" not in planning:
-            planning["target_return"] = None
         settings = replace_planning(model.config, **planning).planning
         check_target(settings, model, goals=layout.goal_dim > 0)
         if settings.candidates is None:

@@ -33,3 +33,12 @@ def imported(home: str) -> Any:
     """What "module:attribute" names."""
     module, _, attribute = home.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def late(home: str) -> Callable[..., Any]:
+    """What "module:attribute" names, as a function that imports it when it is first called."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        return imported(home)(*args, **options)
+
+    return call

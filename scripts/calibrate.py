@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from diffplan.config.choices import check_device
 from diffplan.errors import DiffplanError
+from diffplan.model.run_folder import find_checkpoint
 from diffplan.scripts.planning_options import PlanningOptions
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from diffplan.model.context import Context
     from diffplan.model.run_folder import Header
 
+# any other sampler: what is to be estimated is not there yet
+_OTHER = {"sampler": "ddim"}
 _SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift of f"))
 
 
@@ -65,9 +69,8 @@ class Calibrate:
         for name, least in (("samples", 2), ("seed", 0), ("threads", 1)):
             if (value := getattr(self, name)) < least:
                 raise DiffplanError(f"--{name} must be at least {least}, got {value}")
-        from diffplan.model.run_folder import find_checkpoint
-
-        find_checkpoint(self.folder, self.checkpoint)
+        check_device(self.device, "--device")
+        self.planning.check(find_checkpoint(self.folder, self.checkpoint), **_OTHER)
 
 
 def _calibrate(options: Calibrate) -> Path:
@@ -75,7 +78,7 @@ def _calibrate(options: Calibrate) -> Path:
 
     from diffplan.agents import load_agent
     from diffplan.diffusion.dpm_statistics import rounds
-    from diffplan.model.run_folder import find_checkpoint, read_header
+    from diffplan.model.run_folder import read_header
     from diffplan.planning import calibration
     from diffplan.scripts.report.files import check_writable
 
@@ -83,8 +86,7 @@ def _calibrate(options: Calibrate) -> Path:
         options.folder,
         checkpoint=options.checkpoint,
         device=options.device,
-        # any other sampler: what is to be estimated is not there yet
-        **options.planning.given | {"sampler": "ddim"},
+        **options.planning.given | _OTHER,
     )
     path = find_checkpoint(options.folder, options.checkpoint)
     file, picture = path / calibration.FILE, path / "calibration.png"

@@ -31,14 +31,20 @@ class Demo:
     """Folder of the run; a finished or interrupted one is continued."""
 
     def run(self) -> dict[str, Any]:
-        """Run all of it; returns what results.json holds."""
+        """Run all of it; returns what results.json holds.
+
+        Raises:
+            DiffplanError: A number out of range.
+        """
+        for name, least in (("env_steps", 1), ("steps", 1), ("episodes", 1), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                option = f"--{name.replace('_', '-')}"
+                raise DiffplanError(f"{option} is {value}, expected at least {least}")
         from diffplan.config.planners import get_config
         from diffplan.envs.makers.pointmaze_data import make_pointmaze
         from diffplan.scripts.evaluate.command import Evaluate
         from diffplan.scripts.train import Train
 
-        if self.steps < 1:
-            raise DiffplanError(f"--steps is {self.steps}, expected at least 1")
         name = f"pointmaze-{self.maze}"
         print(f"1/3  data: {self.env_steps:,} steps of {name} by its depth-first controller")
         # an id of its own: a dataset of the plain name may have been made with other settings

@@ -8,6 +8,7 @@ import textwrap
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -21,7 +22,9 @@ from typing import (
 
 import tyro
 
+from diffplan.config.config import replace_planning
 from diffplan.config.sections import PlanningConfig
+from diffplan.model.run_folder import read_header
 
 OWN: Literal["own"] = "own"
 """Stands for the run's own setting; None does so for flags alone, it is a value of others."""
@@ -102,3 +105,11 @@ class PlanningOptions:
         asked = {each.name: getattr(self, each.name) for each in fields(PlanningConfig)}
         own = {name: getattr(type(self), name) for name in asked}
         return {name: value for name, value in asked.items() if value != own[name]}
+
+    def check(self, checkpoint: Path, **fixed: Any) -> None:
+        """Raise DiffplanError where the model of a checkpoint cannot plan so; reads no weights.
+
+        fixed: settings that are what they are whatever was given.
+        """
+        if self.given:
+            replace_planning(read_header(checkpoint).config, **self.given | fixed)

@@ -61,10 +61,16 @@ def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
 
 
 def replace_planning(config: Config, **changes: Any) -> Config:
-    """A copy with other planning settings."""
+    """A copy with other planning settings.
+
+    A quantile or a target by step is asked for in place of the configuration's target_return.
+    """
     known = {f.name for f in dataclasses.fields(PlanningConfig)}
     if unknown := sorted(set(changes) - known):
         raise DiffplanError(f"unknown planning setting {unknown[0]!r}; known: {sorted(known)}")
+    # asking for a quantile of the data means not asking for the number set in training
+    if "target_quantile" in changes or changes.get("target") == "by-step":
+        changes = {"target_return": None} | changes
     # read as a file is: dataclasses alone would take a word for a number
     planning = _read(_PLANNING, dataclasses.asdict(config.planning) | changes, "planning settings")
     return dataclasses.replace(config, planning=planning)

@@ -1,6 +1,13 @@
 """Ways to run a decision."""
 
-from diffplan.engines.eager import EagerEngine
-from diffplan.engines.table import ENGINES, Engine, make_engine
+from typing import TYPE_CHECKING
 
-__all__ = ["ENGINES", "EagerEngine", "Engine", "make_engine"]
+from diffplan.engines.table import ENGINES, Engine, check_engine, make_engine
+from diffplan.lazy import attributes
+
+if TYPE_CHECKING:
+    from diffplan.engines.eager import EagerEngine
+else:
+    __getattr__, __dir__ = attributes(__name__, {"diffplan.engines.eager": "EagerEngine"})
+
+__all__ = ["ENGINES", "EagerEngine", "Engine", "check_engine", "make_engine"]

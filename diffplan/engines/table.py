@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from torch import Tensor
-
-from diffplan.config.sections import PlanningConfig
-from diffplan.engines.cuda_graph import GraphEngine
-from diffplan.engines.decision import Plan
-from diffplan.engines.eager import EagerEngine
-from diffplan.engines.onnx import OnnxEngine, exports_well, has_onnx
 from diffplan.errors import DiffplanError
-from diffplan.model.context import Context
-from diffplan.model.planner_model import PlannerModel
+from diffplan.lazy import late
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffplan.config.sections import PlanningConfig
+    from diffplan.engines.decision import Plan
+    from diffplan.model.context import Context
+    from diffplan.model.planner_model import PlannerModel
 
 
 class Engine(Protocol):
@@ -66,14 +66,29 @@ class EngineKind:
         return here and self.installed() and (self.gradients or not settings.value_guidance)
 
 
+# by name: the command line knows the engines before it imports PyTorch
+_EAGER = late("diffplan.engines.eager:EagerEngine")
+_ONNX = late("diffplan.engines.onnx:OnnxEngine")
+_GRAPH = late("diffplan.engines.cuda_graph:GraphEngine")
 ENGINES: dict[str, EngineKind] = {
-    "eager": EngineKind(EagerEngine, gradients=True),
-    "onnx": EngineKind(OnnxEngine, "cpu", installed=has_onnx, fast=exports_well),
-    "cuda-graph": EngineKind(GraphEngine, "cuda"),
-    "cuda-graph-bf16": EngineKind(partial(GraphEngine, bf16=True), "cuda"),
+    "eager": EngineKind(_EAGER, gradients=True),
+    "onnx": EngineKind(
+        _ONNX,
+        "cpu",
+        installed=late("diffplan.engines.onnx:has_onnx"),
+        fast=late("diffplan.engines.onnx:exports_well"),
+    ),
+    "cuda-graph": EngineKind(_GRAPH, "cuda"),
+    "cuda-graph-bf16": EngineKind(partial(_GRAPH, bf16=True), "cuda"),
 }
 _AUTO = ("cuda-graph", "onnx", "eager")
 _PLACES = {"cpu": "a CPU", "cuda": "a GPU"}
+
+
+def check_engine(name: str, option: str = "engine") -> None:
+    """Raise DiffplanError for a name that is neither an engine's nor "auto"."""
+    if name not in ("auto", *ENGINES):
+        raise DiffplanError(f"{option} is {name!r}, expected auto, {', '.join(ENGINES)}")
 
 
 def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Engine:
@@ -81,12 +96,11 @@ def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Eng
 
     Raises DiffplanError for an unknown name, and where the engine cannot run here.
     """
+    check_engine(name)
     if name == "auto":
         found = (ENGINES[each] for each in _AUTO)
         kind = next(each for each in found if each.runs(model, settings) and each.fast(model))
         return kind.make(model, settings)
-    if name not in ENGINES:
-        raise DiffplanError(f"engine is {name!r}, expected auto, {', '.join(ENGINES)}")
     kind, device = ENGINES[name], model.plan_scale.device.type
     if settings.value_guidance and not kind.gradients:
         able = ", ".join(each for each, other in ENGINES.items() if other.gradients)

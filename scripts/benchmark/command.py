@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from diffplan.config.choices import check_device
 from diffplan.config.config import Config
 from diffplan.config.planners import CONFIGS
+from diffplan.engines import ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark.settings import default_config
 
@@ -169,16 +171,18 @@ class Benchmark:
                 raise DiffplanError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
         if self.seed < 0:
             raise DiffplanError(f"--seed must not be negative, got {self.seed}")
+        for name in self.device:
+            check_device(name, "--device")
+        for name in self.engines:
+            if name not in ENGINES:  # "auto" would say nothing of which one was measured
+                raise DiffplanError(
+                    f"--engines has {name!r}, expected some of {', '.join(ENGINES)}"
+                )
+        # names are refused before PyTorch is imported, which says what is here
         import torch
 
         for name in self.device:
-            try:
-                kind = torch.device(name).type
-            except RuntimeError:
-                kind = ""
-            if kind not in ("cpu", "cuda"):
-                raise DiffplanError(f"--device is {name!r}, expected cpu, cuda or cuda:N")
-            if kind == "cuda" and not torch.cuda.is_available():
+            if name != "cpu" and not torch.cuda.is_available():
                 raise DiffplanError(
                     f"--device is {name!r}, but PyTorch sees no CUDA device; use cpu"
                 )

@@ -88,7 +88,15 @@ class Make:
         print(f"look at it:  diffplan datasets show {self.name}")
 
     def _check(self, of_metaworld: bool) -> None:
-        """Refuse the options that mean nothing to these data, and no workers."""
+        """Refuse the options that mean nothing to these data, and numbers out of range."""
+        # a row of a maze2d file is an observation: one alone shows no step
+        steps = 2 if self.name.startswith("maze2d") else 1
+        leasts = {"env_steps": steps, "seed": 0, "episodes_per_task": 1, "workers": 1}
+        for name, least in leasts.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                option = f"--{name.replace('_', '-')}"
+                raise DiffplanError(f"{option} is {value}, expected at least {least}")
         if of_metaworld:
             wrong = ["--path-rule"] if self.path_rule is not None else []
         else:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from diffplan.config.choices import check_device
+from diffplan.engines import check_engine
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import find_checkpoint
 from diffplan.scripts.planning_options import PlanningOptions, as_words
@@ -113,7 +115,7 @@ class EvaluateOptions:
         return shlex.join(words)
 
     def check(self) -> None:
-        """Raise DiffplanError for a number out of range, or a RUN without the checkpoint."""
+        """Raise DiffplanError for a number out of range, or a RUN that cannot plan as asked."""
         counts = ("episodes", "num_envs", "threads", "workers", "select_episodes", "time_limit")
         for name in counts:
             value = getattr(self, name)
@@ -143,5 +145,8 @@ class EvaluateOptions:
             )
         if not self.runs:
             raise DiffplanError("give at least one RUN, a folder that `diffplan train --out` wrote")
+        check_device(self.device, "--device")
+        check_engine(self.engine, "--engine")
         for folder in self.runs:
-            find_checkpoint(folder, "last" if self.checkpoint == "best" else self.checkpoint)
+            at = "last" if self.checkpoint == "best" else self.checkpoint
+            self.planning.check(find_checkpoint(folder, at))

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from diffplan.config.config import Config
+from diffplan.config.kinds import HEADS
 from diffplan.errors import DiffplanError
+from diffplan.model.run_folder import find_checkpoint, read_header
 
 if TYPE_CHECKING:
     from diffplan.agents import PlannerAgent
@@ -69,10 +72,21 @@ class Queries:
                 raise DiffplanError(
                     f"--{name.replace('_', '-')} must be at least {least}, got {value}"
                 )
-        from diffplan.model.run_folder import find_checkpoint
-
-        find_checkpoint(self.folder, self.checkpoint)
+        self._check_config(read_header(find_checkpoint(self.folder, self.checkpoint)).config)
         return _measure(self)
+
+    def _check_config(self, config: Config) -> None:
+        kind = HEADS[config.heads.kind]
+        if not (kind.on_features or kind.streams):
+            raise DiffplanError(
+                f"{self.folder} has separate networks (heads.kind {config.heads.kind}) and answers "
+                "no queries; train config multi-task or streams"
+            )
+        # four of the five questions are about actions
+        if not config.plans_act:
+            raise DiffplanError(
+                "this model tells no actions; train with --heads.modalities that have actions"
+            )
 
     @property
     def command(self) -> str:
@@ -95,7 +109,6 @@ def _measure(options: Queries) -> dict[str, Any]:
     from diffplan.agents import load_agent
     from diffplan.data.windows import WindowSampler
     from diffplan.envs.datasets import training_data
-    from diffplan.model.run_folder import find_checkpoint, read_header
     from diffplan.scripts.queries import measures
     from diffplan.scripts.queries.pictures import draw_queries
     from diffplan.scripts.queries.plans import plans
@@ -104,7 +117,7 @@ def _measure(options: Queries) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     agent = load_agent(options.folder, checkpoint=options.checkpoint)
-    asked = Asked(agent)  # refuses separate networks
+    asked = Asked(agent)
     against = None if options.against is None else _separate(options.against, agent)
     target = options.json or options.folder / "queries.json"
     picture = (
@@ -117,11 +130,6 @@ def _measure(options: Queries) -> dict[str, Any]:
     if isinstance(episodes, str):
         raise DiffplanError(f"the questions are asked about held-out episodes, but {episodes}")
     model = agent.model
-    # four of the five questions are about actions
-    if not model.config.plans_act:
-        raise DiffplanError(
-            "this model tells no actions; train with --heads.modalities that have actions"
-        )
     sampler = WindowSampler(episodes, header.config, seed=header.seed)
     with tqdm(total=options.mlp_updates, desc="learning a forward model", unit="update") as bar:
         learned = measures.learned_forward_model(

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
+from diffplan.config.choices import check_device
 from diffplan.errors import DiffplanError
+from diffplan.model.run_folder import find_checkpoint
 from diffplan.scripts.report.markdown import (
     machine_line,
     markdown,
@@ -113,8 +115,7 @@ class Compare:
                 f"tuning seeds {tuned.start} to {tuned.stop - 1} overlap evaluation seeds "
                 f"{evaluated.start} to {evaluated.stop - 1}; choose another --tune-seed"
             )
-        from diffplan.model.run_folder import find_checkpoint
-
+        check_device(self.device, "--device")
         find_checkpoint(self.folder)
 
 

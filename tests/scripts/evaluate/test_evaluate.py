@@ -10,6 +10,7 @@ import pytest
 import torch
 import tyro
 
+from diffplan.config import get_config
 from diffplan.data.episodes import Episodes, fingerprint
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs import datasets
@@ -18,6 +19,7 @@ from diffplan.envs.makers.controllers import pointmaze_controllers
 from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.simulators.environments import evaluation_env_factory
 from diffplan.errors import DiffplanError
+from diffplan.scripts import planning_options
 from diffplan.scripts.evaluate import runs
 from diffplan.scripts.evaluate.command import Evaluate
 from diffplan.scripts.planning_options import PlanningOptions
@@ -37,7 +39,9 @@ def loads(monkeypatch):
             return agent
 
         monkeypatch.setattr(runs, "load_agent", load_agent)
-        header = SimpleNamespace(seed=4, step=60, fingerprint=trained_on)
+        config = get_config("trajectory-diffuser")
+        header = SimpleNamespace(seed=4, step=60, fingerprint=trained_on, config=config)
+        monkeypatch.setattr(planning_options, "read_header", lambda checkpoint: header)
         monkeypatch.setattr(runs, "read_header", lambda folder, checkpoint: header)
         return given
 
