@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffplan.planning import (
         Noise,
         NormalisedPlan,
+        chain_of,
         decode,
         make_plan,
         optimise,
@@ -37,7 +38,9 @@ else:
             "diffplan.envs": "load_dataset load_datasets",
             "diffplan.errors": "DiffplanError",
             "diffplan.model": "Context PlannerModel",
-            "diffplan.planning": "Noise NormalisedPlan decode make_plan optimise propose select",
+            "diffplan.planning": (
+                "Noise NormalisedPlan chain_of decode make_plan optimise propose select"
+            ),
             "diffplan.training": "RunOptions train",
         },
     )
@@ -62,6 +65,7 @@ __all__ = [
     "Queries",
     "RunOptions",
     "__version__",
+    "chain_of",
     "config_for",
     "decode",
     "get_config",

@@ -6,6 +6,7 @@ from diffplan.lazy import attributes
 
 if TYPE_CHECKING:
     from diffplan.planning.calibration import calibrate, load_statistics, save_statistics
+    from diffplan.planning.chains import chain_of
     from diffplan.planning.selection import evaluate, select
     from diffplan.planning.stages import Noise, NormalisedPlan, decode, make_plan, optimise, propose
 else:
@@ -13,6 +14,7 @@ else:
         __name__,
         {
             "diffplan.planning.calibration": "calibrate load_statistics save_statistics",
+            "diffplan.planning.chains": "chain_of",
             "diffplan.planning.selection": "evaluate select",
             "diffplan.planning.stages": "Noise NormalisedPlan decode make_plan optimise propose",
         },
@@ -22,6 +24,7 @@ __all__ = [
     "Noise",
     "NormalisedPlan",
     "calibrate",
+    "chain_of",
     "decode",
     "evaluate",
     "load_statistics",

@@ -16,13 +16,12 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.diffusion.dpm_statistics import TABLES, Part, Progress, estimate, last_level
 from diffplan.diffusion.process import Process
-from diffplan.diffusion.sampling import Denoise
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.run_folder import find_checkpoint
 from diffplan.planning.chains import Chain, chain_of
-from diffplan.planning.stages import Noise, optimise, propose
+from diffplan.planning.stages import Noise, guide, optimise, propose
 
 FILE = "calibration.safetensors"
 CONDITIONS = ("start", "guidance_weight", "clip")
@@ -86,27 +85,11 @@ def calibrate(
         plans = (
             x0[taken]
             if x0 is not None
-            else optimise(model, context, proposal, noise, settings, own)
+            else optimise(model, context, proposal, noise, settings, own)[0]
         )
         drawn = normal(count, rows, dim)
-
-        def look(
-            denoise: Denoise,
-            process: Process,
-            grid: tuple[int, ...],
-            x: Tensor,
-            *,
-            plans: Tensor = plans,
-            drawn: Tensor = drawn,
-            proposal: Tensor | None = None,
-            scale: Tensor | None = None,
-            **_: object,
-        ) -> Tensor:
-            parts.append(Part(denoise, plans, drawn, proposal, scale))
-            return x
-
-        # not to plan, but to get hold of the denoiser with all guidance on it
-        optimise(model, context, proposal, noise, settings, chain, sampler=look)
+        asked = guide(model, context, proposal, settings, chain)
+        parts.append(Part(asked.denoise, plans, drawn, asked.shift, asked.scale))
     return estimate(
         chain.process,
         parts,

@@ -7,9 +7,8 @@ come in as tensors, so a plan is a pure function of its arguments and row b depe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from diffplan.model.modalities import Telling
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.proposer.base import Proposal
 from diffplan.model.value import NoisyValue
-from diffplan.planning.chains import Chain, StreamChain, chain_of
+from diffplan.planning.chains import Chain, StreamChain
 from diffplan.planning.selection import evaluate, select
 
 
@@ -70,14 +69,14 @@ def make_plan(
     context: Context,
     noise: Noise,
     settings: PlanningConfig,
-    chain: Chain | StreamChain | EllipsisType | None = ...,
+    chain: Chain | StreamChain | None,
     *,
     valued: bool = True,
 ) -> NormalisedPlan:
     """Propose K trajectories per row, optimise them, select one. See `NormalisedPlan` for shapes.
 
-    chain: `chain_of` the same model and settings, where it is at hand (None: no refining). valued:
-    False leaves the values NaN where they choose nothing. Decoding, the fourth stage, happens at
+    chain: `chain_of` the same model and settings; None where nothing is refined. valued: False
+    leaves the values NaN where they choose nothing. Decoding, the fourth stage, happens at
     every environment step: `decode`.
     """
     rows, k = context.state.shape[0], settings.k
@@ -85,8 +84,7 @@ def make_plan(
     # from here on every candidate is a row, so that all are denoised in one pass
     context = context.repeat(k)
     start = context.state
-    told: dict[str, Tensor] = {}
-    x = optimise(model, context, proposal, noise, settings, chain, told=told)
+    x, told = optimise(model, context, proposal, noise, settings, chain)
     candidates = model.from_plan(start, x)
     if proposal is None:
         proposed, later = candidates, None
@@ -158,45 +156,76 @@ def optimise(
     proposal: Proposal | None,
     noise: Noise,
     settings: PlanningConfig,
-    chain: Chain | StreamChain | EllipsisType | None = ...,
-    *,
-    sampler: Callable[..., Tensor] | None = None,
-    told: dict[str, Tensor] | None = None,
-) -> Tensor:
-    """Stage 2: a few reverse diffusion steps from the proposal (or from noise): [B*K, rows, D].
+    chain: Chain | StreamChain | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Stage 2: a few reverse diffusion steps from the proposal, or from noise.
 
-    sampler: called in place of the settings' own, to get hold of the denoiser that planning uses.
-    told: takes what heads of the denoiser say in its last pass, raw (`Heads.decode`).
+    chain: `chain_of` the same model and settings. Returns plan tensors [B*K, rows, D] and what
+    heads of the denoiser said of them in its last pass, raw (`Heads.decode`).
     """
-    start = context.state
+    if isinstance(chain, Chain):
+        guided = guide(model, context, proposal, settings, chain)
+        return walk_back(model, guided, noise, settings, chain), guided.said
+    x_hat = None if proposal is None else model.to_plan(context.state, proposal.states)
+    if chain is not None:
+        return _optimise_streams(model, chain, context, x_hat, noise, settings), {}
+    assert x_hat is not None  # from noise there is always a chain
+    return x_hat, {}
+
+
+@dataclass(frozen=True)
+class Guided:
+    """The denoiser of some plans, with everything that is known of them closed over.
+
+    denoise: under all guidance. x_hat: the proposals [B*K, rows, D], of which shift is what
+    the process moves by. scale: its noise [rows, D]. said: where heads write down what they say in
+    the last pass.
+    """
+
+    denoise: Denoise
+    x_hat: Tensor | None
+    shift: Tensor | None
+    scale: Tensor | None
+    said: dict[str, Tensor]
+
+
+def guide(
+    model: PlannerModel,
+    context: Context,
+    proposal: Proposal | None,
+    settings: PlanningConfig,
+    chain: Chain,
+) -> Guided:
+    """The denoiser that the reverse steps of these plans will ask, as planning uses it."""
+    start, process = context.state, chain.process
     x_hat = None if proposal is None else model.to_plan(start, proposal.states)
-    if isinstance(chain, EllipsisType):  # not given: None means that nothing is refined
-        chain = chain_of(model, settings, context.previous is not None)
-    if chain is None:
-        assert x_hat is not None
-        return x_hat
-    if isinstance(chain, StreamChain):
-        return _optimise_streams(model, chain, context, x_hat, noise, settings)
-    process, grid = chain.process, chain.grid
     scale = model.noise_scale if process.scaled else None
-    shift = x_hat if any(process.r[t] for t in grid) else None
+    shift = x_hat if any(process.r[t] for t in chain.grid) else None
     # in training only samples of the main process show the network the proposal
     shown = chain.network.use_proposal and process is model.main_process
+    said: dict[str, Tensor] = {}
     telling = None
     if model.multi_task is not None:
-        said: dict[str, Tensor] = {} if told is None else told
         telling = Telling(model.path_from(start), _known(model, context), said)
     inputs = Inputs(x_hat if shown else None, shift, chain.time, telling)
+    denoise = _guided(model, chain, context, inputs, settings)
+    return Guided(denoise, x_hat, shift, scale, said)
+
+
+def walk_back(
+    model: PlannerModel, guided: Guided, noise: Noise, settings: PlanningConfig, chain: Chain
+) -> Tensor:
+    """All reverse steps of a chain by the sampler of the settings: [B*K, rows, D]."""
+    process, grid, stepping = chain.process, chain.grid, SAMPLERS[settings.sampler]
     first = settings.noise_scale * noise.start.flatten(0, 1)
     steps = None if noise.steps is None else settings.noise_scale * noise.steps.flatten(1, 2)
-    stepping = SAMPLERS[settings.sampler]
-    return (sampler or stepping.run)(
-        _guided(model, chain, context, inputs, settings),
+    return stepping.run(
+        guided.denoise,
         process,
         grid,
-        STARTS[chain.start](process, grid[0], x_hat, first, scale),
-        proposal=shift,
-        scale=scale,
+        STARTS[chain.start](process, grid[0], guided.x_hat, first, guided.scale),
+        proposal=guided.shift,
+        scale=guided.scale,
         noise=steps,
         **stepping.options(eta=settings.eta, statistics=model.statistics),
     )

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from diffplan.agents import AgentState, PlannerAgent
@@ -176,10 +175,7 @@ class _Stages:
         proposal = stages.propose(model, self.context, self.noise.propose, settings)
         mark()
         context = self.context.repeat(k)
-        told: dict[str, Tensor] = {}
-        plans = stages.optimise(
-            model, context, proposal, self.noise, settings, self.chain, told=told
-        )
+        plans, told = stages.optimise(model, context, proposal, self.noise, settings, self.chain)
         mark()
         candidates = model.from_plan(context.state, plans)
         states = candidates

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffplan.agents import PlannerAgent
-    from diffplan.diffusion.sampling import Denoise
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,8 @@ def _refined(
     import torch
 
     from diffplan.agents import load_agent
-    from diffplan.diffusion.samplers import SAMPLERS
-    from diffplan.planning.stages import Noise, optimise
+    from diffplan.planning.chains import Chain, chain_of
+    from diffplan.planning.stages import Noise, guide, walk_back
 
     agent = load_agent(run, **planning)
     model, (proposal, start) = agent.model, proposed
@@ -161,20 +160,22 @@ def _refined(
     steps = torch.randn(settings.denoising_steps, *start.shape, generator=generator)
     levels: list[np.ndarray] = []
 
-    # a sampler that keeps every x_t it hands to the network
-    def watched(denoise: Denoise, *args: Any, **options: Any) -> Tensor:
-        def shown(x: Tensor, t: int) -> Tensor:
-            levels.append(_states(agent, model.from_plan(context.state, x)[:, 1:]))
-            return denoise(x, t)
-
-        return SAMPLERS[settings.sampler].run(shown, *args, **options)
-
     # no candidates are proposed or chosen: their noise is not drawn
     noise = Noise(torch.empty(0), start, steps, torch.empty(0))
     # from noise the proposal has no place in the chain
     given = None if settings.start == "noise" else dataclasses.replace(proposal)
+    chain = chain_of(model, settings)
+    assert isinstance(chain, Chain)  # all that is drawn takes reverse steps
     with torch.no_grad():
-        x = optimise(model, context, given, noise, settings, sampler=watched)
+        guided = guide(model, context, given, settings, chain)
+
+        # keeps every x_t that the network is asked about
+        def shown(x: Tensor, t: int) -> Tensor:
+            levels.append(_states(agent, model.from_plan(context.state, x)[:, 1:]))
+            return guided.denoise(x, t)
+
+        watched = dataclasses.replace(guided, denoise=shown)
+        x = walk_back(model, watched, noise, settings, chain)
     return levels, _states(agent, model.from_plan(context.state, x))
 
 

@@ -12,6 +12,7 @@ from diffplan.config.config import Config, config_from_dict, config_to_dict, rep
 from diffplan.config.planners import CONFIGS, get_config
 from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
+from diffplan.planning.chains import chain_of
 from diffplan.planning.stages import make_plan
 
 Make = Callable[..., Any]
@@ -245,7 +246,7 @@ def test_every_config_plans(name: str, kind: str, models: Make, plan_inputs: Mak
     )
     settings = model.config.planning
     context, noise = plan_inputs(model, settings, rows=2)
-    plan = make_plan(model, context, noise, settings)
+    plan = make_plan(model, context, noise, settings, chain_of(model, settings))
     shape = (model.config.plan.horizon + 1, model.spec.state_dim)
     assert plan.states.shape == (2, *shape)
     assert plan.candidates.shape == plan.proposal.shape == (2, settings.k, *shape)

@@ -21,7 +21,7 @@ from diffplan.model.denoiser import Inputs
 from diffplan.model.heads import Heads, level_weight, two_hot
 from diffplan.model.modalities import MODALITIES, Telling
 from diffplan.model.planner_model import PlannerModel
-from diffplan.planning.chains import network_calls
+from diffplan.planning.chains import chain_of, network_calls
 from diffplan.planning.stages import actions_of, make_plan
 from diffplan.training.losses import Objective
 
@@ -139,7 +139,10 @@ def test_without_weight_plans_and_losses_are_those_without_heads(
 ) -> None:
     plain, shared = _pair(models)
     context, noise = plan_inputs(plain, plain.config.planning)
-    ours, theirs = (make_plan(m, context, noise, m.config.planning) for m in (shared, plain))
+    ours, theirs = (
+        make_plan(m, context, noise, m.config.planning, chain_of(m, m.config.planning))
+        for m in (shared, plain)
+    )
     torch.testing.assert_close(ours.candidates, theirs.candidates, rtol=0, atol=0)
     assert ours.actions is not None and theirs.actions is None
     batch = batch_of(shared, tiny_goal_episodes)
@@ -167,7 +170,7 @@ def test_every_network_carries_heads(
     )
     settings = model.config.planning
     context, noise = plan_inputs(model, settings)
-    plan = make_plan(model, context, noise, settings)
+    plan = make_plan(model, context, noise, settings, chain_of(model, settings))
     assert plan.actions is not None
     assert plan.actions.shape == (3, 4, model.config.plan.stride, 2)
     assert plan.values.isfinite().all() and plan.states.isfinite().all()

@@ -179,7 +179,7 @@ def test_plans_bring_actions_and_values(
     )
     settings = model.config.planning
     context, noise = plan_inputs(model, settings)
-    plan = make_plan(model, context, noise, settings)
+    plan = make_plan(model, context, noise, settings, chain_of(model, settings))
     assert plan.actions is not None and plan.actions.shape == (3, 4, 2, 2)
     assert (plan.chosen == plan.values.argmax(1)).all()
     assert (model.proposer is None) == (start == "noise")
@@ -193,7 +193,10 @@ def test_a_plan_is_made_for_the_return_asked_for(models: Make, plan_inputs: Make
     context, noise = plan_inputs(model, settings)
     assert context.target_return is not None
     more = Context(context.state, None, context.target_return + 1)
-    plans = [make_plan(model, c, noise, settings).states for c in (context, more)]
+    plans = [
+        make_plan(model, c, noise, settings, chain_of(model, settings)).states
+        for c in (context, more)
+    ]
     assert not torch.allclose(*plans)
     # while an evaluation is not told it
     x = torch.randn(3, 4, model.plan_dim, generator=generator())

@@ -16,7 +16,7 @@ from diffplan.data.windows import WindowSampler
 from diffplan.engines.table import make_engine
 from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
-from diffplan.planning.chains import network_calls
+from diffplan.planning.chains import chain_of, network_calls
 from diffplan.planning.stages import make_plan
 from diffplan.training.losses import Objective
 
@@ -105,7 +105,7 @@ def test_a_plan_ends_at_the_goal_and_begins_at_the_state(
 ) -> None:
     settings = replace_planning(diffuser.config, candidates=3, value_guidance=0.0).planning
     context, noise = plan_inputs(diffuser, settings)
-    plan = make_plan(diffuser, context, noise, settings)
+    plan = make_plan(diffuser, context, noise, settings, chain_of(diffuser, settings))
     columns = list(diffuser.spec.goal_columns)
     assert torch.equal(plan.states[:, 0], context.state)
     assert torch.equal(plan.states[:, -1, columns], context.goal)
@@ -168,7 +168,7 @@ def test_value_guidance_raises_the_noisy_value_of_plans(
         ).planning
         context, noise = plan_inputs(diffuser, settings, rows=16)
         with torch.inference_mode():
-            plan = make_plan(diffuser, context, noise, settings)
+            plan = make_plan(diffuser, context, noise, settings, chain_of(diffuser, settings))
             x = diffuser.to_plan(context.state, plan.states[:, 1:], plan.actions)
             level = torch.full((16,), 1 / 20)
             condition = diffuser.value_condition(context)

@@ -31,6 +31,7 @@ from diffplan.planning.calibration import (
     load_statistics,
     save_statistics,
 )
+from diffplan.planning.chains import chain_of
 from diffplan.planning.stages import Noise, optimise, propose
 
 H, D = 3, 2
@@ -281,7 +282,9 @@ def test_every_network_is_calibrated(network: str, models, plan_inputs) -> None:
     }
 
 
-def test_the_denoiser_is_the_one_that_planning_uses(models, plan_inputs) -> None:
+def test_the_denoiser_is_the_one_that_planning_uses(
+    models, plan_inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Guidance, the clip and the pinned state count; plans can be made with the statistics."""
     model = models(
         "trajectory-diffuser-published",
@@ -304,11 +307,9 @@ def test_the_denoiser_is_the_one_that_planning_uses(models, plan_inputs) -> None
 
     context, noise = plan_inputs(model, settings)
     proposal = propose(model, context, noise.propose, settings)
-
-    def sampler(*args, eta: float = 0.0, **options) -> Tensor:
-        return dpm_solver_v3(*args, statistics=found, **options)
-
-    plans = optimise(model, context, proposal, noise, settings, sampler=sampler)
+    monkeypatch.setattr(model, "statistics", found)
+    settings = dataclasses.replace(settings, sampler="dpm-solver-v3")
+    plans, _ = optimise(model, context, proposal, noise, settings, chain_of(model, settings))
     assert plans.isfinite().all() and torch.equal(plans[:, 0], context.state)
 
 
@@ -317,7 +318,8 @@ def test_without_data_the_plans_are_the_models_own(models, plan_inputs) -> None:
     contexts = contexts_of(model, plan_inputs)
     settings = settings_of(model, denoising_steps=5)
     noise = torch.zeros(24, 1, model.rows, 4)
-    plans = optimise(model, contexts, None, Noise(noise, noise, None, noise), settings)
+    own_noise = Noise(noise, noise, None, noise)
+    plans, _ = optimise(model, contexts, None, own_noise, settings, chain_of(model, settings))
     assert plans.shape == (24, model.rows, 4)
     own = calibrate(model, contexts, settings, seed=2)
     given = calibrate(model, contexts, settings, x0=plans + 3.0, seed=2)

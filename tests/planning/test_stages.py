@@ -44,7 +44,9 @@ def plan_of(plan_inputs: Make) -> Callable[..., NormalisedPlan]:
     """Makes the plan of random inputs."""
 
     def make(model: PlannerModel, options: PlanningConfig, seed: int = 0) -> NormalisedPlan:
-        return make_plan(model, *plan_inputs(model, options, seed=seed), options)
+        return make_plan(
+            model, *plan_inputs(model, options, seed=seed), options, chain_of(model, options)
+        )
 
     return make
 
@@ -215,7 +217,9 @@ def test_the_raw_start_adds_no_noise_and_the_others_do(models: Make, plan_inputs
         options = planning(model, start=start, denoising_steps=2)
         context, noise = plan_inputs(model, options)
         louder = dataclasses.replace(noise, start=noise.start + 1)
-        one, other = (make_plan(model, context, n, options) for n in (noise, louder))
+        one, other = (
+            make_plan(model, context, n, options, chain_of(model, options)) for n in (noise, louder)
+        )
         same = torch.allclose(one.candidates, other.candidates)
         assert same == (start in ("raw", "none"))
 
@@ -259,7 +263,7 @@ def test_the_first_state_is_bit_exact(
         **sampler,
     )
     context, noise = plan_inputs(model, options, size=20.0)  # far outside the clip
-    plan = make_plan(model, context, noise, options)
+    plan = make_plan(model, context, noise, options, chain_of(model, options))
     for states in (plan.candidates, plan.proposal):
         assert torch.equal(states[:, :, 0], context.state[:, None].expand(-1, 2, -1))
     assert torch.equal(plan.states[:, 0], context.state)
@@ -270,7 +274,7 @@ def test_the_first_state_is_bit_exact(
 def test_the_clip_bounds_plan_units(models: Make, plan_inputs: Make) -> None:
     model = models()
     context, noise = plan_inputs(model, options := planning(model, denoising_steps=1, clip=0.25))
-    plan = make_plan(model, context, noise, options)
+    plan = make_plan(model, context, noise, options, chain_of(model, options))
     x = (plan.states[:, 1:] - plan.states[:, :1]) / model.plan_scale
     assert x.abs().max() <= 0.25 + 1e-5
     assert (x.abs() > 0.2499).any()
@@ -320,7 +324,7 @@ def test_a_plan_is_worth_the_value_of_its_last_state(models: Make, plan_inputs: 
     model = models()
     options = planning(model, candidates=3)
     context, noise = plan_inputs(model, options)
-    plan = make_plan(model, context, noise, options)
+    plan = make_plan(model, context, noise, options, chain_of(model, options))
     goal = context.goal[:, None].expand(-1, 3, -1)
     expected = model.value(plan.candidates[:, :, -1], goal)
     torch.testing.assert_close(plan.values, expected)
@@ -332,7 +336,7 @@ def test_without_a_goal_a_plan_is_worth_the_mean_value_of_its_states(
     model = models(rewards=True)
     options = planning(model, candidates=3)
     context, noise = plan_inputs(model, options)
-    plan = make_plan(model, context, noise, options)
+    plan = make_plan(model, context, noise, options, chain_of(model, options))
     each = model.value(plan.candidates[:, :, 1:], None)
     torch.testing.assert_close(plan.values, each.mean(-1))
 
@@ -341,7 +345,7 @@ def test_the_published_critic_judges_the_first_action(models: Make, plan_inputs:
     model = models("trajectory-diffuser-published", rewards=True)
     options = planning(model, candidates=3)
     context, noise = plan_inputs(model, options)
-    plan = make_plan(model, context, noise, options)
+    plan = make_plan(model, context, noise, options, chain_of(model, options))
     here, there = plan.candidates[:, :, 0], plan.candidates[:, :, 1]
     action = model.inverse_dynamics(here, there, torch.ones(3, 3)).clamp(-1, 1)
     torch.testing.assert_close(plan.values, model.value(here, None, action))
@@ -364,7 +368,7 @@ def test_guidance_extrapolates_from_the_unconditional_plan(
         context, noise = plan_inputs(model, options)
         if start == "noise":  # nothing else looks at the goal then
             context = dataclasses.replace(context, goal=context.goal + goal)
-        return make_plan(model, context, noise, options).candidates
+        return make_plan(model, context, noise, options, chain_of(model, options)).candidates
 
     unguided, none, double = refined(1.0), refined(0.0), refined(2.0)
     torch.testing.assert_close(refined(1.0 + 1e-7), unguided, atol=1e-5, rtol=1e-5)

@@ -15,6 +15,7 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
+from diffplan.planning.chains import chain_of
 from diffplan.planning.stages import Noise, NormalisedPlan, make_plan
 
 Make = Callable[..., Any]
@@ -56,9 +57,11 @@ def test_a_batch_of_plans_is_its_rows(
     model = models(name, rewards=rewards)
     options = planning(model, **changes)
     context, noise = plan_inputs(model, options, rows=4)
-    together = make_plan(model, context, noise, options)
+    together = make_plan(model, context, noise, options, chain_of(model, options))
     for row in range(4):
-        alone = make_plan(model, context.rows([row]), some_rows(noise, [row]), options)
+        alone = make_plan(
+            model, context.rows([row]), some_rows(noise, [row]), options, chain_of(model, options)
+        )
         ours = NormalisedPlan(
             *(
                 None if value is None else value[row : row + 1]
@@ -104,8 +107,8 @@ def test_no_row_depends_on_the_others(
         both(one_noise.steps, two_noise.steps, 1),
         both(one_noise.select, two_noise.select),
     )
-    before = make_plan(model, one_context, one_noise, options)
-    after = make_plan(model, mixed_context, mixed_noise, options)
+    before = make_plan(model, one_context, one_noise, options, chain_of(model, options))
+    after = make_plan(model, mixed_context, mixed_noise, options, chain_of(model, options))
     assert torch.equal(before.states[keep], after.states[keep])
     assert torch.equal(before.candidates[keep], after.candidates[keep])
     assert torch.equal(before.values[keep], after.values[keep])
@@ -129,11 +132,11 @@ def test_every_sampler_refines_proposals(
         guidance_weight=guidance_weight,
     )
     context, noise = plan_inputs(model, options)
-    found = make_plan(model, context, noise, options)
+    found = make_plan(model, context, noise, options, chain_of(model, options))
     assert found.states.isfinite().all()
     one = planning(model, start="sdedit", start_level=10, denoising_steps=5)
     assert (sampler == "ddim" and guidance_weight == 1.0) == torch.equal(
-        found.states, make_plan(model, context, noise, one).states
+        found.states, make_plan(model, context, noise, one, chain_of(model, one)).states
     )
 
 
@@ -143,9 +146,11 @@ def test_a_plan_is_a_pure_function(models: Make, plan_inputs: Make) -> None:
     context, noise = plan_inputs(model, options)
     kept = [t.clone() for t in (context.state, noise.propose, noise.start, noise.steps)]
     torch.manual_seed(1)
-    one = make_plan(model, context, noise, options)
+    one = make_plan(model, context, noise, options, chain_of(model, options))
     torch.manual_seed(2)
-    assert_same(one, make_plan(model, context, noise, options), atol=0, rtol=0)
+    assert_same(
+        one, make_plan(model, context, noise, options, chain_of(model, options)), atol=0, rtol=0
+    )
     for before, after in zip(
         kept, (context.state, noise.propose, noise.start, noise.steps), strict=True
     ):
