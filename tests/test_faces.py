@@ -69,6 +69,32 @@ print(sorted(set({HEAVY}) & set(sys.modules)))
     assert run(code) == "[]"
 
 
+def anchors(document: Path) -> set[str]:
+    """What headings are called in links to them, as GitHub makes it of their text."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.S | re.M)
+    found: set[str] = set()
+    for title in re.findall(r"^#+ +(.*?) *$", text, re.M):
+        name = stem = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        number = 0
+        while name in found:  # the same title again gets a number
+            number += 1
+            name = f"{stem}-{number}"
+        found.add(name)
+    return found
+
+
+@pytest.mark.skipif(not DOCUMENTS[0].is_file(), reason="reads the files of a checkout")
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_links_in_the_documents_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", link):  # of the web
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 def imports(document: Path) -> list[str]:
     """The import lines of a page's code blocks, once each."""
     blocks = re.findall(r"```python\n(.*?)```", document.read_text(), re.S)

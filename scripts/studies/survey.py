@@ -292,6 +292,7 @@ class Survey:
     @property
     def _command(self) -> str:
         words = ["diffplan", "survey", *(Path(data).name for data in self.data)]
+        words += ["--out", str(self.out)]
         for name in ("rows", "seeds", "steps", "episodes", "seed", "tune_episodes", "tune_seed"):
             words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
         words += ["--only", *self.only] if self.only else []
