@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from diffplan.engines.table import ENGINES, Engine, check_engine, make_engine
+from diffplan.engines.table import DIRECT, ENGINES, Engine, check_engine, make_engine
 from diffplan.lazy import attributes
 
 if TYPE_CHECKING:
@@ -10,4 +10,4 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = attributes(__name__, {"diffplan.engines.eager": "EagerEngine"})
 
-__all__ = ["ENGINES", "EagerEngine", "Engine", "check_engine", "make_engine"]
+__all__ = ["DIRECT", "ENGINES", "EagerEngine", "Engine", "check_engine", "make_engine"]

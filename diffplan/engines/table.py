@@ -50,12 +50,14 @@ class Engine(Protocol):
 class EngineKind:
     """One way to run decisions, and what must be known before it is made.
 
-    device: the only kind of device that it runs on, None for any. gradients: whether it can take
+    device: the only kind of device that it runs on, None for any. direct: whether it calls the
+    steps as they are written, neither exported nor captured. gradients: whether it can take
     gradients. installed: whether what it needs is. fast: whether it is worth its start for a model.
     """
 
     make: Callable[[PlannerModel, PlanningConfig], Engine]
     device: Literal["cpu", "cuda"] | None = None
+    direct: bool = False
     gradients: bool = False
     installed: Callable[[], bool] = lambda: True
     fast: Callable[[PlannerModel], bool] = lambda model: True
@@ -71,7 +73,7 @@ _EAGER = late("diffplan.engines.eager:EagerEngine")
 _ONNX = late("diffplan.engines.onnx:OnnxEngine")
 _GRAPH = late("diffplan.engines.cuda_graph:GraphEngine")
 ENGINES: dict[str, EngineKind] = {
-    "eager": EngineKind(_EAGER, gradients=True),
+    "eager": EngineKind(_EAGER, direct=True, gradients=True),
     "onnx": EngineKind(
         _ONNX,
         "cpu",
@@ -81,6 +83,8 @@ ENGINES: dict[str, EngineKind] = {
     "cuda-graph": EngineKind(_GRAPH, "cuda"),
     "cuda-graph-bf16": EngineKind(partial(_GRAPH, bf16=True), "cuda"),
 }
+DIRECT = next(name for name, kind in ENGINES.items() if kind.direct)
+"""The one that runs whatever the settings are, and whose stages can be timed apart."""
 _AUTO = ("cuda-graph", "onnx", "eager")
 _PLACES = {"cpu": "a CPU", "cuda": "a GPU"}
 

@@ -19,7 +19,7 @@ import tyro
 from diffplan.config.choices import check_device
 from diffplan.config.config import Config
 from diffplan.config.planners import CONFIGS
-from diffplan.engines import ENGINES
+from diffplan.engines import DIRECT, ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark.settings import default_config
 
@@ -196,9 +196,9 @@ class Benchmark:
         from diffplan.scripts.benchmark.measure import Case, prepare
 
         places, left_out = self._places(subject)
-        # eager, as it runs whatever the settings are: it says what K and steps are
+        # of the engine that runs whatever the settings are: what K and denoising steps are
         horizon = subject.config.plan.horizon
-        settings = subject.agent("eager", self.device[0], horizon).settings
+        settings = subject.agent(DIRECT, self.device[0], horizon).settings
         plans: list[tuple[Case, dict[str, list[Case]]]] = []
         for device, threads, engine in places:
             own = Case(

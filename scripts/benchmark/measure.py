@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from diffplan.agents import AgentState, PlannerAgent
 from diffplan.diffusion.samplers import SAMPLERS
+from diffplan.engines import ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.planning import selection, stages
 from diffplan.planning.chains import chain_of
@@ -41,10 +42,15 @@ class Case:
     denoising_steps: int
     horizon: int
 
+    @property
+    def direct(self) -> bool:
+        """Whether its engine runs the stages as they are written."""
+        return ENGINES[self.engine].direct
+
     def __str__(self) -> str:
         return (
             f"{self.engine}, {place_name(self.device, self.threads)}, batch {self.batch}, "
-            f"K {self.candidates}, {self.denoising_steps} steps, horizon {self.horizon}"
+            f"K {self.candidates}, {self.denoising_steps} denoising steps, horizon {self.horizon}"
         )
 
 
@@ -95,7 +101,7 @@ class Timed:
             "round_medians_ms": [statistics.median(times.replan) for times in self.rounds],
             "calls": sum(len(times.replan) for times in self.rounds),
         }
-        if case.engine == "eager":
+        if case.direct:
             stages = {
                 name: _least_median([times.stages[name] for times in self.rounds]) or 0.0
                 for name in STAGES
@@ -133,7 +139,7 @@ def prepare(subject: Subject, case: Case) -> Timed:
             state = agent.predict(observation)[1]
         except Exception as error:
             # exporters and compilers fail in their own ways; the other engines go on
-            if case.engine == "eager" or isinstance(error, DiffplanError):
+            if case.direct or isinstance(error, DiffplanError):
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise DiffplanError(f"engine {case.engine} cannot run this ({reason})") from error
@@ -205,7 +211,7 @@ def measure_round(timed: Timed, seconds: float) -> Times:
     # at an interval of one step every call plans, and nothing lies between
     kept = agent.settings.replan_every > 1
     with threads(timed.case.threads), torch.inference_mode():
-        stages = _Stages(agent, observation) if timed.case.engine == "eager" else None
+        stages = _Stages(agent, observation) if timed.case.direct else None
         begin = time.perf_counter()
         while True:
             before = time.perf_counter()

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
+from diffplan.engines import DIRECT
 from diffplan.scripts.benchmark.report import STAGES, place_name
 from diffplan.scripts.report.pictures import (
     CANDIDATE,
@@ -31,7 +32,7 @@ _OVER = {"batch": "batch, environments in one call", "horizon": "horizon, states
 
 def draw(data: dict[str, Any], path: Path) -> None:
     """Write the picture of a report: one column for each of batch and horizon that was varied."""
-    over = [name for name in _OVER if len(_along(data, name, _own_place(data, "eager"))) > 1]
+    over = [name for name in _OVER if len(_along(data, name, _own_place(data, DIRECT))) > 1]
     columns = over or ["batch"]
     with style():
         figure = Figure(figsize=(6.4 * len(columns), 8.6), layout="constrained")
@@ -67,7 +68,7 @@ def _along(data: dict[str, Any], name: str, place: tuple[str, str, int]) -> list
 
 def _stacked(axes: Axes, data: dict[str, Any], name: str) -> None:
     """Share of each stage of the eager engine, one bar for each value."""
-    rows = [row for row in _along(data, name, _own_place(data, "eager")) if "stages_ms" in row]
+    rows = [row for row in _along(data, name, _own_place(data, DIRECT)) if "stages_ms" in row]
     for height, row in enumerate(rows):
         parts = {**row["stages_ms"], "host": row["host_ms"]}
         total, left = sum(parts.values()), 0.0
@@ -84,7 +85,7 @@ def _stacked(axes: Axes, data: dict[str, Any], name: str) -> None:
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of a decision with a new plan (figures in ms)")
     axes.set_ylabel(name)
-    axes.set_title(f"where the time goes by {name}, eager", loc="left")
+    axes.set_title(f"where the time goes by {name}, {DIRECT}", loc="left")
 
 
 def _curves(axes: Axes, data: dict[str, Any], name: str) -> None:

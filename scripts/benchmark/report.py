@@ -81,7 +81,17 @@ def _summary(data: dict[str, Any], scale: float) -> str:
 
 
 def _decisions(data: dict[str, Any], scale: float) -> str:
-    header = ["engine", "device", "threads", "batch", "K", "steps", "H", "ms a plan", "p95"]
+    header = [
+        "engine",
+        "device",
+        "threads",
+        "batch",
+        "K",
+        "denoising steps",
+        "H",
+        "ms a plan",
+        "p95",
+    ]
     header += ["scaled", "plans/s", "ms between", "ms a decision", "start-up s"]
     rows = [
         [
@@ -108,7 +118,7 @@ def _stages(data: dict[str, Any]) -> str:
             times = [*(row["stages_ms"][name] for name in STAGES), row["host_ms"]]
             where = [row["device"], str(row["threads"]), *(str(row[key]) for key in _SETTINGS)]
             rows.append([*where, *map(_ms, times), _ms(row["replan_ms_median"])])
-    header = ["device", "threads", "batch", "K", "steps", "H", *STAGES, "host", "whole"]
+    header = ["device", "threads", "batch", "K", "denoising steps", "H", *STAGES, "host", "whole"]
     return _markdown(header, rows)
 
 
@@ -121,7 +131,7 @@ def _ceiling(place: str, found: dict[str, Any]) -> str:
 
 
 def _work(data: dict[str, Any]) -> str:
-    header = ["engine", "device", "threads", "batch", "K", "steps", "H", "MFLOP", "MB"]
+    header = ["engine", "device", "threads", "batch", "K", "denoising steps", "H", "MFLOP", "MB"]
     header += ["ms by operations", "ms by bytes", "ms a plan", "share"]
     rows = [
         [

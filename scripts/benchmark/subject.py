@@ -15,7 +15,7 @@ from diffplan.agents import PlannerAgent
 from diffplan.config.config import Config
 from diffplan.config.planners import CONFIGS
 from diffplan.data.info import DatasetInfo, ObservationLayout
-from diffplan.engines import ENGINES
+from diffplan.engines import DIRECT, ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import load_model
 from diffplan.model.planner_model import PlannerModel
@@ -113,7 +113,7 @@ def engines_for(asked: tuple[str, ...], subject: Subject, device: str) -> dict[s
     Eager is always among them: the stages are timed in it. Raises DiffplanError for one that is
     asked for and cannot run.
     """
-    found = {"eager": ""}
+    found = {DIRECT: ""}
     for name in asked or ENGINES:
         try:
             subject.agent(name, device, subject.config.plan.horizon)

@@ -263,7 +263,7 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
                 f"{run['amortised_ms'] / cheapest:,.0f}",
             ]
         )
-    header = ["planner", "H", "steps", "K", "MFLOP", "ms per plan", "times the fastest"]
+    header = ["planner", "H", "denoising steps", "K", "MFLOP", "ms per plan", "times the fastest"]
     header += ["ms per decision", "times the cheapest"]
     products = [run["reference_matmul_ms"] for run in runs]
     machine = runs[0]["machine"]

@@ -46,7 +46,9 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 # every row is a refinement of it: differences are to it
 BASE = "proposer only"
-STRIDES = (1, 2, 4, 8, 16)  # between replans, that are tried
+# intervals that are tried, in strides: one list for models of every stride, as plans are renewed
+# where they have a state
+STRIDES = (1, 2, 4, 8, 16)
 _TIMED = "replan_ms_median"
 _ROUNDS, _PLANS_A_ROUND = 5, 8  # of timing
 _PROTOCOL = (
@@ -64,7 +66,7 @@ _PROTOCOL = (
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare ways of planning with one trained model: starts, steps, candidates.
+    """Compare ways of planning with one trained model: starts, denoising steps, candidates.
 
     Each way first picks its best replanning interval on seeds of its own; then all run the same
     evaluation episodes. A JSON file that holds finished rows of the same comparison is continued.

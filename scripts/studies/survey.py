@@ -10,7 +10,7 @@ import shlex
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -19,9 +19,6 @@ from diffplan.scripts.planning_options import as_words
 from diffplan.scripts.studies.survey_beside import ROUNDS, others, times
 from diffplan.scripts.studies.survey_rows import GROUPS, Row
 from diffplan.scripts.train import Train
-
-if TYPE_CHECKING:
-    pass
 
 _PROTOCOL = (
     "Every row has the same data and the same number of updates. Networks of a kind are the same "

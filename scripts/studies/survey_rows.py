@@ -21,6 +21,7 @@ class Row:
     config: str
     training: dict[str, Any] = field(default_factory=dict)
     planning: dict[str, Any] = field(default_factory=dict)
+    # in strides, not steps: one list for data of every stride
     goal_strides: tuple[int, ...] = (2, 4, 8, 16)
     reward_strides: tuple[int, ...] = (1, 2, 4, 8)
     reward_planning: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +62,7 @@ PLANNERS: dict[str, Row] = {
     ),
 }
 
-# one candidate and five steps throughout, so that nothing but the process differs
+# one candidate and five denoising steps throughout, so that nothing but the process differs
 _ONE = {"candidates": 1, "denoising_steps": 5}
 _OWN = {"start": "process", "start_level": None, **_ONE}
 

@@ -230,7 +230,7 @@ def test_expensive_and_impossible_cases_are_left_out_by_name(tmp_path: Path) -> 
     assert {case["batch"] for case in found["cases"]} == {1}
     big, many = found["left_out"]
     assert "batch 1000000000" in big and "--longest" in big
-    assert "10 steps" in many and "start_level" in many  # the level 6 has no ten steps
+    assert "10 denoising steps" in many and "start_level" in many  # the level 6 has no ten steps
     assert found["plans_per_second_64"] is None
 
 
