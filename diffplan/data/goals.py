@@ -94,7 +94,7 @@ class Goals:
         generator = torch.Generator().manual_seed(seed)
         train = self._parts["train"]
         start = train.draw((_CALIBRATION,), generator, train.draw_tasks((_CALIBRATION,), generator))
-        advantage = self.pick(start, generator)[1]
+        advantage = self.pick(start, self.between, generator)[1]
         # pairs without a path say nothing about what is usual
         reached = advantage[advantage > -_NO_PATH]
         self.offset = float(reached.quantile(0.75)) if len(reached) else 0.0
@@ -116,7 +116,7 @@ class Goals:
             rest = self.between(start + steps, goal) * (goal - start > steps)
             advantage = self.between(start, goal) - steps - rest - self.offset
             # drawn for every row, so that the draws do not depend on the coin
-            other, other_advantage = self.pick(start, generator)
+            other, other_advantage = self.pick(start, self.between, generator)
             own = torch.rand(len(start), generator=generator) < drawing.hindsight_share
             goal = torch.where(own, goal, other)
             advantage = torch.where(own, advantage, other_advantage)
@@ -142,15 +142,16 @@ class Goals:
             steps = torch.where(own, torch.minimum(steps, found), found)
         return goal, steps
 
-    def pick(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def pick(
+        self, start: Tensor, between: StepsBetween, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """A goal state of the same task in training per start [B]: index [B], its advantage [B]."""
-        assert self.between is not None
         drawing = self.drawing
         shape = (len(start), drawing.goal_candidates)
         candidates = self._parts["valued"].draw(shape, generator, self._task(start[:, None]))
         steps = (self._last[start] - start).clamp(max=self.span)
-        here = self.between(start[:, None], candidates)
-        there = self.between((start + steps)[:, None], candidates)
+        here = between(start[:, None], candidates)
+        there = between((start + steps)[:, None], candidates)
         advantage = here - steps[:, None] - there - self.offset
         # a window teaches nothing about a goal out of reach
         advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)

@@ -161,11 +161,10 @@ class WindowSampler:
 
     def _good_starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
         """Starts in training of good returns rather than bad ones, see the class; else as any."""
-        if self.good is None or part != "train":
+        if self.good is None or self.returns is None or part != "train":
             return self._starts(batch, generator, part)
         table, shape = self.parts["train"], (batch, self.config.data.best_of_windows)
         candidates = table.draw(shape, generator, table.draw_tasks((batch, 1), generator))
-        assert self.returns is not None
         returns = take(self.returns, candidates).cpu()
         wanted = self.good(_GOOD, candidates - self.first[candidates])
         shortfall = ((returns - wanted) / self.return_std).clamp(max=0)

@@ -132,7 +132,7 @@ def dpm_solver_v3(
     values: list[Tensor] = []  # of f, the newest first
     for (t, s), level in zip(pairwise(grid), levels, strict=True):
         x0 = denoise(x, t)
-        if s == 0:
+        if level.predict is None:
             return x0
         values.insert(0, level.gain * y - x0)
         if level.correct is not None:
@@ -140,7 +140,6 @@ def dpm_solver_v3(
             y = _stepped(before, values, level.correct)
         del values[order:]
         before = y
-        assert level.predict is not None
         y = _stepped(y, values, level.predict)
         x = _plus(y, proposal, r[s])
     return x

@@ -79,11 +79,9 @@ class Value(nn.Module):
         inputs = [state]
         if goal is not None:
             inputs.append(goal_features(state, goal, self.goal_columns))
-        if self.uses_action:
-            assert action is not None
+        if action is not None:
             inputs.append(action)
-        if self.task_dim:
-            assert task is not None
+        if task is not None:
             inputs.append(task)
         joined = torch.cat(inputs, dim=-1)  # once for all members
         return torch.stack([member(joined).squeeze(-1) for member in members])

@@ -338,6 +338,11 @@ def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Te
 
     state: [B, D] and ahead: [B, D] normalised. lag: [B], steps left until `ahead` is due, as a
     fraction of the stride. Returns actions [B, A] in environment units, within the bounds.
+    Raises DiffplanError where plans bring their actions instead.
     """
-    assert model.inverse_dynamics is not None
+    if model.inverse_dynamics is None:
+        raise DiffplanError(
+            f"this model has no inverse dynamics (heads.kind {model.config.heads.kind}) to decode "
+            "with; take the actions that its plans bring (`NormalisedPlan.actions`)"
+        )
     return model.environment_actions(model.inverse_dynamics(state, ahead, lag))

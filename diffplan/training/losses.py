@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffplan.data.batches import Batch, Step, Valued, Windows
+from diffplan.data.batches import Acted, Batch, Step, Valued
 from diffplan.model.context import Context
 from diffplan.model.inverse_dynamics import InverseDynamics
 from diffplan.model.planner_model import PlannerModel
@@ -81,11 +81,11 @@ class Objective(nn.Module):
             losses["inverse_dynamics"] = acts.loss(
                 transitions.states, transitions.ahead, transitions.lag, transitions.actions
             )
-        if acts is not None and model.proposer is not None and batch.followed is not None:
-            followed = batch.followed
-            losses["inverse_dynamics_proposed"] = _following_loss(
-                model.proposer, acts, followed, model.context_of(followed)
-            )
+        followed = batch.followed
+        acted = None if followed is None else followed.acted
+        if acts is not None and model.proposer is not None and followed and acted:
+            loss = _following_loss(model.proposer, acts, acted, model.context_of(followed))
+            losses["inverse_dynamics_proposed"] = weighted(loss, acted.mask * followed.weight)
         if model.value is not None and valued is not None:
             losses["value"] = _value_loss(
                 model, model.value, valued, model.context_of(valued, generator)
@@ -115,17 +115,15 @@ def bootstrapped(
 
 
 def _following_loss(
-    proposer: Proposer, inverse_dynamics: InverseDynamics, windows: Windows, context: Context
+    proposer: Proposer, inverse_dynamics: InverseDynamics, acted: Acted, context: Context
 ) -> Tensor:
-    """Squared error of the data's action given the first proposed state, not the true one.
+    """Squared error [B] of the data's action given the first proposed state, not the true one.
 
     A plan is off by the model's error. Trained on true pairs alone the network takes that for
     intention, and a fast gait falls over the wrong actions that follow.
     """
-    acted = windows.acted
-    assert acted is not None  # `follows_proposals` asks for them
     with torch.no_grad():
         ahead = proposer.propose(context, horizon=1)
     actions = inverse_dynamics(acted.states, ahead.states[:, 0], acted.lag)
-    error = (actions - acted.actions).square().mean(-1)
-    return weighted(error, acted.mask * windows.weight)
+    error: Tensor = (actions - acted.actions).square().mean(-1)
+    return error

@@ -46,14 +46,15 @@ class Sample:
     """Held-out windows, normalised.
 
     z: [N, H+1, D]. made_for: the windows' goals, returns and tasks. actions: [N, H, stride, A]
-    scaled to [-1, 1]. acting: [N, H], where the data show them. returns: [N]. weight: [N]. task:
-    [N] or None.
+    scaled to [-1, 1]; taken: in environment units. acting: [N, H], where the data show them.
+    returns: [N]. weight: [N]. task: [N] or None.
     """
 
     windows: Windows
     z: Tensor
     made_for: Context
     actions: Tensor
+    taken: Tensor
     acting: Tensor
     returns: Tensor
     weight: Tensor
@@ -85,7 +86,8 @@ def draw(agent: PlannerAgent, sampler: WindowSampler, n: int, seed: int, part: s
     seen = model.normalised_windows(windows)
     context = model.context_of(seen)
     z, actions, returns = seen.states, seen.actions, seen.returns[:, 0]
-    assert actions is not None and seen.acting is not None
+    taken, acting = windows.actions, seen.acting
+    assert actions is not None and taken is not None and acting is not None  # heads or streams ask
     streams = model.streams is not None
     x = model.to_plan(z[:, 0], z[:, 1:], actions if streams else None, returns if streams else None)
     noise = torch.randn(x.shape, generator=generator)
@@ -94,7 +96,8 @@ def draw(agent: PlannerAgent, sampler: WindowSampler, n: int, seed: int, part: s
         z,
         context,
         actions,
-        seen.acting,
+        taken,
+        acting,
         returns,
         windows.weight,
         windows.task,
@@ -250,10 +253,10 @@ def evaluation(model: PlannerModel, sample: Sample, against: PlannerAgent | None
         given = context_in(against, sample)
         told = value(given.state, given.goal, task=given.task)
         separate = rank_correlation(told.numpy(), true)
-    if sample.made_for.goal is not None:
+    goals = sample.windows.goals
+    if goals is not None:
         here = sample.windows.states[:, 0][:, list(model.spec.goal_columns)]
-        assert sample.windows.goals is not None
-        far = (here - sample.windows.goals).norm(dim=-1)
+        far = (here - goals).norm(dim=-1)
         simple = rank_correlation(-far.numpy(), true)
 
     def answer(question: str, found: Tensor) -> Answer:

@@ -143,8 +143,7 @@ def _long_paths(sample: Sample, rng: np.random.Generator) -> np.ndarray:
 
 def _inverse_dynamics(axes: Axes, asked: Queries, sample: Sample, index: np.ndarray) -> None:
     states = sample.windows.states[index].numpy()
-    assert sample.windows.actions is not None
-    true = sample.windows.actions[index][:, :, 0].numpy()
+    true = sample.taken[index][:, :, 0].numpy()
     stride = asked.model.config.plan.stride
     told = asked.inverse_dynamics(states)[:, ::stride]
     xy = pictures.positions(states, asked.agent.layout)
@@ -168,7 +167,6 @@ def _inverse_dynamics(axes: Axes, asked: Queries, sample: Sample, index: np.ndar
 def _forward_model(
     axes: Axes, asked: Queries, sample: Sample, learned: Learned, index: np.ndarray
 ) -> None:
-    assert sample.windows.actions is not None
     states = sample.windows.states[index].numpy()
     layout = asked.agent.layout
     true = pictures.positions(states, layout)
@@ -182,9 +180,7 @@ def _forward_model(
         path = np.concatenate([first[:1], path])
         axes.plot(*path.T, "--", color=pictures.EXECUTED, label="" if place else "MLP")
     try:
-        told = asked.forward_model(
-            states[:, 0], sample.windows.actions[index].flatten(1, 2).numpy()
-        )
+        told = asked.forward_model(states[:, 0], sample.taken[index].flatten(1, 2).numpy())
     except DiffplanError:
         axes.set_title("forward model: not asked of this model")
     else:
