@@ -31,7 +31,7 @@ from diffplan.config.presets import (
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark.report import benchmark_table
 from diffplan.scripts.checks import main
-from diffplan.scripts.queries.command import queries_table
+from diffplan.scripts.checks.queries_table import queries_table
 from diffplan.scripts.report.markdown import (
     machine_line,
     markdown,

@@ -168,44 +168,6 @@ def _measure(options: Queries) -> dict[str, Any]:
     return results
 
 
-def queries_table(data: dict[str, Any]) -> str:
-    """Markdown of queries.json."""
-
-    def figure(found: dict[str, Any] | None) -> str:
-        if found is None or found["mean"] is None:
-            return "–"
-        return f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    lines = [
-        line(["question", "better", "this model", "separate network", "simple guess", "n"]),
-        "| --- | --- | --: | --: | --: | --: |",
-    ]
-    for row in data["queries"]:
-        simple = figure(row["simple"]) + (f" ({row['simple_name']})" if row["simple"] else "")
-        told = figure(row["model"]) + (f" ({row['note']})" if row["note"] else "")
-        name = f"{row['question']}: {row['unit']}"
-        n = str((row["model"] or row["simple"])["n"])
-        lines.append(line([name, row["better"], told, figure(row["separate"]), simple, n]))
-    parts = [f"{data['config']}, {data['updates']} updates on {data['dataset']}.", "\n".join(lines)]
-    if (task := data["task"]) is not None:
-        rows = [line(["task told at noise σ", *(f"{sigma:.2f}" for sigma in task["sigma"])])]
-        rows.append("| --- |" + " --: |" * len(task["sigma"]))
-        for key, name in (("accuracy", "from the plan"), ("label_inside", "label in the process")):
-            if key in task:
-                rows.append(line([name, *(f"{100 * each['mean']:.1f} %" for each in task[key])]))
-        parts += ["\n".join(rows), f"Chance is {100 * task['chance']:.0f} %, n = {task['n']}."]
-    versions = data["machine"]["versions"]
-    parts += [
-        data["protocol"],
-        f"Command: `{data['command']}`. Machine: {data['machine']['cpu']}, PyTorch "
-        f"{versions['torch']}.",
-    ]
-    return "\n\n".join(parts)
-
-
 def _separate(folder: Path, agent: PlannerAgent) -> PlannerAgent:
     from diffplan.agents import load_agent
 

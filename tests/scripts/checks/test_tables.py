@@ -1,11 +1,14 @@
 """Tables of the documentation are what their JSON files say."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from diffplan.errors import DiffplanError
+from diffplan.scripts.queries.measures import Answer
+from diffplan.scripts.report.intervals import Estimate
 
 tables = pytest.importorskip("diffplan.scripts.checks.tables", reason="of a checkout")
 Tables, update = tables.Tables, tables.update
@@ -38,6 +41,33 @@ def test_a_table_is_written_between_its_markers_and_then_is_up_to_date(tmp_path:
     assert "| large | 3,323 | – | – |" in text
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert update(tmp_path, check=True) == []
+
+
+def test_questions_are_rows_with_and_without_an_answer(tmp_path: Path) -> None:
+    some = Estimate(0.25, 0.2, 0.3, 40)
+    answers = [
+        Answer("policy", "RMSE", "low", some, simple=some, simple_name="mean action"),
+        Answer("forward model", "RMSE", "low", None, simple=some, note="needs streams"),
+    ]
+    told = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    data = {
+        "config": "multi-task",
+        "updates": 4,
+        "dataset": "x",
+        "queries": [asdict(answer) for answer in answers],
+        "task": {"sigma": [0.1], "accuracy": [told], "label_inside": [told], "chance": 0.5, "n": 9},
+        "protocol": "",
+        "command": "diffplan queries x",
+        "machine": {"cpu": "a CPU", "versions": {"torch": "2"}},
+    }
+    (tmp_path / "queries.json").write_text(json.dumps(data))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: queries.json -->\n<!-- end -->\n")
+    assert update(tmp_path) == [page]
+    text, mean = page.read_text(), "0.250 [0.200, 0.300]"
+    assert f"| policy: RMSE | low | {mean} | – | {mean} (mean action) | 40 |" in text
+    assert f"| forward model: RMSE | low | – (needs streams) | – | {mean} | 40 |" in text
+    assert "| label in the process | 50.0 % |" in text
 
 
 def test_several_benchmarks_become_one_table_the_fastest_first(tmp_path: Path) -> None:

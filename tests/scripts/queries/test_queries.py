@@ -15,7 +15,6 @@ from diffplan.envs.simulators.mazes import Maze
 from diffplan.planning.queries import StreamAnswers
 from diffplan.scripts.cli import main
 from diffplan.scripts.queries import measures
-from diffplan.scripts.queries.command import queries_table
 from diffplan.scripts.queries.measures import rank_correlation, rmse, weighted_mean
 from diffplan.scripts.queries.plans import in_free_cells, share
 
@@ -143,7 +142,6 @@ def test_every_question_has_its_figures_and_a_picture(config: str, train, tmp_pa
     again = tmp_path / "again.json"
     assert main(["queries", str(run), "--against", str(separate), "--json", str(again), *FEW]) == 0
     assert json.loads(again.read_text())["queries"] == found["queries"]  # seeded
-    assert "| inverse dynamics: RMSE of actions in [-1, 1] | low |" in queries_table(found)
 
 
 @pytest.mark.parametrize("config", ["multi-task", "streams"])
@@ -171,8 +169,6 @@ def test_the_task_is_asked_by_level_with_and_without_its_label(
     assert task["accuracy"][-1] == pytest.approx(task["label_inside"][-1], abs=0.1)
     assert "label in the process" in capsys.readouterr().out
     assert (run / "pictures" / "queries.png").read_bytes().startswith(PNG)
-    found = json.loads((run / "queries.json").read_text())
-    assert "| label in the process |" in queries_table(found)
 
 
 def test_what_cannot_be_asked_is_refused(
