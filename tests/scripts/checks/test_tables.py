@@ -47,7 +47,7 @@ def test_questions_are_rows_with_and_without_an_answer(tmp_path: Path) -> None:
     some = Estimate(0.25, 0.2, 0.3, 40)
     answers = [
         Answer("policy", "RMSE", "low", some, simple=some, simple_name="mean action"),
-        Answer("forward model", "RMSE", "low", None, simple=some, note="needs streams"),
+        Answer("forward model", "RMSE", "low", None, None, some, "nothing moves", "needs streams"),
     ]
     told = {"mean": 0.5, "low": 0.4, "high": 0.6}
     data = {
@@ -66,7 +66,10 @@ def test_questions_are_rows_with_and_without_an_answer(tmp_path: Path) -> None:
     assert update(tmp_path) == [page]
     text, mean = page.read_text(), "0.250 [0.200, 0.300]"
     assert f"| policy: RMSE | low | {mean} | – | {mean} (mean action) | 40 |" in text
-    assert f"| forward model: RMSE | low | – (needs streams) | – | {mean} | 40 |" in text
+    assert (
+        f"| forward model: RMSE | low | – (needs streams) | – | {mean} (nothing moves) | 40 |"
+        in text
+    )
     assert "| label in the process | 50.0 % |" in text
 
 
