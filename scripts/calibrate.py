@@ -90,6 +90,7 @@ def _calibrate(options: Calibrate) -> Path:
     )
     path = find_checkpoint(options.folder, options.checkpoint)
     file, picture = path / calibration.FILE, path / "calibration.png"
+    # before the estimate: what cannot be kept is not made
     check_writable(file, "statistics")
     process = calibration.calibrated_process(agent.model, agent.settings)
     contexts, x0 = _samples(options, agent, read_header(path))

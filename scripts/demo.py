@@ -71,6 +71,7 @@ class Demo:
 
 
 def _closing(out: Path, results: dict[str, Any]) -> str:
+    # one run: the interval is over its episodes
     low, high = results["return_ci95"]
     return f"""
 The planner returned {results["return_mean"]:.0f} [{low:.0f}, {high:.0f}] and reached the goal in \

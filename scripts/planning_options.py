@@ -102,6 +102,7 @@ class PlanningOptions:
     @property
     def given(self) -> dict[str, Any]:
         """The settings that were given, for `load_agent`."""
+        # by comparison with the class: None and 0 are settings like others
         asked = {each.name: getattr(self, each.name) for each in fields(PlanningConfig)}
         own = {name: getattr(type(self), name) for name in asked}
         return {name: value for name, value in asked.items() if value != own[name]}
@@ -111,5 +112,6 @@ class PlanningOptions:
 
         fixed: settings that are what they are whatever was given.
         """
+        # the own settings were checked when they were written
         if self.given:
             replace_planning(read_header(checkpoint).config, **self.given | fixed)

@@ -141,6 +141,7 @@ class Benchmark:
         check_writable(target, "--json")
         print(f"{subject.label}\n{subject.warning}")
         timed, left_out = self._prepare(subject)
+        # one case that fails leaves the others; none at all is an error
         if not timed:
             raise DiffplanError(f"nothing could be measured: {left_out[0]}")
         reference, ceilings = measure_all(timed, self.rounds, self.seconds)
@@ -247,6 +248,7 @@ class Benchmark:
                 if obstacle:
                     obstacles.append(obstacle)
                     continue
+                # threads of the CPU change nothing on a GPU
                 many = self.threads if device == "cpu" else self.threads[:1]
                 places += [(device, threads, engine) for threads in many]
         return places, obstacles

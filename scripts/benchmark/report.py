@@ -72,6 +72,7 @@ def _summary(data: dict[str, Any], scale: float) -> str:
     """The own settings with the fastest engine."""
     ms = data["replan_ms_median"]
     text = f"The fastest engine at the own settings, {data['engine']}: {ms:.3g} ms a plan"
+    # the reference product runs on a CPU and says nothing of a GPU
     if data["own"]["device"] == "cpu":
         text += f" (scaled {ms * scale:.3g})"
     text += f", {data['amortised_ms']:.3g} ms a decision while plans are kept"
@@ -81,18 +82,8 @@ def _summary(data: dict[str, Any], scale: float) -> str:
 
 
 def _decisions(data: dict[str, Any], scale: float) -> str:
-    header = [
-        "engine",
-        "device",
-        "threads",
-        "batch",
-        "K",
-        "denoising steps",
-        "H",
-        "ms a plan",
-        "p95",
-    ]
-    header += ["scaled", "plans/s", "ms between", "ms a decision", "start-up s"]
+    header = ["engine", "device", "threads", "batch", "K", "denoising steps", "H"]
+    header += ["ms a plan", "p95", "scaled", "plans/s", "ms between", "ms a decision", "start-up s"]
     rows = [
         [
             row["engine"],
@@ -114,6 +105,7 @@ def _decisions(data: dict[str, Any], scale: float) -> str:
 def _stages(data: dict[str, Any]) -> str:
     rows = []
     for row in data["cases"]:
+        # engines that export or capture a plan run its stages as one
         if "stages_ms" in row:
             times = [*(row["stages_ms"][name] for name in STAGES), row["host_ms"]]
             where = [row["device"], str(row["threads"]), *(str(row[key]) for key in _SETTINGS)]
@@ -170,6 +162,7 @@ def fastest(rows: list[dict[str, Any]], own: dict[str, Any], batch: int) -> dict
         for row in rows
         if all(row[key] == value for key, value in wanted.items() if key != "engine")
     ]
+    # none where no engine could run the batch, as one that is too long
     return min(same, key=lambda row: row["replan_ms_median"], default=None)
 
 

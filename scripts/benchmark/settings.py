@@ -50,4 +50,5 @@ def default_config(name: str, like: str) -> Config:
             f"{name!r} is neither a RUN folder nor a configuration; configurations: "
             f"{', '.join(CONFIGS)}"
         )
+    # of a run its own settings are the defaults, without its weights being read
     return read_header(find_checkpoint(name)).config

@@ -63,6 +63,7 @@ class Subject:
         Raises DiffplanError for settings that do not go together.
         """
         own = dataclasses.asdict(self.config.planning)
+        # a shorter horizon cannot be kept for as long
         own["replan_every"] = min(own["replan_every"], horizon * self.config.plan.stride)
         return PlannerAgent(
             self.load(device, horizon),
@@ -95,6 +96,7 @@ class Subject:
 
     def _model(self, horizon: int, device: str) -> PlannerModel:
         if self.folder is not None and horizon == self.config.plan.horizon:
+            # trained weights fit one horizon: time does not depend on them, so others are random
             return load_model(self.folder, device)[0]
         plan = dataclasses.replace(self.config.plan, horizon=horizon)
         every = min(self.config.planning.replan_every, horizon * plan.stride)
@@ -104,6 +106,7 @@ class Subject:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = PlannerModel(self.spec, config)
+        # as a loaded model is: gradients would be kept for nothing
         return model.to(device).eval().requires_grad_(False)
 
 
@@ -120,6 +123,7 @@ def engines_for(asked: tuple[str, ...], subject: Subject, device: str) -> dict[s
         except DiffplanError as error:
             if asked:
                 raise
+            # not asked for by name: what cannot run here is left out with the reason
             found[name] = str(error)
         else:
             found[name] = ""

@@ -53,6 +53,7 @@ class PointmazeCounts:
                 raise DiffplanError(f"unknown maze '{maze}'; known: umaze, medium, large, open")
         check_writable(self.json, "--json")
 
+        # after the checks: refusals load no simulator
         from diffplan.envs.formats.minari_write import software_versions
         from diffplan.envs.makers.pointmaze_data import run_pointmaze
 

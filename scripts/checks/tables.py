@@ -169,7 +169,8 @@ def counts_table(data: dict[str, Any]) -> str:
 
 def presets_table() -> str:
     """The published settings by dataset, and ours beside them for data without a goal."""
-    header = ["D4RL data", "H", "steps", "guidance", "target return", "learning rate", "note"]
+    header = ["D4RL data", "H", "denoising steps", "guidance", "target return"]
+    header += ["learning rate", "note"]
     published = [
         [
             row.label,
@@ -277,10 +278,12 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
     )
 
 
+# tables of the code itself, which have no file of results
 _FROM_CODE = {"presets": presets_table, "baselines": baselines_table}
 
 
 def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+    # reports have no field for their kind: each is known by what it alone holds
     if "reference_matmul_ms" in data:
         return benchmark_table
     if "queries" in data:
@@ -344,6 +347,7 @@ class Tables:
         changed = update(self.folder, check=self.check)
         for page in changed:
             print(f"{'out of date' if self.check else 'wrote'}: {page}")
+        # for CI: a table that is out of date fails it
         if self.check and changed:
             sys.exit(1)
 

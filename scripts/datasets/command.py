@@ -163,6 +163,7 @@ class List:
         from diffplan.envs.formats.d4rl_catalogue import d4rl_folder
         from diffplan.envs.formats.minari_remote import remote_datasets
 
+        # without a network the list is what is here, and says so
         remote, reason = remote_datasets()
         left_out = f"Minari's remote datasets are left out: {reason}" if reason else ""
         entries = list_datasets(self.pattern, remote)
@@ -204,6 +205,7 @@ class Show:
 
         if self.plot is not None:
             check_writable(self.plot, "--plot")
+        # data with NaN are refused in training; here they are what one wants to see
         episodes = load_dataset(self.name, self.env, validate=False)
         for key, value in summary(episodes):
             print(f"{key:<18}{value}")

@@ -69,6 +69,7 @@ def _targets(options: EvaluateOptions) -> tuple[Path, Path]:
     """The results file and the folder of pictures; other ways do not overwrite the run's own."""
     ways = "".join(f"-{key}-{value}" for key, value in options.unusual.items())
     parent = options.runs[0]
+    # beside the runs: the row over them belongs to none
     if len(options.runs) > 1:
         ways = "".join(f"-{run.name}" for run in options.runs) + ways
         parent = parent.parent

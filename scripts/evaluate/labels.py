@@ -46,6 +46,7 @@ class Labels:
         elif known is not None and usual is not None and usual.env_id != used.env_id:
             changed.append(f"{used.env_id} in place of {usual.env_id}, the one of {known.name}")
         for key, value in used.env_kwargs.items():
+            # of another environment every argument would differ, which says nothing
             if used.env_id == own.env_id and own.env_kwargs.get(key) != value:
                 was = own.env_kwargs.get(key, "its own default")
                 changed.append(f"{key} is {value}, asked for; the dataset's environment has {was}")
@@ -62,6 +63,7 @@ class Labels:
     def comparable(self) -> bool:
         """Whether a normalised score may stand beside D4RL's."""
         differing = self.data, self.environment_differences, self.environment_changed
+        # one difference is enough: a score beside published ones is taken for one of them
         return self.reference is not None and not any(differing) and not self.time_limit
 
     @property

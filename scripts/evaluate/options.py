@@ -47,6 +47,7 @@ class EvaluateOptions:
     """Write a video of a few episodes of the (first) run beside the pictures."""
     device: str = "cpu"
     """Where the networks run: cpu, cuda, cuda:1, ..."""
+    # the same on every machine: the others are asked for where they are faster
     engine: str = "eager"
     """How decisions are run: eager, onnx (fastest on a CPU), cuda-graph, or auto."""
     threads: int = 1
@@ -95,6 +96,7 @@ class EvaluateOptions:
             "task_given": self.task_given,
             "engine": self.engine if self.engine != "eager" else None,
         }
+        # also names the files, so that another way of planning does not overwrite the usual one
         return {k: v for k, v in asked.items() if v is not None} | self.planning.given
 
     @property

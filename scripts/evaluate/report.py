@@ -20,6 +20,7 @@ from diffplan.scripts.report.results import (
     table,
 )
 
+# environments whose episodes do not end where the goal is reached
 _GO_ON_AT_GOAL = ("PointMaze_", "diffplan/maze2d-")
 _GIVEN: dict[TaskGiven | None, str] = {
     "id": "its number",
@@ -69,6 +70,7 @@ def _planning(agent: PlannerAgent) -> str:
     settings = (
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in agent.planning.items()
+        # a model that plans for goals asks for no return, whatever stands in its settings
         if value is not None and (agent.uses_returns or not key.startswith("target"))
     )
     return f"planning: {', '.join(settings)}"
@@ -133,6 +135,7 @@ def notes(found: Evaluation) -> list[str]:
             f"over training seeds: the mean of {len(found.runs)} runs with a t interval over their "
             "means (rates: or Wilson over all episodes, where that is wider)"
         )
+    # a checkpoint that was chosen must not pass for the last one
     lines += [f"{run.folder}: {run.selection.line}" for run in found.runs if run.selection]
     if len(found.tasks) == 1:
         lines += _place_notes(found.tasks[0].place, found.tasks[0].others.get("data"))
@@ -183,6 +186,7 @@ def results(options: EvaluateOptions, found: Evaluation) -> dict[str, Any]:
 
 
 def _without_episodes(summary: dict[str, Any]) -> dict[str, Any]:
+    # they are in the file already, under each policy
     episodes = ("returns", "lengths", "success")
     return {key: value for key, value in summary.items() if key not in episodes}
 

@@ -39,6 +39,7 @@ class Selection:
     @property
     def chosen(self) -> int:
         """Updates of the best checkpoint, of equal ones the last."""
+        # of equals the one that has trained longest
         return max(self.scores, key=lambda step: (self.scores[step].mean, step))
 
     @property
@@ -201,6 +202,7 @@ def _identity(header: Header) -> dict[str, Any]:
 
     # the training seed is left out: it is what may differ
     add("", config_to_dict(header.config))
+    # not of the settings, but a pooled row would hide that they differ
     return flat | {
         "data": header.fingerprint,
         "env_id": header.info.env_id,

@@ -87,6 +87,7 @@ class Evaluation:
 
 def over_runs(name: str, scores: Sequence[Score]) -> Score:
     """One row out of the training seeds'; that of a single run as it is."""
+    # seeds are the units of the pooled row; of one seed episodes are
     return Score.pooled(name, scores) if len(scores) > 1 else scores[0]
 
 
@@ -102,5 +103,6 @@ def over_tasks(scores: Sequence[Score]) -> Score:
         # where one environment does not report it, the rate of the others is none of all
         success=np.concatenate(success) if len(success) == len(scores) else None,
         batched_ms=np.concatenate(batched) if batched else None,
+        # the interval is drawn within tasks: how these differ is no chance
         strata=len(scores),
     )

@@ -61,6 +61,7 @@ class Tasks:
             name = f"{self.names[place]}, {description}" if len(self.infos) > 1 else description
             make_env = task_env_factory(info, self.agent.layout)
             played.append(rollout(policy, make_env, description=name, **options))
+        # traces are numbered on from task to task
         first = [place * len(played[0].returns) for place in range(len(played))]
         return joined(played, first)
 

@@ -115,6 +115,7 @@ def _measure(options: Queries) -> dict[str, Any]:
     from diffplan.scripts.report.files import check_writable, write_json
     from diffplan.scripts.report.results import machine
 
+    # networks this small gain nothing from more, and sums keep their order
     torch.set_num_threads(1)
     agent = load_agent(options.folder, checkpoint=options.checkpoint)
     asked = Asked(agent)
@@ -123,6 +124,7 @@ def _measure(options: Queries) -> dict[str, Any]:
     picture = (
         target.with_suffix(".png") if options.json else options.folder / "pictures" / "queries.png"
     )
+    # before the work: what cannot be kept is not measured
     check_writable(target, "results")
     check_writable(picture, "picture")
     header = read_header(find_checkpoint(options.folder, options.checkpoint))
@@ -177,11 +179,13 @@ def _separate(folder: Path, agent: PlannerAgent) -> PlannerAgent:
             f"--against {folder} is {other.config_name} on {other.info.id}; expected a run with "
             f"separate networks on {agent.info.id}"
         )
+    # states of both are compared one by one
     if other.stride != agent.stride:
         raise DiffplanError(
             f"--against {folder} has plan.stride {other.stride}, expected that of RUN, "
             f"{agent.stride}"
         )
+    # windows are drawn as RUN needs them: with prompts only where it is shown some
     own, told = agent.model.config.data.tasks, other.model.config.data.tasks
     if other.model.tasks is not None and told == "prompt" and own != "prompt":
         raise DiffplanError(
@@ -208,6 +212,7 @@ def _table(answers: list[Answer]) -> str:
         assert found is not None
         name = f"{answer.question}: {answer.unit}"
         lines.append((name, answer.better, *figures, str(found.n)))
+    # under the table: a reason is too long for a cell
     notes = [f"{a.question}: {a.note}" for a in answers if a.note]
     return "\n".join([aligned(lines), *notes])
 

@@ -237,6 +237,7 @@ class Survey:
             tuning[every] = float(found.returns.mean())
         every = max(tuning, key=lambda k: tuning[k])
         agent = load_agent(run, **planning, replan_every=every)
+        # the interval was chosen on seeds of its own: these have decided nothing yet
         result = rollout(
             agent,
             make_env,
@@ -288,6 +289,7 @@ class Survey:
 
     @property
     def _command(self) -> str:
+        # files by name alone: where they lie is a matter of the machine
         words = ["diffplan", "survey", *(Path(data).name for data in self.data)]
         words += ["--out", str(self.out)]
         for name in ("rows", "seeds", "steps", "episodes", "seed", "tune_episodes", "tune_seed"):
