@@ -2,8 +2,9 @@
 
 from diffplan.agents.loading import load_agent
 from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.agents.policy import Policy
 from diffplan.agents.queries import Queries
 from diffplan.agents.state import AgentState
 from diffplan.engines.decision import Plan
 
-__all__ = ["AgentState", "Plan", "PlannerAgent", "Queries", "load_agent"]
+__all__ = ["AgentState", "Plan", "PlannerAgent", "Policy", "Queries", "load_agent"]

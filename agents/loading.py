@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffplan.agents.planner_agent import PlannerAgent
-from diffplan.config.choices import check_device
 from diffplan.diffusion.samplers import SAMPLERS
-from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import find_checkpoint
+from diffplan.nn.device import find_device
 from diffplan.planning.calibration import load_statistics
 
 
@@ -21,26 +18,29 @@ def load_agent(
     checkpoint: str | int = "last",
     device: str = "cpu",
     seed: int = 0,
-    engine: str = "eager",
+    engine: str = "auto",
+    batch_size: int | None = None,
+    detailed: bool = False,
     **planning: Any,
 ) -> PlannerAgent:
     """The trained agent of a run folder or checkpoint folder.
 
-    checkpoint: "last" or the number of updates of a kept checkpoint. engine: "eager", "onnx" (the
-    fastest on a CPU, needs `diffplan[onnx]`), "cuda-graph" or "auto". planning: settings of
+    checkpoint: "last" or the number of updates of a kept checkpoint. device: "cpu", "cuda",
+    "cuda:1", "mps" or "auto". engine: how decisions are run: "eager", "onnx", "cuda-graph",
+    "cuda-graph-bf16", or "auto", the fastest that is installed. Its graphs are kept beside the
+    checkpoint. batch_size: make them ready for batches of up to so many rows, so that no call of
+    `predict` waits for them. detailed: plans in the state hold their proposals and candidates, too.
+    planning: settings of
     `diffplan.config.PlanningConfig` to change, e.g. denoising_steps=3, replan_every=8.
     Raises DiffplanError if the folder is no run, or damaged.
     """
-    check_device(device)
     path = find_checkpoint(run, checkpoint)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DiffplanError(f"device is {device!r}, but PyTorch sees no CUDA device; use 'cpu'")
-    model, header, _ = load_model(path, device)
+    model, header, _ = load_model(path, find_device(device))
     # read only where they are used: they lie beside the checkpoint, and need not
     sampler = SAMPLERS.get(planning.get("sampler", model.config.planning.sampler))
     if sampler is not None and sampler.takes_statistics:  # the agent refuses wrong names
         model.statistics = load_statistics(path)
-    return PlannerAgent(
+    agent = PlannerAgent(
         model,
         header.layout,
         header.info,
@@ -49,5 +49,10 @@ def load_agent(
         updates=header.step,
         seed=seed,
         engine=engine,
+        detailed=detailed,
+        graphs=path / "graphs",
         **planning,
     )
+    if batch_size is not None:
+        agent.prepare(batch_size)
+    return agent

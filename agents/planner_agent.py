@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
 from diffplan.planning.chains import matching_level
 
+_GOAL_TOLERANCE = 1e-3  # standard deviations of the data: what sensors jitter by is no new goal
+
 
 class PlannerAgent:
     """Plans every `replan_every` steps and follows the plan by inverse dynamics at every step.
@@ -44,13 +47,20 @@ class PlannerAgent:
         train_seconds: float | None = None,
         updates: int = 0,
         seed: int = 0,
-        engine: str = "eager",
+        engine: str = "auto",
+        detailed: bool = False,
+        graphs: Path | None = None,
+        goal_tolerance: float | None = None,
         **planning: Any,
     ) -> None:
         """Set up the agent; nothing changes afterwards.
 
         train_seconds, updates: what the training took, for reports. engine: how decisions are run,
-        one of `diffplan.engines.ENGINES` or "auto". planning: settings of
+        one of `diffplan.engines.ENGINES` or "auto". detailed: plans in the state hold their
+        proposals, candidates and values, for pictures. graphs: a folder that the engine may keep
+        its graphs in, so that they are exported once. goal_tolerance: how far a goal may move, in
+        environment units, before a plan is made anew; a thousandth of each column's standard
+        deviation in the data where None. planning: settings of
         `PlanningConfig` that replace the model's own, e.g. denoising_steps=3; a quantile or
         a target by step also in place of the model's own target_return.
         Raises DiffplanError for a wrong setting, or one of a target return that has no effect.
@@ -74,7 +84,14 @@ class PlannerAgent:
         self.horizon = model.config.plan.horizon
         self.seed = seed
         self.device = model.plan_scale.device
-        self.engine = make_engine(engine, model, settings)
+        self.engine = make_engine(engine, model, settings, detailed, graphs)
+        self._detailed = detailed
+        columns = list(model.spec.goal_columns)
+        self.goal_tolerance: float | np.ndarray = (
+            _GOAL_TOLERANCE * model.states.std.numpy(force=True)[columns]
+            if goal_tolerance is None
+            else goal_tolerance
+        )
         self._targets = Targets(model, settings)
         self._memory = TaskMemory.unknown(model)
 
@@ -89,6 +106,10 @@ class PlannerAgent:
     def uses_returns(self) -> bool:
         """Whether plans are made for a target return."""
         return self.model.use_returns
+
+    def prepare(self, rows: int) -> None:
+        """Make ready whatever calls with at most so many rows need, so that none of them waits."""
+        self.engine.prepare(rows)
 
     # --- Which task ------------------------------------------------------------------------------
 
@@ -121,25 +142,26 @@ class PlannerAgent:
         state: AgentState | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
+        seed: int | None = None,
     ) -> tuple[np.ndarray, AgentState]:
         """Actions for a batch of observations (or for one).
 
         observation: [B, D], or for goal environments a dict of arrays [B, ...]; without the
         batch axis the action has none either. state: None at first, then what the last call
         returned. episode_start: [B] true where a row begins an episode (its plan is dropped).
-        deterministic: draw planning noise from the rows' seeds; False draws it afresh.
+        deterministic: draw planning noise from the rows' seeds; False draws it afresh, from
+        `seed` where one is given. A goal is a new one, which ends a plan, where a column of it has
+        moved by more than `goal_tolerance` since the plan was made.
         Returns actions [B, A] in environment units and the next state.
-        Raises DiffplanError for a wrong shape or key, and for NaN.
+        Raises DiffplanError for a wrong shape or key, for what are no finite numbers, for a state
+        of another agent or batch, and where the networks answer an observation far outside the
+        data with no finite action.
         """
         states, goals, single = self._split(observation)
         rows = len(states)
         if state is None:
             state = self._blank(rows)
-        elif len(state.age) != rows:
-            raise DiffplanError(
-                f"the observation has {rows} rows but the state was made for {len(state.age)}; "
-                "pass state=None when the number of environments changes"
-            )
+        self._check_state(state, rows)
         start = np.zeros(rows, bool) if episode_start is None else episode_start
         fresh = np.asarray(start, bool).reshape(-1)
         if len(fresh) != rows:
@@ -154,7 +176,7 @@ class PlannerAgent:
         # a goal that has moved makes the plan worthless
         moved = np.zeros(rows, bool)
         if goals is not None and state.goals is not None:
-            moved = (goals != state.goals).any(-1)
+            moved = (np.abs(goals - state.goals) > self.goal_tolerance).any(-1)
         due = begins | moved | (age >= self.settings.replan_every)
         count = state.count
         plan = state.plan
@@ -162,7 +184,7 @@ class PlannerAgent:
         history = self._memory.remember(state.history, states, step)
         if due.any():
             target[due] = self._targets.at(step[due], target[due])
-            seeds = self._seeds(state.seeds, deterministic)
+            seeds = state.seeds if deterministic else _fresh_seeds(rows, seed)
             # to go on from the plan before there must be one, and for the same goal
             again = due & ~begins & ~moved if self.settings.reuse else np.zeros_like(due)
             for marked, goes_on in ((due & ~again, False), (again, True)):
@@ -180,7 +202,13 @@ class PlannerAgent:
                 plan = made if marked.all() else plan.replaced(self._places(marked), made)
             age = np.where(due, 0, age)
             count = count + due
-        actions = self._act(states, plan, age)
+        # a plan that has just been made says its first action itself
+        actions = plan.first.numpy(force=True) if due.all() else self._act(states, plan, age)
+        _check_finite(actions, states)
+        if goals is not None:
+            # those the plans were made for, and a copy: a caller may change its array in place
+            kept = goals if state.goals is None else np.where(due[:, None], goals, state.goals)
+            goals = kept.copy()
         following = AgentState(plan, goals, age, state.seeds, count, step, target, history)
         return (actions[0] if single else actions), following
 
@@ -210,7 +238,7 @@ class PlannerAgent:
         """Plans for a batch of observations, without acting; see `Plan` for shapes."""
         context = self.context(observation)
         # values of all candidates, which an engine leaves out where they choose nothing
-        every = EagerEngine(self.model, self.settings, valued=True)
+        every = EagerEngine(self.model, self.settings, detailed=True, valued=True)
         count = np.zeros(len(context), np.int64)
         return self._plan(every, context, self.seed + np.arange(len(context)), count).numpy()
 
@@ -265,27 +293,42 @@ class PlannerAgent:
         return states[None], None if goals is None else goals[None], True
 
     def _blank(self, rows: int) -> AgentState:
+        """Before the first call: rows without a plan."""
         zeros = np.zeros(rows, np.int64)
-        # of the shapes that plans will have: rows are replaced one by one
         k, length, dim = self.settings.k, self.horizon + 1, self.layout.state_dim
-        many = torch.zeros(rows, k, length, dim, device=self.device)
-        values = torch.zeros(rows, k, device=self.device)
-        chosen = torch.zeros(rows, dtype=torch.long, device=self.device)
-        actions = None
-        if self.model.config.plans_act:
-            steps = self.horizon * self.stride
-            actions = torch.zeros(rows, steps, len(self.info.action_low), device=self.device)
-        plan = Plan(many[:, 0], many, many, values, chosen, actions)
+
+        def blank(*shape: int) -> Tensor:
+            return torch.zeros(rows, *shape, device=self.device)
+
+        width = len(self.info.action_low)
+        steps = self.horizon * self.stride
+        actions = blank(steps, width) if self.model.config.plans_act else None
+        plan = Plan(blank(length, dim), blank(width), actions)
+        if self._detailed:
+            many = blank(k, length, dim)
+            plan = plan._replace(
+                proposal=many, candidates=many, values=blank(k), chosen=blank().long()
+            )
         unknown = np.full(rows, np.nan)
         return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros, zeros, unknown)
 
-    @staticmethod
-    def _seeds(seeds: np.ndarray, deterministic: bool) -> np.ndarray:
-        """The rows' own seeds, or fresh ones."""
-        if deterministic:
-            return seeds
-        # from the system's entropy: not even the seeds repeat
-        return np.random.default_rng().integers(np.iinfo(np.int64).max, size=len(seeds))
+    def _check_state(self, state: AgentState, rows: int) -> None:
+        """Raise DiffplanError for what no call of this agent with as many rows returned."""
+        if not isinstance(state, AgentState):
+            raise DiffplanError(
+                f"state is a {type(state).__name__}, expected None or what predict returned"
+            )
+        if len(state.age) != rows:
+            raise DiffplanError(
+                f"the observation has {rows} rows but the state was made for {len(state.age)}; "
+                "pass state=None when the number of environments changes"
+            )
+        shape, own = state.plan.states.shape[1:], (self.horizon + 1, self.layout.state_dim)
+        if shape != own:
+            raise DiffplanError(
+                f"the state holds plans of shape {list(shape)}, this agent's have {list(own)}: it "
+                "is another agent's; pass state=None"
+            )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -318,6 +361,20 @@ class PlannerAgent:
                 *(self._tensor(strides + 1), self._tensor(lag)),
             )
         )
+
+
+def _check_finite(actions: np.ndarray, states: np.ndarray) -> None:
+    if not np.isfinite(actions).all():
+        row = int(np.flatnonzero(~np.isfinite(actions).all(-1))[0])
+        raise DiffplanError(
+            f"the networks give no finite action for row {row}, whose observation reaches "
+            f"{np.abs(states[row]).max():g}: it lies too far outside the training data"
+        )
+
+
+def _fresh_seeds(rows: int, seed: int | None) -> np.ndarray:
+    """Seeds [B] of noise that no other call draws, unless it is given the same seed."""
+    return np.random.default_rng(seed).integers(np.iinfo(np.int64).max, size=rows)
 
 
 def _take(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from diffplan.config.choices import check_device
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import find_checkpoint
+from diffplan.nn.device import check_device
 from diffplan.scripts.planning_options import PlanningOptions
 
 if TYPE_CHECKING:

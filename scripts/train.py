@@ -48,7 +48,7 @@ class Train:
     """Of initial weights, data order and noise."""
     resume: bool = False
     """Continue the run in DIR exactly where its last checkpoint stands (or start it)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     """auto: a GPU if there is one."""
     threads: int = 1
     """PyTorch threads on the CPU. Small networks gain little from more."""

@@ -118,11 +118,20 @@ def test_the_links_show_the_rooms_under_their_installed_names(room):
 
 def test_the_rooms_install_under_diffplan_only(tmp_path):
     code = f"""
+import importlib.metadata
 import importlib.util
+from pathlib import Path
+import diffplan
+ours = Path(diffplan.__file__).resolve().parent.parent
+installed = importlib.metadata.files("diffplan")
 for room in {ROOMS}:
     assert importlib.util.find_spec(f"diffplan.{{room}}"), f"diffplan.{{room}} is missing"
+    assert not [file for file in installed if file.parts[0] == room]
+    # another library may own the bare name, the checkout may not
     spec = importlib.util.find_spec(room)
-    assert spec is None, f"bare `import {{room}}` finds {{spec}}"
+    found = [] if spec is None else [Path(place) for place in spec.submodule_search_locations]
+    if "site-packages" not in ours.parts:
+        assert ours not in [place.resolve().parent for place in found], f"bare {{room}}: {{found}}"
 """
     run_python(code, cwd=tmp_path)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffplan.data.numbers import as_numbers
 from diffplan.errors import DiffplanError
 
 
@@ -53,23 +54,23 @@ class ObservationLayout:
                     f"the observation is a dict with keys {sorted(observation)}, "
                     f"expected an array with {self.state_dim} columns"
                 )
-            return _checked(observation, self.state_dim, "observation"), None
+            return as_numbers(observation, self.state_dim, "observation"), None
         if not isinstance(observation, Mapping):
             keys = self.dict_keys + (("desired_goal",) if self.goal_dim else ())
             raise DiffplanError(
                 f"the observation is a {type(observation).__name__}, expected a dict with {keys}"
             )
         # the order of dict_keys, not of the dict: it decides the columns
-        parts = [np.asarray(_entry(observation, key), np.float32) for key in self.dict_keys]
+        parts = [as_numbers(_entry(observation, key), None, key) for key in self.dict_keys]
         try:
             state = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         except ValueError:
             shapes = ", ".join(f"{k} {p.shape}" for k, p in zip(self.dict_keys, parts, strict=True))
             raise DiffplanError(f"these parts of the observation do not fit: {shapes}") from None
-        state = _checked(state, self.state_dim, "observation")
+        state = as_numbers(state, self.state_dim, "observation")
         if not self.goal_dim:
             return state, None
-        goal = _checked(_entry(observation, "desired_goal"), self.goal_dim, "desired_goal")
+        goal = as_numbers(_entry(observation, "desired_goal"), self.goal_dim, "desired_goal")
         if goal.shape[:-1] != state.shape[:-1]:
             raise DiffplanError(
                 f"observation {state.shape} and desired_goal {goal.shape} differ in batch shape"
@@ -81,18 +82,6 @@ def _entry(observation: Mapping[str, Any], key: str) -> Any:
     if key not in observation:
         raise DiffplanError(f"the observation has keys {sorted(observation)}, '{key}' is missing")
     return observation[key]
-
-
-def _checked(array: Any, width: int, name: str) -> np.ndarray:
-    array = np.asarray(array, np.float32)
-    if array.ndim == 0 or array.shape[-1] != width:
-        raise DiffplanError(f"{name} has shape {array.shape}, expected [..., {width}]")
-    if not np.isfinite(array).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise DiffplanError(
-            f"{name} holds {array[where]} at index {where}, expected finite numbers"
-        )
-    return array
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ def standard_normal(seeds: Tensor, counts: Tensor, n: int) -> Tensor:
 
     Two numbers of 24 bits make two normal ones, so that none lies beyond 5.9 standard deviations.
     """
+    if not n:
+        return torch.empty(len(seeds), 0, device=seeds.device)
     bits = _bits(_own(seeds), _own(counts), (n + 1) // 2)
     library = _library(bits)
     # half a step off the grid, so that the logarithm never sees 0

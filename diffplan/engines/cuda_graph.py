@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
 from diffplan.engines.decision import ActStep, Plan, PlanStep
-from diffplan.engines.padding import filled, padded_size, present, row_count
+from diffplan.engines.padding import filled, parts, present, row_count, sizes_upto
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
@@ -26,13 +26,23 @@ class GraphEngine:
 
     name = "cuda-graph"
 
-    def __init__(self, model: PlannerModel, settings: PlanningConfig, bf16: bool = False) -> None:
-        """bf16: run the networks in bfloat16; plans and coefficients stay in float32."""
+    def __init__(
+        self,
+        model: PlannerModel,
+        settings: PlanningConfig,
+        detailed: bool = False,
+        bf16: bool = False,
+    ) -> None:
+        """detailed: see `PlanStep`. bf16: run the networks in bfloat16; plans and coefficients
+        stay in float32.
+        """
         self.startup_seconds = 0.0
         self._device = model.plan_scale.device
         self._bf16 = bf16
-        self._plan = PlanStep(model, settings)
-        self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
+        self._plan = PlanStep(model, settings, detailed=detailed)
+        self._again = self._plan
+        if settings.reuse:
+            self._again = PlanStep(model, settings, reuse=True, detailed=detailed)
         self._act = ActStep(model)
         self._captured: dict[tuple[str, int], _Captured] = {}
 
@@ -49,26 +59,41 @@ class GraphEngine:
             *given, seeds, counts = inputs
             return present(step(Context(*given), step.draw(seeds, counts)))
 
-        return Plan(*self._run(key, planned, [*context.tensors, seeds, counts]))
+        made = self._run(key, planned, [*context.tensors, seeds, counts])
+        return Plan(**dict(zip(step.fields, made, strict=True)))
 
     @torch.inference_mode()
     def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
-        def acted(*inputs: Tensor) -> Sequence[Tensor]:
-            return (self._act(*inputs),)
+        return self._run("act", self._acted, [states, plan, place, lag])[0]
 
-        return self._run("act", acted, [states, plan, place, lag])[0]
+    def prepare(self, rows: int) -> None:
+        """Capture every graph that batches of at most so many rows can need."""
+        for size in sizes_upto(rows):
+            for step in {self._plan, self._again}:
+                numbers = torch.zeros(size, dtype=torch.long, device=self._device)
+                self.plan(step.context(size), numbers, numbers)
+            if not self._plan.model.config.plans_act:
+                self._run("act", self._acted, self._act.example(size))
+
+    def _acted(self, *inputs: Tensor) -> Sequence[Tensor]:
+        return (self._act(*inputs),)
 
     def _run(
         self, key: str, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        size = padded_size(inputs)
-        captured = self._captured.get((key, size))
-        if captured is None:
-            began = time.perf_counter()
-            captured = _Captured(function, inputs, size, self._device, self._bf16)
-            self._captured[key, size] = captured
-            self.startup_seconds += time.perf_counter() - began
-        return captured(inputs)
+        outputs = []
+        for first, taken, size in parts(row_count(inputs)):
+            given = [None if t is None else t[first : first + taken] for t in inputs]
+            captured = self._captured.get((key, size))
+            if captured is None:
+                began = time.perf_counter()
+                captured = _Captured(function, given, size, self._device, self._bf16)
+                self._captured[key, size] = captured
+                self.startup_seconds += time.perf_counter() - began
+            outputs.append(captured(given))
+        if len(outputs) == 1:
+            return outputs[0]
+        return [torch.cat(part) for part in zip(*outputs, strict=True)]
 
 
 class _Captured:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
@@ -39,18 +40,20 @@ Array = Any
 class Plan(NamedTuple):
     """B plans in environment units; states are a stride of environment steps apart.
 
-    states: [B, H+1, D], the chosen candidates; index 0 is the state a plan was made in. proposal,
-    candidates: [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the
-    return-to-go, NaN where nobody asked for them and there was nothing to choose. chosen: [B] index
-    into K. actions: [B, H * stride, A], one for every environment step, None where plans hold none.
+    states: [B, H+1, D], the chosen candidates; index 0 is the state a plan was made in. first:
+    [B, A], the action taken there. actions: [B, H * stride, A], one for every environment step,
+    None where plans hold none. The rest is None but in detailed plans: proposal, candidates:
+    [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the return-to-go, NaN
+    where nobody asked for them and there was nothing to choose. chosen: [B] index into K.
     """
 
     states: Array
-    proposal: Array
-    candidates: Array
-    values: Array
-    chosen: Array
+    first: Array
     actions: Array | None = None
+    proposal: Array = None
+    candidates: Array = None
+    values: Array = None
+    chosen: Array = None
 
     def row(self, index: int) -> Plan:
         """One plan, without the first axis of every field."""
@@ -63,8 +66,9 @@ class Plan(NamedTuple):
     def replaced(self, index: Tensor, new: Plan) -> Plan:
         """A copy whose rows at the index [b] are those of `new`."""
         pairs = zip(self, new, strict=True)
-        both = ((old, made) for old, made in pairs if old is not None and made is not None)
-        return Plan(*(old.index_copy(0, index, made) for old, made in both))
+        return Plan(
+            *(old if old is None else old.index_copy(0, index, made) for old, made in pairs)
+        )
 
 
 class PlanStep(nn.Module):
@@ -76,15 +80,16 @@ class PlanStep(nn.Module):
         settings: PlanningConfig,
         *,
         reuse: bool = False,
+        detailed: bool = False,
         valued: bool = False,
     ) -> None:
-        """reuse: for plans that go on from the one before. valued: give values also where they
-        choose nothing, instead of NaN.
+        """reuse: for plans that go on from the one before. detailed: give proposals, candidates
+        and their values. valued: give values also where they choose nothing, instead of NaN.
 
         Raises DiffplanError for settings that the model was not trained for.
         """
         super().__init__()
-        self.valued = valued
+        self.reuse, self.detailed, self.valued = reuse, detailed, valued
         self.model = model
         self.settings = settings
         self.chain = chain_of(model, settings, reuse)
@@ -102,6 +107,38 @@ class PlanStep(nn.Module):
             steps * k * rows * dim,
         )
         self.steps = steps
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Which fields of a `Plan` it fills, in order."""
+        acts = ("actions",) if self.model.config.plans_act else ()
+        details = ("proposal", "candidates", "values", "chosen") if self.detailed else ()
+        return ("states", "first", *acts, *details)
+
+    @property
+    def flat(self) -> nn.Module:
+        """The step as a function of tensors alone, in the order of `example`."""
+        return FlatPlanStep(self)
+
+    @torch.inference_mode()
+    def example(self, size: int) -> list[Tensor | None]:
+        """Inputs of the shapes that batches of this size have: a context's, then its draws."""
+        numbers = torch.zeros(size, dtype=torch.long, device=self.model.plan_scale.device)
+        return [*self.context(size).tensors, *self.draw(numbers, numbers)]
+
+    def context(self, size: int) -> Context:
+        """Zeros of the shapes that this many rows of what plans are made for have."""
+        model, spec = self.model, self.model.spec
+        like = model.plan_scale
+        plan = model.config.plan
+        left = plan.horizon - self.settings.replan_every // plan.stride
+        return Context(
+            like.new_zeros(size, spec.state_dim),
+            like.new_zeros(size, spec.goal_dim) if spec.goal_dim else None,
+            like.new_zeros(size) if model.use_returns else None,
+            like.new_zeros(size, left, spec.state_dim) if self.reuse else None,
+            like.new_zeros(size, model.task_dim) if model.tasks is not None else None,
+        )
 
     def draw(self, seeds: Tensor, counts: Tensor) -> Draws:
         """The random numbers of plan number counts [B] of rows with these seeds [B] (int64)."""
@@ -131,14 +168,24 @@ class PlanStep(nn.Module):
             select,
         )
         plan = make_plan(model, context, noise, settings, self.chain, valued=self.valued)
-        candidates = model.states.inverse(plan.candidates)
+        states = model.states.inverse(plan.states)
+        actions = None
+        if plan.actions is not None:
+            actions = model.environment_actions(plan.actions.flatten(1, 2))
+            first = actions[:, 0]
+        else:
+            whole = torch.ones_like(states[:, 0, 0])  # stride is left
+            first = decode(model, context.state, model.states(states[:, 1]), whole)
+        if not self.detailed:
+            return Plan(states, first, actions)
         return Plan(
-            candidates[:, 0] if k == 1 else model.states.inverse(plan.states),
+            states,
+            first,
+            actions,
             model.states.inverse(plan.proposal),
-            candidates,
+            model.states.inverse(plan.candidates),
             model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1),
             plan.chosen,
-            None if plan.actions is None else model.environment_actions(plan.actions.flatten(1, 2)),
         )
 
 
@@ -162,6 +209,19 @@ class ActStep(nn.Module):
     def __init__(self, model: PlannerModel) -> None:
         super().__init__()
         self.model = model
+
+    @property
+    def flat(self) -> nn.Module:
+        """The step as a function of tensors alone: itself."""
+        return self
+
+    @torch.inference_mode()
+    def example(self, size: int) -> list[Tensor | None]:
+        """Inputs of the shapes that batches of this size have."""
+        like, dim = self.model.plan_scale, self.model.spec.state_dim
+        plan = like.new_zeros(size, self.model.config.plan.horizon + 1, dim)
+        place = torch.ones(size, dtype=torch.long, device=like.device)
+        return [like.new_zeros(size, dim), plan, place, like.new_ones(size)]
 
     def forward(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
         """Actions [B, A] at states [B, D] towards plan[b, place[b]], due in lag [B].

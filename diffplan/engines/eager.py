@@ -17,9 +17,18 @@ class EagerEngine:
     name = "eager"
     startup_seconds = 0.0
 
-    def __init__(self, model: PlannerModel, settings: PlanningConfig, valued: bool = False) -> None:
-        self._plan = PlanStep(model, settings, valued=valued)
-        self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
+    def __init__(
+        self,
+        model: PlannerModel,
+        settings: PlanningConfig,
+        detailed: bool = False,
+        valued: bool = False,
+    ) -> None:
+        """detailed, valued: see `PlanStep`."""
+        self._plan = PlanStep(model, settings, detailed=detailed, valued=valued)
+        self._again = self._plan
+        if settings.reuse:
+            self._again = PlanStep(model, settings, reuse=True, detailed=detailed)
         self._act = ActStep(model)
 
     @torch.inference_mode()
@@ -27,6 +36,9 @@ class EagerEngine:
         step = self._plan if context.previous is None else self._again
         planned: Plan = step(context, step.draw(seeds, counts))
         return planned
+
+    def prepare(self, rows: int) -> None:
+        """Nothing has to be made ready."""
 
     @torch.inference_mode()
     def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:

@@ -2,69 +2,173 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.engines.decision import ActStep, FlatPlanStep, Plan, PlanStep
-from diffplan.engines.padding import filled, padded_size, present, row_count
+from diffplan.engines.decision import ActStep, Plan, PlanStep
+from diffplan.engines.ort import onnxruntime
+from diffplan.engines.padding import parts, present, row_count, sizes_upto
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
 _OPSET = 17
 
+Arrays = Sequence[Any]
+"""Inputs of a step in order, None where there is none."""
+
 
 class OnnxEngine:
-    """One ONNX Runtime graph for a plan and one for an action, per batch size."""
+    """One ONNX Runtime graph for a plan and one for an action, per size of a batch.
+
+    Graphs are exported when a size is first met, or beforehand by `prepare`; where a folder is
+    given they are kept there and read from there the next time. Threads may share an engine.
+    """
 
     name = "onnx"
 
-    def __init__(self, model: PlannerModel, settings: PlanningConfig) -> None:
-        """model: on a CPU. Raises DiffplanError without onnxruntime."""
+    def __init__(
+        self,
+        model: PlannerModel,
+        settings: PlanningConfig,
+        detailed: bool = False,
+        graphs: Path | None = None,
+    ) -> None:
+        """model: on a CPU. detailed: see `PlanStep`. graphs: a folder to keep them in, which is
+        made; None: they are exported anew.
+
+        Raises DiffplanError without onnxruntime.
+        """
         _require_onnx()
         self.startup_seconds = 0.0
-        self._plan = PlanStep(model, settings)
-        self._again = PlanStep(model, settings, reuse=True) if settings.reuse else self._plan
+        self._graphs = graphs
+        self._model, self._settings = model, settings
+        plan = PlanStep(model, settings, detailed=detailed)
+        self._steps: dict[str, PlanStep] = {"plan": plan}
+        if settings.reuse:
+            self._steps["again"] = PlanStep(model, settings, reuse=True, detailed=detailed)
         self._act = ActStep(model)
-        self._sessions: dict[tuple[str, int], Callable[[Sequence[Tensor]], list[Tensor]]] = {}
+        self._sessions: dict[tuple[str, int], _Session] = {}
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # sessions belong to a process
-        return {**self.__dict__, "_sessions": {}}
+        return {**self.__dict__, "_sessions": {}, "_lock": None}
 
-    @torch.inference_mode()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
-        again = context.previous is not None
-        key, step = ("again", self._again) if again else ("plan", self._plan)
-        inputs = [*context.tensors, *step.draw(seeds, counts)]
-        return Plan(*self._run(key, FlatPlanStep(step), inputs))
+        key = "plan" if context.previous is None else "again"
+        step = self._steps[key]
+        inputs = (*context.tensors, *step.draw(seeds, counts))
+        made = self._run(key, [None if t is None else t.numpy() for t in inputs])
+        return Plan(**dict(zip(step.fields, map(torch.from_numpy, made), strict=True)))
 
-    @torch.inference_mode()
     def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
-        return self._run("act", self._act, [states, plan, place, lag])[0]
+        inputs = [t.numpy() for t in (states, plan, place, lag)]
+        return torch.from_numpy(self._run("act", inputs)[0])
 
-    def _run(self, key: str, step: nn.Module, inputs: Sequence[Tensor | None]) -> list[Tensor]:
-        rows, size = row_count(inputs), padded_size(inputs)
-        session = self._sessions.get((key, size))
-        padded = [None if t is None else filled(t, size) for t in inputs]
-        if session is None:
-            began = time.perf_counter()
-            session = _session(step, padded)
-            self._sessions[key, size] = session
-            self.startup_seconds += time.perf_counter() - began
-        outputs = session([t for t in padded if t is not None])
-        return outputs if rows == size else [output[:rows] for output in outputs]
+    def prepare(self, rows: int) -> None:
+        """Make ready every graph that batches of at most so many rows can need."""
+        acts = [] if self._model.config.plans_act else ["act"]
+        for size in sizes_upto(rows):
+            for key in (*self._steps, *acts):
+                self._session(key, size)
+
+    def _run(self, key: str, inputs: Arrays) -> list[np.ndarray]:
+        rows = row_count(inputs)
+        every = list(parts(rows))
+        if len(every) == 1:
+            return self._session(key, every[0][2]).run(inputs, rows)
+        made = []
+        for first, taken, size in every:
+            given = [None if x is None else x[first : first + taken] for x in inputs]
+            made.append(self._session(key, size).run(given, taken))
+        if not made:  # no rows: shapes alone
+            given = [None if x is None else np.zeros((1, *x.shape[1:]), x.dtype) for x in inputs]
+            return [x[:0] for x in self._session(key, 1).run(given, 1)]
+        return [np.concatenate(part) for part in zip(*made, strict=True)]
+
+    def _session(self, key: str, size: int) -> _Session:
+        found = self._sessions.get((key, size))
+        if found is None:
+            with self._lock:  # whoever comes second finds what the first has made
+                found = self._sessions.get((key, size))
+                if found is None:
+                    began = time.perf_counter()
+                    found = self._sessions[key, size] = self._load(key, size)
+                    self.startup_seconds += time.perf_counter() - began
+        return found
+
+    def _load(self, key: str, size: int) -> _Session:
+        """The session of a graph that is kept in the folder, or is exported now."""
+        step: ActStep | PlanStep = self._act if key == "act" else self._steps[key]
+        inputs = step.example(size)
+        if self._graphs is None:
+            return _Session(_exported(step.flat, inputs), size)
+        kept = self._graphs / f"{key}-{size}-{self._identity}.onnx"
+        if kept.is_file():
+            return _Session(kept.read_bytes(), size)
+        graph = _exported(step.flat, inputs)
+        _keep(kept, graph)
+        return _Session(graph, size)
+
+    @cached_property
+    def _identity(self) -> str:
+        """What graphs follow from: weights, settings and versions, as 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        settings = {"planning": asdict(self._settings), "fields": self._steps["plan"].fields}
+        versions = {"torch": torch.__version__, "opset": _OPSET}
+        digest.update(json.dumps(settings | versions, default=str, sort_keys=True).encode())
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensor.numpy(force=True)).tobytes())
+        return digest.hexdigest()[:16]
+
+
+class _Session:
+    """A graph for batches of one size, loaded."""
+
+    def __init__(self, graph: bytes, size: int) -> None:
+        options = onnxruntime().SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1  # a plan is one chain: nothing runs beside it
+        self._session = onnxruntime().InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+        self._size = size
+        # an input that nothing reads is no input of the graph
+        names = [entry.name for entry in self._session.get_inputs()]
+        self._used = [(name, int(name.removeprefix(_NAME))) for name in names]
+
+    def run(self, inputs: Arrays, rows: int) -> list[np.ndarray]:
+        """inputs: all of the step's, in order. rows: how many of the size count."""
+        feeds = {name: inputs[index] for name, index in self._used}
+        if rows != self._size:
+            feeds = {name: _filled(array, self._size) for name, array in feeds.items()}
+        made: list[np.ndarray] = self._session.run(None, feeds)
+        return made if rows == self._size else [x[:rows] for x in made]
 
 
 # --- ONNX Runtime --------------------------------------------------------------------------------
+
+_NAME = "input_"
 
 
 def exports_well(model: PlannerModel) -> bool:
@@ -85,7 +189,8 @@ def has_onnx() -> bool:
 def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
+
+        onnxruntime()
     except ImportError as error:
         raise DiffplanError(
             f"engine onnx needs {error.name}, which is not installed; "
@@ -96,24 +201,19 @@ def _require_onnx() -> None:
 class _Given(nn.Module):
     """A step as a function of those inputs alone that are there."""
 
-    def __init__(self, step: nn.Module, present: Sequence[bool]) -> None:
+    def __init__(self, step: nn.Module, there: Sequence[bool]) -> None:
         super().__init__()
         self.step = step
-        self.present = present
+        self.there = there
 
     def forward(self, *given: Tensor) -> Any:
-        values = iter(given)
-        return present(self.step(*(next(values) if there else None for there in self.present)))
+        values: Iterator[Tensor] = iter(given)
+        return present(self.step(*(next(values) if there else None for there in self.there)))
 
 
-def _session(
-    step: nn.Module, inputs: Sequence[Tensor | None]
-) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """Export a step for these shapes and load it: a function of the inputs that are there."""
-    import onnxruntime
-
+def _exported(step: nn.Module, inputs: Sequence[Tensor | None]) -> bytes:
+    """The graph of a step for these shapes; its inputs are named by their place among all."""
     given = tuple(t.clone() for t in inputs if t is not None)
-    names = [f"input_{i}" for i in range(len(given))]
     with (
         tempfile.TemporaryDirectory() as folder,
         torch.inference_mode(False),
@@ -127,19 +227,24 @@ def _session(
             _Given(step, [t is not None for t in inputs]),
             given,
             file,
-            input_names=names,
+            input_names=[f"{_NAME}{i}" for i, t in enumerate(inputs) if t is not None],
             dynamo=False,
             opset_version=_OPSET,
         )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1  # a plan is one chain: nothing runs beside it
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    # the exporter drops inputs that nothing depends on
-    used = [(names.index(i.name), i.name) for i in session.get_inputs()]
+        return file.read_bytes()
 
-    def run(values: Sequence[Tensor]) -> list[Tensor]:
-        feeds = {name: values[index].numpy() for index, name in used}
-        return [torch.from_numpy(output) for output in session.run(None, feeds)]
 
-    return run
+def _keep(path: Path, graph: bytes) -> None:
+    """Write a graph whole or not at all; where nothing can be written it is made anew next time."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            file.write(graph)
+        os.replace(file.name, path)
+    except OSError:
+        return
+
+
+def _filled(array: np.ndarray, size: int) -> np.ndarray:
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[:1], missing, 0)])

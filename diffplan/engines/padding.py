@@ -1,31 +1,53 @@
-"""Batches of fixed sizes: filled up to the next power of two."""
+"""Batches of fixed sizes: split and filled up to sizes that graphs are made for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffplan.engines.decision import Plan
 
-# --- Batches -------------------------------------------------------------------------------------
+_FACTOR = 4  # between neighbouring sizes
+_LARGEST = 4**8  # rows of one call; what is more is split
 
 
 def present(planned: Plan | Tensor) -> list[Tensor]:
-    """What a step put out, without the actions that a plan does not hold."""
+    """What a step put out, without what a plan does not hold."""
     made = planned if isinstance(planned, tuple) else (planned,)
     return [t for t in made if t is not None]
 
 
-def row_count(inputs: Sequence[Tensor | None]) -> int:
+def row_count(inputs: Sequence[Any]) -> int:
     """Rows of a batch, of which some inputs are there."""
     return len(next(t for t in inputs if t is not None))
 
 
-def padded_size(inputs: Sequence[Tensor | None]) -> int:
-    """The next power of two."""
-    return 1 << (row_count(inputs) - 1).bit_length()
+def sizes_upto(rows: int) -> list[int]:
+    """The sizes that batches of at most so many rows are split into, ascending."""
+    sizes = [1]
+    while sizes[-1] < rows and sizes[-1] < _LARGEST:
+        sizes.append(_FACTOR * sizes[-1])
+    return sizes
+
+
+def parts(rows: int) -> Iterator[tuple[int, int, int]]:
+    """How a batch is run: (first row, rows, size of the call), one after the other.
+
+    A size is filled up where more than half of it is used; else the next smaller one takes what it
+    can and the rest goes on: 65 rows are 64 and 1, not 256.
+    """
+    first = 0
+    while first < rows:
+        left = rows - first
+        size = next((s for s in sizes_upto(left) if s >= left), _LARGEST)
+        if size > 1 and 2 * left <= size:
+            size //= _FACTOR
+        taken = min(left, size)
+        yield first, taken, size
+        first += taken
 
 
 def filled(tensor: Tensor, size: int) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from diffplan.errors import DiffplanError
@@ -41,6 +42,10 @@ class Engine(Protocol):
         """
         ...
 
+    def prepare(self, rows: int) -> None:
+        """Make ready whatever batches of at most so many rows need: nothing starts up later."""
+        ...
+
     def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
         """Actions [B, A]; see `decision.ActStep`."""
         ...
@@ -52,15 +57,24 @@ class EngineKind:
 
     device: the only kind of device that it runs on, None for any. direct: whether it calls the
     steps as they are written, neither exported nor captured. gradients: whether it can take
-    gradients. installed: whether what it needs is. fast: whether it is worth its start for a model.
+    gradients. keeps_graphs: whether what it makes ready can be kept in a folder. installed:
+    whether what it needs is. fast: whether it is worth its start for a model.
     """
 
-    make: Callable[[PlannerModel, PlanningConfig], Engine]
+    make: Callable[..., Engine]
     device: Literal["cpu", "cuda"] | None = None
     direct: bool = False
     gradients: bool = False
+    keeps_graphs: bool = False
     installed: Callable[[], bool] = lambda: True
     fast: Callable[[PlannerModel], bool] = lambda model: True
+
+    def made(
+        self, model: PlannerModel, settings: PlanningConfig, detailed: bool, graphs: Path | None
+    ) -> Engine:
+        """The engine for a model; graphs: where it may keep them."""
+        kept = {"graphs": graphs} if self.keeps_graphs else {}
+        return self.make(model, settings, detailed, **kept)
 
     def runs(self, model: PlannerModel, settings: PlanningConfig) -> bool:
         """Whether it can run these decisions here."""
@@ -77,6 +91,7 @@ ENGINES: dict[str, EngineKind] = {
     "onnx": EngineKind(
         _ONNX,
         "cpu",
+        keeps_graphs=True,
         installed=late("diffplan.engines.onnx:has_onnx"),
         fast=late("diffplan.engines.onnx:exports_well"),
     ),
@@ -95,8 +110,17 @@ def check_engine(name: str, option: str = "engine") -> None:
         raise DiffplanError(f"{option} is {name!r}, expected auto, {', '.join(ENGINES)}")
 
 
-def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Engine:
+def make_engine(
+    name: str,
+    model: PlannerModel,
+    settings: PlanningConfig,
+    detailed: bool = False,
+    graphs: Path | None = None,
+) -> Engine:
     """The named engine. "auto": the first of cuda-graph, onnx and eager that runs here and is fast.
+
+    detailed: its plans hold their proposals, candidates and values. graphs: a folder in which an
+    engine that makes graphs keeps them.
 
     Raises DiffplanError for an unknown name, and where the engine cannot run here.
     """
@@ -104,7 +128,7 @@ def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Eng
     if name == "auto":
         found = (ENGINES[each] for each in _AUTO)
         kind = next(each for each in found if each.runs(model, settings) and each.fast(model))
-        return kind.make(model, settings)
+        return kind.made(model, settings, detailed, graphs)
     kind, device = ENGINES[name], model.plan_scale.device.type
     if settings.value_guidance and not kind.gradients:
         able = ", ".join(each for each, other in ENGINES.items() if other.gradients)
@@ -118,4 +142,4 @@ def make_engine(name: str, model: PlannerModel, settings: PlanningConfig) -> Eng
             f"engine {name} needs the model on {_PLACES[kind.device]}, but it is on {device}; give "
             f"device {kind.device}, or engine {able}"
         )
-    return kind.make(model, settings)
+    return kind.made(model, settings, detailed, graphs)

@@ -97,7 +97,9 @@ def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], where: Path) 
     module.load_state_dict(tensors)
 
 
-def load_model(run: str | Path, device: str = "cpu") -> tuple[PlannerModel, Header, Path]:
+def load_model(
+    run: str | Path, device: str | torch.device = "cpu"
+) -> tuple[PlannerModel, Header, Path]:
     """The averaged model of a run's last checkpoint (or of a checkpoint folder), for planning."""
     path = find_checkpoint(run)
     header = read_header(path)

@@ -30,6 +30,7 @@ from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.run_folder import Header, find_checkpoint
 from diffplan.model.spec import ModelSpec
+from diffplan.nn.device import find_device
 from diffplan.planning.chains import chain_of
 from diffplan.training.average import WeightAverage
 from diffplan.training.log import MetricsFile
@@ -145,16 +146,17 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
 
 def _accelerator(options: RunOptions) -> Accelerator:
     """Where to train. DiffplanError where a GPU is asked for that is not there."""
+    device = find_device(options.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     accelerator = Accelerator(
-        # said outright: on "auto" without a GPU accelerate would leave torchrun's processes alone
-        cpu=options.device == "cpu" or (options.device == "auto" and not torch.cuda.is_available()),
+        # said outright: without a GPU accelerate would leave torchrun's processes alone
+        cpu=device.type == "cpu",
         log_with="tensorboard",
         project_dir=str(options.out),
         # a condition that is never dropped leaves its null vector without a gradient
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    if options.device == "cuda" and accelerator.device.type != "cuda":
-        raise DiffplanError("--device is cuda, but PyTorch sees no CUDA device; use --device cpu")
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, see docs/performance.md
     return accelerator

@@ -153,6 +153,9 @@ class _Batch:
         self.space = envs[0].observation_space
         self.observations: list[Any] = [None] * len(envs)
         self.state: Any = None
+        # a policy may have something to make ready for batches of this size
+        if hasattr(policy, "prepare"):
+            policy.prepare(len(envs))
 
     def reset(self, rows: np.ndarray, seeds: np.ndarray) -> None:
         """Start episodes with `seeds` [B] in the `rows` [B] that are True."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from diffplan.engines.ort import onnxruntime
 from diffplan.errors import DiffplanError
 
 REFERENCE_MS = 28.0
@@ -95,7 +96,6 @@ def measure_ceiling(place: str, number: int, onnx: bool) -> Ceiling:
 def _onnx_product(a: torch.Tensor, number: int) -> Callable[[], object]:
     """The product of a square matrix with itself in ONNX Runtime."""
     import onnx
-    import onnxruntime
     from onnx import TensorProto, helper
 
     shape = list(a.shape)
@@ -105,10 +105,10 @@ def _onnx_product(a: torch.Tensor, number: int) -> Callable[[], object]:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
-    options = onnxruntime.SessionOptions()
+    options = onnxruntime().SessionOptions()
     # one product: threads inside it, none beside it
     options.intra_op_num_threads, options.inter_op_num_threads = number, 1
-    session = onnxruntime.InferenceSession(
+    session = onnxruntime().InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     feeds = {"a": a.numpy(), "b": a.numpy()}

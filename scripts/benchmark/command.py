@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from diffplan.config.choices import check_device
 from diffplan.config.config import Config
 from diffplan.config.planners import CONFIGS
 from diffplan.engines import DIRECT, ENGINES
 from diffplan.errors import DiffplanError
+from diffplan.nn.device import check_device
 from diffplan.scripts.benchmark.settings import default_config
 
 if TYPE_CHECKING:
@@ -180,13 +180,10 @@ class Benchmark:
                     f"--engines has {name!r}, expected some of {', '.join(ENGINES)}"
                 )
         # names are refused before PyTorch is imported, which says what is here
-        import torch
+        from diffplan.nn.device import find_device
 
         for name in self.device:
-            if name != "cpu" and not torch.cuda.is_available():
-                raise DiffplanError(
-                    f"--device is {name!r}, but PyTorch sees no CUDA device; use cpu"
-                )
+            find_device(name)
 
     # --- Cases -----------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ def _planning(agent: PlannerAgent) -> str:
         # a model that plans for goals asks for no return, whatever stands in its settings
         if value is not None and (agent.uses_returns or not key.startswith("target"))
     )
-    return f"planning: {', '.join(settings)}"
+    return f"planning: {', '.join(settings)}; engine {agent.engine.name}"
 
 
 def _policies(task: TaskScores, found: Evaluation) -> dict[str, Score]:

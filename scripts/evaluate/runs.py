@@ -85,13 +85,7 @@ def load_runs(options: EvaluateOptions) -> list[Run]:
     checkpoint = "last" if options.checkpoint == "best" else options.checkpoint
     runs = []
     for folder in options.runs:
-        agent = load_agent(
-            folder,
-            checkpoint=checkpoint,
-            device=options.device,
-            engine=options.engine,
-            **options.planning.given,
-        )
+        agent = _agent(folder, checkpoint, options)
         runs.append(Run(folder, agent, read_header(folder, checkpoint)))
     _check_one_configuration(runs)
     return runs
@@ -133,7 +127,7 @@ def with_best_checkpoint(
         )
     scores: dict[int, Estimate] = {}
     for step in steps:
-        agent = _agent(run.folder, step, options)
+        agent = _agent(run.folder, str(step), options)
         found = []
         for index, own in enumerate(infos):
             played = rollout(
@@ -153,15 +147,17 @@ def with_best_checkpoint(
     selection = Selection(scores, options.select_seed, last_seed)
     chosen = selection.chosen
     header = read_header(run.folder, str(chosen))
-    return Run(run.folder, _agent(run.folder, chosen, options), header, selection)
+    return Run(run.folder, _agent(run.folder, str(chosen), options), header, selection)
 
 
-def _agent(folder: Path, step: int, options: EvaluateOptions) -> PlannerAgent:
+def _agent(folder: Path, checkpoint: str, options: EvaluateOptions) -> PlannerAgent:
     return load_agent(
         folder,
-        checkpoint=str(step),
+        checkpoint=checkpoint,
         device=options.device,
         engine=options.engine,
+        # what is drawn of a plan beside the plan itself
+        detailed=options.pictures or options.video,
         **options.planning.given,
     )
 

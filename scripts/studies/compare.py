@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import tyro
 
-from diffplan.config.choices import check_device
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import find_checkpoint
+from diffplan.nn.device import check_device
 from diffplan.scripts.report.markdown import (
     machine_line,
     markdown,

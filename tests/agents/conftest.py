@@ -26,6 +26,8 @@ def make_agent(
         rewards: bool = False,
         seed: int = 0,
         config: dict[str, Any] | None = None,
+        engine: str = "eager",
+        detailed: bool = True,
         **planning: Any,
     ) -> PlannerAgent:
         episodes = tiny_episodes if rewards else tiny_goal_episodes
@@ -33,7 +35,12 @@ def make_agent(
         if key not in models:
             models[key] = tiny_model(tiny_config(name, config), episodes)
         return PlannerAgent(
-            models[key], episodes.layout, episodes.info, config_name=name, seed=seed, **planning
+            *(models[key], episodes.layout, episodes.info),
+            config_name=name,
+            seed=seed,
+            engine=engine,
+            detailed=detailed,
+            **planning,
         )
 
     return make

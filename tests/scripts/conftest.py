@@ -68,8 +68,15 @@ class StubPlanner:
         candidates = np.broadcast_to(states[:, None], shape) + spread
         values = np.tile(-np.arange(CANDIDATES, dtype=float), (len(here), 1))
         chosen = np.zeros(len(here), int)
-        fields = (states, candidates + spread, candidates, values, chosen)
-        return Plan(*map(torch.from_numpy, fields))
+        fields = {
+            "states": states,
+            "first": np.zeros((len(here), len(self.info.action_low)), np.float32),
+            "proposal": candidates + spread,
+            "candidates": candidates,
+            "values": values,
+            "chosen": chosen,
+        }
+        return Plan(**{name: torch.from_numpy(value) for name, value in fields.items()})
 
 
 @pytest.fixture(scope="session")

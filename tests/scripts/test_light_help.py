@@ -87,7 +87,10 @@ TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
             (["evaluate", "run", *words], expected)
             for words, expected in (
                 (["--engine", "warp"], "--engine is 'warp', expected auto, eager"),
-                (["--device", "nonsense"], "--device is 'nonsense', expected cpu, cuda or cuda:N"),
+                (
+                    ["--device", "nonsense"],
+                    "--device is 'nonsense', expected auto, cpu, cuda",
+                ),
                 (["--replan-every", "1000"], "planning.replan_every is 1000"),
                 (["--eta", "3"], "planning.eta is 3.0"),
                 (["--guidance-weight", "nan"], "planning.guidance_weight is nan"),

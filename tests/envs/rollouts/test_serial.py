@@ -90,8 +90,15 @@ class FakePlanner:
         if state is not None:
             states[~fresh] = state.plan.states.numpy()[~fresh]
         candidates = np.repeat(states[:, None], 3, axis=1)
-        fields = (states, candidates + 1, candidates, np.zeros((rows, 3)), np.full(rows, 2))
-        plan = Plan(*map(torch.from_numpy, fields))
+        fields = {
+            "states": states,
+            "first": np.zeros((rows, 2)),
+            "proposal": candidates + 1,
+            "candidates": candidates,
+            "values": np.zeros((rows, 3)),
+            "chosen": np.full(rows, 2),
+        }
+        plan = Plan(**{name: torch.from_numpy(value) for name, value in fields.items()})
         return np.zeros((rows, 2), np.float32), PlannerState(plan, np.where(fresh, 0, old))
 
 

@@ -66,7 +66,8 @@ def test_everything_for_a_maze(maze_agent, loads, run_folder, capsys):
     )
     results = options.run()
     assert torch.get_num_threads() == threads
-    assert given == {"folder": run_folder, "checkpoint": "last", "device": "cpu", "engine": "eager"}
+    expected = {"folder": run_folder, "checkpoint": "last", "device": "cpu", "engine": "auto"}
+    assert given == {**expected, "detailed": True}
 
     on_disk = json.loads((run_folder / "results.json").read_text())
     assert on_disk["episodes"] == 5 and on_disk["seed"] == 7 and on_disk["train_seconds"] == 12.5

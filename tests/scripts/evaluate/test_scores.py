@@ -295,7 +295,7 @@ def test_labels_are_printed_and_written(world: World, capsys: pytest.CaptureFixt
     assert results["time_limit_differs"] == "50 steps, hopper-medium-v2 has 1000"
     out = capsys.readouterr().out
     assert "D4RL hopper scale [95 % CI]" in out and "D4RL hopper score" not in out
-    assert "planning: start process, steps 3\n" in out
+    assert "planning: start process, steps 3; engine eager\n" in out
     for note in results["notes"]:
         assert f"\n{note}\n" in out
     assert len(results["notes"]) == 5

@@ -30,7 +30,14 @@ def drawn(monkeypatch):
 def plan(rng, candidates=3):
     states = rng.normal(size=(candidates, 5, 3))
     chosen = min(1, candidates - 1)
-    return Plan(states[chosen], states + 0.1, states, np.zeros(candidates), chosen)
+    return Plan(
+        states[chosen],
+        np.zeros(2),
+        proposal=states + 0.1,
+        candidates=states,
+        values=np.zeros(candidates),
+        chosen=chosen,
+    )
 
 
 def make_trace(success_step=None, steps=20):

@@ -1,0 +1,45 @@
+"""Numbers from whatever a caller holds them in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from diffplan.errors import DiffplanError
+
+
+def as_numbers(value: Any, width: int | None, name: str) -> np.ndarray:
+    """An observation or goal as contiguous float32 [..., width], of any width where it is None.
+
+    value: anything array-like of real numbers: arrays of any strides, tensors on any device, lists.
+    Raises DiffplanError for anything else, another width, NaN, infinity, and for numbers that
+    float32 cannot hold.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise DiffplanError(f"{name} is a masked array with masked entries; fill them in first")
+    if hasattr(value, "detach"):  # a tensor, perhaps with a gradient, perhaps elsewhere
+        value = value.detach().cpu().numpy()
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError):
+        raise DiffplanError(f"{name} is ragged, expected rows of numbers of one width") from None
+    if array.dtype.kind not in "fiub":
+        raise DiffplanError(
+            f"{name} holds {array.dtype.name} ({_first(array)!r}), expected real numbers"
+        )
+    if array.ndim == 0 or (width is not None and array.shape[-1] != width):
+        expected = "numbers" if width is None else width
+        raise DiffplanError(f"{name} has shape {array.shape}, expected [..., {expected}]")
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(numbers).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
+        raise DiffplanError(
+            f"{name} holds {array[where]} at index {where}, expected finite numbers of float32"
+        )
+    return numbers
+
+
+def _first(array: np.ndarray) -> Any:
+    return array.flat[0] if array.size else None
