@@ -2,8 +2,8 @@
 
 An engine runs `decision.PlanStep` and `decision.ActStep`. "eager" calls them; "onnx" runs each as
 one graph in ONNX Runtime, the fastest way on a CPU core; "cuda-graph" replays one captured CUDA
-graph per call. The latter two work with fixed batch sizes: a batch is filled up to the next power
-of two, which changes nothing for the rows that count, as rows do not depend on each other.
+graph per call. The latter two work with a few fixed batch sizes: others are split and filled up
+(`padding`), which changes nothing for the rows that count, as rows do not depend on each other.
 """
 
 from __future__ import annotations
