@@ -266,7 +266,7 @@ def evaluation(model: PlannerModel, sample: Sample, against: PlannerAgent | None
         return Answer(question, unit, "high", told, separate, simple, name)
 
     answers = []
-    if model.streams is not None or model.config.has_head("returns"):
+    if model.config.tells_returns:
         answers.append(
             answer("evaluation of plans", answers_of(model).evaluation(sample.context(), sample.x))
         )

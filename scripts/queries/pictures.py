@@ -237,7 +237,7 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
         told, who = learned(sample)[:, -1], "an MLP, not asked of this model"
     title = f"forward model: change over the plan\n({who})"
     _scatter(panels[2], title, moved, (told - sample.z[:, 0])[last])
-    if model.streams is not None or model.config.has_head("returns"):
+    if model.config.tells_returns:
         worth = answers_of(model).evaluation(sample.context(), sample.x)
         _scatter(panels[3], "evaluation: return-to-go", sample.returns, worth)
     else:
