@@ -53,6 +53,12 @@ class TorchRLPolicy(TensorDictModuleBase):
             result: np.ndarray = value.reshape(shape.numel(), -1).cpu().numpy()
             return result
 
+        there = set(tensordict.keys())
+        if missing := [key for key in self.in_keys if key not in there]:
+            raise DiffplanError(
+                f"the tensordict lacks {missing[0]!r}, expected {', '.join(self.in_keys)} "
+                "(is_init comes from the transform InitTracker)"
+            )
         if shape != self._shape:
             self.reset()
             self._shape = shape

@@ -106,6 +106,7 @@ class Train:
             resume=self.resume,
             device=self.device,
             checkpoint_every=self.checkpoint_every,
+            threads=self.threads,
         )
         # torchrun starts this once per process; one of them speaks
         main = int(os.environ.get("RANK", "0")) == 0
@@ -115,12 +116,9 @@ class Train:
             config = self._settled(*known, main)
         find_previous(config, options)  # refuses before the data are loaded
 
-        import torch
-
         from diffplan.envs.datasets import load_datasets
         from diffplan.training.loop import train
 
-        torch.set_num_threads(self.threads)
         episodes = load_datasets(self.dataset, self.env, progress=main)
         self._check_environment(episodes, main)
         if known is None:

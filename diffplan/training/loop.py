@@ -76,6 +76,15 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     Raises DiffplanError for data that `Episodes.validate` refuses, for a sampler that does not suit
     the process, and for what does not fit what `options.out` holds, see `find_previous`.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        return _train(episodes, config, options)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     run = options.out
     previous = find_previous(config, options)
     episodes.validate()

@@ -16,7 +16,8 @@ class RunOptions:
     """How a run is carried out; nothing here changes what is learned but `steps` and `seed`.
 
     steps: total number of joint updates, also after a resume. device: "auto", "cpu" or "cuda".
-    checkpoint_every: updates between checkpoints; 0: only the last.
+    checkpoint_every: updates between checkpoints; 0: only the last. threads: PyTorch's on the CPU
+    while it trains; networks of the default size lose by more than one.
     """
 
     out: Path
@@ -26,6 +27,7 @@ class RunOptions:
     device: str = "auto"
     checkpoint_every: int = 2000
     progress: bool = True
+    threads: int = 1
 
 
 def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | None:

@@ -111,7 +111,7 @@ def _spread(values: np.ndarray) -> str:
 
 def column_table(episodes: Episodes) -> str:
     """Minimum, mean, standard deviation and maximum of every column, as text."""
-    lines = [f"{'column':<12}{'min':>10}{'mean':>10}{'std':>10}{'max':>10}"]
+    lines = [f"{'column':<12}{'min':>12}{'mean':>12}{'std':>12}{'max':>12}"]
     for name, array in _arrays(episodes):
         flat = array.reshape(len(array), -1)
         for column in range(flat.shape[1]):
@@ -121,7 +121,7 @@ def column_table(episodes: Episodes) -> str:
             label = f"{name} {column}" if array.ndim > 1 else name
             if len(values):
                 numbers = (values.min(), values.mean(), values.std(), values.max())
-                lines.append(f"{label:<12}" + "".join(f"{number:>10.4g}" for number in numbers))
+                lines.append(f"{label:<12}" + "".join(f"{number:>12.4g}" for number in numbers))
     return "\n".join(lines)
 
 

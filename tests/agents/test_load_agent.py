@@ -94,7 +94,7 @@ def test_loading_nonsense_gets_one_line(run: Path, tmp_path: Path) -> None:
     assert "'newest'" in refusal(lambda: load_agent(run, checkpoint="newest"))
     assert "checkpoint-00000015" in refusal(lambda: load_agent(run, checkpoint=15))
     assert "'stepz'" in refusal(lambda: load_agent(run, stepz=3))
-    assert "'nonsense', expected cpu, cuda" in refusal(lambda: load_agent(run, device="nonsense"))
+    assert "'nonsense', expected auto, cpu" in refusal(lambda: load_agent(run, device="nonsense"))
     if not torch.cuda.is_available():
         assert "'cuda'" in refusal(lambda: load_agent(run, device="cuda"))
     weights = run / "checkpoint-00000020" / "model.safetensors"

@@ -232,7 +232,7 @@ def test_the_command_makes_shows_and_lists(
         (["pointmaze-umaze", "--action-noise", "0.1"], "--action-noise is Meta-World's"),
         (["metaworld-reach", "--action-noise", "-1"], "action noise -1"),
         (["metaworld-reach", "--env-steps", "501"], "at most 501 steps"),
-        (["metaworld-reach", "--workers", "0"], "workers 0"),
+        (["metaworld-reach", "--workers", "0"], "--workers is 0, expected at least 1"),
         (["metaworld-soccer"], "cannot make 'metaworld-soccer'"),
     ],
 )
