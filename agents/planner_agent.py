@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from diffplan.config.config import config_to_dict, replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.diffusion.samplers import SAMPLERS
-from diffplan.engines.decision import Plan
+from diffplan.engines.decision import Plan, PlanStep
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import Engine, make_engine
 from diffplan.errors import DiffplanError
@@ -75,6 +76,13 @@ class PlannerAgent:
         # now: a decision is too late to hear of it
         if model.statistics is not None and SAMPLERS[settings.sampler].takes_statistics:
             check_conditions(model.statistics, settings)
+        if settings.k > 1 and not PlanStep(model, settings).draws_anything:
+            warnings.warn(
+                f"{settings.k} candidates would be copies of one plan (temperature 0 and a start "
+                "without noise): one is made",
+                stacklevel=2,
+            )
+            settings = dataclasses.replace(settings, candidates=1)
         self.model = model
         self.layout, self.info = layout, info
         self.config_name, self.train_seconds = config_name, train_seconds

@@ -109,6 +109,11 @@ class PlanStep(nn.Module):
         self.steps = steps
 
     @property
+    def draws_anything(self) -> bool:
+        """Whether a plan depends on random numbers at all: else its candidates are copies."""
+        return sum(self.sizes) > 0
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """Which fields of a `Plan` it fills, in order."""
         acts = ("actions",) if self.model.config.plans_act else ()

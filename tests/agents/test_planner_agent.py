@@ -211,6 +211,16 @@ def test_actions_are_decoded_in_closed_loop(
     assert len(calls) == 14 + 4  # four times one row of the two is due
 
 
+def test_copies_of_a_plan_are_made_once(make_agent: Make, observe: Make) -> None:
+    with pytest.warns(UserWarning, match="8 candidates would be copies of one plan"):
+        agent = make_agent(start="none", temperature=0.0, candidates=8)
+    assert agent.planning["candidates"] == 1
+    alone = make_agent(start="none", temperature=0.0, candidates=1)
+    here = observe(2)
+    np.testing.assert_array_equal(agent.predict(here)[0], alone.predict(here)[0])
+    assert make_agent(start="none", temperature=0.5, candidates=8).settings.candidates == 8
+
+
 # --- Mistakes -------------------------------------------------------------------------------------
 
 
