@@ -21,7 +21,6 @@ from diffplan.scripts.benchmark.curve import straight_line
 from diffplan.scripts.benchmark.report import STAGES, benchmark_table
 from diffplan.scripts.benchmark.settings import SIZES, default_config
 from diffplan.scripts.benchmark.subject import find_subject
-from diffplan.scripts.checks import tables
 from diffplan.scripts.cli import main
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -102,7 +101,7 @@ def test_two_points_and_wild_ones_have_no_line() -> None:
 
 
 def test_a_configuration_with_random_weights(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tables: Any
 ) -> None:
     before = torch.get_num_threads()
     sweeps = ["--batch", "1", "2", "64", "--candidates", "1", "3", "--denoising-steps", "1"]
