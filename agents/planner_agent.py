@@ -38,6 +38,7 @@ class PlannerAgent:
     so one agent may serve many environments. Row b of a batch depends on row b alone.
     """
 
+    # many arguments: options by keyword, which `load_agent` hands on one by one
     def __init__(
         self,
         model: PlannerModel,
