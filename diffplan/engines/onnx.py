@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import tempfile
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -131,12 +134,20 @@ class OnnxEngine:
 
     @cached_property
     def _identity(self) -> str:
-        """What graphs follow from: weights, settings and versions, as 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        settings = {"planning": asdict(self._settings), "fields": self._steps["plan"].fields}
-        versions = {"torch": torch.__version__, "opset": _OPSET}
-        digest.update(json.dumps(settings | versions, default=str, sort_keys=True).encode())
-        for name, tensor in sorted(self._model.state_dict().items()):
+        """What graphs follow from: weights, statistics, settings and versions, in 16 digits."""
+        model = self._model
+        said = {
+            "config": asdict(model.config),
+            "planning": asdict(self._settings),
+            "fields": self._steps["plan"].fields,
+            "versions": (_version(), torch.__version__, _OPSET),
+        }
+        tensors = model.state_dict()
+        if model.statistics is not None:  # calibrated anew, they are other graphs
+            known = model.statistics
+            tensors = {**tensors, "statistics": torch.stack([known.l, known.s, known.b])}
+        digest = hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode())
+        for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(tensor.numpy(force=True)).tobytes())
         return digest.hexdigest()[:16]
@@ -169,6 +180,14 @@ class _Session:
 # --- ONNX Runtime --------------------------------------------------------------------------------
 
 _NAME = "input_"
+
+
+def _version() -> str:
+    """Of diffplan: a release may make other graphs of the same weights."""
+    try:
+        return importlib.metadata.version("diffplan")
+    except importlib.metadata.PackageNotFoundError:
+        return "a checkout that is not installed"
 
 
 def exports_well(model: PlannerModel) -> bool:
@@ -236,13 +255,14 @@ def _exported(step: nn.Module, inputs: Sequence[Tensor | None]) -> bytes:
 
 def _keep(path: Path, graph: bytes) -> None:
     """Write a graph whole or not at all; where nothing can be written it is made anew next time."""
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            file.write(graph)
-        os.replace(file.name, path)
+        partial.write_bytes(graph)
+        os.replace(partial, path)
     except OSError:
-        return
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _filled(array: np.ndarray, size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Nothing is exported inside a control loop: graphs are prepared, kept, and made once."""
 
+import copy
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.engines import onnx
 from diffplan.engines.padding import parts, sizes_upto
 
@@ -58,6 +61,31 @@ def test_graphs_are_kept_and_read_again(
     # other settings are other graphs
     make_agent(**asked, denoising_steps=2).predict(rows(2))
     assert len(exports) > made
+
+
+def test_statistics_calibrated_anew_are_other_graphs(make_agent: Make) -> None:
+    agent = make_agent(rewards=True, engine="eager")
+    model, process = copy.copy(agent.model), agent.model.plain_process
+    tables = torch.ones(3, process.T + 1, model.rows, model.plan_dim)
+    found = set()
+    for scale in (None, 1.0, 2.0):
+        if scale is not None:
+            known = (scale * tables).unbind(0)
+            model.statistics = Statistics(*known, process.a, process.r, process.sigma)
+        found.add(onnx.OnnxEngine(model, agent.settings)._identity)
+    assert len(found) == 3
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    make_agent: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(onnx.os, "replace", full)
+    asked = {"rewards": True, "engine": "onnx", "graphs": tmp_path / "graphs"}
+    assert make_agent(**asked).predict(rows(1))[0].shape == (1, 2)
+    assert not list((tmp_path / "graphs").iterdir())
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
