@@ -24,16 +24,14 @@ from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
 from diffplan.engines.decision import ActStep, Plan, PlanStep
-from diffplan.engines.ort import onnxruntime
-from diffplan.engines.padding import parts, present, row_count, sizes_upto
+from diffplan.engines.padding import present, row_count, sizes_upto
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
+from diffplan.runtime import Arrays, Graph, onnxruntime, run_in_parts
 
 _OPSET = 17
-
-Arrays = Sequence[Any]
-"""Inputs of a step in order, None where there is none."""
+_NAME = "input_"
 
 
 class OnnxEngine:
@@ -66,7 +64,7 @@ class OnnxEngine:
         if settings.reuse:
             self._steps["again"] = PlanStep(model, settings, reuse=True, detailed=detailed)
         self._act = ActStep(model)
-        self._sessions: dict[tuple[str, int], _Session] = {}
+        self._sessions: dict[tuple[str, int], Graph] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,48 +87,44 @@ class OnnxEngine:
 
     def prepare(self, rows: int) -> None:
         """Make ready every graph that batches of at most so many rows can need."""
-        acts = [] if self._model.config.plans_act else ["act"]
         for size in sizes_upto(rows):
-            for key in (*self._steps, *acts):
+            for key in self.keys:
                 self._session(key, size)
 
     def _run(self, key: str, inputs: Arrays) -> list[np.ndarray]:
-        rows = row_count(inputs)
-        every = list(parts(rows))
-        if len(every) == 1:
-            return self._session(key, every[0][2]).run(inputs, rows)
-        made = []
-        for first, taken, size in every:
-            given = [None if x is None else x[first : first + taken] for x in inputs]
-            made.append(self._session(key, size).run(given, taken))
-        if not made:  # no rows: shapes alone
-            given = [None if x is None else np.zeros((1, *x.shape[1:]), x.dtype) for x in inputs]
-            return [x[:0] for x in self._session(key, 1).run(given, 1)]
-        return [np.concatenate(part) for part in zip(*made, strict=True)]
+        sizes = sizes_upto(row_count(inputs))
+        return run_in_parts(inputs, sizes, lambda size: self._session(key, size))
 
-    def _session(self, key: str, size: int) -> _Session:
+    def _session(self, key: str, size: int) -> Graph:
         found = self._sessions.get((key, size))
         if found is None:
             with self._lock:  # whoever comes second finds what the first has made
                 found = self._sessions.get((key, size))
                 if found is None:
                     began = time.perf_counter()
-                    found = self._sessions[key, size] = self._load(key, size)
+                    graph = self.graph(key, size)
+                    found = Graph(graph, size, torch.get_num_threads())
+                    self._sessions[key, size] = found
                     self.startup_seconds += time.perf_counter() - began
         return found
 
-    def _load(self, key: str, size: int) -> _Session:
-        """The session of a graph that is kept in the folder, or is exported now."""
+    def graph(self, key: str, size: int) -> bytes:
+        """The graph of "plan", "again" or "act" for batches of one size, kept or exported now."""
         step: ActStep | PlanStep = self._act if key == "act" else self._steps[key]
         inputs = step.example(size)
         if self._graphs is None:
-            return _Session(_exported(step.flat, inputs), size)
+            return exported(step.flat, inputs)
         kept = self._graphs / f"{key}-{size}-{self._identity}.onnx"
         if kept.is_file():
-            return _Session(kept.read_bytes(), size)
-        graph = _exported(step.flat, inputs)
-        _keep(kept, graph)
-        return _Session(graph, size)
+            return kept.read_bytes()
+        made = exported(step.flat, inputs)
+        _keep(kept, made)
+        return made
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Which graphs its decisions need: plans, actions on the way of plans that hold none."""
+        return (*self._steps, *([] if self._model.config.plans_act else ["act"]))
 
     @cached_property
     def _identity(self) -> str:
@@ -153,33 +147,7 @@ class OnnxEngine:
         return digest.hexdigest()[:16]
 
 
-class _Session:
-    """A graph for batches of one size, loaded."""
-
-    def __init__(self, graph: bytes, size: int) -> None:
-        options = onnxruntime().SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1  # a plan is one chain: nothing runs beside it
-        self._session = onnxruntime().InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"]
-        )
-        self._size = size
-        # an input that nothing reads is no input of the graph
-        names = [entry.name for entry in self._session.get_inputs()]
-        self._used = [(name, int(name.removeprefix(_NAME))) for name in names]
-
-    def run(self, inputs: Arrays, rows: int) -> list[np.ndarray]:
-        """inputs: all of the step's, in order. rows: how many of the size count."""
-        feeds = {name: inputs[index] for name, index in self._used}
-        if rows != self._size:
-            feeds = {name: _filled(array, self._size) for name, array in feeds.items()}
-        made: list[np.ndarray] = self._session.run(None, feeds)
-        return made if rows == self._size else [x[:rows] for x in made]
-
-
 # --- ONNX Runtime --------------------------------------------------------------------------------
-
-_NAME = "input_"
 
 
 def _version() -> str:
@@ -230,7 +198,7 @@ class _Given(nn.Module):
         return present(self.step(*(next(values) if there else None for there in self.there)))
 
 
-def _exported(step: nn.Module, inputs: Sequence[Tensor | None]) -> bytes:
+def exported(step: nn.Module, inputs: Sequence[Tensor | None]) -> bytes:
     """The graph of a step for these shapes; its inputs are named by their place among all."""
     given = tuple(t.clone() for t in inputs if t is not None)
     with (
@@ -263,8 +231,3 @@ def _keep(path: Path, graph: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()
-
-
-def _filled(array: np.ndarray, size: int) -> np.ndarray:
-    missing = size - len(array)
-    return np.concatenate([array, np.repeat(array[:1], missing, 0)])

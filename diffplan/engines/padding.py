@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffplan import runtime
 from diffplan.engines.decision import Plan
 
 _FACTOR = 4  # between neighbouring sizes
@@ -34,20 +35,8 @@ def sizes_upto(rows: int) -> list[int]:
 
 
 def parts(rows: int) -> Iterator[tuple[int, int, int]]:
-    """How a batch is run: (first row, rows, size of the call), one after the other.
-
-    A size is filled up where more than half of it is used; else the next smaller one takes what it
-    can and the rest goes on: 65 rows are 64 and 1, not 256.
-    """
-    first = 0
-    while first < rows:
-        left = rows - first
-        size = next((s for s in sizes_upto(left) if s >= left), _LARGEST)
-        if size > 1 and 2 * left <= size:
-            size //= _FACTOR
-        taken = min(left, size)
-        yield first, taken, size
-        first += taken
+    """How a batch is run: (first row, rows, size of the call), one after the other."""
+    return runtime.parts(rows, sizes_upto(rows))
 
 
 def filled(tensor: Tensor, size: int) -> Tensor:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from diffplan.engines.ort import onnxruntime
 from diffplan.errors import DiffplanError
+from diffplan.runtime import onnxruntime
 
 REFERENCE_MS = 28.0
 """Of the 1024 x 1024 x 1024 float32 product on the reference machine, on one thread."""

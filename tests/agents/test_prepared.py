@@ -22,13 +22,13 @@ Make = Callable[..., Any]
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A list that grows with every export."""
-    made, export = [], onnx._exported
+    made, export = [], onnx.exported
 
     def counted(step: Any, inputs: Any) -> bytes:
         made.append(step)
         return export(step, inputs)
 
-    monkeypatch.setattr(onnx, "_exported", counted)
+    monkeypatch.setattr(onnx, "exported", counted)
     return made
 
 

@@ -70,7 +70,7 @@ def test_the_guard_notices_a_socket(tmp_path: Path) -> None:
 def test_the_choice_of_a_user_stands(tmp_path: Path) -> None:
     code = """
 import os
-from diffplan.engines.ort import onnxruntime
+from diffplan.runtime import onnxruntime
 onnxruntime()
 raise SystemExit(os.environ["ORT_DISABLE_TELEMETRY"] != "0")
 """

@@ -1,0 +1,513 @@
+"""Decisions of an exported planner with NumPy and ONNX Runtime alone: no PyTorch, no diffplan.
+
+`diffplan export` puts a copy of this one file beside the graphs; on a robot it is all there is:
+
+    from diffplan_runtime import load            # here: from diffplan.runtime import load
+
+    agent = load("folder")
+    action, state = agent.predict(observation)
+    action, state = agent.predict(observation, state)
+
+`predict` gives the actions of `diffplan.agents.PlannerAgent.predict`, which works as is said there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+try:
+    from diffplan.errors import DiffplanError
+except ImportError:  # a copy of this file, on its own
+
+    class DiffplanError(Exception):  # type: ignore[no-redef]
+        """A user's mistake: one line that says what was given and what was expected."""
+
+
+FORMAT = 1
+PROMPT = 16  # states that tell a task, evenly spaced over what was seen of it
+_REMEMBERED = 512  # ends of strides of an episode
+
+Arrays = Sequence[Any]
+"""Inputs of a graph in order, None where there is none."""
+
+
+def onnxruntime() -> ModuleType:
+    """ONNX Runtime, imported in one place: it is told to talk to nobody before it is loaded.
+
+    From 1.32 on the library writes a device id under the home folder when it is imported, and looks
+    up a telemetry host seconds later; only this variable, set before, stops both. A user's own
+    choice stands. Raises ImportError where it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime as module
+
+    return module
+
+
+# --- Random numbers ------------------------------------------------------------------------------
+
+# Counter-based: number i of a row is a hash of (seed, count, i), so that no state has to be kept,
+# rows do not depend on their neighbours, and every device draws the same numbers (up to the
+# rounding of logarithm and cosine). The hash is the finaliser of SplitMix64 (Steele et al. 2014,
+# "Fast splittable pseudorandom number generators", figure 17), in wrapping 64-bit arithmetic, as
+# signed integers hold it. The arithmetic is the same for NumPy's arrays and PyTorch's tensors.
+_GOLDEN, _FIRST, _SECOND = (
+    value - (1 << 64) if value >= 1 << 63 else value
+    for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+
+
+def uniform(seeds: Any, counts: Any, n: int, library: Any = np) -> Any:
+    """[B, n] float32, uniform in (0, 1), from int64 seeds and counts [B] of the library."""
+    bits = _shifted(_bits(seeds, counts, n, library), 41)
+    return (library.asarray(bits, dtype=library.float32) + 0.5) * 2.0**-23
+
+
+def standard_normal(seeds: Any, counts: Any, n: int, library: Any = np) -> Any:
+    """[B, n] float32, standard normal (Box & Muller 1958), from int64 seeds and counts [B].
+
+    Two numbers of 24 bits make two normal ones, so that none lies beyond 5.9 standard deviations.
+    """
+    bits = _bits(seeds, counts, (n + 1) // 2, library)
+    # half a step off the grid, so that the logarithm never sees 0
+    radius = (library.asarray(_shifted(bits, 40), dtype=library.float32) + 0.5) * 2.0**-24
+    radius = library.sqrt(library.log(radius) * -2.0)
+    angle = library.asarray(bits & 0xFFFFFF, dtype=library.float32) * (2.0**-24 * 2 * math.pi)
+    both = (radius * library.cos(angle), radius * library.sin(angle))
+    return library.concatenate(both, 1)[:, :n]
+
+
+def _bits(seeds: Any, counts: Any, n: int, library: Any) -> Any:
+    """n 64-bit integers per row [B, n] from seeds and counts [B] int64."""
+    key = _mix(_mix(seeds + _GOLDEN) ^ (counts + 1) * _FIRST)
+    steps = library.arange(1, n + 1, device=seeds.device)
+    return _mix(key[:, None] + steps * _GOLDEN)
+
+
+def _mix(x: Any) -> Any:
+    x = (x ^ _shifted(x, 30)) * _FIRST
+    x = (x ^ _shifted(x, 27)) * _SECOND
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Any, bits: int) -> Any:
+    """Logical shift to the right: signed integers' own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+# --- Graphs --------------------------------------------------------------------------------------
+
+
+class Graph:
+    """A graph for batches of one size, loaded. Its inputs are named input_0, input_1, ..."""
+
+    def __init__(self, graph: bytes, size: int, threads: int = 1) -> None:
+        options = onnxruntime().SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1  # a plan is one chain: nothing runs beside it
+        self._session = onnxruntime().InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+        self._size = size
+        # an input that nothing reads is no input of the graph
+        names = [entry.name for entry in self._session.get_inputs()]
+        self._used = [(name, int(name.rsplit("_", 1)[1])) for name in names]
+
+    def run(self, inputs: Arrays, rows: int) -> list[np.ndarray]:
+        """inputs: all of the step's, in order. rows: how many of the size count."""
+        feeds = {name: inputs[index] for name, index in self._used}
+        if rows != self._size:
+            feeds = {name: _filled(array, self._size) for name, array in feeds.items()}
+        made: list[np.ndarray] = self._session.run(None, feeds)
+        return made if rows == self._size else [x[:rows] for x in made]
+
+
+def _filled(array: np.ndarray, size: int) -> np.ndarray:
+    # copies, not zeros: whatever is computed of them is as finite as the first row's
+    return np.concatenate([array, np.repeat(array[:1], size - len(array), 0)])
+
+
+def parts(rows: int, sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """How a batch is run at some ascending sizes: (first row, rows, size), one after the other.
+
+    A size is filled up where more than half of it is used; else the next smaller one takes what it
+    can and the rest goes on: 65 rows are 64 and 1, not 256.
+    """
+    first = 0
+    while first < rows:
+        left = rows - first
+        index = next((i for i, size in enumerate(sizes) if size >= left), len(sizes) - 1)
+        if index and 2 * left <= sizes[index]:
+            index -= 1
+        taken = min(left, sizes[index])
+        yield first, taken, sizes[index]
+        first += taken
+
+
+def run_in_parts(
+    inputs: Arrays, sizes: Sequence[int], graph: Callable[[int], Graph]
+) -> list[np.ndarray]:
+    """What a graph puts out for all rows of the inputs. graph: gives that of a size."""
+    rows = len(next(x for x in inputs if x is not None))
+    every = list(parts(rows, sizes))
+    if len(every) == 1:
+        return graph(every[0][2]).run(inputs, rows)
+    made = []
+    for first, taken, size in every:
+        given = [None if x is None else x[first : first + taken] for x in inputs]
+        made.append(graph(size).run(given, taken))
+    if not made:  # no rows: shapes alone
+        given = [None if x is None else np.zeros((1, *x.shape[1:]), x.dtype) for x in inputs]
+        return [x[:0] for x in graph(sizes[0]).run(given, 1)]
+    return [np.concatenate(part) for part in zip(*made, strict=True)]
+
+
+# --- The planner ---------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """B plans in environment units: states [B, H+1, D], first action [B, A], and, where plans hold
+    them, actions [B, H * stride, A], one for every environment step.
+    """
+
+    states: np.ndarray
+    first: np.ndarray
+    actions: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What is remembered between calls; its fields are those of `diffplan.agents.AgentState`."""
+
+    plan: Plan
+    goals: np.ndarray | None
+    age: np.ndarray
+    seeds: np.ndarray
+    count: np.ndarray
+    step: np.ndarray
+    target_return: np.ndarray
+    history: np.ndarray | None = None
+
+
+def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
+    """The planner that `diffplan export` wrote into a folder, all of its graphs ready.
+
+    threads: ONNX Runtime's. seed: of row 0's planning noise, row b has seed + b.
+    Raises DiffplanError for no such folder, and for files that are missing or were changed.
+    """
+    path = Path(folder)
+    manifest = _json(path, (path / "manifest.json"))
+    if manifest.get("diffplan_export") != FORMAT:
+        raise DiffplanError(
+            f"{path} has export format {manifest.get('diffplan_export')}, this runtime reads "
+            f"{FORMAT}; export the run anew, or use the runtime in the folder"
+        )
+    held: dict[str, bytes] = {}
+    for name, digest in manifest["files"].items():
+        if not (path / name).is_file():
+            raise DiffplanError(f"{path} lacks {name}; copy the whole folder, or export anew")
+        held[name] = (path / name).read_bytes()
+        if hashlib.sha256(held[name]).hexdigest() != digest:
+            raise DiffplanError(f"{path / name} is damaged or was changed: its checksum is wrong")
+    settings = json.loads(held["settings.json"])
+    graphs = {
+        (key, size): Graph(held[f"{key}-{size}.onnx"], size, threads)
+        for key, sizes in settings["graphs"].items()
+        for size in sizes
+    }
+    return Agent(settings, graphs, seed)
+
+
+def _numbers(value: Any, width: int, name: str) -> np.ndarray:
+    """As float32 [B, width] or [width]. DiffplanError for another shape and what is not finite."""
+    try:
+        numbers = np.ascontiguousarray(value, np.float32)
+    except (TypeError, ValueError):
+        raise DiffplanError(f"{name} holds {type(value).__name__}, expected numbers") from None
+    if numbers.ndim > 2 or np.ndim(value) == 0 or numbers.shape[-1] != width:
+        raise DiffplanError(
+            f"{name} has shape {np.shape(value)}, expected [B, {width}] or [{width}]"
+        )
+    if not np.isfinite(numbers).all():
+        raise DiffplanError(f"{name} holds numbers that are not finite")
+    return numbers
+
+
+def _json(folder: Path, file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except OSError:
+        raise DiffplanError(
+            f"{folder} has no {file.name}; expected a folder that `diffplan export` wrote"
+        ) from None
+    except ValueError as error:
+        raise DiffplanError(f"{file} is damaged: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+class Agent:
+    """An exported planner. It never changes: what does is in the `State`, so threads may share it."""
+
+    def __init__(
+        self, settings: dict[str, Any], graphs: Mapping[tuple[str, int], Graph], seed: int = 0
+    ) -> None:
+        """settings: what settings.json holds. graphs: by step and size of a batch."""
+        self.settings, self.seed = settings, seed
+        self._graphs, self._layout = graphs, settings["layout"]
+        self._stride, self._horizon = settings["stride"], settings["horizon"]
+        self._planning = settings["planning"]
+        self._goal_tolerance = np.asarray(settings["goal_tolerance"])
+        tasks = settings["tasks"]
+        self._told = None if tasks["told"] is None else np.array(tasks["told"], np.float32)
+        self._remembers: bool = tasks["remembers"]
+
+    # --- Which task ------------------------------------------------------------------------------
+
+    def for_task(self, task: int | None) -> Agent:
+        """This agent, told that its task is number `task`; None: it is not told."""
+        known, given = self.settings["tasks"], self.settings["tasks"]["given"]
+        if task is None and given is not None:
+            return self._knowing(known["unknown"])
+        if given != "id" or task is None or not 0 <= task < len(known["codes"]):
+            names = ", ".join(f"{i} {name}" for i, name in enumerate(known["names"]))
+            raise DiffplanError(f"task is {task}, expected one of: {names or 'none are told'}")
+        return self._knowing(known["codes"][task])
+
+    def for_demonstration(self, states: Any) -> Agent:
+        """This agent, shown the states [n, D] of one episode of its task, in environment units."""
+        found = _numbers(states, self._layout["state_dim"], "demonstration")
+        if found.ndim != 2 or not len(found):
+            raise DiffplanError(f"the demonstration has shape {found.shape}, expected [n, D]")
+        return self._knowing(self._shown(found))
+
+    def from_history(self) -> Agent:
+        """This agent, which infers its task from the states it has been in this episode."""
+        self._check_shown()
+        return self._knowing(None, remembers=True)
+
+    def _knowing(self, told: Any, remembers: bool = False) -> Agent:
+        twin = Agent(self.settings, self._graphs, self.seed)
+        twin._told = None if told is None else np.array(told, np.float32)
+        twin._remembers = remembers
+        return twin
+
+    def _check_shown(self) -> None:
+        if self.settings["tasks"]["given"] != "prompt":
+            raise DiffplanError("this model is not told its task by states (data.tasks prompt)")
+
+    def _shown(self, states: np.ndarray) -> np.ndarray:
+        """Code [F] of the task that states [n, D] are from."""
+        self._check_shown()
+        index = np.linspace(0, len(states) - 1, PROMPT).round().astype(np.int64)
+        code: np.ndarray = self._graphs["task", 1].run([states[None, index]], 1)[0][0]
+        return code
+
+    # --- Stable-Baselines3's interface -----------------------------------------------------------
+
+    def predict(
+        self,
+        observation: Any,
+        state: State | None = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        seed: int | None = None,
+    ) -> tuple[np.ndarray, State]:
+        """Actions for a batch of observations (or for one), and the next state.
+
+        Arguments, shapes and errors are those of `diffplan.agents.PlannerAgent.predict`.
+        """
+        states, goals = self._split(observation)
+        if single := states.ndim == 1:
+            states, goals = states[None], None if goals is None else goals[None]
+        rows, reuse = len(states), self._planning["reuse"]
+        state = self._blank(rows) if state is None else state
+        self._check_state(state, rows)
+        fresh = np.zeros(rows, bool) if episode_start is None else np.asarray(episode_start, bool)
+        if fresh.size != rows:
+            raise DiffplanError(
+                f"episode_start has {fresh.size} entries, the observation {rows} rows"
+            )
+        begins = fresh.reshape(-1) | (state.count == 0)
+        age, step = state.age + 1, np.where(begins, 0, state.step + 1)
+        target = np.where(begins, np.nan, state.target_return)
+        moved = np.zeros(rows, bool)
+        if goals is not None and state.goals is not None:
+            moved = (np.abs(goals - state.goals) > self._goal_tolerance).any(-1)
+        due = begins | moved | (age >= self._planning["replan_every"])
+        plan, history = state.plan, self._remember(state.history, states, step)
+        if due.any():
+            target[due] = self._targets(step[due], target[due])
+            seeds = state.seeds
+            if not deterministic:
+                rng = np.random.default_rng(seed)
+                seeds = rng.integers(np.iinfo(np.int64).max, size=rows)
+            again = due & ~begins & ~moved & reuse
+            for key, marked in (("plan", due & ~again), ("again", again)):
+                if not marked.any():
+                    continue
+                left = None
+                if key == "again":  # what is left of the plan before
+                    done = self._planning["replan_every"] // self._stride
+                    left = state.plan.states[marked, done + 1 :]
+                made = self._plan(
+                    key,
+                    [
+                        states[marked],
+                        None if goals is None else goals[marked],
+                        target[marked].astype(np.float32) if self.settings["returns"] else None,
+                        left,
+                        self._codes(history, step, marked),
+                    ],
+                    seeds[marked],
+                    state.count[marked],
+                )
+                plan = made if marked.all() else _replaced(plan, marked, made)
+            age = np.where(due, 0, age)
+        action = plan.first if due.all() else self._act(states, plan, age)
+        if not np.isfinite(action).all():
+            row = int(np.flatnonzero(~np.isfinite(action).all(-1))[0])
+            raise DiffplanError(
+                f"the networks give no finite action for row {row}, whose observation reaches "
+                f"{np.abs(states[row]).max():g}: it lies too far outside the training data"
+            )
+        if goals is not None:  # those the plans were made for, and a copy
+            goals = (
+                goals.copy() if state.goals is None else np.where(due[:, None], goals, state.goals)
+            )
+        count = state.count + due
+        following = State(plan, goals, age, state.seeds, count, step, target, history)
+        return (action[0] if single else action), following
+
+    def observe(self, state: State, rewards: np.ndarray, rows: np.ndarray) -> State:
+        """Tell what the last actions earned, which `planning.target` decremented needs."""
+        if self._planning["target"] != "decremented":
+            return state
+        left = (state.target_return - rewards) / self.settings["discount"]
+        return dataclasses.replace(state, target_return=np.where(rows, left, state.target_return))
+
+    def reset_rows(self, state: State | None, rows: np.ndarray, seeds: np.ndarray) -> State:
+        """Start new episodes in the rows marked [B] with these seeds [B]."""
+        state = self._blank(len(rows)) if state is None else state
+        return dataclasses.replace(
+            state,
+            seeds=np.where(rows, seeds, state.seeds).astype(np.int64),
+            count=np.where(rows, 0, state.count),
+        )
+
+    # --- Inside ----------------------------------------------------------------------------------
+
+    def _split(self, observation: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """State [..., D] and goal [..., G] of an observation, None without one."""
+        layout = self._layout
+        keys, asks = layout["dict_keys"], layout["goal_dim"] > 0
+        wanted = [*keys, *(["desired_goal"] if asks else [])]
+        if not keys:
+            return _numbers(observation, layout["state_dim"], "observation"), None
+        if not isinstance(observation, Mapping) or not set(wanted) <= set(observation):
+            found = sorted(observation) if isinstance(observation, Mapping) else type(observation)
+            raise DiffplanError(f"the observation is {found}, expected a dict with {wanted}")
+        state = np.concatenate([np.asarray(observation[key]) for key in keys], -1)
+        state = _numbers(state, layout["state_dim"], "observation")
+        if not asks:
+            return state, None
+        return state, _numbers(observation["desired_goal"], layout["goal_dim"], "desired_goal")
+
+    def _blank(self, rows: int) -> State:
+        width, zeros = len(self.settings["action_low"]), np.zeros(rows, np.int64)
+        states = np.zeros((rows, self._horizon + 1, self._layout["state_dim"]), np.float32)
+        actions = None
+        if self.settings["plans_act"]:
+            actions = np.zeros((rows, self._horizon * self._stride, width), np.float32)
+        plan = Plan(states, np.zeros((rows, width), np.float32), actions)
+        seeds = self.seed + np.arange(rows)
+        return State(plan, None, zeros, seeds, zeros, zeros, np.full(rows, np.nan))
+
+    def _check_state(self, state: Any, rows: int) -> None:
+        if not isinstance(state, State):
+            raise DiffplanError(
+                f"state is a {type(state).__name__}, expected None or what predict returned"
+            )
+        own = (rows, self._horizon + 1, self._layout["state_dim"])
+        if state.plan.states.shape != own:
+            raise DiffplanError(
+                f"the state holds plans of shape {list(state.plan.states.shape)}, expected "
+                f"{list(own)}; pass state=None when agent or number of rows change"
+            )
+
+    def _run(self, key: str, inputs: Arrays) -> list[np.ndarray]:
+        return run_in_parts(inputs, self.settings["graphs"][key], lambda n: self._graphs[key, n])
+
+    def _plan(self, key: str, given: Arrays, seeds: np.ndarray, counts: np.ndarray) -> Plan:
+        sizes, k = self.settings["draws"][key], self.settings["gumbel"]
+        normal = standard_normal(seeds, counts, sum(sizes))
+        gumbel = normal[:, :0]
+        if k:  # other counts, so that the choice does not depend on the plans' noise
+            gumbel = -np.log(-np.log(uniform(seeds, ~counts, k)))
+        draws = np.split(normal, np.cumsum(sizes)[:2], axis=1)
+        return Plan(*self._run(key, [*given, *draws, gumbel]))
+
+    def _act(self, states: np.ndarray, plan: Plan, age: np.ndarray) -> np.ndarray:
+        if plan.actions is not None:
+            found: np.ndarray = plan.actions[np.arange(len(age)), age]
+            return found
+        # on the way to the next plan state, with what is left of the stride
+        strides, since = np.divmod(age, self._stride)
+        lag = ((self._stride - since) / self._stride).astype(np.float32)
+        return self._run("act", [states, plan.states, strides + 1, lag])[0]
+
+    def _targets(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Return-to-go [B] to ask for at these steps; target: what is left of the one before."""
+        known, kind = self.settings["target"], self._planning["target"]
+        if kind == "fixed":
+            return np.full(len(step), known["first"])
+        if kind == "by-step":
+            table = known["by_step"]
+            # a bin's quantile stands at its centre
+            return np.interp(step / known["width"] - 0.5, np.arange(len(table)), table)
+        left = np.where(np.isnan(target), known["first"], np.maximum(target, known["least"]))
+        return left
+
+    def _codes(
+        self, history: np.ndarray | None, step: np.ndarray, marked: np.ndarray
+    ) -> np.ndarray | None:
+        """What the networks are told of the tasks of the marked rows: [b, F]."""
+        if self._told is not None:
+            return np.tile(self._told, (int(marked.sum()), 1))
+        if history is None:
+            return None
+        many = np.minimum(step // self._stride, _REMEMBERED - 1) + 1
+        return np.stack([self._shown(history[b, : many[b]]) for b in np.flatnonzero(marked)])
+
+    def _remember(
+        self, history: np.ndarray | None, states: np.ndarray, step: np.ndarray
+    ) -> np.ndarray | None:
+        """The history with the states that end a stride; the last place holds the newest."""
+        if not self._remembers:
+            return None
+        if history is None:
+            history = np.zeros((len(states), _REMEMBERED, states.shape[1]), np.float32)
+        history, rows = history.copy(), np.flatnonzero(step % self._stride == 0)
+        history[rows, np.minimum(step // self._stride, _REMEMBERED - 1)[rows]] = states[rows]
+        return history
+
+
+def _replaced(plan: Plan, marked: np.ndarray, made: Plan) -> Plan:
+    """A copy whose marked rows are those that were made."""
+    fields: list[np.ndarray | None] = []
+    for old, new in zip(plan, made, strict=True):
+        if old is not None:
+            old = old.copy()
+            old[marked] = new
+        fields.append(old)
+    return Plan(*fields)  # type: ignore[arg-type]
