@@ -2,13 +2,14 @@
 
 `diffplan export` puts a copy of this one file beside the graphs; on a robot it is all there is:
 
-    from diffplan_runtime import load            # here: from diffplan.runtime import load
+    from diffplan_runtime import load  # with diffplan: from diffplan.runtime import load
 
     agent = load("folder")
     action, state = agent.predict(observation)
     action, state = agent.predict(observation, state)
 
-`predict` gives the actions of `diffplan.agents.PlannerAgent.predict`, which works as is said there.
+`predict` gives the actions of `diffplan.agents.PlannerAgent.predict` and works as is said there.
+What both share, random numbers and graphs, stands here alone.
 """
 
 from __future__ import annotations
@@ -257,7 +258,7 @@ def _json(folder: Path, file: Path) -> dict[str, Any]:
 
 
 class Agent:
-    """An exported planner. It never changes: what does is in the `State`, so threads may share it."""
+    """An exported planner. What changes is in the `State`, so that threads may share it."""
 
     def __init__(
         self, settings: dict[str, Any], graphs: Mapping[tuple[str, int], Graph], seed: int = 0
