@@ -46,7 +46,7 @@ format: $(INSTALLED)
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@.ci/setup $(VENV) -e '.[dev,metaworld,onnx,robotics,video]'
+	@.ci/setup $(VENV) -e '.[dev,metaworld,ogbench,onnx,robotics,video]'
 	@touch $@
 
 clean:

@@ -21,7 +21,12 @@ from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, d4rl_folder
 from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, fetch_d4rl
 from diffplan.envs.formats.minari import is_local, load_minari, local_datasets
 from diffplan.envs.formats.minari_remote import fetch_minari, is_minari_id
-from diffplan.envs.makers.catalogue import MAKEABLE, MAZE2D, METAWORLD, POINTMAZES
+from diffplan.envs.formats.ogbench import (
+    fetch_ogbench,
+    load_ogbench,
+    ogbench_file,
+)
+from diffplan.envs.makers.catalogue import MAKEABLE, MAZE2D, METAWORLD, OGBENCH_MAZES, POINTMAZES
 from diffplan.envs.makers.metaworld_data import metaworld_id
 from diffplan.envs.makers.pointmaze_data import pointmaze_id
 from diffplan.envs.simulators.environments import check_env_id
@@ -47,11 +52,11 @@ def load_dataset(
 ) -> Episodes:
     """Load a dataset by whatever it is called.
 
-    name_or_path: a D4RL name (hopper-medium-v2), a NAME that `diffplan datasets make` made
-        (pointmaze-medium), a Minari id, a D4RL-layout .hdf5 or .h5 file, a .npz file, or a folder
-        written by `Episodes.save`. D4RL names and Minari ids that are not on this machine are
-        downloaded, to `D4RL_DATASET_DIR` (from `DIFFPLAN_D4RL_URL`, a mirror, if set) and to
-        Minari's folder.
+    name_or_path: a D4RL name (hopper-medium-v2), OGBench's (antmaze-medium-stitch-v0), a NAME that
+        `diffplan datasets make` made (pointmaze-medium), a Minari id, a D4RL-layout .hdf5 or .h5
+        file, a .npz file, or a folder written by `Episodes.save`. What has a name and is not on
+        this machine is downloaded: D4RL's to `D4RL_DATASET_DIR` (from `DIFFPLAN_D4RL_URL`, a
+        mirror, if set), OGBench's and Minari's to their own folders.
     env: Gymnasium id of the evaluation environment; replaces what the dataset says.
     validate: refuse data with NaN, empty episodes or actions out of bounds.
     progress: bars on stderr for what takes longer than a moment.
@@ -88,13 +93,15 @@ def load_datasets(
 
 
 def fetch_dataset(name: str, progress: bool = True) -> str:
-    """Download a D4RL dataset or a Minari dataset by its name, and say where it is.
+    """Download a dataset of D4RL, OGBench or Minari by its name, and say where it is.
 
     What is there already is not fetched again. Raises DiffplanError for any other name, and for
     what `load_dataset` raises it when a download fails.
     """
     if name in CATALOGUE:
         return str(fetch_d4rl(CATALOGUE[name], progress))
+    if name in OGBENCH_MAZES:
+        return str(fetch_ogbench(name))
     _fetch_minari(name)
     return f"the Minari dataset {name}"
 
@@ -139,6 +146,9 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
     if name in CATALOGUE:
         path = fetch_d4rl(CATALOGUE[name], progress)
         return _called(name, load_d4rl(path, env, progress=progress))
+    if name in OGBENCH_MAZES:
+        # one remade here before the official one is asked for over the network
+        return load_ogbench(name, ogbench_file(name) or fetch_ogbench(name))
     # the file, not its folder, makes it ours: D4RL's own have a version in the name
     made = made_maze2d(name)
     if made is not None and made.is_file():
@@ -225,6 +235,10 @@ def _makeable() -> list[DatasetEntry]:
         entries.append(
             DatasetEntry(name, "maze2d, made here", "local" if made else "can be made", note)
         )
+    for name in OGBENCH_MAZES:
+        file = ogbench_file(name)
+        note = f"{file}" if file else f"download it, or: diffplan datasets make {name}"
+        entries.append(DatasetEntry(name, "OGBench", "local" if file else "remote", note))
     for name in (*sorted(POINTMAZES), *METAWORLD):
         made = is_local(_made_id(name))
         note = f"made: {_made_id(name)}" if made else f"diffplan datasets make {name}"
@@ -279,11 +293,11 @@ def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
     if info.source == "combined":
         return _combined_data(info, trained_on)
     known = CATALOGUE.get(info.id)
-    here = known.path.is_file() if known else is_local(info.id) or Path(info.id).exists()
+    here = _is_here(info.id)
     reason = ""
     # A file without timeouts is cut by the environment, which may have been given in training.
     environments = dict.fromkeys((None, info.env_id if info.source == "d4rl" else None))
-    if not here and (known or is_minari_id(info.id)):
+    if not here and (known or info.id in OGBENCH_MAZES or is_minari_id(info.id)):
         reason, environments = f"{info.id} is not on this machine", {}
     for env in environments:
         try:
@@ -299,12 +313,20 @@ def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
     return reason
 
 
+def _is_here(name: str) -> bool:
+    """Whether a dataset can be loaded without a download."""
+    if name in CATALOGUE:
+        return CATALOGUE[name].path.is_file()
+    if name in OGBENCH_MAZES:
+        return ogbench_file(name) is not None
+    return is_local(name) or Path(name).exists()
+
+
 def _combined_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
     """See `training_data`; the parts may be anywhere, but for what would have to be downloaded."""
     parts = info.details["parts"]
     for part in parts:
-        known = CATALOGUE.get(part)
-        if not (known.path.is_file() if known else is_local(part) or Path(part).exists()):
+        if not _is_here(part):
             return f"{part} is not on this machine"
     try:
         episodes = load_datasets(parts)

@@ -55,7 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_data_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep every test away from the datasets and caches in the user's home."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "DIFFPLAN_CACHE"):
+        folders = ("MINARI_DATASETS_PATH", "D4RL_DATASET_DIR", "OGBENCH_DATASET_DIR")
+        for name in (*folders, "DIFFPLAN_CACHE"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         yield
 

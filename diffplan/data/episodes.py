@@ -271,7 +271,8 @@ class Episodes:
                 )
             layout = ObservationLayout(**_with_tuples(header["layout"]))
             about = _with_tuples(header["info"])
-            about["tasks"] = tuple(Task(**task) for task in about.get("tasks", ()))
+            for key in ("tasks", "evaluation_tasks"):
+                about[key] = tuple(Task(**task) for task in about.get(key, ()))
             info = DatasetInfo(**about)
             # arrays that the header says are not there
             absent: dict[str, Any] = {} if layout.goal_dim else {"goals": None}

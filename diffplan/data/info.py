@@ -104,12 +104,14 @@ class DatasetInfo:
     """What a dataset is and where its policies are evaluated; everything fits into JSON.
 
     id: the name under which it was asked for (a Minari id, a file, a folder).
-    source: "minari", "d4rl", "arrays", or "combined" out of several.
+    source: "minari", "d4rl", "ogbench", "arrays", or "combined" out of several.
     env_id: Gymnasium id of the evaluation environment, None if unknown or if each task has its own.
     env_kwargs: keyword arguments of `gymnasium.make` at evaluation.
     action_low, action_high: bounds of the action space, one number per dimension.
     details: free text and numbers: steps, seed, path rule, author.
     tasks: which there are, () where it is not said; `Episodes.tasks` points into them.
+    evaluation_tasks: starts and goals of a benchmark that data without `tasks` are scored on, ()
+        where `env_id` is all.
     """
 
     id: str
@@ -120,3 +122,4 @@ class DatasetInfo:
     action_high: tuple[float, ...]
     details: dict[str, Any]
     tasks: tuple[Task, ...] = ()
+    evaluation_tasks: tuple[Task, ...] = ()

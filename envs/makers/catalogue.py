@@ -1,6 +1,8 @@
 """What can be made here, by name: tables alone, which need no simulator."""
 
 import re
+from dataclasses import dataclass
+from typing import Literal
 
 from diffplan.envs.formats.d4rl_catalogue import CATALOGUE
 
@@ -40,5 +42,40 @@ METAWORLD: dict[str, tuple[str, ...]] = {
 }
 """NAME -> its tasks: the ten together, and each alone."""
 
-MAKEABLE = (*sorted(POINTMAZES), *MAZE2D, *METAWORLD)
+
+@dataclass(frozen=True)
+class MazeSet:
+    """One of OGBench's maze datasets.
+
+    env_name: OGBench's id of the maze. kind: see `makers.ogbench_mazes`. episodes: in the official
+    training file. steps: rows of an episode. noise: standard deviation, on the actor's actions.
+    """
+
+    env_name: str
+    kind: Literal["navigate", "stitch", "explore"]
+    episodes: int
+    steps: int
+    noise: float
+
+
+def _ogbench_mazes() -> dict[str, MazeSet]:
+    found = {}
+    for body, noise in (("pointmaze", 0.5), ("antmaze", 0.2)):
+        for maze in ("medium", "large", "giant", "teleport"):
+            env, long = f"{body}-{maze}-v0", maze == "giant"
+            for made in (
+                MazeSet(env, "navigate", 500 if long else 1000, 2001 if long else 1001, noise),
+                MazeSet(env, "stitch", 5000, 201, noise),
+                MazeSet(env, "explore", 10_000, 501, 1.0),
+            ):
+                # only ants explore, and not the giant maze
+                if made.kind != "explore" or (body == "antmaze" and not long):
+                    found[f"{body}-{maze}-{made.kind}-v0"] = made
+    return found
+
+
+OGBENCH_MAZES = _ogbench_mazes()
+"""NAME, as OGBench's -> how its data are made."""
+
+MAKEABLE = (*sorted(POINTMAZES), *MAZE2D, *METAWORLD, *OGBENCH_MAZES)
 """What `diffplan datasets make` takes."""

@@ -11,18 +11,20 @@ import gymnasium as gym
 
 from diffplan.errors import DiffplanError
 
-Extra = Literal["mujoco", "robotics", "metaworld"]
+Extra = Literal["mujoco", "robotics", "metaworld", "ogbench"]
 
 # What each extra of the package brings: the module it is known by, and its name for people.
 _SIMULATORS: dict[Extra, tuple[str, str]] = {
     "mujoco": ("mujoco", "MuJoCo"),
     "robotics": ("gymnasium_robotics", "gymnasium-robotics"),
     "metaworld": ("metaworld", "Meta-World"),
+    "ogbench": ("ogbench", "OGBench"),
 }
 # First part of an entry point -> the extra behind it. The longer ones stand first.
 _ENTRY_POINTS: dict[str, Extra] = {
     "diffplan.envs.simulators.kitchen:": "robotics",
     "diffplan.envs.simulators.metaworld:": "metaworld",
+    "diffplan.envs.simulators.ogbench:": "ogbench",
     "diffplan.envs.simulators.": "mujoco",
     "gymnasium.envs.mujoco": "mujoco",
     "gymnasium_robotics.": "robotics",

@@ -8,6 +8,7 @@ import gymnasium as gym
 
 _HERE = "diffplan.envs.simulators"
 METAWORLD_LIMIT = 500
+OGBENCH_LIMIT = 1000  # of its mazes
 MAZE2D_VERSIONS = {"open": 0, "umaze": 1, "medium": 1, "large": 1}
 MAZE2D_LIMITS = {"open": 150, "umaze": 300, "medium": 600, "large": 800}
 ANTMAZE_LIMITS = {"umaze": 700, "medium": 1000, "large": 1000}
@@ -28,7 +29,8 @@ def register_environments() -> None:
 
     diffplan/maze2d-{open-v0,umaze-v1,medium-v1,large-v1}, also with -dense before the version;
     diffplan/antmaze-...-v2; diffplan/kitchen-{complete,partial,mixed}-v0;
-    diffplan/{hopper,walker2d,ant}-v2; diffplan/metaworld-v3, which takes env_name.
+    diffplan/{hopper,walker2d,ant}-v2; diffplan/metaworld-v3 and diffplan/ogbench-v0, which take
+    env_name.
     """
     for maze, limit in MAZE2D_LIMITS.items():
         for dense in (False, True):
@@ -40,6 +42,7 @@ def register_environments() -> None:
     for tasks in KITCHEN_TASKS:
         _register(f"kitchen-{tasks}-v0", f"{_HERE}.kitchen:Kitchen", 280, tasks=tasks)
     _register("metaworld-v3", f"{_HERE}.metaworld:MetaWorld", METAWORLD_LIMIT)
+    _register("ogbench-v0", f"{_HERE}.ogbench:OGBench", OGBENCH_LIMIT)
     _register("ant-v2", f"{_HERE}.ant:AntWithoutContacts", 1000)
     for name, entry_point in _MUJOCO_V4.items():
         _register(name, entry_point, 1000)

@@ -19,9 +19,11 @@ from diffplan.envs.simulators.environments import evaluation_env_factory, make_e
 def task_infos(info: DatasetInfo) -> tuple[DatasetInfo, ...]:
     """One description per task, in order, as if it were alone; `info` itself without tasks.
 
-    Each has one task and its environment, but the bounds of the actions of all.
+    Each has one task and its environment, but the bounds of the actions of all. Data without tasks
+    may be evaluated in several: these, then.
     """
-    if not info.tasks:
+    tasks = info.tasks or info.evaluation_tasks
+    if not tasks:
         return (info,)
     return tuple(
         replace(
@@ -30,8 +32,9 @@ def task_infos(info: DatasetInfo) -> tuple[DatasetInfo, ...]:
             env_kwargs=dict(task.env_kwargs),
             details=task_details(info, task),
             tasks=(task,),
+            evaluation_tasks=(),
         )
-        for task in info.tasks
+        for task in tasks
     )
 
 

@@ -10,30 +10,44 @@ import tyro
 
 from diffplan.errors import DiffplanError
 
+# Which options say something about the data of each family.
+_OF: dict[str, tuple[str, ...]] = {
+    "pointmaze": ("env_steps", "path_rule"),
+    "maze2d": ("env_steps", "path_rule"),
+    "metaworld": ("env_steps", "episodes", "action_noise", "workers"),
+    "OGBench": ("episodes", "workers"),
+}
+
 
 @dataclass(frozen=True)
 class Make:
-    """Make PointMaze or maze2d data by the published procedures, or Meta-World's by its policies.
+    """Make data by their published procedures: PointMaze, maze2d, Meta-World, OGBench's mazes.
 
     pointmaze-* and metaworld-* become local Minari datasets (`minari list local` shows them too),
-    maze2d-* files in D4RL's layout and frame. The same settings and seed give the same data.
+    maze2d-* files in D4RL's layout and frame, OGBench's names files with OGBench's keys. The same
+    settings and seed give the same data.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """pointmaze-{open,umaze,medium,large}, maze2d-{open,umaze,medium,large}[-dense],
-    metaworld-mt10 or one of its tasks (metaworld-reach)."""
+    metaworld-mt10 or one of its tasks (metaworld-reach),
+    {pointmaze,antmaze}-{medium,large,giant,teleport}-{navigate,stitch}-v0 and
+    antmaze-{medium,large,teleport}-explore-v0 of OGBench."""
     env_steps: Annotated[
         int | None,
         tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 200,000; metaworld: 150)"),
     ] = None
-    """Mazes: environment steps in all; the published sets have 1,000,000 (maze2d: 1 to 4
-    millions). Meta-World: steps of the longest episode."""
+    """pointmaze, maze2d: environment steps in all; the published sets have 1,000,000 (maze2d: 1 to
+    4 millions). Meta-World: steps of the longest episode."""
     seed: int = 0
     """Seed of the environment and of the controller's noise."""
-    episodes_per_task: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 50)")
+    episodes: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="INT", help_behavior_hint="(default: 50; OGBench: as in the official file)"
+        ),
     ] = None
-    """Meta-World: episodes of each task."""
+    """Meta-World: episodes of each task. OGBench: in all."""
     action_noise: Annotated[
         float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0)")
     ] = None
@@ -42,77 +56,109 @@ class Make:
         int | None,
         tyro.conf.arg(metavar="INT", help_behavior_hint="(default: one per core, at most 8)"),
     ] = None
-    """Meta-World: processes."""
+    """Meta-World, OGBench: processes."""
     path_rule: Literal["depth-first", "shortest"] | None = None
-    """PointMaze: how the controller finds its way, with detours as in the published data (by
+    """pointmaze: how the controller finds its way, with detours as in the published data (by
     default) or without. maze2d's takes shortest paths."""
     overwrite: bool = False
     """Replace a dataset of this name that has other steps, another seed or another rule."""
 
     def run(self) -> None:
         """Make the dataset and say what to do next."""
-        from diffplan.envs.makers.catalogue import MAKEABLE, METAWORLD
+        from diffplan.envs.makers.catalogue import MAKEABLE
 
         if self.name not in MAKEABLE:
             raise DiffplanError(
                 f"diffplan cannot make '{self.name}'; it makes {', '.join(MAKEABLE)}"
             )
-        self._check(of_metaworld=self.name in METAWORLD)
-
+        family = self._family()
+        self._check(family)
         # after the checks: refusals load no simulator
-        from diffplan.envs.datasets import made_maze2d
-        from diffplan.envs.makers.maze2d_data import make_maze2d
-        from diffplan.envs.makers.pointmaze_data import make_pointmaze
-
-        file = made_maze2d(self.name)
-        steps = 200_000 if self.env_steps is None else self.env_steps
-        if self.name in METAWORLD:
-            self._make_metaworld()
-        elif file is not None:
-            if self.path_rule == "depth-first":
-                raise DiffplanError(
-                    "--path-rule depth-first is PointMaze's; maze2d's controller takes shortest "
-                    "paths: leave the option out"
-                )
-            make_maze2d(self.name, steps, self.seed, file, overwrite=self.overwrite)
-            print(f"{self.name} is the file {file}")
-        else:
-            dataset_id = make_pointmaze(
-                self.name,
-                steps,
-                self.seed,
-                path_rule=self.path_rule or "depth-first",
-                overwrite=self.overwrite,
-            )
-            print(f"{self.name} is the Minari dataset {dataset_id}")
+        make = {
+            "pointmaze": self._pointmaze,
+            "maze2d": self._maze2d,
+            "metaworld": self._metaworld,
+            "OGBench": self._ogbench,
+        }[family]
+        print(f"{self.name} is {make()}")
         print(f"look at it:  diffplan datasets show {self.name}")
 
-    def _check(self, of_metaworld: bool) -> None:
+    def _family(self) -> str:
+        from diffplan.envs.makers.catalogue import OGBENCH_MAZES
+
+        return "OGBench" if self.name in OGBENCH_MAZES else self.name.partition("-")[0]
+
+    def _check(self, family: str) -> None:
         """Refuse the options that mean nothing to these data, and numbers out of range."""
+        for option in dict.fromkeys(name for names in _OF.values() for name in names):
+            if getattr(self, option) is not None and option not in _OF[family]:
+                others = " and ".join(name for name, own in _OF.items() if option in own)
+                raise DiffplanError(
+                    f"--{option.replace('_', '-')} goes with data of {others}, not with "
+                    f"{self.name}: leave the option out"
+                )
         # a row of a maze2d file is an observation: one alone shows no step
-        steps = 2 if self.name.startswith("maze2d") else 1
-        leasts = {"env_steps": steps, "seed": 0, "episodes_per_task": 1, "workers": 1}
+        steps = 2 if family == "maze2d" else 1
+        leasts = {"env_steps": steps, "seed": 0, "episodes": 1, "workers": 1}
         for name, least in leasts.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 option = f"--{name.replace('_', '-')}"
                 raise DiffplanError(f"{option} is {value}, expected at least {least}")
-        if of_metaworld:
-            wrong = ["--path-rule"] if self.path_rule is not None else []
-        else:
-            given = (self.episodes_per_task, self.action_noise, self.workers)
-            names = ("--episodes-per-task", "--action-noise", "--workers")
-            wrong = [n for n, value in zip(names, given, strict=True) if value is not None]
-        if wrong:
-            kind = "the mazes'" if of_metaworld else "Meta-World's"
-            raise DiffplanError(f"{wrong[0]} is {kind}, not of {self.name}: leave the option out")
+        if family == "maze2d" and self.path_rule == "depth-first":
+            raise DiffplanError(
+                "--path-rule depth-first is PointMaze's; maze2d's controller takes shortest "
+                "paths: leave the option out"
+            )
 
-    def _make_metaworld(self) -> None:
+    @property
+    def _steps(self) -> int:
+        return 200_000 if self.env_steps is None else self.env_steps
+
+    def _maze2d(self) -> str:
+        from diffplan.envs.datasets import made_maze2d
+        from diffplan.envs.makers.maze2d_data import make_maze2d
+
+        file = made_maze2d(self.name)
+        assert file is not None
+        make_maze2d(self.name, self._steps, self.seed, file, overwrite=self.overwrite)
+        return f"the file {file}"
+
+    def _pointmaze(self) -> str:
+        from diffplan.envs.makers.pointmaze_data import make_pointmaze
+
+        dataset_id = make_pointmaze(
+            self.name,
+            self._steps,
+            self.seed,
+            path_rule=self.path_rule or "depth-first",
+            overwrite=self.overwrite,
+        )
+        return f"the Minari dataset {dataset_id}"
+
+    def _ogbench(self) -> str:
+        from diffplan.envs.formats.ogbench import official_file, remade_file
+        from diffplan.envs.makers.ogbench_mazes import make_ogbench_maze
+
+        file = remade_file(self.name)
+        make_ogbench_maze(
+            self.name,
+            file,
+            episodes=self.episodes,
+            seed=self.seed,
+            workers=self.workers,
+            overwrite=self.overwrite,
+        )
+        if official_file(self.name).is_file():
+            return f"{official_file(self.name)}, OGBench's own; remade beside it: {file}"
+        return f"the file {file}, remade by OGBench's public procedure"
+
+    def _metaworld(self) -> str:
         from diffplan.envs.datasets import load_dataset
         from diffplan.envs.makers.metaworld_data import make_metaworld
 
         given = {
-            "episodes_per_task": self.episodes_per_task,
+            "episodes_per_task": self.episodes,
             "steps": self.env_steps,
             "action_noise": self.action_noise,
         }
@@ -126,19 +172,21 @@ class Make:
         # scripted policies fail where noise is large: said at once, not after a training
         for name, share in load_dataset(self.name).info.details["success_rate"].items():
             print(f"  {name:<22} success {share:.0%}")
-        print(f"{self.name} is the Minari dataset {dataset_id}")
+        return f"the Minari dataset {dataset_id}"
 
 
 @dataclass(frozen=True)
 class Download:
-    """Download datasets of D4RL or Minari by name; what is there already is kept.
+    """Download datasets of D4RL, OGBench or Minari by name; what is there already is kept.
 
     An interrupted download is continued. D4RL's files go to the folder D4RL_DATASET_DIR, by
-    default ~/.d4rl/datasets; DIFFPLAN_D4RL_URL names a mirror of their server.
+    default ~/.d4rl/datasets; DIFFPLAN_D4RL_URL names a mirror of their server. OGBench's files go
+    to OGBENCH_DATASET_DIR, by default ~/.ogbench/data, by its own function.
     """
 
     names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME...")]
-    """D4RL names (hopper-medium-v2) or Minari ids (D4RL/door/human-v2)."""
+    """D4RL names (hopper-medium-v2), OGBench's (pointmaze-giant-stitch-v0) or Minari ids
+    (D4RL/door/human-v2)."""
 
     def run(self) -> None:
         """Download one after the other and say where each is."""

@@ -206,4 +206,6 @@ def _evaluation(episodes: Episodes) -> str:
     if steps is not None:
         parts.append(f"at most {steps} steps")
     parts += [f"{key}={value}" for key, value in sorted(kwargs.items())]
+    if info.evaluation_tasks:
+        parts.append(f"its {len(info.evaluation_tasks)} tasks")
     return ", ".join(parts)

@@ -61,7 +61,7 @@ def measure(options: EvaluateOptions, runs: Sequence[Run], where: Sequence[Place
     Raises DiffplanError where a demonstration is asked for and the data are not at hand.
     """
     info, header = runs[0].agent.info, runs[0].header
-    given = what_is_given(options.task_given, header.config) if len(where) > 1 else None
+    given = what_is_given(options.task_given, header.config) if len(info.tasks) > 1 else None
     # asked for the data only where a demonstration is shown
     tell = teller(given, info, partial(training_data, info, header.fingerprint), options.seed)
     if options.checkpoint == "best":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from diffplan.agents import PlannerAgent
 from diffplan.scripts.evaluate.options import EvaluateOptions, TaskGiven
 from diffplan.scripts.evaluate.runs import run_summary
@@ -54,12 +56,15 @@ def _one_task_head(options: EvaluateOptions, found: Evaluation) -> list[str]:
 def _several_tasks_head(options: EvaluateOptions, found: Evaluation) -> list[str]:
     agent, runs = found.agent, len(found.runs)
     times = f" x {runs} training seeds" if runs > 1 else ""
-    return [
-        f"{agent.config_name} trained on {agent.info.id}, {len(found.tasks)} tasks, each evaluated "
-        f"in its own environment: {options.episodes} episodes{times}, {_seeds(options)}",
+    of_data = bool(agent.info.tasks)
+    where = "tasks, each evaluated in its own environment" if of_data else "evaluation tasks"
+    head = [
+        f"{agent.config_name} trained on {agent.info.id}, {len(found.tasks)} {where}: "
+        f"{options.episodes} episodes{times}, {_seeds(options)}",
         _planning(agent),
-        f"told of its task: {_GIVEN[found.given]}",
     ]
+    # a task of the evaluation alone is its start and goal: there is nothing more to tell
+    return [*head, f"told of its task: {_GIVEN[found.given]}"] if of_data else head
 
 
 def _seeds(options: EvaluateOptions) -> str:
@@ -104,12 +109,20 @@ def tasks_table(found: Evaluation) -> str:
     rows.append(("mean over tasks", found.mean, found.references, {}))
     scored = any(found.references)
     success = any(score.success is not None for _, score, _, _ in rows)
-    header = ["task", "return [95 % CI]"]
+    # where an episode returns 1 for success and nothing else, success says it
+    returns = not all(
+        score.success is not None and np.array_equal(score.returns, score.success)
+        for _, score, _, _ in rows
+    )
+    header = ["task"]
+    header += ["return [95 % CI]"] if returns else []
     header += ["success [95 % CI]"] if success else []
     header += ["D4RL scale [95 % CI]"] if scored else []
     lines = [[*header, "n", *(key.replace("_", " ") for key in keys)]]
     for name, score, references, others in rows:
-        line = [name, interval(score.return_estimate)]
+        line = [name]
+        if returns:
+            line.append(interval(score.return_estimate))
         if success:
             rate = score.success_estimate
             line.append(interval(rate, 100, " %") if rate else "-")

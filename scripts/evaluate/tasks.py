@@ -42,7 +42,7 @@ class Tasks:
         """The tasks of the run's data; seed: of the demonstrations, where these are shown."""
         infos = task_infos(agent.info)
         # nothing to tell: the header need not be read
-        if len(infos) == 1:
+        if len(agent.info.tasks) <= 1:
             return Tasks(agent, infos, lambda told, _: told)
         header = read_header(find_checkpoint(run))
         data = partial(training_data, agent.info, header.fingerprint)
@@ -52,7 +52,7 @@ class Tasks:
     @property
     def names(self) -> list[str]:
         """Of several tasks."""
-        return [task.name for task in self.agent.info.tasks]
+        return [task.name for info in self.infos for task in info.tasks]
 
     def play(self, policies: Sequence[Policy], *, description: str, **options: Any) -> Rollout:
         """Seeded episodes of a policy in every task, one task after the other; see `rollout`."""

@@ -208,7 +208,7 @@ def test_the_command_makes_shows_and_lists(
         "datasets",
         "make",
         "metaworld-reach",
-        "--episodes-per-task",
+        "--episodes",
         "1",
         "--env-steps",
         "2",
@@ -228,8 +228,11 @@ def test_the_command_makes_shows_and_lists(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["metaworld-reach", "--path-rule", "shortest"], "--path-rule is the mazes'"),
-        (["pointmaze-umaze", "--action-noise", "0.1"], "--action-noise is Meta-World's"),
+        (["metaworld-reach", "--path-rule", "shortest"], "data of pointmaze and maze2d, not"),
+        (
+            ["pointmaze-umaze", "--action-noise", "0.1"],
+            "goes with data of metaworld",
+        ),
         (["metaworld-reach", "--action-noise", "-1"], "action noise -1"),
         (["metaworld-reach", "--env-steps", "501"], "at most 501 steps"),
         (["metaworld-reach", "--workers", "0"], "--workers is 0, expected at least 1"),

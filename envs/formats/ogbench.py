@@ -1,0 +1,143 @@
+"""OGBench's files, official or remade here, into the flat episode store."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.envs.formats.cache import cache_root, cached
+from diffplan.envs.simulators.installed import require_simulator
+from diffplan.envs.simulators.ogbench import (
+    ENV_ID,
+    evaluation_tasks,
+    goal_columns,
+    rest_columns,
+)
+from diffplan.envs.simulators.registration import OGBENCH_LIMIT
+from diffplan.errors import DiffplanError
+
+OFFICIAL = "official OGBench file"
+_KEYS = ("observations", "actions", "terminals")
+
+
+def official_file(name: str) -> Path:
+    """The official training file: in `OGBENCH_DATASET_DIR`, by default OGBench's own folder."""
+    folder = os.environ.get("OGBENCH_DATASET_DIR") or Path.home() / ".ogbench" / "data"
+    return Path(folder) / f"{name}.npz"
+
+
+def remade_file(name: str) -> Path:
+    """Where `diffplan datasets make` puts the data of that name: neither passes for the other."""
+    return cache_root() / "ogbench" / f"{name}.npz"
+
+
+def ogbench_file(name: str) -> Path | None:
+    """The file of a dataset that is on this machine, the official one first; None without one."""
+    return next((path for path in (official_file(name), remade_file(name)) if path.is_file()), None)
+
+
+def fetch_ogbench(name: str) -> Path:
+    """Download the official files by OGBench's own function; what is there is kept.
+
+    Raises DiffplanError where OGBench is not installed, and where the download fails.
+    """
+    path = official_file(name)
+    if path.is_file():
+        return path
+    require_simulator("ogbench", f"downloading {name}")
+    import ogbench
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            ogbench.download_datasets([name], str(path.parent))
+    except OSError as error:
+        raise DiffplanError(
+            f"{name} cannot be downloaded: {error}; make it here instead: diffplan datasets make "
+            f"{name}"
+        ) from None
+    return path
+
+
+def load_ogbench(name: str, path: Path) -> Episodes:
+    """Load an OGBench training file: states, goals where they are reached, no rewards.
+
+    name: OGBench's, "antmaze-medium-stitch-v0". Rows that mark the end of a trajectory hold its
+    last observation; they are truncations, as nothing ends there. Evaluated in the environment's
+    five tasks. Raises DiffplanError for a damaged file.
+    """
+    episodes = cached(path.stem, [path], "ogbench", lambda folder: _convert(name, path, folder))
+    return dataclasses.replace(episodes, info=dataclasses.replace(episodes.info, id=name))
+
+
+def _convert(name: str, path: Path, folder: Path) -> None:
+    try:
+        with np.load(path) as file:
+            observations, actions, ends = (file[key] for key in _KEYS)
+            recipe = json.loads(str(file["recipe"])) if "recipe" in file else None
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DiffplanError(f"{path} is no readable file of OGBench: {error}") from None
+    last = np.flatnonzero(ends)
+    if observations.ndim != 2 or len(ends) != len(observations) or not len(last):
+        raise DiffplanError(
+            f"{path}: observations {observations.shape} with {len(ends)} terminals, {len(last)} of "
+            "them true; expected rows of a trajectory, the last of each marked"
+        )
+    # what follows the last end is unfinished
+    rows = last[-1] + 1
+    state_starts = np.concatenate([[0], last + 1])
+    # the action of a marked row leads to no state
+    acted = np.ones(rows, np.bool_)
+    acted[last] = False
+    step_starts = state_starts - np.arange(len(state_starts))
+    states = observations[:rows].astype(np.float32, copy=False)
+    steps = int(acted.sum())
+    truncations = np.zeros(steps, np.bool_)
+    truncations[step_starts[1:] - 1] = True
+    columns = list(goal_columns(name))
+    width = actions.shape[1]
+    Episodes(
+        states=states,
+        goals=states[:, columns],
+        actions=actions[:rows][acted].astype(np.float32, copy=False),
+        rewards=np.zeros(steps, np.float32),
+        terminations=np.zeros(steps, np.bool_),
+        truncations=truncations,
+        state_starts=state_starts,
+        step_starts=step_starts,
+        layout=ObservationLayout(
+            states.shape[1], len(columns), tuple(columns), rest_columns(name), ("observation",)
+        ),
+        info=_info(name, states.shape[1], width, recipe),
+    ).save(folder)
+
+
+def _info(name: str, state_dim: int, width: int, recipe: dict[str, Any] | None) -> DatasetInfo:
+    domain, maze, _, version = name.split("-")
+    env_name = f"{domain}-{maze}-{version}"
+    details: dict[str, Any] = {"data_source": OFFICIAL, "goals": "where the state itself is"}
+    if recipe is not None:
+        details["data_source"] = (
+            f"remade by OGBench's public procedure ({recipe['episodes']} episodes, seed "
+            f"{recipe['seed']}), not the official file"
+        )
+    return DatasetInfo(
+        id=name,
+        source="ogbench",
+        env_id=ENV_ID,
+        env_kwargs={"env_name": env_name, "max_episode_steps": OGBENCH_LIMIT},
+        action_low=(-1.0,) * width,
+        action_high=(1.0,) * width,
+        details=details,
+        evaluation_tasks=evaluation_tasks(env_name, state_dim, OGBENCH_LIMIT),
+    )
