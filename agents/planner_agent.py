@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.agents.state import AgentState
+from diffplan.agents.state import AgentState, check_state
 from diffplan.agents.targets import Targets, check_target
 from diffplan.agents.task_memory import TaskMemory
 from diffplan.config.config import config_to_dict, replace_planning
@@ -170,55 +170,63 @@ class PlannerAgent:
         rows = len(states)
         if state is None:
             state = self._blank(rows)
-        self._check_state(state, rows)
-        start = np.zeros(rows, bool) if episode_start is None else episode_start
-        fresh = np.asarray(start, bool).reshape(-1)
-        if len(fresh) != rows:
-            raise DiffplanError(
-                f"episode_start has {len(fresh)} entries, the observation {rows} rows"
-            )
-        age = state.age + 1
+        check_state(state, rows, (self.horizon + 1, self.layout.state_dim))
         # also after `reset_rows`, whoever forgets to say episode_start
-        begins = fresh | (state.count == 0)
-        step = np.where(begins, 0, state.step + 1)
-        target = np.where(begins, np.nan, state.target_return)
-        # a goal that has moved makes the plan worthless
-        moved = np.zeros(rows, bool)
-        if goals is not None and state.goals is not None:
-            moved = (np.abs(goals - state.goals) > self.goal_tolerance).any(-1)
-        due = begins | moved | (age >= self.settings.replan_every)
-        count = state.count
-        plan = state.plan
-        # at every step: the ends of strides are what a task is told by
-        history = self._memory.remember(state.history, states, step)
-        if due.any():
-            target[due] = self._targets.at(step[due], target[due])
-            seeds = state.seeds if deterministic else _fresh_seeds(rows, seed)
-            # to go on from the plan before there must be one, and for the same goal
-            again = due & ~begins & ~moved if self.settings.reuse else np.zeros_like(due)
-            for marked, goes_on in ((due & ~again, False), (again, True)):
-                if not marked.any():
-                    continue
-                context = self._context(
-                    states[marked],
-                    _take(goals, marked),
-                    target[marked],
-                    self._memory.codes(_take(history, marked), step[marked]),
-                    self._left(state.plan, marked) if goes_on else None,
+        begins = state.count == 0
+        if episode_start is not None:
+            fresh = np.asarray(episode_start, bool).reshape(-1)
+            if len(fresh) != rows:
+                raise DiffplanError(
+                    f"episode_start has {len(fresh)} entries, the observation {rows} rows"
                 )
-                # rows that are not due keep their plan, untouched
-                made = self._plan(self.engine, context, seeds[marked], count[marked])
-                plan = made if marked.all() else plan.replaced(self._places(marked), made)
-            age = np.where(due, 0, age)
-            count = count + due
-        # a plan that has just been made says its first action itself
-        actions = plan.first.numpy(force=True) if due.all() else self._act(states, plan, age)
-        _check_finite(actions, states)
+            begins = begins | fresh
+        age, step, target, plan = state.age + 1, state.step + 1, state.target_return, state.plan
+        if begins.any():
+            step, target = np.where(begins, 0, step), np.where(begins, np.nan, target)
+        due = begins | (age >= self.settings.replan_every)
+        moved = None
+        if goals is not None and state.goals is not None:
+            # a goal that has moved makes the plan worthless
+            moved = (np.abs(goals - state.goals) > self.goal_tolerance).any(-1)
+            due |= moved
+        whole, count = bool(due.all()), state.count + due
+        age = np.where(due, 0, age)
+        kept = goals
         if goals is not None:
             # those the plans were made for, and a copy: a caller may change its array in place
-            kept = goals if state.goals is None else np.where(due[:, None], goals, state.goals)
-            goals = kept.copy()
-        following = AgentState(plan, goals, age, state.seeds, count, step, target, history)
+            old = state.goals
+            kept = goals.copy() if whole or old is None else np.where(due[:, None], goals, old)
+        # at every step: the ends of strides are what a task is told by
+        history = self._memory.remember(state.history, states, step)
+        if whole or due.any():
+            asked = self._targets.at(step, target)
+            target = asked if whole else np.where(due, asked, target)
+            seeds = state.seeds if deterministic else _fresh_seeds(rows, seed)
+            parts = [(due, False)]
+            if self.settings.reuse:
+                # to go on from the plan before there must be one, and for the same goal
+                anew = due & (begins if moved is None else begins | moved)
+                parts = [(anew, False), (due & ~anew, True)]
+            for marked, goes_on in parts:
+                if not marked.any():
+                    continue
+                picked = None if marked.all() else marked
+                context = self._context(
+                    _take(states, picked),
+                    _take(goals, picked),
+                    _take(target, picked),
+                    self._memory.codes(_take(history, picked), _take(step, picked)),
+                    self._left(state.plan, marked) if goes_on else None,
+                )
+                made = self._plan(
+                    self.engine, context, _take(seeds, picked), _take(state.count, picked)
+                )
+                # rows that are not due keep their plan, untouched
+                plan = made if picked is None else plan.replaced(self._places(picked), made)
+        # a plan that has just been made says its first action itself
+        actions = _array(plan.first) if whole else self._act(states, plan, age)
+        _check_finite(actions, states)
+        following = AgentState(plan, kept, age, state.seeds, count, step, target, history)
         return (actions[0] if single else actions), following
 
     def observe(self, state: AgentState, rewards: np.ndarray, rows: np.ndarray) -> AgentState:
@@ -321,24 +329,6 @@ class PlannerAgent:
         unknown = np.full(rows, np.nan)
         return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros, zeros, unknown)
 
-    def _check_state(self, state: AgentState, rows: int) -> None:
-        """Raise DiffplanError for what no call of this agent with as many rows returned."""
-        if not isinstance(state, AgentState):
-            raise DiffplanError(
-                f"state is a {type(state).__name__}, expected None or what predict returned"
-            )
-        if len(state.age) != rows:
-            raise DiffplanError(
-                f"the observation has {rows} rows but the state was made for {len(state.age)}; "
-                "pass state=None when the number of environments changes"
-            )
-        shape, own = state.plan.states.shape[1:], (self.horizon + 1, self.layout.state_dim)
-        if shape != own:
-            raise DiffplanError(
-                f"the state holds plans of shape {list(shape)}, this agent's have {list(own)}: it "
-                "is another agent's; pass state=None"
-            )
-
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
@@ -386,8 +376,9 @@ def _fresh_seeds(rows: int, seed: int | None) -> np.ndarray:
     return np.random.default_rng(seed).integers(np.iinfo(np.int64).max, size=rows)
 
 
-def _take(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    return None if array is None else array[rows]
+def _take(array: Any, rows: np.ndarray | None) -> Any:
+    """The marked rows of what may be missing; None: all of them, as they are."""
+    return array if array is None or rows is None else array[rows]
 
 
 def _array(tensor: Tensor) -> np.ndarray:

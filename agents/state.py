@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffplan.engines.decision import Plan
+from diffplan.errors import DiffplanError
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,22 @@ class AgentState:
     step: np.ndarray
     target_return: np.ndarray
     history: np.ndarray | None = None
+
+
+def check_state(state: object, rows: int, shape: tuple[int, int]) -> None:
+    """Raise DiffplanError for what no call with so many rows and plans [*shape] returned."""
+    if not isinstance(state, AgentState):
+        raise DiffplanError(
+            f"state is a {type(state).__name__}, expected None or what predict returned"
+        )
+    if len(state.age) != rows:
+        raise DiffplanError(
+            f"the observation has {rows} rows but the state was made for {len(state.age)}; "
+            "pass state=None when the number of environments changes"
+        )
+    found = state.plan.states.shape[1:]
+    if found != shape:
+        raise DiffplanError(
+            f"the state holds plans of shape {list(found)}, this agent's have {list(shape)}: it "
+            "is another agent's; pass state=None"
+        )

@@ -6,6 +6,7 @@ device, and whatever settings and weights alone decide was computed when the mod
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,14 @@ class Draws(NamedTuple):
     start: Tensor
     steps: Tensor
     select: Tensor
+
+
+@lru_cache(maxsize=64)
+def _no_draws(rows: int, device: torch.device) -> Draws:
+    """Those of plans that draw nothing, made once."""
+    with torch.inference_mode(False):
+        empty = torch.empty(rows, 0, device=device)
+    return Draws(empty, empty, empty, empty)
 
 
 Array = Any
@@ -147,6 +156,8 @@ class PlanStep(nn.Module):
 
     def draw(self, seeds: Tensor, counts: Tensor) -> Draws:
         """The random numbers of plan number counts [B] of rows with these seeds [B] (int64)."""
+        if not self.draws_anything and self.settings.select != "softmax":
+            return _no_draws(len(seeds), seeds.device)
         # all at once: a call costs more than its numbers
         normal = standard_normal(seeds, counts, sum(self.sizes))
         gumbel = normal[:, :0]
