@@ -26,6 +26,7 @@ from diffplan.envs.formats.ogbench import (
     load_ogbench,
     ogbench_file,
 )
+from diffplan.envs.formats.other_kinds import refuse_other_kind
 from diffplan.envs.makers.catalogue import MAKEABLE, MAZE2D, METAWORLD, OGBENCH_MAZES, POINTMAZES
 from diffplan.envs.makers.metaworld_data import metaworld_id
 from diffplan.envs.makers.pointmaze_data import pointmaze_id
@@ -135,14 +136,14 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
     # in the order of how sure a name is: files, D4RL's names, made here, Minari's, folders
     path = Path(name).expanduser()
     loaders = file_loaders()
-    if path.suffix in loaders:
+    if (suffix := path.suffix.lower()) in loaders:
         # a bare file name may mean one in D4RL's folder
         in_d4rl_folder = d4rl_folder() / path.name
         if not path.exists() and in_d4rl_folder.exists():
             path = in_d4rl_folder
         if not path.is_file():
             raise DiffplanError(f"no file {path}; give a path from {Path.cwd()} or an absolute one")
-        return loaders[path.suffix](path, env, progress=progress)
+        return loaders[suffix](path, env, progress=progress)
     if name in CATALOGUE:
         path = fetch_d4rl(CATALOGUE[name], progress)
         return _called(name, load_d4rl(path, env, progress=progress))
@@ -157,8 +158,10 @@ def _load(name: str, env: str | None, progress: bool) -> Episodes:
         return load_minari(_made_id(name), progress)
     if is_local(name):
         return load_minari(name, progress)
-    if name and path.is_dir():
+    if name and (path / "episodes.json").exists():
         return _called(str(path), Episodes.load(path))
+    if name:
+        refuse_other_kind(path, sorted(loaders))
     _fetch_minari(name)
     return load_minari(name, progress)
 

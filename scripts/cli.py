@@ -15,6 +15,7 @@ from typing import Any
 
 from diffplan import __version__
 from diffplan.errors import DiffplanError
+from diffplan.scripts.parser import read_options
 
 # words on the command line -> (module, class, one line for the overview)
 COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
@@ -91,9 +92,7 @@ def parsed(command: Any, args: Sequence[str], prog: str) -> Any:
     """A command with the options of a command line, by its own `parse` if it has one."""
     if hasattr(command, "parse"):
         return command.parse(args)
-    import tyro
-
-    return tyro.cli(command, args=args, prog=prog)
+    return read_options(command, args, prog)
 
 
 def exit_status(run: Callable[[], object]) -> int:
@@ -101,7 +100,8 @@ def exit_status(run: Callable[[], object]) -> int:
     try:
         run()
     except DiffplanError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # one line, whatever a library said in several
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -24,6 +24,7 @@ from diffplan.config.config import Config
 from diffplan.config.planners import CONFIGS, get_config
 from diffplan.config.presets import Preset, apply, preset_for, presets_of, why_none
 from diffplan.errors import DiffplanError
+from diffplan.scripts.parser import read_options
 
 if TYPE_CHECKING:
     from diffplan.data.episodes import Episodes
@@ -213,10 +214,10 @@ def _parse(args: Sequence[str], config: Config) -> Train:
     published = name == "trajectory-diffuser-published"
     listed = " ".join(f"The {preset}." for preset in known) or "It has none."
     presets = "It has one for most D4RL datasets." if published else listed
-    parsed: Train = tyro.cli(
+    parsed: Train = read_options(
         Train,
-        args=args[1:] if asked else ["--help"],
-        prog=f"diffplan train {name if asked else 'CONFIG'}",
+        args[1:] if asked else ["--help"],
+        f"diffplan train {name if asked else 'CONFIG'}",
         description="Train a planner. CONFIG is the starting point; every setting below can be "
         f"overridden.\n\nCONFIG is one of\n{listing}\n\nThe defaults shown are those of {name}. "
         "The preset of the data changes some of them, but none that is given.\n\n"

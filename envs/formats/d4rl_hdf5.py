@@ -102,6 +102,16 @@ def _checked(path: Path, file: h5py.File) -> D4RLFile:
     missing = [key for key in _REQUIRED if not isinstance(file.get(key), h5py.Dataset)]
     if missing:
         there = ", ".join(sorted(file)) or "nothing"
+        if "episode_0" in file:
+            raise DiffplanError(
+                f"{path} is the inside of a Minari dataset: set MINARI_DATASETS_PATH to the folder "
+                "of the datasets and name it by its id"
+            )
+        if ("data" in file and "mask" in file) or "demo_0" in file.get("data", ()):
+            raise DiffplanError(
+                f"{path} is in robomimic's layout, which is not read: write flat arrays (see "
+                "docs/own_data.md) with timeouts at the end of each demonstration"
+            )
         raise DiffplanError(
             f"{path} is not in the D4RL layout: {', '.join(missing)} missing; it holds "
             f"{there[:200]}"

@@ -22,6 +22,7 @@ from diffplan.engines import DIRECT, ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.nn.device import check_device
 from diffplan.scripts.benchmark.settings import default_config
+from diffplan.scripts.parser import read_options
 
 if TYPE_CHECKING:
     from diffplan.scripts.benchmark.ceiling import Ceiling
@@ -114,10 +115,10 @@ class Benchmark:
         name = next(iter(CONFIGS)) if helps else args[0]
         # --like changes the defaults of all other options, so it is read before them
         config = default_config(name, _value(args, "--like") or cls.like)
-        parsed: Benchmark = tyro.cli(
+        parsed: Benchmark = read_options(
             cls,
-            args=["--help"] if helps else args,
-            prog="diffplan benchmark",
+            ["--help"] if helps else args,
+            "diffplan benchmark",
             default=cls(tyro.MISSING, config=config),
         )
         return dataclasses.replace(parsed, given=tuple(args))

@@ -111,8 +111,6 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_unknown_start_is_refused_with_the_known_ones(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["calibrate", str(run), "--start", "elsewhere"])
-    assert stopped.value.code == 2
+    assert main(["calibrate", str(run), "--start", "elsewhere"]) == 2
     error = capsys.readouterr().err
     assert "--start" in error and "'noise'" in error
