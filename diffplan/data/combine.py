@@ -10,6 +10,7 @@ import numpy as np
 
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout, Task
+from diffplan.data.precision import offset_line
 from diffplan.errors import DiffplanError
 
 
@@ -55,14 +56,14 @@ def combine(parts: Sequence[Episodes], name: str) -> Episodes:
     )
     combined = Episodes(
         states=np.concatenate([_padded(part.states, width) for part in parts]),
-        goals=np.concatenate(goals) if goals else None,
+        goals=np.concatenate(goals) if len(goals) == len(parts) else None,
         actions=np.concatenate([part.actions for part in parts]),
         rewards=np.concatenate([part.rewards for part in parts]),
         terminations=np.concatenate([part.terminations for part in parts]),
         truncations=np.concatenate([part.truncations for part in parts]),
         state_starts=_offsets([part.state_starts for part in parts]),
         step_starts=_offsets([part.step_starts for part in parts]),
-        layout=replace(first.layout, state_dim=width),
+        layout=_widened(first.layout, width),
         info=info,
         tasks=_task_of_episodes(parts),
     )
@@ -88,6 +89,7 @@ def _check_alike(first: Episodes, part: Episodes) -> None:
         ("goals in state columns", _goals(first.layout), _goals(part.layout)),
         ("resting columns", first.layout.rest_columns, part.layout.rest_columns),
         ("observations from", first.layout.dict_keys, part.layout.dict_keys),
+        ("columns less an offset", *(offset_line(p.layout.offset) for p in (first, part))),
     ):
         if mine != others:
             raise DiffplanError(
@@ -125,6 +127,12 @@ def _common_environment(tasks: Sequence[Task]) -> tuple[str | None, dict[str, An
 
 def _padded(states: np.ndarray, width: int) -> np.ndarray:
     return np.pad(states, ((0, 0), (0, width - states.shape[1])))
+
+
+def _widened(layout: ObservationLayout, width: int) -> ObservationLayout:
+    """The layout with columns of zeros on the right."""
+    more = (0.0,) * (width - layout.state_dim) if layout.offset else ()
+    return replace(layout, state_dim=width, offset=layout.offset + more)
 
 
 def _offsets(starts: Sequence[np.ndarray]) -> np.ndarray:

@@ -30,7 +30,8 @@ _ARRAYS = {
     "step_starts": np.int64,
     "tasks": np.int64,
 }
-_ACTION_TOLERANCE = 1e-3
+_ACTION_TOLERANCE = 5e-4  # of the width of an action's bounds
+_REWARD_SPREAD = 2e-5  # of the largest reward: below it float32 sums tell rewards hardly apart
 _PIECE = 1 << 16  # rows that are checked at a time
 
 
@@ -41,8 +42,9 @@ class Episodes:
     Episode e has T_e steps and T_e + 1 states, or T_e states where the source keeps no
     observation after the last step (D4RL files without next_observations).
 
-    states: [M, D] float32. goals: [M, G] float32, the desired goal in force at each state, or
-    None. actions: [N, A] float32 in environment units. rewards: [N] float32, reward t follows
+    states: [M, D] float32, less `layout.offset`. goals: [M, G] float32, the desired goal in force
+    at each state, less the offset of its columns; None where there is none or it is not known.
+    actions: [N, A] float32 in environment units. rewards: [N] float32, reward t follows
     action t. terminations, truncations: [N] bool, kept apart. state_starts, step_starts: [E+1]
     int64 offsets into the states and into the steps. tasks: [E] int64, which of `info.tasks` each
     episode is of, None without tasks. The arrays may be memory-mapped read-only.
@@ -115,7 +117,8 @@ class Episodes:
                 f"[{low[wrong[0]]:g}, {high[wrong[0]]:g}], expected finite ones, low below high"
             )
         # float32 and clipping in the environment move actions a little past their bounds
-        least, most = low - _ACTION_TOLERANCE, high + _ACTION_TOLERANCE
+        room = _ACTION_TOLERANCE * (high - low)
+        least, most = low - room, high + room
         outside = _first(self.actions, lambda part: (part < least) | (part > most))
         if outside is not None:
             row, at = outside
@@ -146,11 +149,8 @@ class Episodes:
             "step_starts": (len(self.state_starts),),
             "tasks": (len(self.state_starts) - 1,),
         }
-        if (self.goals is None) != (self.layout.goal_dim == 0):
-            raise DiffplanError(
-                f"dataset {name}: the layout has {self.layout.goal_dim} goal dimensions, "
-                f"but goals are {'missing' if self.goals is None else 'given'}"
-            )
+        if self.goals is not None and not self.layout.goal_dim:
+            raise DiffplanError(f"dataset {name}: goals are given, but the layout has none")
         if (self.tasks is None) != (not self.info.tasks):
             raise DiffplanError(
                 f"dataset {name}: {len(self.info.tasks)} tasks are described, but which episode is "
@@ -275,7 +275,8 @@ class Episodes:
                 about[key] = tuple(Task(**task) for task in about.get(key, ()))
             info = DatasetInfo(**about)
             # arrays that the header says are not there
-            absent: dict[str, Any] = {} if layout.goal_dim else {"goals": None}
+            told = layout.goal_dim and (folder / "goals.npy").exists()
+            absent: dict[str, Any] = {} if told else {"goals": None}
             absent |= {} if info.tasks else {"tasks": None}
             arrays: dict[str, Any] = {
                 key: _read(folder / f"{key}.npy", mmap) for key in _ARRAYS if key not in absent

@@ -22,6 +22,9 @@ class ObservationLayout:
     rest_columns: columns of the state that are zero when resting at the goal (velocities).
     dict_keys: () for a Box observation; for goal dicts the keys whose arrays, concatenated in
         this order, are the state. The goal is then the array under "desired_goal".
+    offset: what is subtracted from each column of an observation, in float64, before it becomes a
+        float32 state; () for nothing. So map coordinates and clocks keep their movement. Goals are
+        less the offset of their columns, and so are the states of plans.
     """
 
     state_dim: int
@@ -29,6 +32,7 @@ class ObservationLayout:
     goal_columns: tuple[int, ...] = ()
     rest_columns: tuple[int, ...] = ()
     dict_keys: tuple[str, ...] = ()
+    offset: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.goal_dim and not self.dict_keys:
@@ -36,6 +40,10 @@ class ObservationLayout:
         if self.goal_columns and len(self.goal_columns) != self.goal_dim:
             raise DiffplanError(
                 f"goal_columns {self.goal_columns} do not match a goal of {self.goal_dim} numbers"
+            )
+        if self.offset and len(self.offset) != self.state_dim:
+            raise DiffplanError(
+                f"an offset of {len(self.offset)} numbers for a state of {self.state_dim}"
             )
         for column in self.goal_columns + self.rest_columns:
             if not 0 <= column < self.state_dim:
@@ -54,28 +62,41 @@ class ObservationLayout:
                     f"the observation is a dict with keys {sorted(observation)}, "
                     f"expected an array with {self.state_dim} columns"
                 )
-            return as_numbers(observation, self.state_dim, "observation"), None
+            offset = self.offset_of(slice(None))
+            return as_numbers(observation, self.state_dim, "observation", offset=offset), None
         if not isinstance(observation, Mapping):
             keys = self.dict_keys + (("desired_goal",) if self.goal_dim else ())
             raise DiffplanError(
                 f"the observation is a {type(observation).__name__}, expected a dict with {keys}"
             )
         # the order of dict_keys, not of the dict: it decides the columns
-        parts = [as_numbers(_entry(observation, key), None, key) for key in self.dict_keys]
+        dtype = np.float64 if self.offset else np.float32
+        parts = [as_numbers(_entry(observation, k), None, k, dtype=dtype) for k in self.dict_keys]
         try:
             state = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
         except ValueError:
             shapes = ", ".join(f"{k} {p.shape}" for k, p in zip(self.dict_keys, parts, strict=True))
             raise DiffplanError(f"these parts of the observation do not fit: {shapes}") from None
-        state = as_numbers(state, self.state_dim, "observation")
+        offset = self.offset_of(slice(None))
+        state = as_numbers(state, self.state_dim, "observation", offset=offset)
         if not self.goal_dim:
             return state, None
-        goal = as_numbers(_entry(observation, "desired_goal"), self.goal_dim, "desired_goal")
+        entry, offset = _entry(observation, "desired_goal"), self.goal_offset
+        goal = as_numbers(entry, self.goal_dim, "desired_goal", offset=offset)
         if goal.shape[:-1] != state.shape[:-1]:
             raise DiffplanError(
                 f"observation {state.shape} and desired_goal {goal.shape} differ in batch shape"
             )
         return state, goal
+
+    @property
+    def goal_offset(self) -> np.ndarray | None:
+        """What is subtracted from goals [G]; None for nothing."""
+        return self.offset_of(list(self.goal_columns)) if self.goal_columns else None
+
+    def offset_of(self, columns: slice | list[int]) -> np.ndarray | None:
+        """What is subtracted from these columns of observations; None for nothing."""
+        return np.asarray(self.offset)[columns] if self.offset else None
 
 
 def _entry(observation: Mapping[str, Any], key: str) -> Any:

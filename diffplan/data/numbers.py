@@ -9,10 +9,18 @@ import numpy as np
 from diffplan.errors import DiffplanError
 
 
-def as_numbers(value: Any, width: int | None, name: str) -> np.ndarray:
-    """An observation or goal as contiguous float32 [..., width], of any width where it is None.
+def as_numbers(
+    value: Any,
+    width: int | None,
+    name: str,
+    *,
+    offset: np.ndarray | None = None,
+    dtype: type[np.floating] = np.float32,
+) -> np.ndarray:
+    """An observation or goal as contiguous [..., width] of `dtype`, of any width where it is None.
 
     value: anything array-like of real numbers: arrays of any strides, tensors on any device, lists.
+    offset: [width] float64, subtracted before anything is rounded.
     Raises DiffplanError for anything else, another width, NaN, infinity, and for numbers that
     float32 cannot hold.
     """
@@ -32,7 +40,8 @@ def as_numbers(value: Any, width: int | None, name: str) -> np.ndarray:
         expected = "numbers" if width is None else width
         raise DiffplanError(f"{name} has shape {array.shape}, expected [..., {expected}]")
     with np.errstate(over="ignore"):
-        numbers = np.ascontiguousarray(array, np.float32)
+        exact = array if offset is None else array.astype(np.float64) - offset
+        numbers = np.ascontiguousarray(exact, dtype)
     if not np.isfinite(numbers).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
         raise DiffplanError(

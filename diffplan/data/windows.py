@@ -93,7 +93,9 @@ class WindowSampler:
             sample = self.returns_by_step(seed)
             self.good = TargetTable()
             self.good.fit(sample)
-            self.return_std = sample.returns.std().clamp(min=1e-6)
+            std = sample.returns.std()
+            # alike, all count as good; else their unit must not matter
+            self.return_std = std if std > 0 else torch.ones_like(std)
         self.goals: Goals | None = None
         if self.has_goals:
             where = self.last, self.task_of, self.parts

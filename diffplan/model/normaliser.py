@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from diffplan.data.rows import Rows
 
-# A column that never moves is left alone instead of being blown up.
-_SMALLEST_STD = 1e-4
+# A column that never moves is left alone instead of being blown up: one that varies by no more than
+# float32 rounds its values by, or by what float64 rounds most of the others by.
+_OF_ITSELF = 2.0**-20
+_OF_OTHERS = 1e-14
 _CHUNK = 1_000_000  # numbers widened at once
 
 
@@ -37,16 +39,21 @@ class Normaliser(nn.Module):
 
         count = len(data) if rows is None else len(rows)
         total = torch.zeros(data.shape[1], dtype=torch.float64)
+        largest = torch.zeros_like(total)
         for chunk in chunks():
             total += chunk.double().sum(0)
+            largest = torch.maximum(largest, chunk.abs().amax(0))
         mean = total / count
         # a second pass: the difference of large squares would lose the digits that count
         squares = torch.zeros_like(total)
         for chunk in chunks():
             squares += (chunk.double() - mean).square().sum(0)
         std = (squares / count).sqrt()
+        constant = std <= _OF_ITSELF * largest
+        if not constant.all():
+            constant |= std <= _OF_OTHERS * std[~constant].median()
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(std < _SMALLEST_STD, torch.ones_like(std), std))
+        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
 
     def forward(self, x: Tensor) -> Tensor:
         """Environment units [..., D] to normalised [..., D]."""

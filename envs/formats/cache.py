@@ -14,7 +14,7 @@ from diffplan.data.episodes import FORMAT, Episodes
 from diffplan.errors import DiffplanError
 
 # Raised whenever a loader would turn the same file into other arrays or other details.
-_LOADERS = 3
+_LOADERS = 4
 
 
 def cache_root() -> Path:

@@ -14,18 +14,20 @@ from tqdm import tqdm
 
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.data.precision import Extent
 from diffplan.envs.formats.cache import cached
 from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, canonical_name, data_source, plain_stem
 from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, D4RLFile, open_d4rl
 from diffplan.envs.formats.data_returns import TASKS_SO_FAR, are_tasks_so_far
-from diffplan.envs.formats.rows import flags_with_time_limit, interleave, offsets
-from diffplan.envs.formats.store import StoreWriter
+from diffplan.envs.formats.rows import Jumps, flags_with_time_limit, interleave, offsets
+from diffplan.envs.formats.store import StoreWriter, less
 from diffplan.envs.simulators.bounds import action_bounds, widened
 from diffplan.envs.simulators.environments import check_env_id, make_env
 from diffplan.envs.simulators.matches import match_environment
 from diffplan.errors import DiffplanError
 
 SUFFIXES = D4RL_SUFFIXES
+_FEW = 0.01  # of the steps
 # What the loader finds out; a file cannot claim it by an attribute.
 _OWN_DETAILS = (
     "data_source",
@@ -103,12 +105,18 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
         last = _last(cuts.steps)
         if not (terminals[last] or timeouts[last]):
             details["unfinished_last_episode"] = True
-        layout = source.layout(file)
+        seen = _extents(file, cuts)
+        layout = _with_offset(source.layout(file), file, seen)
         widths = {"states": layout.state_dim, "actions": file.width("actions")}
         if layout.goal_dim:
             widths["goals"] = layout.goal_dim
         with StoreWriter(folder, widths) as store:
-            extremes = _stream(file, cuts, continuous, store, progress)
+            jumps = Jumps(path, seen) if "next_observations" in file.arrays else None
+            extremes = _stream(file, cuts, continuous, layout, jumps, store, progress)
+            if jumps is not None:
+                # a few are known of D4RL's own files; shuffled rows are nearly all
+                known = source.info.details.get("d4rl_name") is not None
+                jumps.refuse(file.steps, _FEW if known else 0.0)
             low, high = action_bounds(source.action_space, extremes)
             rewards = file.column("rewards")
             if continuous:
@@ -275,12 +283,42 @@ def _last(flags: np.ndarray) -> int:
     return len(flags) - 1 - int(flags[::-1].argmax())
 
 
+def _extents(file: D4RLFile, cuts: _Cuts) -> Extent:
+    """What the observations span; refuses actions and rewards that float32 cannot tell apart."""
+    keys = ("observations", "actions", "rewards")
+    found = {key: Extent(1 if key == "rewards" else file.width(key)) for key in keys}
+    for start, stop in file.pieces():
+        stop = min(stop + 1, file.steps)
+        inside = (cuts.steps & ~cuts.ends)[start : stop - 1]
+        for key, extent in found.items():
+            extent.add(file.rows(key, start, stop).reshape(stop - start, -1), inside)
+    for key in ("actions", "rewards"):
+        if file.arrays[key].dtype != np.float32:
+            found[key].check((), str(file.path), key)
+    return found["observations"]
+
+
+def _with_offset(layout: ObservationLayout, file: D4RLFile, seen: Extent) -> ObservationLayout:
+    """The layout with what the states are less, so that float32 keeps their movement."""
+    if file.arrays["observations"].dtype == np.float32:
+        return layout
+    offset = seen.offsets()
+    seen.check(offset, str(file.path), "observations")
+    return dataclasses.replace(layout, offset=offset)
+
+
 def _stream(
-    file: D4RLFile, cuts: _Cuts, continuous: bool, store: StoreWriter, progress: bool
+    file: D4RLFile,
+    cuts: _Cuts,
+    continuous: bool,
+    layout: ObservationLayout,
+    jumps: Jumps | None,
+    store: StoreWriter,
+    progress: bool,
 ) -> np.ndarray:
     """Copy states, goals and actions; returns the extremes of the actions, [2, A]."""
     extremes = np.zeros((2, file.width("actions")), np.float32)
-    has_goals = store.has("goals")
+    has_goals, shift = store.has("goals"), layout.offset_of(slice(None))
     with tqdm(
         total=file.steps,
         desc=f"reading {file.path.name}",
@@ -291,18 +329,18 @@ def _stream(
     ) as bar:
         for start, stop in file.pieces():
             steps, after = cuts.steps[start:stop], cuts.after[start:stop]
+            rows = file.rows("observations", start, min(stop + 1, file.steps))
+            here = later = less(rows[: stop - start], shift)
             if continuous:
-                rows = file.piece("observations", start, min(stop + 1, file.steps))
-                here, later = rows[: stop - start], rows[1:]
-            else:
-                here = file.piece("observations", start, stop)
-                # any rows of the right shape will do where `after` is false throughout
-                later = here
-                if after.any():
-                    later = file.piece("next_observations", start, stop)
+                later = less(rows[1:], shift)
+            elif jumps is not None:
+                found = file.rows("next_observations", start, stop)
+                inside = steps & ~cuts.ends[start:stop]
+                jumps.look(start, rows, found, inside)
+                later = less(found, shift)
             store.append("states", interleave(here, later, steps, after))
             if has_goals:  # the state after the last step is under the goal of that step
-                goals = file.piece("infos/goal", start, stop)
+                goals = file.piece("infos/goal", start, stop, layout.goal_offset)
                 store.append("goals", interleave(goals, goals, steps, after))
             actions = file.piece("actions", start, stop)[steps]
             store.append("actions", actions)

@@ -13,6 +13,8 @@ import numpy as np
 
 from diffplan.envs.formats.d4rl_catalogue import D4RLDataset
 from diffplan.envs.formats.download import download
+from diffplan.envs.formats.hdf5_guard import check_own_file
+from diffplan.envs.formats.store import less
 from diffplan.errors import DiffplanError
 
 D4RL_SUFFIXES = (".hdf5", ".h5")
@@ -42,13 +44,29 @@ class D4RLFile:
         return int(self.arrays[key].shape[1])
 
     def column(self, key: str) -> np.ndarray:
-        """A whole array over time, [N] float32, or bool for terminals and timeouts."""
-        kind = np.bool_ if key in ("terminals", "timeouts") else np.float32
-        return _read(self.path, self.arrays[key], slice(None)).reshape(-1).astype(kind, copy=False)
+        """A whole array over time, [N] float32, or bool for terminals and timeouts.
 
-    def piece(self, key: str, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop of a vector array, [stop - start, *] float32."""
-        return _read(self.path, self.arrays[key], slice(start, stop)).astype(np.float32, copy=False)
+        Raises DiffplanError for flags other than 0 and 1.
+        """
+        found = _read(self.path, self.arrays[key], slice(None)).reshape(-1)
+        if key not in ("terminals", "timeouts"):
+            return less(found, None)
+        wrong = np.flatnonzero((found != 0) & (found != 1))
+        if len(wrong):
+            raise DiffplanError(
+                f"{self.path}: {key} holds {found[wrong[0]]} at step {wrong[0]}, expected 0 or 1"
+            )
+        return found.astype(np.bool_, copy=False)
+
+    def rows(self, key: str, start: int, stop: int) -> np.ndarray:
+        """Rows start to stop of an array as they are in the file."""
+        return _read(self.path, self.arrays[key], slice(start, stop))
+
+    def piece(
+        self, key: str, start: int, stop: int, offset: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Rows start to stop of a vector array less an offset, [stop - start, *] float32."""
+        return less(self.rows(key, start, stop), offset)
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Bounds (start, stop) of pieces of about 4 MiB of observations, in order.
@@ -80,6 +98,7 @@ def open_d4rl(path: Path) -> Iterator[D4RLFile]:
         raise _unreadable(path, error) from None
     with file:
         try:
+            check_own_file(path, file)
             checked = _checked(path, file)
         except _DAMAGE as error:
             raise _unreadable(path, error) from None
@@ -129,7 +148,13 @@ def _checked(path: Path, file: h5py.File) -> D4RLFile:
             shape[0] != steps
         ):
             expected = f"({steps}, *)" if vector else f"({steps},)"
-            raise DiffplanError(f"{path}: {key} has shape {shape}, expected {expected}")
+            fix = ""
+            if len(rewards.shape) == 2 and 1 not in rewards.shape:
+                fix = (
+                    "; rewards have two axes: make them one, episode after episode, or write a "
+                    ".npz, which --layout reads"
+                )
+            raise DiffplanError(f"{path}: {key} has shape {shape}, expected {expected}{fix}")
         if array.dtype.kind not in "fiub":
             raise DiffplanError(f"{path}: {key} holds {array.dtype}, expected numbers")
     if "next_observations" in arrays:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+
+from diffplan.data.precision import Extent
+from diffplan.errors import DiffplanError
+
+# next_observations of a step and observations of the next one may differ by rounding: this share of
+# what a column spans, and some of float32's
+_ROUNDING = 1e-3
+_FLOAT32 = 2.0**-21
 
 
 def flags_with_time_limit(terminals: np.ndarray, limit: int | None) -> np.ndarray:
@@ -47,3 +57,41 @@ def offsets(ends: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray
     # every episode with a state after its last step moves the later ones by one
     starts = np.concatenate([[0], np.flatnonzero(ends) + 1]).astype(np.int64)
     return starts, starts + np.concatenate([[0], np.cumsum(after)]).astype(np.int64)
+
+
+class Jumps:
+    """Steps whose next observation is not the following row, though no flag ends the episode there.
+
+    The rows are shuffled then, as in a sampled replay buffer, or an end is not marked.
+    """
+
+    def __init__(self, path: Path, seen: Extent) -> None:
+        """seen: what the observations span."""
+        self._path = path
+        self._tolerance = _ROUNDING * seen.span + _FLOAT32 * seen.largest
+        self.count, self._first = 0, 0
+
+    def look(self, start: int, rows: np.ndarray, later: np.ndarray, inside: np.ndarray) -> None:
+        """Compare a piece from step `start` on.
+
+        rows: its observations [n, D], and one row more but at the end. later: [n, D] its next
+        observations. inside: [n] bool, steps that the following row goes on from.
+        """
+        following = rows[1:].astype(np.float64)
+        found = later[: len(following)].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # infinity is refused with its place later
+            far = (np.abs(found - following) > self._tolerance).any(axis=1)
+        at = np.flatnonzero(far & inside[: len(following)])
+        # counted to the end, so that the message tells a slip from shuffled rows
+        self._first = self._first if self.count or not len(at) else start + int(at[0])
+        self.count += len(at)
+
+    def refuse(self, steps: int, few: float = 0.0) -> None:
+        """Raise DiffplanError where there were some, more than the share `few` of the steps."""
+        if self.count > few * steps:
+            raise DiffplanError(
+                f"{self._path}: next_observations of step {self._first} is not observations of "
+                f"step {self._first + 1}, though no flag ends the episode there; keep the rows in "
+                "order of time and mark the last step of every episode "
+                f"({self.count} such steps of {steps})"
+            )

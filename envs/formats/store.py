@@ -16,6 +16,13 @@ from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.errors import DiffplanError
 
 
+def less(rows: np.ndarray, offset: np.ndarray | None) -> np.ndarray:
+    """Rows of any numbers as float32, less an offset that is subtracted in float64."""
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused with its place later
+        exact = rows if offset is None else np.asarray(rows, np.float64) - offset
+        return np.asarray(exact).astype(np.float32, copy=False)
+
+
 class StoreWriter:
     """A folder that `Episodes.load` reads, filled row by row.
 

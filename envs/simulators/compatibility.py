@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from diffplan.data.info import DatasetInfo, ObservationLayout
-from diffplan.envs.simulators.bounds import LARGEST_BOUND
+from diffplan.envs.simulators.bounds import is_bound
 from diffplan.envs.simulators.tasks import make_task_env
 from diffplan.errors import DiffplanError
 
@@ -128,10 +128,11 @@ def _check_bounds(info: DatasetInfo, space: spaces.Box, place: str) -> None:
         zip(info.action_low, info.action_high, space.low, space.high, strict=True)
     ):
         # room for what float32 rounds away
-        room = 1e-3 * max(1.0, abs(float(own_low)), abs(float(own_high)))
+        room = 5e-4 * abs(high - low)
         # a huge bound means that there is none
-        below = abs(own_low) <= LARGEST_BOUND and low < own_low - room
-        above = abs(own_high) <= LARGEST_BOUND and high > own_high + room
+        largest = np.array(max(abs(low), abs(high)))
+        below = is_bound(own_low, largest) and low < own_low - room
+        above = is_bound(own_high, largest) and high > own_high + room
         if below or above:
             raise DiffplanError(
                 f"{place} takes actions of [{own_low:g}, {own_high:g}] in column {column}, "

@@ -85,7 +85,7 @@ def test_without_next_observations_and_with_odd_shapes(tmp_path: Path) -> None:
 
 def test_without_timeouts_is_cut_at_the_time_limit(tmp_path: Path) -> None:
     arrays = d4rl_arrays(2_310)
-    del arrays["timeouts"]
+    del arrays["timeouts"], arrays["next_observations"]
     arrays["terminals"][:] = False
     arrays["terminals"][[299, 1_299]] = True
     path = write_hdf5(tmp_path / "hopper_medium-v0.hdf5", arrays)

@@ -1,0 +1,101 @@
+"""What float32 would lose of a file's numbers: found in float64, before anything is converted."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from diffplan.errors import DiffplanError
+
+_ROUNDING = 2.0**-24  # of float32, relative
+_FINE = 2.0**-6  # of a step's movement may be rounded away
+_COARSE = 2.0**-2  # more than that is no movement any more
+_CONSTANT = 1e-11  # of the largest value: what float64 accumulates by itself
+
+
+class Extent:
+    """What the columns of a file span and how far they move in a step, met piece by piece.
+
+    least, most: [D] of the finite entries. Numbers stay float64.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.least, self.most = np.full(width, np.inf), np.full(width, -np.inf)
+        self._moved, self._moves = np.zeros(width), np.zeros(width)
+
+    def add(self, rows: np.ndarray, inside: np.ndarray | None = None) -> None:
+        """Count rows [n, D], one after the other in time.
+
+        inside: [n - 1] bool, where a row and the next are of one episode; None: everywhere.
+        """
+        rows = np.asarray(rows, np.float64)
+        known = np.isfinite(rows)
+        self.least = np.minimum(self.least, np.where(known, rows, np.inf).min(0, initial=np.inf))
+        self.most = np.maximum(self.most, np.where(known, rows, -np.inf).max(0, initial=-np.inf))
+        with np.errstate(invalid="ignore", over="ignore"):
+            moved = np.abs(np.diff(rows, axis=0))
+        counts = np.isfinite(moved) & (moved > 0)
+        if inside is not None:
+            counts &= inside[:, None]
+        self._moved += np.where(counts, moved, 0.0).sum(0)
+        self._moves += counts.sum(0)
+
+    @property
+    def span(self) -> np.ndarray:
+        """Largest less least entry of each column [D], 0 where none is finite."""
+        return np.maximum(self.most - self.least, 0.0)
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Largest size of an entry of each column [D]."""
+        size = np.maximum(np.abs(self.least), np.abs(self.most))
+        return np.where(np.isfinite(size), size, 0.0)
+
+    @property
+    def movement(self) -> np.ndarray:
+        """Mean distance of the steps that move a column [D]; its span where none does."""
+        return np.where(self._moves > 0, self._moved / np.maximum(self._moves, 1), self.span)
+
+    def offsets(self) -> tuple[float, ...]:
+        """What to subtract from each column so that float32 keeps its movement; () for nothing.
+
+        Only from columns far from zero whose steps float32 would round away: others stay as
+        they are.
+        """
+        varies = self.span > _CONSTANT * self.largest
+        rounded = self.largest * _ROUNDING > _FINE * self.movement
+        far = varies & rounded & (self.span < self.largest / 8)
+        if not far.any():
+            return ()
+        middle = (self.least + self.most) / 2
+        return tuple(
+            _round_number(float(middle[i]), float(self.span[i])) if far[i] else 0.0
+            for i in range(len(far))
+        )
+
+    def check(self, offsets: tuple[float, ...], name: str, what: str) -> None:
+        """Raise DiffplanError, naming the column, where float32 still loses the movement."""
+        shift = np.asarray(offsets or np.zeros(len(self.least)))
+        left = np.maximum(np.abs(self.least - shift), np.abs(self.most - shift))
+        varies = self.span > _CONSTANT * self.largest
+        lost = varies & np.isfinite(left) & (left * _ROUNDING > _COARSE * self.movement)
+        if lost.any():
+            i = int(np.flatnonzero(lost)[0])
+            raise DiffplanError(
+                f"{name}: column {i} of {what} goes from {self.least[i]:.10g} to "
+                f"{self.most[i]:.10g} in steps of about {self.movement[i]:.2g}, which float32 "
+                f"rounds away (it has steps of {2 * left[i] * _ROUNDING:.2g} there); give "
+                "differences instead, split the column in a coarse and a fine one or leave it out"
+            )
+
+
+def _round_number(middle: float, span: float) -> float:
+    """A number of few digits near the middle of a column."""
+    unit = 10.0 ** math.floor(math.log10(span))
+    return round(middle / unit) * unit
+
+
+def offset_line(offsets: tuple[float, ...]) -> str:
+    """The columns of states that an offset is subtracted from, in words."""
+    return ", ".join(f"column {i} less {each:.10g}" for i, each in enumerate(offsets) if each)
