@@ -230,16 +230,21 @@ def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
     return Agent(settings, graphs, seed)
 
 
-def _numbers(value: Any, width: int, name: str) -> np.ndarray:
-    """As float32 [B, width] or [width]. DiffplanError for another shape and what is not finite."""
+def _numbers(value: Any, width: int, name: str, offset: Sequence[float] = ()) -> np.ndarray:
+    """As float32 [B, width] or [width], less an offset that is subtracted in float64.
+
+    DiffplanError for another shape and what is not finite.
+    """
     try:
-        numbers = np.ascontiguousarray(value, np.float32)
+        numbers = np.ascontiguousarray(value, np.float64 if offset else np.float32)
     except (TypeError, ValueError):
         raise DiffplanError(f"{name} holds {type(value).__name__}, expected numbers") from None
     if numbers.ndim > 2 or np.ndim(value) == 0 or numbers.shape[-1] != width:
         raise DiffplanError(
             f"{name} has shape {np.shape(value)}, expected [B, {width}] or [{width}]"
         )
+    if offset:
+        numbers = (numbers - np.asarray(offset)).astype(np.float32)
     if not np.isfinite(numbers).all():
         raise DiffplanError(f"{name} holds numbers that are not finite")
     return numbers
@@ -411,18 +416,20 @@ class Agent:
     def _split(self, observation: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """State [..., D] and goal [..., G] of an observation, None without one."""
         layout = self._layout
-        keys, asks = layout["dict_keys"], layout["goal_dim"] > 0
+        keys, asks, offset = layout["dict_keys"], layout["goal_dim"] > 0, layout.get("offset") or ()
         wanted = [*keys, *(["desired_goal"] if asks else [])]
         if not keys:
-            return _numbers(observation, layout["state_dim"], "observation"), None
+            return _numbers(observation, layout["state_dim"], "observation", offset), None
         if not isinstance(observation, Mapping) or not set(wanted) <= set(observation):
             found = sorted(observation) if isinstance(observation, Mapping) else type(observation)
             raise DiffplanError(f"the observation is {found}, expected a dict with {wanted}")
         state = np.concatenate([np.asarray(observation[key]) for key in keys], -1)
-        state = _numbers(state, layout["state_dim"], "observation")
+        state = _numbers(state, layout["state_dim"], "observation", offset)
         if not asks:
             return state, None
-        return state, _numbers(observation["desired_goal"], layout["goal_dim"], "desired_goal")
+        offset = [offset[column] for column in layout["goal_columns"]] if offset else offset
+        goal = observation["desired_goal"]
+        return state, _numbers(goal, layout["goal_dim"], "desired_goal", offset)
 
     def _blank(self, rows: int) -> State:
         width, zeros = len(self.settings["action_low"]), np.zeros(rows, np.int64)

@@ -160,7 +160,6 @@ def test_an_empty_episode_is_named() -> None:
         ({"state_starts": np.array([0, 5, 7])}, "episode 0 has 3 steps and 5 states"),
         ({"rewards": np.zeros(4, np.float32)}, "rewards have shape \\(4,\\), expected \\(5,\\)"),
         ({"rewards": np.zeros(5)}, "rewards are float64, expected float32"),
-        ({"goals": None}, "goals are missing"),
     ],
 )
 def test_wrong_structure_is_refused(changes: dict[str, object], message: str) -> None:

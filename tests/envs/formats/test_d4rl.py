@@ -139,7 +139,9 @@ def damaged_files(folder: Path) -> Iterator[tuple[str, Path, str]]:
     yield "truncated", cut, "is no readable HDF5 file"
     arrays = d4rl_arrays()
     other = write_hdf5(folder / "other.hdf5", {"episode_0": arrays["actions"]})
-    yield "layout", other, "observations, actions, rewards, terminals missing; it holds episode_0"
+    yield "layout", other, "the inside of a Minari dataset: set MINARI_DATASETS_PATH"
+    other = write_hdf5(folder / "another.hdf5", {"things": arrays["actions"]})
+    yield "keys", other, "observations, actions, rewards, terminals missing; it holds things"
     short = arrays | {"actions": arrays["actions"][:5]}
     yield "shape", write_hdf5(folder / "short.hdf5", short), r"actions has shape \(5, 3\)"
     empty = {key: array[:0] for key, array in arrays.items()}

@@ -238,7 +238,8 @@ def test_gym_replay_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     steps = 9
     observations = rng.normal(size=(steps, 17))
-    after = rng.normal(size=(steps, 17))
+    after = np.concatenate([observations[1:], rng.normal(size=(1, 17))])
+    after[[2, 5]] += 1  # where the first two episodes end
     arrays = {
         "observations": observations,
         "next_observations": after,
