@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from diffplan.config.config import Config
+from diffplan.config.config import Config, settled
 from diffplan.config.planners import CONFIGS, get_config
 from diffplan.config.presets import Preset, apply, preset_for, presets_of, why_none
 from diffplan.errors import DiffplanError
@@ -129,6 +129,12 @@ class Train:
                 f"training {config.name} on {episodes.info.id}: {episodes.num_episodes} "
                 f"episodes, {episodes.num_steps} steps; {self.steps} updates into {self.out}"
             )
+            kinds = settled(config, episodes.layout.goal_dim > 0)
+            if not kinds.trains_value and not kinds.tells_returns:
+                print(
+                    "no value is trained: one candidate is planned, so nothing reads it "
+                    "(--heads.value returns trains one)"
+                )
         last = train(episodes, config, options)
         if main:
             info = episodes.info

@@ -202,7 +202,7 @@ def _check_streams(config: Sections, require: Require) -> None:
         ("denoiser.prediction", denoiser.prediction == "x0", "x0"),
         ("plan.space", plan.space == "displacement", "displacement"),
         ("heads.train_on_proposals", not heads.train_on_proposals, "False"),
-        ("heads.value", heads.value == "returns", "returns"),
+        ("heads.value", heads.value in ("auto", "returns"), "returns"),
         ("planning.value_guidance", not planning.value_guidance, "0"),
         ("planning.reuse", not planning.reuse, "False"),
     ):
@@ -223,7 +223,7 @@ def _check_features(config: Sections, require: Require) -> None:
         "x0 with heads.kind shared, whose heads read the plan that was just denoised",
     )
     require(
-        heads.value == "returns" or not config.has_head("returns"),
+        heads.value in ("auto", "returns") or not config.has_head("returns"),
         "heads.value",
         "returns where the denoiser has a head for the return-to-go",
     )

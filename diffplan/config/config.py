@@ -18,6 +18,7 @@ from diffplan.config.sections import PlanningConfig, Sections
 from diffplan.errors import DiffplanError
 
 _T = TypeVar("_T")
+_CANDIDATES = 16  # plans per decision where there is a goal
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
         raise DiffplanError(
             f"{where}: {key} is {first['input']!r}, expected: {first['msg']}"
         ) from None
+
+
+def settled(config: Config, has_goal: bool) -> Config:
+    """A copy with the number of candidates that None stands for, where there is a goal or none."""
+    if config.planning.candidates is not None:
+        return config
+    ranks = has_goal and not config.tells_returns
+    return replace_planning(config, candidates=_CANDIDATES if ranks else 1)
 
 
 def replace_planning(config: Config, **changes: Any) -> Config:

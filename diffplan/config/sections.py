@@ -10,6 +10,7 @@ from tyro.conf import DisallowNone  # on the command line a flag, --x or --no-x
 
 from diffplan.config import choices
 from diffplan.config.kinds import HEADS, HeadsKind
+from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.nn import NETWORKS
 
 Modality = Literal["actions", "rewards", "returns", "goal", "task"]
@@ -152,10 +153,11 @@ class HeadsConfig:
     alone."""
     expectile: float = 0.7
     """Expectile of the value regression; 0.5 is the mean."""
-    value: Literal["returns", "bootstrapped", "critic"] = "returns"
-    """V on the data's returns-to-go (with a goal, from steps-to-goal); V on reward plus its own
-    value one step on (implicit Q-learning without actions); or Q of the current state and first
-    action on returns-to-go (as published)."""
+    value: Literal["auto", "returns", "bootstrapped", "critic"] = "auto"
+    """returns: V on the data's returns-to-go (with a goal, from steps-to-goal). bootstrapped: V on
+    reward plus its own value one step on (implicit Q-learning without actions). critic: Q of the
+    current state and first action on returns-to-go (as published). auto: returns if planning
+    chooses among candidates, else no value is trained."""
     value_ensemble: int = 1
     """Value networks that are averaged."""
 
@@ -225,6 +227,13 @@ class PlanningConfig:
         assert self.candidates is not None
         return self.candidates
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there are several candidates, and they are no copies of one."""
+        drawn = self.start not in ("raw", "none") or self.temperature > 0
+        stepping = self.start != "none" and self.denoising_steps > 0
+        return self.k > 1 and (drawn or (stepping and SAMPLERS[self.sampler].eta(self.eta) > 0))
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -280,3 +289,9 @@ class Sections:
     def tells_returns(self) -> bool:
         """Whether the denoiser tells the return of a plan: no value network is needed."""
         return not self.heads.facts.value or self.has_head("returns")
+
+    @property
+    def trains_value(self) -> bool:
+        """Whether there is a value network; of settings whose candidates are settled."""
+        asked = self.heads.value != "auto" or self.planning.chooses
+        return asked and not self.tells_returns

@@ -289,7 +289,7 @@ class WindowSampler:
         heads = self.config.heads
         bootstrapped = heads.value == "bootstrapped"
         # an action, or a next state, is needed: last states have neither
-        part = "valued" if heads.value == "returns" else "train"
+        part = "train" if heads.value in ("bootstrapped", "critic") else "valued"
         start = self._starts(batch, generator, part)
         actions = take(self.actions, self.step_of[start])
         if self.goals is None:

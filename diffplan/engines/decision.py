@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.engines.counter_rng import standard_normal, uniform
+from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.chains import StreamChain, chain_of
@@ -116,6 +117,12 @@ class PlanStep(nn.Module):
             steps * k * rows * dim,
         )
         self.steps = steps
+        # copies need no choice: whoever makes decisions makes one of them
+        if k > 1 and self.draws_anything and not model.ranks:
+            raise DiffplanError(
+                f"planning.candidates is {k}, but this model has no value to choose by, as its own "
+                "planning reads none; expected 1, or a run trained with --heads.value returns"
+            )
 
     @property
     def draws_anything(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffplan.config.config import Config, replace_planning
+from diffplan.config.config import Config, settled
 from diffplan.data.batches import Valued, Windows
 from diffplan.data.targets import TargetTable
 from diffplan.data.windows import WindowSampler
@@ -17,7 +17,6 @@ from diffplan.model.space import PlanSpace
 from diffplan.model.spec import ModelSpec
 from diffplan.nn.embeddings import goal_features
 
-_CANDIDATES = 16  # plans per decision where there is a goal
 _UNKNOWN_SHARE = 0.2  # of training samples that are not told their task: it can be asked without
 
 
@@ -35,9 +34,7 @@ class PlannerModel(PlanSpace):
     residual_known: Tensor
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
-        if config.planning.candidates is None:
-            ranks = spec.goal_dim and not config.tells_returns
-            config = replace_planning(config, candidates=_CANDIDATES if ranks else 1)
+        config = settled(config, spec.goal_dim > 0)
         super().__init__(spec, config)
         self.statistics: Statistics | None = None  # of `diffplan calibrate`, set on loading
         heads = config.heads.facts
@@ -52,7 +49,7 @@ class PlannerModel(PlanSpace):
         self.streams = build.streams_of(self) if heads.streams else None
         acts = heads.inverse_dynamics or not config.plans_act
         self.inverse_dynamics = build.inverse_dynamics_of(self) if acts else None
-        self.value = None if config.tells_returns else build.value_of(self)
+        self.value = build.value_of(self) if config.trains_value else None
         self.noisy_value = build.noisy_value_of(self) if config.planning.value_guidance else None
 
     @property
@@ -123,6 +120,11 @@ class PlannerModel(PlanSpace):
     def residual_level(self) -> float:
         """Held-out error of the proposals as one number, in plan units (reads the device)."""
         return float(self.residual_rms.square().mean().sqrt())
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it can tell what a plan is worth."""
+        return self.value is not None or self.config.tells_returns
 
     @property
     def tells_of_states(self) -> bool:

@@ -76,8 +76,8 @@ def make_plan(
     """Propose K trajectories per row, optimise them, select one. See `NormalisedPlan` for shapes.
 
     chain: `chain_of` the same model and settings; None where nothing is refined. valued: False
-    leaves the values NaN where they choose nothing. Decoding, the fourth stage, happens at
-    every environment step: `decode`.
+    leaves the values NaN where they choose nothing, as they are of a model that tells none.
+    Decoding, the fourth stage, happens at every environment step: `decode`.
     """
     rows, k = context.state.shape[0], settings.k
     proposal = propose(model, context, noise.propose, settings)
@@ -91,7 +91,7 @@ def make_plan(
     else:
         proposed = torch.cat([start[:, None], proposal.states], 1)
         later = proposal.returns.unflatten(0, (rows, k))
-    if valued or k > 1:
+    if k > 1 or (valued and model.ranks):
         values = evaluate(model, context, candidates, x, told).unflatten(0, (rows, k))
     else:
         values = candidates.new_full((rows, k), math.nan)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffplan.config.config import Config, config_to_dict
+from diffplan.config.config import Config, config_to_dict, settled
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import Header, list_checkpoints, read_header
 
@@ -52,7 +52,8 @@ def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | 
         raise DiffplanError(
             f"{run} was started with --seed {header.seed}, got {options.seed}; resume with the same"
         )
-    if difference := _first_difference(_learned(header.config), _learned(config)):
+    goal = header.layout.goal_dim > 0
+    if difference := _first_difference(_learned(header.config, goal), _learned(config, goal)):
         key, was, now = difference
         raise DiffplanError(
             f"{run} was started with {key} = {was!r}, got {now!r}; resume with the same settings"
@@ -64,9 +65,12 @@ def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | 
     return found[-1], header
 
 
-def _learned(config: Config) -> dict[str, Any]:
+def _learned(config: Config, goal: bool) -> dict[str, Any]:
     """The settings that decide what is learned: how to plan may change, which parts exist not."""
+    config = settled(config, goal)
     settings, planning = config_to_dict(config), config.planning
+    if config.heads.value == "auto":
+        settings["heads"]["value"] = "returns" if config.trains_value else "none"
     parts = {"start": planning.start, "value_guidance": planning.value_guidance > 0}
     return {**settings, "name": None, "planning": parts}
 

@@ -102,6 +102,10 @@ class Subject:
         every = min(self.config.planning.replan_every, horizon * plan.stride)
         planning = dataclasses.replace(self.config.planning, replan_every=every)
         config = dataclasses.replace(self.config, plan=plan, planning=planning)
+        # numbers of candidates are swept, also where the own planning chooses among none
+        if config.heads.value == "auto":
+            heads = dataclasses.replace(config.heads, value="returns")
+            config = dataclasses.replace(config, heads=heads)
         # the same random weights in every process, whatever was drawn before
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

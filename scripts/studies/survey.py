@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from diffplan.config.planners import get_config
 from diffplan.errors import DiffplanError
 from diffplan.scripts.planning_options import as_words
 from diffplan.scripts.studies.survey_beside import ROUNDS, others, times
@@ -174,7 +175,9 @@ class Survey:
             return
         row, run = self._row(label), self._run(folder, label, seed)
         options = ["--dataset", data, "--out", str(run), "--steps", str(self.steps)]
-        for key, value in row.training.items():
+        # rows that share a run choose among different numbers of candidates
+        valued = {} if get_config(row.config).tells_returns else {"heads.value": "returns"}
+        for key, value in (valued | row.training).items():
             options += as_words(f"--{key.replace('_', '-')}", value)
         self._check_environment(data)
         # runs are shared by rows and groups: all must have trained as long

@@ -1,5 +1,6 @@
 """The model: units, and which parts it has."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,10 @@ import torch
 
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
+from diffplan.engines.decision import PlanStep
+from diffplan.errors import DiffplanError
+from diffplan.planning.chains import chain_of
+from diffplan.planning.stages import make_plan
 
 Make = Callable[..., Any]
 SPACES = ["displacement", "absolute"]
@@ -120,6 +125,39 @@ def test_the_number_of_candidates_is_settled_by_the_task(
     assert tiny_model(open_, tiny_episodes).config.planning.k == 1
     asked = tiny_config(changes={"planning.candidates": 3})
     assert tiny_model(asked, tiny_episodes).config.planning.k == 3
+
+
+def test_a_value_is_trained_where_planning_reads_one(
+    tiny_episodes: Episodes, tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    def has_value(episodes: Episodes = tiny_episodes, **planning: Any) -> bool:
+        changes = {f"planning.{key}": value for key, value in planning.items()}
+        model = tiny_model(tiny_config(changes={"heads.value": "auto", **changes}), episodes)
+        # copies of one plan are what an agent makes once
+        step = PlanStep(model, model.config.planning)
+        assert model.config.trains_value == (model.config.planning.k > 1 and step.draws_anything)
+        return model.value is not None
+
+    assert has_value(tiny_goal_episodes, candidates=None) and has_value(candidates=2)
+    assert not has_value(candidates=None) and not has_value(tiny_goal_episodes, candidates=1)
+    assert not has_value(candidates=2, start="none", temperature=0.0)
+    copies = {"candidates": 2, "temperature": 0.0, "start": "raw", "start_level": 5}
+    assert not has_value(**copies)
+    assert has_value(**copies, sampler="ancestral")
+
+
+def test_a_model_without_a_value_neither_chooses_nor_tells_one(
+    tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make, plan_inputs: Make
+) -> None:
+    model = tiny_model(tiny_config(changes={"heads.value": "auto"}), tiny_episodes)
+    settings = model.config.planning
+    chain = chain_of(model, settings)
+    plan = make_plan(model, *plan_inputs(model, settings), settings, chain, valued=True)
+    assert plan.values.isnan().all() and plan.states.isfinite().all()
+    with pytest.raises(
+        DiffplanError, match=r"^planning\.candidates is 16, .*--heads\.value returns$"
+    ):
+        PlanStep(model, dataclasses.replace(settings, candidates=16))
 
 
 def test_parts_a_config_never_uses_are_not_built(

@@ -56,6 +56,7 @@ def test_the_preset_is_used_named_and_kept(
     out = capsys.readouterr().out
     assert "preset for hopper: plan.horizon=8" in out
     assert out.count("windows/s") == 1
+    assert "no value is trained" in out  # on Hopper one candidate is planned
     config = trained(tmp_path)
     assert (config.plan.horizon, config.data.discount, config.heads.width) == (8, 0.999, 16)
     assert config.planning.start == "raw"
@@ -64,6 +65,8 @@ def test_the_preset_is_used_named_and_kept(
     assert trained(tmp_path) == config
     assert main(command("--resume", "--preset=none", steps=5)) == 2
     assert "resume with the same settings" in capsys.readouterr().err
+    assert main(command("--resume", "--heads.value=returns", steps=5)) == 2
+    assert "heads.value = 'none', got 'returns'" in capsys.readouterr().err
 
 
 def test_given_options_win_also_where_they_equal_the_bare_default(
