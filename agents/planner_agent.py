@@ -22,7 +22,7 @@ from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.engines.decision import Plan, PlanStep
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import Engine, make_engine
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, RowsError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
@@ -364,10 +364,11 @@ class PlannerAgent:
 
 def _check_finite(actions: np.ndarray, states: np.ndarray) -> None:
     if not np.isfinite(actions).all():
-        row = int(np.flatnonzero(~np.isfinite(actions).all(-1))[0])
-        raise DiffplanError(
-            f"the networks give no finite action for row {row}, whose observation reaches "
-            f"{np.abs(states[row]).max():g}: it lies too far outside the training data"
+        rows = np.flatnonzero(~np.isfinite(actions).all(-1)).tolist()
+        raise RowsError(
+            f"the networks give no finite action for row {rows[0]}, whose observation reaches "
+            f"{np.abs(states[rows[0]]).max():g}: it lies too far outside the training data",
+            rows,
         )
 
 

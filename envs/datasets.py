@@ -64,7 +64,7 @@ def load_dataset(
     Raises DiffplanError with the nearest known names for anything else.
     """
     if env is not None:
-        check_env_id(env)
+        check_env_id(env, named=True)
     episodes = _load(name_or_path, env, progress)
     if env is not None and episodes.info.env_id != env:
         info = dataclasses.replace(episodes.info, env_id=env, env_kwargs={})

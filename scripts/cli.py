@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from diffplan import __version__
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, PartialResult
 from diffplan.scripts.parser import read_options
 
 # words on the command line -> (module, class, one line for the overview)
@@ -96,13 +96,16 @@ def parsed(command: Any, args: Sequence[str], prog: str) -> Any:
 
 
 def exit_status(run: Callable[[], object]) -> int:
-    """Do something for the command line; a user's mistake is one line and status 2."""
+    """Do something for the command line; a user's mistake is one line and status 2.
+
+    Status 3 is for a result with parts missing.
+    """
     try:
         run()
     except DiffplanError as error:
         # one line, whatever a library said in several
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, PartialResult) else 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -170,7 +170,7 @@ class Train:
 
     def _check_environment(self, episodes: Episodes, main: bool) -> None:
         """Refuse data that the evaluation environment could not be planned in with."""
-        from diffplan.envs.simulators.compatibility import check_spaces
+        from diffplan.envs.simulators.compatibility import check_environment
         from diffplan.envs.simulators.tasks import make_task_env, task_infos
 
         for info in task_infos(episodes.info):
@@ -185,9 +185,7 @@ class Train:
                 if main:  # training needs no simulator
                     print(f"note: {error}; training goes on, evaluation will need it")
                 return
-            spaces = env.observation_space, env.action_space
-            env.close()
-            check_spaces(episodes.layout, info, *spaces)
+            check_environment(episodes.layout, info, env)
 
     def _check(self) -> None:
         """Refuse at once what would fail after the data are loaded."""

@@ -6,20 +6,15 @@ import hashlib
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from diffplan.data.episodes import FORMAT, Episodes
+from diffplan.data.folders import building_folder, cache_root
 from diffplan.errors import DiffplanError
 
 # Raised whenever a loader would turn the same file into other arrays or other details.
 _LOADERS = 4
-
-
-def cache_root() -> Path:
-    """`DIFFPLAN_CACHE`, by default ~/.cache/diffplan."""
-    return Path(os.environ.get("DIFFPLAN_CACHE") or Path.home() / ".cache" / "diffplan")
 
 
 def cached(
@@ -65,17 +60,14 @@ def cached(
 
 def _write_once(convert: Callable[[Path], None], folder: Path) -> None:
     """Write unless another process, say another rank of a training run, was faster."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        convert(building)
-        if not folder.exists():
-            os.rename(building, folder)
-    except OSError:
-        if not folder.exists():
-            raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    with building_folder(folder.parent, folder.name) as building:
+        try:
+            convert(building / "copy")
+            if not folder.exists():
+                os.rename(building / "copy", folder)
+        except OSError:
+            if not folder.exists():
+                raise
 
 
 def _short_hash(text: str) -> str:

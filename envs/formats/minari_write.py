@@ -7,9 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import sys
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from minari.storage import get_dataset_path
 from tqdm import tqdm
 
 from diffplan.data.episodes import replace_folder
+from diffplan.data.folders import building_folder
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.errors import DiffplanError
 
@@ -97,11 +96,9 @@ def write_minari(
     of `minari.create_dataset_from_buffers`, the environment or the spaces among them.
     """
     final = get_dataset_path(dataset_id)
-    # hidden, so that Minari's own list does not show half a dataset
-    building = get_dataset_path() / f".diffplan-{uuid.uuid4().hex[:8]}"
-    building.mkdir(parents=True)
     shown = tqdm(buffers, total=count, desc="saving", unit="episode", disable=not progress)
-    try:
+    # hidden, so that Minari's own list does not show half a dataset
+    with building_folder(get_dataset_path(), "diffplan") as building:
         with _minari_root(building), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no author's address is given
             dataset = create_dataset_from_buffers(
@@ -120,8 +117,6 @@ def write_minari(
             create_namespace(namespace)
         final.parent.mkdir(parents=True, exist_ok=True)
         replace_folder(building / dataset_id, final)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from diffplan.data.folders import building_folder
 from diffplan.envs.formats.minari_write import software_versions
 from diffplan.envs.makers.maze2d_controllers import Grid, steer
 from diffplan.envs.simulators.maze2d import LAYOUTS, Maze2D, goal_point, reward_at
@@ -137,18 +137,14 @@ def make_maze2d(
         "infos/qpos": run.states[:, :2],
         "infos/qvel": run.states[:, 2:],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with h5py.File(building, "w") as file:
+    with building_folder(path.parent, path.name) as building:
+        with h5py.File(building / path.name, "w") as file:
             # D4RL's types: float32, and bool for the flags
             for key, array in arrays.items():
                 stored = array if array.dtype == np.bool_ else array.astype(np.float32)
                 file.create_dataset(key, data=stored, compression="gzip")
             file.attrs.update(attributes)
-        os.replace(building, path)
-    finally:
-        building.unlink(missing_ok=True)
+        os.replace(building / path.name, path)
     return path
 
 

@@ -7,10 +7,7 @@ import importlib.metadata
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import gymnasium as gym
@@ -22,6 +19,7 @@ from tqdm import tqdm
 from diffplan.data.info import Task
 from diffplan.envs.formats.minari_write import already_made, software_versions, write_minari
 from diffplan.envs.makers.catalogue import METAWORLD
+from diffplan.envs.rollouts.workers import worker_pool
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.registration import METAWORLD_LIMIT, register_environments
 from diffplan.errors import DiffplanError
@@ -176,15 +174,8 @@ def _made(jobs: Sequence[_Job], workers: int) -> Iterator[list[_Episode]]:
     if workers == 1:
         yield from map(_run, jobs)
         return
-    # a forked process would inherit the locks of a graphics context
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_run, jobs)
-        except BrokenProcessPool:
-            raise DiffplanError(
-                f"one of the {workers} processes died, perhaps for want of memory; give fewer "
-                "--workers"
-            ) from None
+    with worker_pool(workers, "give fewer --workers") as pool:
+        yield from pool.map(_run, jobs)
 
 
 def _run(job: _Job) -> list[_Episode]:

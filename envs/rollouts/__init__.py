@@ -5,23 +5,19 @@ from typing import TYPE_CHECKING
 from diffplan.lazy import attributes
 
 if TYPE_CHECKING:
+    from diffplan.envs.rollouts.batch import Policy
     from diffplan.envs.rollouts.parallel import rollout_in_processes
     from diffplan.envs.rollouts.references import normalised_score, reference_key
-    from diffplan.envs.rollouts.serial import (
-        DecisionTimes,
-        Policy,
-        Rollout,
-        rollout,
-        time_decisions,
-    )
+    from diffplan.envs.rollouts.serial import DecisionTimes, Rollout, rollout, time_decisions
     from diffplan.envs.rollouts.traces import Trace
 else:
     __getattr__, __dir__ = attributes(
         __name__,
         {
+            "diffplan.envs.rollouts.batch": "Policy",
             "diffplan.envs.rollouts.parallel": "rollout_in_processes",
             "diffplan.envs.rollouts.references": "normalised_score reference_key",
-            "diffplan.envs.rollouts.serial": "DecisionTimes Policy Rollout rollout time_decisions",
+            "diffplan.envs.rollouts.serial": "DecisionTimes Rollout rollout time_decisions",
             "diffplan.envs.rollouts.traces": "Trace",
         },
     )

@@ -8,17 +8,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from diffplan.envs.rollouts.serial import Policy, Rollout, rollout
-from diffplan.errors import DiffplanError
+from diffplan.envs.rollouts.batch import Policy
+from diffplan.envs.rollouts.serial import Rollout, rollout
+from diffplan.envs.rollouts.workers import worker_pool
 
 
 def rollout_in_processes(
@@ -32,20 +31,20 @@ def rollout_in_processes(
     record: int = 0,
     progress: bool = True,
     description: str = "",
+    **options: Any,
 ) -> Rollout:
     """`rollout` in `workers` processes: the same episodes, so for a policy that treats rows
     independently the same results; with one worker it is `rollout` itself.
 
-    Nine arguments, as they are those of `rollout` and the number of processes.
+    The arguments are those of `rollout` and the number of processes.
 
     policy and make_env are sent to the processes and must be picklable. num_envs: rows of all
     processes together. The bar shows the first process. Times are those of busy neighbours.
 
     Raises:
-        DiffplanError: As `rollout`, or a process that died.
+        DiffplanError: As `rollout`, or a process that died; the others are stopped at once.
     """
     workers = min(workers, episodes, num_envs)
-    options: dict[str, Any] = {"description": description}
     if workers <= 1:
         return rollout(
             policy,
@@ -55,13 +54,13 @@ def rollout_in_processes(
             seed=seed,
             record=record,
             progress=progress,
+            description=description,
             **options,
         )
     # neighbouring episodes stay together, so that the recorded first ones do
     edges = np.linspace(0, episodes, workers + 1).round().astype(int).tolist()
     threads = torch.get_num_threads()
-    # a forked process would inherit locks and a device context that it cannot use
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with worker_pool(workers, "give fewer --workers or --num-envs") as pool:
         tasks = [
             pool.submit(
                 _share,
@@ -75,17 +74,13 @@ def rollout_in_processes(
                 record=min(max(record - first, 0), last - first),
                 progress=progress and first == 0,
                 description=f"{description} (1 of {workers} processes)",
+                **options,
             )
             for first, last in itertools.pairwise(edges)
         ]
-        try:
-            parts = [task.result() for task in tasks]
-        except BrokenProcessPool:
-            raise DiffplanError(
-                f"one of the {workers} rollout processes died, perhaps for want of memory; give "
-                "fewer --workers or --num-envs"
-            ) from None
-    return joined(parts, edges)
+        for task in as_completed(tasks):
+            task.result()  # raises for the first that fails
+    return joined([task.result() for task in tasks], edges)
 
 
 def _share(
@@ -104,12 +99,20 @@ def joined(parts: Sequence[Rollout], first: Sequence[int]) -> Rollout:
         for part, offset in zip(parts, first, strict=False)
         for trace in part.traces
     ]
+    failures = [
+        dataclasses.replace(failure, episode=failure.episode + offset)
+        for part, offset in zip(parts, first, strict=False)
+        for failure in part.failures
+    ]
+    # a part without episodes reports nothing
+    told = [part for part in parts if len(part.returns)]
     return Rollout(
         np.concatenate([part.returns for part in parts]),
         np.concatenate([part.lengths for part in parts]),
-        np.concatenate(success) if len(success) == len(parts) else None,
+        np.concatenate(success) if len(success) == len(told) and success else None,
         np.concatenate([part.terminated for part in parts]),
         np.concatenate([part.call_ms for part in parts]),
         np.concatenate([part.live_rows for part in parts]),
         tuple(traces),
+        tuple(failures),
     )

@@ -6,51 +6,31 @@ per step, rows that have run their episodes are not stepped at all, and each res
 of its episode.
 """
 
-import time
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector.utils import concatenate, create_empty_array
 from tqdm import tqdm
 
+from diffplan.envs.rollouts.batch import Batch, Policy
+from diffplan.envs.rollouts.episode import Episode
+from diffplan.envs.rollouts.reading import Failure, Fault
+from diffplan.envs.rollouts.stepper import STEP_SECONDS, Stepper, Watch
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.errors import DiffplanError
 
-# Names under which environments report success in a step's info.
-_SUCCESS_KEYS = ("success", "is_success")
-
-
-class Policy(Protocol):
-    """Stable-Baselines3's `predict`, with the state as a value that is passed back in.
-
-    A policy may also offer `reset_rows(state, rows, seeds) -> state` with rows bool [B] and seeds
-    int64 [B]: called before `predict` whenever rows start an episode (with state None at first),
-    with the seed of each row's episode, so that its noise belongs to the episode and not to the
-    batch. And it may offer `observe(state, rewards, rows) -> state` with rewards float64 [B] and
-    rows bool [B]: called after each environment step with the rewards that the marked rows have
-    just received (0 in the others), so that a planner conditioned on a return can lower its
-    target. What it takes counts as time of the decision before it.
-    A state with `plan` and `age` is recorded and timed as a planner's.
-    """
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = True,
-    ) -> tuple[np.ndarray, Any]:
-        """Batched observation (array [B, D] or dict of [B, ...]) to actions [B, A] and state."""
-        ...
+_MOST_FAULTS = 100  # of an environment while decisions are timed
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Results of E episodes, in the order of their seeds, and the time of every predict call."""
+    """Results of E episodes, in the order of their seeds, and the time of every predict call.
+
+    Episodes that failed are not among them.
+    """
 
     returns: np.ndarray
     """[E] float64, undiscounted, the last reward included."""
@@ -65,6 +45,14 @@ class Rollout:
     live_rows: np.ndarray
     """[C] rows still running an episode in that call."""
     traces: tuple[Trace, ...]
+    failures: tuple[Failure, ...] = ()
+    """What came to no end because of its environment, in order."""
+
+    @property
+    def episodes(self) -> np.ndarray:
+        """[E] number of each episode; those between are among the failures."""
+        asked = np.arange(len(self.returns) + len(self.failures))
+        return np.setdiff1d(asked, [failure.episode for failure in self.failures])
 
     @property
     def decision_ms(self) -> np.ndarray:
@@ -91,106 +79,6 @@ class DecisionTimes:
         )
 
 
-@dataclass
-class _Episode:
-    """One running episode: what counts, and with `keep` everything for its trace."""
-
-    index: int
-    seed: int
-    keep: bool
-    total: float = 0.0
-    length: int = 0
-    terminated: bool = False
-    success: bool | None = None
-    success_step: int | None = None
-    observations: list[Any] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    plans: dict[int, Any] = field(default_factory=dict)
-
-    def decided(self, observation: Any, action: np.ndarray, state: Any, row: int) -> None:
-        """Keep what the policy saw and did, and the plan if it has just been made."""
-        if not self.keep:
-            return
-        self.observations.append(observation)
-        self.actions.append(np.array(action))
-        # age 0: the plan was made in this very call
-        if getattr(state, "age", None) is not None and state.age[row] == 0:
-            self.plans[self.length] = state.plan.row(row).numpy()
-
-    def stepped(self, reward: float, terminated: bool, info: dict[str, Any]) -> None:
-        """Count one environment step."""
-        self.total += reward
-        self.length += 1
-        self.terminated = terminated
-        # at any step: some environments report success once and go on
-        reported = [bool(info[key]) for key in _SUCCESS_KEYS if key in info]
-        if reported:
-            self.success = bool(self.success) or any(reported)
-            if self.success and self.success_step is None:
-                self.success_step = self.length
-        if self.keep:
-            self.rewards.append(reward)
-
-    def trace(self, space: gym.Space) -> Trace:
-        return Trace(
-            self.index,
-            self.seed,
-            _stack(space, self.observations),
-            np.stack(self.actions),
-            np.asarray(self.rewards),
-            self.success_step,
-            self.plans,
-        )
-
-
-class _Batch:
-    """The environments, their current observations and the policy's state."""
-
-    def __init__(self, policy: Policy, envs: Sequence[gym.Env]) -> None:
-        self.policy = policy
-        self.envs = envs
-        self.space = envs[0].observation_space
-        self.observations: list[Any] = [None] * len(envs)
-        self.state: Any = None
-        # a policy may have something to make ready for batches of this size
-        if hasattr(policy, "prepare"):
-            policy.prepare(len(envs))
-
-    def reset(self, rows: np.ndarray, seeds: np.ndarray) -> None:
-        """Start episodes with `seeds` [B] in the `rows` [B] that are True."""
-        for row in np.flatnonzero(rows).tolist():
-            self.observations[row], _ = self.envs[row].reset(seed=int(seeds[row]))
-        if rows.any() and hasattr(self.policy, "reset_rows"):
-            self.state = self.policy.reset_rows(self.state, rows, seeds)
-
-    def decide(self, episode_start: np.ndarray) -> tuple[np.ndarray, float]:
-        """Actions [B, A] for the current observations, and the milliseconds they took."""
-        observation = _stack(self.space, self.observations)
-        begin = time.perf_counter()
-        # said aloud: Stable-Baselines3's own default is to draw
-        actions, self.state = self.policy.predict(observation, self.state, episode_start, True)
-        milliseconds = (time.perf_counter() - begin) * 1e3
-        actions = np.asarray(actions)
-        # said here, or the simulator would fail in its own words
-        expected = (len(self.envs), *(self.envs[0].action_space.shape or ()))
-        if actions.shape != expected or not np.isfinite(actions).all():
-            what = f"shape {actions.shape}" if actions.shape != expected else "NaN or infinity"
-            raise DiffplanError(
-                f"{type(self.policy).__name__} gave actions with {what}, "
-                f"expected finite actions of shape {expected}"
-            )
-        return actions, milliseconds
-
-    def observe(self, rewards: np.ndarray, rows: np.ndarray) -> float:
-        """Tell the policy the `rewards` [B] of the `rows` [B] stepped; milliseconds it took."""
-        if not hasattr(self.policy, "observe"):
-            return 0.0
-        begin = time.perf_counter()
-        self.state = self.policy.observe(self.state, rewards, rows)
-        return (time.perf_counter() - begin) * 1e3
-
-
 def rollout(
     policy: Policy,
     make_env: Callable[[], gym.Env],
@@ -201,6 +89,8 @@ def rollout(
     record: int = 0,
     progress: bool = True,
     description: str = "",
+    keep_going: bool = False,
+    step_seconds: float = STEP_SECONDS,
 ) -> Rollout:
     """Run a fixed set of seeded episodes.
 
@@ -209,19 +99,25 @@ def rollout(
     the result does not depend on `num_envs` when the policy treats rows independently. Rows that
     have run theirs keep their last observation in the batch and are no longer stepped.
 
+    An episode fails where its environment raises anything, exits, does not answer or hands over
+    what its spaces do not say, and where there is no finite action for what it hands over.
+
     Args:
-        policy: See `Policy`.
-        make_env: Makes one environment; called once per row. Episodes end where it says so.
+        policy: See `batch.Policy`.
+        make_env: Makes one environment; called once per row, and again after a failure. Episodes
+            end where it says so.
         episodes: E, how many episodes to run.
         num_envs: M, rows of the batch; no more than E are made.
         seed: Of the first episode.
         record: Keep a `Trace` of this many first episodes.
         progress: Show a progress bar on stderr.
         description: Its label.
+        keep_going: Go on with the other episodes where one fails; see `Rollout.failures`.
+        step_seconds: How long a step or reset may take; see `stepper.Watch`.
 
     Raises:
-        DiffplanError: No episode or environment asked for, or actions of a wrong shape or not
-            finite.
+        DiffplanError: No episode or environment asked for, actions of a wrong shape, or without
+            `keep_going` an episode that fails.
     """
     if episodes < 1 or num_envs < 1:
         raise DiffplanError(
@@ -229,44 +125,71 @@ def rollout(
             f"got {episodes} and {num_envs}"
         )
     rows = min(num_envs, episodes)
-    finished: list[_Episode] = []
+    finished: list[Episode] = []
+    failures: list[Failure] = []
     call_ms: list[float] = []
     live_rows: list[int] = []
-    with _made(make_env, rows) as envs, _bar(envs[0], episodes, description, progress) as bar:
-        batch = _Batch(policy, envs)
-        running: dict[int, _Episode] = {}
+    with (
+        _made(make_env, rows, step_seconds) as envs,
+        _bar(envs[0].limit, episodes, description, progress) as bar,
+    ):
+        batch = Batch(policy, envs)
+        running: dict[int, Episode] = {}
         index = np.arange(rows)
         start = np.ones(rows, dtype=bool)
+        blank = np.zeros(rows, dtype=bool)
+
+        def over(row: int) -> Episode:
+            """Leave the row's episode for its next one, if there is one."""
+            index[row] += rows
+            start[row] = index[row] < episodes
+            _shorten(bar, envs[row].limit, running[row].length)
+            return running.pop(row)
+
+        def failed(row: int, fault: Fault, step: int) -> None:
+            episode = over(row)
+            failures.append(Failure(episode.index, episode.seed, step, str(fault)))
+            if not keep_going:
+                raise DiffplanError(f"{envs[row].name}, {failures[-1]}") from fault
+            envs[row].renew()
+            # what the policy remembers of the row may be as bad as what it saw
+            batch.observations[row], blank[row] = None, True
+
         # one pass is one call of the policy for all rows, and one step of those that still run
         while start.any() or running:
-            batch.reset(start, seed + index)
-            for row in np.flatnonzero(start).tolist():
+            begin, start = start, np.zeros(rows, dtype=bool)
+            for row in np.flatnonzero(begin).tolist():
                 e = int(index[row])
-                running[row] = _Episode(e, seed + e, keep=e < record)
-            actions, milliseconds = batch.decide(start)
+                running[row] = Episode(e, seed + e, keep=e < record)
+            for row, fault in batch.reset(begin, blank, seed + index).items():
+                failed(row, fault, 0)
+            if not running:
+                continue
+            actions, milliseconds, faults = batch.decide(begin | blank)
+            blank = np.zeros(rows, dtype=bool)
             call_ms.append(milliseconds)
             # idle rows are decided for too, but nobody waits for them
             live_rows.append(len(running))
-            start = np.zeros(rows, dtype=bool)
-            rewards, stepped = np.zeros(rows), np.zeros(rows, dtype=bool)
             bar.update(len(running))
+            for row, fault in faults.items():
+                if row in running:
+                    failed(row, fault, running[row].length + 1)
+            rewards, stepped = np.zeros(rows), np.zeros(rows, dtype=bool)
             for row, episode in list(running.items()):
                 episode.decided(batch.observations[row], actions[row], batch.state, row)
-                observation, reward, terminated, truncated, info = envs[row].step(actions[row])
-                episode.stepped(float(reward), bool(terminated), info)
-                rewards[row], stepped[row] = reward, True
-                batch.observations[row] = observation
-                if terminated or truncated:
-                    if episode.keep:
-                        episode.observations.append(observation)
-                    finished.append(running.pop(row))
-                    _shorten(bar, envs[row], episode.length)
-                    # the row's next episode, if there is one
-                    index[row] += rows
-                    start[row] = index[row] < episodes
+                try:
+                    step = envs[row].step(actions[row])
+                except Fault as fault:
+                    failed(row, fault, episode.length + 1)
+                    continue
+                episode.stepped(step)
+                rewards[row], stepped[row] = step.reward, True
+                batch.observations[row] = step.observation
+                if step.over:
+                    finished.append(over(row))
             # part of the decision: it is what the next one needs
             call_ms[-1] += batch.observe(rewards, stepped)
-    return _assembled(finished, batch.space, np.asarray(call_ms), np.asarray(live_rows))
+    return _assembled(finished, failures, batch.space, np.asarray(call_ms), np.asarray(live_rows))
 
 
 def time_decisions(
@@ -276,35 +199,56 @@ def time_decisions(
     seed: int,
     steps: int = 300,
     warmup: int = 50,
+    step_seconds: float = STEP_SECONDS,
 ) -> DecisionTimes:
     """Time single decisions: one environment, batch of one, `warmup` calls not counted.
 
-    Episodes start with `reset(seed=seed)`, `seed + 1`, ...; the caller sets the thread count.
+    Episodes start with `reset(seed=seed)`, `seed + 1`, ...; the caller sets the thread count. One
+    that fails is left for the next; DiffplanError where nearly all do.
     """
     times: list[float] = []
     replanned: list[bool] = []
-    with _made(make_env, 1) as envs:
-        batch = _Batch(policy, envs)
-        start = np.ones(1, dtype=bool)
-        seeds = np.full(1, seed)
-        for call in range(warmup + steps):
-            batch.reset(start, seeds)
-            actions, milliseconds = batch.decide(start)
-            if call >= warmup and getattr(batch.state, "age", None) is not None:
+    faults = 0
+    with _made(make_env, 1, step_seconds) as envs:
+        batch = Batch(policy, envs)
+        start, seeds = np.ones(1, dtype=bool), np.full(1, seed)
+        while len(times) < warmup + steps:
+            failed = batch.reset(start, ~start, seeds) if start[0] else {}
+            if not failed:
+                actions, milliseconds, failed = batch.decide(start)
+            if not failed:
+                try:
+                    step = envs[0].step(actions[0])
+                except Fault as fault:
+                    failed = {0: fault}
+            if failed:
+                faults += 1
+                if faults > _MOST_FAULTS:
+                    raise DiffplanError(
+                        f"no decisions could be timed: {envs[0].name}, seed {seeds[0]}, failed: "
+                        f"{failed[0]}"
+                    )
+                envs[0].renew()
+                start, seeds = np.ones(1, dtype=bool), seeds + 1
+                continue
+            if getattr(batch.state, "age", None) is not None:
                 replanned.append(bool(batch.state.age[0] == 0))
-            observation, reward, terminated, truncated, _ = envs[0].step(actions[0])
-            batch.observations[0] = observation
-            milliseconds += batch.observe(np.full(1, reward, np.float64), np.ones(1, dtype=bool))
-            # the first calls compile and fill caches
-            if call >= warmup:
-                times.append(milliseconds)
-            start = np.full(1, bool(terminated or truncated))
+            batch.observations[0] = step.observation
+            milliseconds += batch.observe(np.full(1, step.reward), np.ones(1, dtype=bool))
+            times.append(milliseconds)
+            start = np.full(1, step.over)
             seeds = seeds + start
-    return DecisionTimes(np.asarray(times), np.asarray(replanned) if replanned else None)
+    # the first calls compile and fill caches
+    counted = np.asarray(replanned[warmup:]) if replanned else None
+    return DecisionTimes(np.asarray(times[warmup:]), counted)
 
 
 def _assembled(
-    finished: list[_Episode], space: gym.Space, call_ms: np.ndarray, live_rows: np.ndarray
+    finished: list[Episode],
+    failures: list[Failure],
+    space: gym.Space,
+    call_ms: np.ndarray,
+    live_rows: np.ndarray,
 ) -> Rollout:
     finished = sorted(finished, key=lambda episode: episode.index)
     reported = any(episode.success is not None for episode in finished)
@@ -312,34 +256,33 @@ def _assembled(
         np.asarray([episode.total for episode in finished], dtype=np.float64),
         np.asarray([episode.length for episode in finished], dtype=np.int64),
         np.asarray([bool(episode.success) for episode in finished]) if reported else None,
-        np.asarray([episode.terminated for episode in finished]),
+        np.asarray([episode.terminated for episode in finished], dtype=bool),
         call_ms,
         live_rows,
         tuple(episode.trace(space) for episode in finished if episode.keep),
+        tuple(sorted(failures, key=lambda failure: failure.episode)),
     )
 
 
-def _stack(space: gym.Space, observations: list[Any]) -> Any:
-    """Observations of single environments as one new batch: an array or a dict of arrays."""
-    # a new one each time: a policy may keep what it was given
-    empty: Any = create_empty_array(space, len(observations))
-    return concatenate(space, observations, empty)
-
-
 @contextmanager
-def _made(make_env: Callable[[], gym.Env], count: int) -> Iterator[list[gym.Env]]:
-    envs: list[gym.Env] = []
-    try:
-        envs.extend(make_env() for _ in range(count))
-        yield envs
-    finally:
-        for env in envs:
-            env.close()
+def _made(
+    make_env: Callable[[], gym.Env], count: int, step_seconds: float
+) -> Iterator[list[Stepper]]:
+    envs: list[Stepper] = []
+    watch = Watch(step_seconds)
+    with watch.on():
+        try:
+            envs.extend(Stepper(make_env, watch) for _ in range(count))
+            yield envs
+        finally:
+            faults = [fault for env in envs if (fault := env.close()) is not None]
+            if faults:
+                line = f"{envs[0].name} could not be closed: {faults[0]}"
+                tqdm.write(line, file=sys.stderr)
 
 
-def _bar(env: gym.Env, episodes: int, description: str, progress: bool) -> tqdm:
+def _bar(limit: int | None, episodes: int, description: str, progress: bool) -> tqdm:
     """A bar over environment steps, with an end in sight where episodes have a longest length."""
-    limit = env.spec.max_episode_steps if env.spec else None
     return tqdm(
         total=limit and limit * episodes,
         desc=description or None,
@@ -350,8 +293,7 @@ def _bar(env: gym.Env, episodes: int, description: str, progress: bool) -> tqdm:
     )
 
 
-def _shorten(bar: tqdm, env: gym.Env, length: int) -> None:
+def _shorten(bar: tqdm, limit: int | None, length: int) -> None:
     """Take the steps that an episode did not need off the bar's total."""
-    limit = env.spec.max_episode_steps if env.spec else None
     if limit and bar.total:
         bar.total -= limit - length

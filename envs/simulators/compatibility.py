@@ -9,29 +9,56 @@ import numpy as np
 from gymnasium import spaces
 
 from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.envs.rollouts.reading import Failure, Fault
+from diffplan.envs.rollouts.stepper import Stepper, Watch
 from diffplan.envs.simulators.bounds import is_bound
 from diffplan.envs.simulators.tasks import make_task_env
 from diffplan.errors import DiffplanError
 
+_TRIED_SEED, _TRIED_STEPS = 0, 3
 _FLATTEN = "gymnasium.wrappers.FlattenObservation"
 
 
-def check_environment(layout: ObservationLayout, info: DatasetInfo) -> int | None:
-    """Make the environment of `info` once and compare its spaces with the data.
+def check_environment(
+    layout: ObservationLayout, info: DatasetInfo, env: gym.Env | None = None
+) -> int | None:
+    """Make the environment of `info` once, compare its spaces with the data and step it a little.
 
     layout: how the data's observations become states and goals. info: names the environment and
-    the bounds of the data's actions, of several tasks one alone (`task_infos`).
+    the bounds of the data's actions, of several tasks one alone (`task_infos`). env: it, where
+    it is made already; it is closed.
     Returns the environment's time limit in steps, None if Gymnasium knows of none.
     Raises DiffplanError naming the first thing that does not fit: kind and shape of the
-    observations, a missing key, kind, shape and bounds of the actions.
+    observations, a missing key, kind, shape and bounds of the actions, and what the environment
+    hands over beside what its spaces say.
     """
-    env = make_task_env(info, layout)
+    watch = Watch()
+    with watch.on():
+        tried = Stepper(lambda: env or make_task_env(info, layout), watch)
+        try:
+            check_spaces(layout, info, tried.space, tried.action_space)
+            _try(tried, info)
+            return tried.limit
+        finally:
+            tried.close()
+
+
+def _try(env: Stepper, info: DatasetInfo) -> None:
+    """One reset and a few steps; DiffplanError for what an evaluation would stumble over."""
+    low, high = np.array(info.action_low), np.array(info.action_high)
+    # between the data's bounds: no simulator is driven beyond what it knows
+    middle = ((low + high) / 2).astype(env.action_space.dtype)
+    step, over = 0, False
     try:
-        check_spaces(layout, info, env.observation_space, env.action_space)
-        limit = env.spec.max_episode_steps if env.spec is not None else None
-        return None if limit is None else int(limit)
-    finally:
-        env.close()
+        env.reset(_TRIED_SEED)
+        while not over and step < _TRIED_STEPS:
+            step += 1
+            over = env.step(middle).over
+    except Fault as fault:
+        failure = Failure(0, _TRIED_SEED, step, str(fault))
+        raise DiffplanError(
+            f"{env.name} was tried, and {failure}; mend it, or wrap it under an id of its own"
+        ) from None
 
 
 def check_spaces(

@@ -13,8 +13,10 @@ from typing import Any
 import gymnasium as gym
 
 from diffplan.data.info import DatasetInfo
+from diffplan.envs.rollouts.reading import said
 from diffplan.envs.simulators.installed import check_simulator, register_robotics
 from diffplan.envs.simulators.registration import register_environments
+from diffplan.envs.simulators.trust import check_arguments, check_named, name_module
 from diffplan.errors import DiffplanError
 
 # at import: an id must be known to whoever makes an environment, in a new process too
@@ -30,7 +32,8 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
     PointMaze gives reward 1 for every step within 0.45 of the goal and runs to its time limit;
     `info["success"]` says whether the goal is reached at this step.
     Raises DiffplanError when the dataset names no environment or none that can be made here, with
-    the command that installs a missing simulator.
+    the command that installs a missing simulator; for arguments that are refused, see
+    `trust.check_arguments`.
     """
     if info.env_id is None:
         raise DiffplanError(
@@ -38,12 +41,14 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
             f"name one with --env, e.g. --env Hopper-v5"
         )
     check_env_id(info.env_id)
+    check_arguments(info.env_id, info.env_kwargs)
     try:
         env = gym.make(info.env_id, **{**info.env_kwargs, **overrides})
-    # unknown arguments, missing packages, parts that another version lacks
-    except (gym.error.Error, TypeError, ImportError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DiffplanError(f"environment {info.env_id} cannot be made: {reason}") from error
+    except DiffplanError:
+        raise
+    # unknown arguments, missing packages, whatever the simulator raises
+    except (Exception, SystemExit) as error:
+        raise DiffplanError(f"environment {info.env_id} cannot be made: {said(error)}") from error
     # gymnasium-robotics leaves the file of every maze behind that it has loaded
     if written := getattr(env.unwrapped, "tmp_xml_file_path", None):
         Path(written).unlink(missing_ok=True)
@@ -62,17 +67,23 @@ def evaluation_env_factory(info: DatasetInfo, **overrides: Any) -> Callable[[], 
     return functools.partial(make_env, info, **overrides)
 
 
-def check_env_id(env_id: str) -> None:
+def check_env_id(env_id: str, *, named: bool = False) -> None:
     """Raise DiffplanError, with the nearest names, unless Gymnasium knows `env_id`.
 
     Also where its simulator is not installed, with the command that installs it.
     "module:ID" imports the module first, which is to register the environment. A module that is
     not installed may lie in the current folder.
+    named: by the user and not by data, whose modules are imported only if the user named them
+    before; see `trust`.
     """
     check_simulator(env_id)
     module, colon, name = env_id.rpartition(":")
     if colon:
+        if not named:
+            check_named(module, env_id)
         _import_module(module, env_id)
+        if named:
+            name_module(module)
     try:
         gym.spec(name)
     except gym.error.Error:
@@ -91,11 +102,10 @@ def _import_module(module: str, env_id: str) -> None:
         sys.path.append(str(Path.cwd()))  # the command does not look there by itself
     try:
         importlib.import_module(module)
-    except Exception as error:  # whatever the user's module raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise DiffplanError(
-            f"environment {env_id}: module {module!r} cannot be imported ({reason}); install it or "
-            "run from the folder it lies in"
+            f"environment {env_id}: module {module!r} cannot be imported ({said(error)}); install "
+            "it or run from the folder it lies in"
         ) from error
 
 

@@ -11,7 +11,7 @@ from diffplan.envs.datasets import training_data
 from diffplan.envs.formats.data_returns import comparable_returns
 from diffplan.envs.makers.controllers import RandomPolicy, pointmaze_controllers
 from diffplan.envs.makers.maze2d_controllers import maze2d_controllers
-from diffplan.envs.rollouts.serial import Policy
+from diffplan.envs.rollouts.batch import Policy
 from diffplan.envs.simulators.metaworld import scripted_policies
 from diffplan.scripts.report.results import Score
 

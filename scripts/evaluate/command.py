@@ -23,6 +23,7 @@ class Evaluate(EvaluateOptions):
         Raises:
             DiffplanError: RUN is no run, a number out of range, a results file that cannot be
                 written, no evaluation environment, or no way to draw a video.
+            PartialResult: Episodes failed because of their environment; the others are written.
         """
         self.check()
         from diffplan.scripts.evaluate.evaluation import evaluate

@@ -24,6 +24,9 @@ def draw(folder: Path, found: Evaluation) -> list[Path]:
     agent, one = found.agent, len(found.tasks) == 1
     written = []
     for task in found.tasks:
+        # every recorded episode may have failed
+        if not task.traces:
+            continue
         name = "plans" if one else "plans-" + re.sub(r"[^\w.+-]", "_", str(task.place.task))
         written.append(folder / f"{name}.png")
         maze = _maze(task.place)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from diffplan.data.info import DatasetInfo
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, PartialResult
 from diffplan.scripts.evaluate.drawing import check_video, draw, film
 from diffplan.scripts.evaluate.measure import measure, places
 from diffplan.scripts.evaluate.options import EvaluateOptions
-from diffplan.scripts.evaluate.report import page, results
+from diffplan.scripts.evaluate.report import failures, page, results
 from diffplan.scripts.evaluate.runs import load_runs
 from diffplan.scripts.report.files import check_writable, write_json
 
@@ -44,6 +44,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         if options.video:
             written += film(options, folder, found)
     print("\n".join(f"wrote {path}" for path in written))
+    if lost := list(failures(found)):
+        more = f" (the first of {len(lost)}, which are all in the file)" if len(lost) > 1 else ""
+        raise PartialResult(f"{lost[0]}{more}; the other episodes are in {target}")
     return report
 
 

@@ -7,16 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+import gymnasium as gym
 from tqdm import tqdm
 
 from diffplan.agents import PlannerAgent
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.datasets import training_data
+from diffplan.envs.rollouts.batch import Policy
 from diffplan.envs.rollouts.parallel import rollout_in_processes
-from diffplan.envs.rollouts.serial import Policy, time_decisions
+from diffplan.envs.rollouts.serial import DecisionTimes, time_decisions
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.compatibility import check_environment
+from diffplan.envs.simulators.environments import check_env_id
 from diffplan.envs.simulators.tasks import task_env_factory, task_infos
+from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate.baselines import baselines, data_score
 from diffplan.scripts.evaluate.labels import Labels
 from diffplan.scripts.evaluate.options import EvaluateOptions
@@ -29,15 +33,17 @@ _PANELS = 4  # recorded episodes of every task
 
 
 def places(options: EvaluateOptions, agent: PlannerAgent) -> list[Place]:
-    """Where every task is evaluated; DiffplanError for an environment that does not fit."""
+    """Where every task is evaluated; DiffplanError for an environment that does not fit or end."""
     found = []
+    if options.env is not None:
+        check_env_id(options.env, named=True)
     for own in task_infos(agent.info):
         used = _used(own, options)
         limit = check_environment(agent.layout, used)
         if limit is None:
-            tqdm.write(
-                f"{used.env_id} has no time limit; if its episodes do not end, give --time-limit",
-                file=sys.stderr,
+            raise DiffplanError(
+                f"{used.env_id} has no time limit, and an episode may never end; give --time-limit "
+                "STEPS"
             )
         labels = Labels.of(own, used, agent.layout.state_dim, limit)
         found.append(Place(own, used, limit, labels))
@@ -129,11 +135,28 @@ def _player(
             workers=workers,
             record=_PANELS if record and drawn else 0,
             description=name if alone else f"{place.task}, {name}",
+            keep_going=True,
+            step_seconds=options.step_timeout,
         )
-        times = time_decisions(policy, factory, seed=options.seed) if timed else None
+        if not len(result.returns):
+            raise DiffplanError(
+                f"no episode of {place.used.env_id} finished; {name}: {result.failures[0]}"
+            )
+        times = _times(options, policy, factory) if timed else None
         return Score.of(name, result, times), result.traces
 
     return play
+
+
+def _times(
+    options: EvaluateOptions, policy: Policy, factory: Callable[[], gym.Env]
+) -> DecisionTimes | None:
+    """Times of single decisions; None, and a line, where the environment gives no chance."""
+    try:
+        return time_decisions(policy, factory, seed=options.seed, step_seconds=options.step_timeout)
+    except DiffplanError as error:
+        tqdm.write(str(error), file=sys.stderr)
+        return None
 
 
 def _others(
@@ -148,5 +171,9 @@ def _others(
         if data is not None:
             scores["data"] = data
     for found in policies:
-        scores[found.key], _ = play(found.name, found.policy, timed=alone, rows=found.rows)
+        try:
+            scores[found.key], _ = play(found.name, found.policy, timed=alone, rows=found.rows)
+        except DiffplanError as error:
+            # what the planner did is not lost for it
+            tqdm.write(f"{found.name} left out: {error}", file=sys.stderr)
     return scores

@@ -80,6 +80,9 @@ class EvaluateOptions:
         tyro.conf.arg(metavar="STEPS", help_behavior_hint="(default: the environment's own)"),
     ] = None
     """Steps after which an episode is cut."""
+    step_timeout: float = 300.0
+    """Seconds that the environment may take for one step or reset; an episode that waits longer has
+    failed."""
     baselines: bool = True
     """Also roll out the controllers of the data and random actions."""
     pictures: bool = True
@@ -122,6 +125,8 @@ class EvaluateOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DiffplanError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if not self.step_timeout > 0:
+            raise DiffplanError(f"--step-timeout must be above 0, got {self.step_timeout:g}")
         for name in ("seed", "select_seed"):
             if (value := getattr(self, name)) < 0:
                 raise DiffplanError(f"--{name.replace('_', '-')} must not be negative, got {value}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from diffplan.scripts.report.results import (
 
 # environments whose episodes do not end where the goal is reached
 _GO_ON_AT_GOAL = ("PointMaze_", "diffplan/maze2d-")
+_SHOWN = 10  # failed episodes in print
 _GIVEN: dict[TaskGiven | None, str] = {
     "id": "its number",
     "demonstration": "one episode of the data",
@@ -148,11 +149,24 @@ def notes(found: Evaluation) -> list[str]:
             f"over training seeds: the mean of {len(found.runs)} runs with a t interval over their "
             "means (rates: or Wilson over all episodes, where that is wider)"
         )
+    lost = list(failures(found))
+    lines += [f"not counted: {line}" for line in lost[:_SHOWN]]
+    if len(lost) > _SHOWN:
+        lines.append(f"not counted: {len(lost) - _SHOWN} more, see results.json")
     # a checkpoint that was chosen must not pass for the last one
     lines += [f"{run.folder}: {run.selection.line}" for run in found.runs if run.selection]
     if len(found.tasks) == 1:
         lines += _place_notes(found.tasks[0].place, found.tasks[0].others.get("data"))
     return lines
+
+
+def failures(found: Evaluation) -> Iterator[str]:
+    """Every episode that failed, a line each."""
+    for task in found.tasks:
+        where = f"{task.place.task}, " if len(found.tasks) > 1 else ""
+        for score in (*task.by_run, *task.others.values()):
+            for failure in score.failures:
+                yield f"{where}{score.name}: {failure}"
 
 
 def _place_notes(place: Place, data: Score | None) -> list[str]:

@@ -93,6 +93,8 @@ def over_runs(name: str, scores: Sequence[Score]) -> Score:
 
 def over_tasks(scores: Sequence[Score]) -> Score:
     """One run's episodes of all tasks, one task after the other; of a single task as they are."""
+    failures = tuple(failure for score in scores for failure in score.failures)
+    scores = Score.alike(scores)
     first = scores[0]
     success = [score.success for score in scores if score.success is not None]
     batched = [score.batched_ms for score in scores if score.batched_ms is not None]
@@ -105,4 +107,5 @@ def over_tasks(scores: Sequence[Score]) -> Score:
         batched_ms=np.concatenate(batched) if batched else None,
         # the interval is drawn within tasks: how these differ is no chance
         strata=len(scores),
+        failures=failures,
     )

@@ -11,14 +11,9 @@ from typing import Any
 from diffplan.agents import PlannerAgent
 from diffplan.data.info import DatasetInfo
 from diffplan.envs.datasets import training_data
+from diffplan.envs.rollouts.batch import Policy
 from diffplan.envs.rollouts.parallel import joined
-from diffplan.envs.rollouts.serial import (
-    DecisionTimes,
-    Policy,
-    Rollout,
-    rollout,
-    time_decisions,
-)
+from diffplan.envs.rollouts.serial import DecisionTimes, Rollout, rollout, time_decisions
 from diffplan.envs.simulators.tasks import task_env_factory, task_infos
 from diffplan.model.run_folder import find_checkpoint, read_header
 from diffplan.scripts.evaluate.baselines import Baseline, baselines

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from diffplan.data.info import ObservationLayout
-from diffplan.envs.rollouts.serial import Policy, rollout
+from diffplan.envs.rollouts.batch import Policy
+from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
 from diffplan.errors import DiffplanError

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 import diffplan
+from diffplan.envs.rollouts.reading import Failure
 from diffplan.envs.rollouts.references import normalised_score
 from diffplan.envs.rollouts.serial import DecisionTimes, Rollout
+from diffplan.errors import DiffplanError
 from diffplan.scripts.report.intervals import (
     Estimate,
     bootstrap_mean,
@@ -65,17 +67,50 @@ class Score:
     """R, the trained models (training seeds) behind the episodes; they are the units if several."""
     strata: int = 1
     """Tasks behind the episodes of one run, as many of each one after the other."""
+    failures: tuple[Failure, ...] = ()
+    """Episodes that came to no end because of their environment; they are not counted."""
+    missing: frozenset[int] = frozenset()
+    """Numbers of the episodes left out, of every run and task alike."""
 
     @staticmethod
     def of(name: str, result: Rollout, times: DecisionTimes | None) -> "Score":
         """The score of a rollout."""
+        failures, missing = result.failures, frozenset(f.episode for f in result.failures)
         return Score(
-            name, result.returns, result.lengths, result.success, times, result.decision_ms
+            *(name, result.returns, result.lengths, result.success, times, result.decision_ms),
+            failures=failures,
+            missing=missing,
+        )
+
+    @staticmethod
+    def alike(scores: Sequence["Score"]) -> list["Score"]:
+        """The scores without the episodes that any of them lacks, so that seeds are common.
+
+        Raises DiffplanError where none is left.
+        """
+        missing = frozenset().union(*(score.missing for score in scores))
+        return [score._without(missing) for score in scores] if missing else list(scores)
+
+    def _without(self, missing: frozenset[int]) -> "Score":
+        groups = self.runs * self.strata
+        total = len(self.returns) // groups + len(self.missing)
+        kept = [e for e in range(total) if e not in self.missing]
+        counted = np.tile([e not in missing for e in kept], groups)
+        if not counted.any():
+            raise DiffplanError(f"{self.name}: no episode finished in all runs and tasks")
+        success = None if self.success is None else self.success[counted]
+        return replace(
+            self,
+            returns=self.returns[counted],
+            lengths=self.lengths[counted],
+            success=success,
+            missing=missing,
         )
 
     @staticmethod
     def pooled(name: str, scores: Sequence["Score"]) -> "Score":
         """The score over the runs of several training seeds, the same number of episodes each."""
+        scores = Score.alike(scores)
         times = [score.times for score in scores if score.times is not None]
         batched = [score.batched_ms for score in scores if score.batched_ms is not None]
         # runs of one environment report success all or none
@@ -89,6 +124,8 @@ class Score:
             np.concatenate(batched) if batched else None,
             len(scores),
             scores[0].strata,
+            tuple(failure for score in scores for failure in score.failures),
+            scores[0].missing,
         )
 
     @property
@@ -105,9 +142,10 @@ class Score:
 
     @property
     def counted(self) -> str:
-        """The number of episodes, of several runs that of each."""
+        """The number of episodes, of several runs that of each; out of how many, if some failed."""
         each = len(self.returns) // self.runs
-        return str(each) if self.runs == 1 else f"{self.runs} x {each}"
+        asked = f" of {each + self.strata * len(self.missing)}" if self.missing else ""
+        return (str(each) if self.runs == 1 else f"{self.runs} x {each}") + asked
 
     def normalised_estimate(self, *references: str | None) -> Estimate | None:
         """The mean of the episodes' scores on D4RL's scale 0..100; None without a reference.
@@ -155,6 +193,9 @@ class Score:
         found["returns"] = self.returns.tolist()
         found["lengths"] = self.lengths.tolist()
         found["success"] = None if self.success is None else self.success.tolist()
+        if self.missing:
+            found["failed"] = [asdict(failure) for failure in self.failures]
+            found["episodes_left_out"] = sorted(self.missing)
         return found
 
 
@@ -179,9 +220,11 @@ def decision_times(times: DecisionTimes) -> dict[str, float | None]:
 
 def speed_line(score: Score, rows: int) -> str:
     """What a plan costs, and a decision when `rows` environments are planned for at once."""
-    assert score.times is not None and score.batched_ms is not None
-    ms = decision_times(score.times)
+    assert score.batched_ms is not None
     line = f"{score.name}: "
+    if score.times is None:
+        return f"{line}no single decisions could be timed"
+    ms = decision_times(score.times)
     if ms["replan_ms_median"] is not None and ms["between_ms_median"] is not None:
         line += f"a new plan takes {ms['replan_ms_median']:.2f} ms and "
         line += f"a step between plans {ms['between_ms_median']:.2f} ms (medians); "

@@ -41,7 +41,7 @@ class Vanish:
 
 
 def test_a_process_that_dies_is_one_line() -> None:
-    with pytest.raises(DiffplanError, match="processes died") as error:
+    with pytest.raises(DiffplanError, match="was killed or died") as error:
         rollout_in_processes(
             Vanish(), PENDULUM, episodes=2, num_envs=2, seed=0, workers=2, progress=False
         )
