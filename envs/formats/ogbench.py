@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from diffplan.data.episodes import Episodes
+from diffplan.data.folders import cache_root
 from diffplan.data.info import DatasetInfo, ObservationLayout
-from diffplan.envs.formats.cache import cache_root, cached
+from diffplan.envs.formats.cache import cached
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.ogbench import (
     ENV_ID,
