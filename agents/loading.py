@@ -26,8 +26,9 @@ def load_agent(
     """The trained agent of a run folder or checkpoint folder.
 
     checkpoint: "last" or the number of updates of a kept checkpoint. device: "cpu", "cuda",
-    "cuda:1", "mps" or "auto". engine: how decisions are run: "eager", "onnx", "cuda-graph",
-    "cuda-graph-bf16", or "auto", the fastest that is installed. Its graphs are kept beside the
+    "cuda:1", "mps" or "auto". engine: how decisions are run: "eager", "onnx", "onnx-int8" (other
+    plans, see docs/performance.md), "cuda-graph", "cuda-graph-bf16", or "auto", the fastest that is
+    installed and changes nothing. Its graphs are kept beside the
     checkpoint. batch_size: make them ready for batches of up to so many rows, so that no call of
     `predict` waits for them. detailed: plans in the state hold their proposals and candidates, too.
     planning: settings of

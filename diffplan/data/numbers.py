@@ -39,9 +39,12 @@ def as_numbers(
     if array.ndim == 0 or (width is not None and array.shape[-1] != width):
         expected = "numbers" if width is None else width
         raise DiffplanError(f"{name} has shape {array.shape}, expected [..., {expected}]")
-    with np.errstate(over="ignore"):
-        exact = array if offset is None else array.astype(np.float64) - offset
-        numbers = np.ascontiguousarray(exact, dtype)
+    if offset is None and array.dtype == dtype and array.flags.c_contiguous:
+        numbers = array  # as it comes at every step: nothing to convert
+    else:
+        with np.errstate(over="ignore"):
+            exact = array if offset is None else array.astype(np.float64) - offset
+            numbers = np.ascontiguousarray(exact, dtype)
     if not np.isfinite(numbers).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(numbers))[0])
         raise DiffplanError(

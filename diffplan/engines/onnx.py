@@ -110,16 +110,19 @@ class OnnxEngine:
 
     def graph(self, key: str, size: int) -> bytes:
         """The graph of "plan", "again" or "act" for batches of one size, kept or exported now."""
-        step: ActStep | PlanStep = self._act if key == "act" else self._steps[key]
-        inputs = step.example(size)
         if self._graphs is None:
-            return exported(step.flat, inputs)
+            return self.exported(key, size)
         kept = self._graphs / f"{key}-{size}-{self._identity}.onnx"
         if kept.is_file():
             return kept.read_bytes()
-        made = exported(step.flat, inputs)
+        made = self.exported(key, size)
         _keep(kept, made)
         return made
+
+    def exported(self, key: str, size: int) -> bytes:
+        """The same, exported now."""
+        step: ActStep | PlanStep = self._act if key == "act" else self._steps[key]
+        return exported(step.flat, step.example(size))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -131,6 +134,7 @@ class OnnxEngine:
         """What graphs follow from: weights, statistics, settings and versions, in 16 digits."""
         model = self._model
         said = {
+            "engine": self.name,
             "config": asdict(model.config),
             "planning": asdict(self._settings),
             "fields": self._steps["plan"].fields,

@@ -1,8 +1,9 @@
 """Ways to run a decision: the same numbers, up to rounding, at different speeds.
 
 An engine runs `decision.PlanStep` and `decision.ActStep`. "eager" calls them; "onnx" runs each as
-one graph in ONNX Runtime, the fastest way on a CPU core; "cuda-graph" replays one captured CUDA
-graph per call. The latter two work with a few fixed batch sizes: others are split and filled up
+one graph in ONNX Runtime, the fastest way on a CPU core; "onnx-int8" the same with 8-bit products,
+which changes plans, so nothing chooses it but who asks; "cuda-graph" replays one captured CUDA
+graph per call. All but the first work with a few fixed batch sizes: others are split and filled up
 (`padding`), which changes nothing for the rows that count, as rows do not depend on each other.
 """
 
@@ -85,6 +86,7 @@ class EngineKind:
 # by name: the command line knows the engines before it imports PyTorch
 _EAGER = late("diffplan.engines.eager:EagerEngine")
 _ONNX = late("diffplan.engines.onnx:OnnxEngine")
+_INT8 = late("diffplan.engines.int8:Int8Engine")
 _GRAPH = late("diffplan.engines.cuda_graph:GraphEngine")
 ENGINES: dict[str, EngineKind] = {
     "eager": EngineKind(_EAGER, direct=True, gradients=True),
@@ -94,6 +96,9 @@ ENGINES: dict[str, EngineKind] = {
         keeps_graphs=True,
         installed=late("diffplan.engines.onnx:has_onnx"),
         fast=late("diffplan.engines.onnx:exports_well"),
+    ),
+    "onnx-int8": EngineKind(
+        _INT8, "cpu", keeps_graphs=True, installed=late("diffplan.engines.onnx:has_onnx")
     ),
     "cuda-graph": EngineKind(_GRAPH, "cuda"),
     "cuda-graph-bf16": EngineKind(partial(_GRAPH, bf16=True), "cuda"),

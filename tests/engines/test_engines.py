@@ -137,7 +137,7 @@ def test_engines_that_cannot_run_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, settings = build("proposer-only", {}, {}, tiny_episodes, tiny_config, tiny_model)
-    with pytest.raises(DiffplanError, match="expected auto, eager, onnx, cuda-graph"):
+    with pytest.raises(DiffplanError, match="expected auto, eager, onnx, onnx-int8"):
         make_engine("fast", model, settings)
     with pytest.raises(DiffplanError, match="cuda-graph needs the model on a GPU"):
         make_engine("cuda-graph", model, settings)
