@@ -49,7 +49,12 @@ class DatasetEntry:
 
 
 def load_dataset(
-    name_or_path: str, env: str | None = None, *, validate: bool = True, progress: bool = True
+    name_or_path: str,
+    env: str | None = None,
+    *,
+    layout: str | None = None,
+    validate: bool = True,
+    progress: bool = True,
 ) -> Episodes:
     """Load a dataset by whatever it is called.
 
@@ -59,21 +64,31 @@ def load_dataset(
         this machine is downloaded: D4RL's to `D4RL_DATASET_DIR` (from `DIFFPLAN_D4RL_URL`, a
         mirror, if set), OGBench's and Minari's to their own folders.
     env: Gymnasium id of the evaluation environment; replaces what the dataset says.
+    layout: of the arrays of a .npz file, see `load_npz`.
     validate: refuse data with NaN, empty episodes or actions out of bounds.
     progress: bars on stderr for what takes longer than a moment.
     Raises DiffplanError with the nearest known names for anything else.
     """
     if env is not None:
         check_env_id(env, named=True)
-    episodes = _load(name_or_path, env, progress)
+    episodes = _load(name_or_path, env, layout, progress)
     if env is not None and episodes.info.env_id != env:
         info = dataclasses.replace(episodes.info, env_id=env, env_kwargs={})
         episodes = dataclasses.replace(episodes, info=info)
-    return episodes.validate() if validate else episodes
+    if not validate:
+        return episodes
+    # what was dropped of the environment would be missed only after training
+    if env is None and (refused := episodes.info.details.get("environment_refused")):
+        raise DiffplanError(f"dataset {episodes.info.id}: {refused}")
+    return episodes.validate()
 
 
 def load_datasets(
-    names: Sequence[str], env: str | None = None, *, progress: bool = True
+    names: Sequence[str],
+    env: str | None = None,
+    *,
+    layout: str | None = None,
+    progress: bool = True,
 ) -> Episodes:
     """One dataset by `load_dataset`; several, combined in memory, are the tasks of one.
 
@@ -82,10 +97,11 @@ def load_datasets(
     if not names:
         raise DiffplanError("no dataset named; see: diffplan datasets list")
     if len(names) == 1:
-        return load_dataset(names[0], env, progress=progress)
-    if env is not None:
+        return load_dataset(names[0], env, layout=layout, progress=progress)
+    if env is not None or layout is not None:
+        option = f"--env {env}" if env is not None else f"--layout {layout}"
         raise DiffplanError(
-            f"--env {env} goes with one dataset, got {len(names)}: each is evaluated in its own "
+            f"{option} goes with one dataset, got {len(names)}: each is evaluated in its own "
             "environment"
         )
     # validated together, once
@@ -132,18 +148,22 @@ def file_loaders() -> dict[str, Callable[..., Episodes]]:
     }
 
 
-def _load(name: str, env: str | None, progress: bool) -> Episodes:
+def _load(name: str, env: str | None, layout: str | None, progress: bool) -> Episodes:
     # in the order of how sure a name is: files, D4RL's names, made here, Minari's, folders
     path = Path(name).expanduser()
     loaders = file_loaders()
-    if (suffix := path.suffix.lower()) in loaders:
+    suffix = path.suffix.lower()
+    if layout is not None and suffix != ".npz":
+        raise DiffplanError(f"--layout {layout} goes with the arrays of a .npz file, got {name}")
+    if suffix in loaders:
         # a bare file name may mean one in D4RL's folder
         in_d4rl_folder = d4rl_folder() / path.name
         if not path.exists() and in_d4rl_folder.exists():
             path = in_d4rl_folder
         if not path.is_file():
             raise DiffplanError(f"no file {path}; give a path from {Path.cwd()} or an absolute one")
-        return loaders[suffix](path, env, progress=progress)
+        options = {} if layout is None else {"layout": layout}
+        return loaders[suffix](path, env, progress=progress, **options)
     if name in CATALOGUE:
         path = fetch_d4rl(CATALOGUE[name], progress)
         return _called(name, load_d4rl(path, env, progress=progress))
@@ -304,7 +324,7 @@ def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
         reason, environments = f"{info.id} is not on this machine", {}
     for env in environments:
         try:
-            episodes = load_dataset(info.id, env)
+            episodes = load_dataset(info.id, env, layout=info.details.get("layout"))
         except DiffplanError as error:
             reason = reason or str(error)
             continue

@@ -57,6 +57,11 @@ class Train:
     """Updates between checkpoints; 0: only at the end."""
     env: Annotated[str | None, tyro.conf.arg(metavar="ENV_ID")] = None
     """Gymnasium id to evaluate in, if not the dataset's own; module:ID imports module first."""
+    layout: Literal["episodes", "environments"] | None = None
+    """Of the arrays of a .npz: [episodes, steps, ...] or [steps, environments, ...]."""
+    terminations: Literal["as-recorded", "as-truncations"] | None = None
+    """What ends at a time limit, though the data call it terminated, is: the end of the task, or
+    a cut. Asked for where there are such ends."""
     preset: Literal["auto", "none"] = "auto"
     """Defaults for this dataset (auto), or those of CONFIG whatever the dataset (none)."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
@@ -120,8 +125,9 @@ class Train:
         from diffplan.envs.datasets import load_datasets
         from diffplan.training.loop import train
 
-        episodes = load_datasets(self.dataset, self.env, progress=main)
+        episodes = load_datasets(self.dataset, self.env, layout=self.layout, progress=main)
         self._check_environment(episodes, main)
+        episodes = self._ended(episodes, None if known is None else known[0])
         if known is None:
             config = self._settled(episodes.info, episodes.layout, main)
         if main:
@@ -167,6 +173,35 @@ class Train:
         elif main and preset is not None:
             print(f"{preset} ({preset.source}); options that are given win")
         return _parse(self.given, apply(get_config(name), preset)).config
+
+    def _ended(self, episodes: Episodes, before: DatasetInfo | None) -> Episodes:
+        """The episodes with the ends that the user means. before: of the run that goes on."""
+        from diffplan.data.ends import AS_TRUNCATIONS, as_truncations, ends_at_limit
+        from diffplan.envs.simulators.tasks import time_limits
+
+        decided = self.terminations
+        if before is not None:
+            was = before.details.get("terminations")
+            if decided not in (None, was):
+                raise DiffplanError(
+                    f"{self.out} was started with --terminations {was or 'left out'}, got "
+                    f"{decided}; resume with the same"
+                )
+            decided = was
+        found = ends_at_limit(episodes, time_limits(episodes.info))
+        if found is None:
+            return episodes
+        if decided is None:
+            raise DiffplanError(
+                f"{episodes.info.id}: {found.text}: nothing follows a termination, so if these "
+                "are time limits the planner learns a task that ends there. Give --terminations "
+                "as-truncations (they are cut, the task goes on) or as-recorded (it really ends)"
+            )
+        details = {**episodes.info.details, "terminations": decided}
+        info = dataclasses.replace(episodes.info, details=details)
+        if decided == AS_TRUNCATIONS:
+            episodes = as_truncations(episodes, found.episodes)
+        return dataclasses.replace(episodes, info=info)
 
     def _check_environment(self, episodes: Episodes, main: bool) -> None:
         """Refuse data that the evaluation environment could not be planned in with."""

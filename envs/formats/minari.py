@@ -6,28 +6,28 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import minari
 import numpy as np
-from gymnasium import spaces
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
 from minari.storage import get_dataset_path
 from tqdm import tqdm
 
 from diffplan.data.episodes import Episodes
-from diffplan.data.info import DatasetInfo, ObservationLayout, Task
+from diffplan.data.info import DatasetInfo, Task
+from diffplan.data.precision import Extent
 from diffplan.envs.formats.cache import cached
+from diffplan.envs.formats.hdf5_guard import check_minari_file
+from diffplan.envs.formats.minari_form import Form, check_spaces, left_out
 from diffplan.envs.formats.minari_write import RECIPE
-from diffplan.envs.formats.store import StoreWriter
+from diffplan.envs.formats.store import StoreWriter, less
 from diffplan.envs.simulators.bounds import action_bounds, widened
 from diffplan.envs.simulators.environments import env_from_spec
 from diffplan.errors import DiffplanError
 
-_GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 _KEPT_METADATA = ("algorithm_name", "author", "description", "ref_min_score", "ref_max_score")
 
 
@@ -77,9 +77,11 @@ def load_minari(dataset_id: str, progress: bool = True) -> Episodes:
     Observations may be Box vectors or goal dicts of Box vectors, actions Box vectors. For a goal
     dict the state is the "observation" when that contains the achieved goal (PointMaze), else
     "achieved_goal" and "observation" one after the other (AntMaze); goals are "desired_goal".
-    Numbers become float32. The evaluation environment is the dataset's own, or else the one it
-    was collected in. The first call converts the data, an episode at a time, and keeps a flat copy
-    under `DIFFPLAN_CACHE`; later calls memory-map it until the dataset changes.
+    Other vectors of a dict follow in the state; what is no vector is left out, which the details
+    say. An episode without a flag at its end counts as truncated. Numbers become float32. The
+    evaluation environment is the dataset's own, or else the one it was collected in, with its
+    wrappers. The first call converts the data, an episode at a time, and keeps a flat copy under
+    `DIFFPLAN_CACHE`; later calls memory-map it until the dataset changes.
     Raises DiffplanError for an unknown id and for spaces that are not supported.
     """
     if not is_local(dataset_id):
@@ -91,68 +93,19 @@ def load_minari(dataset_id: str, progress: bool = True) -> Episodes:
     )
 
 
-@dataclass(frozen=True)
-class _Form:
-    """How episodes of a Minari dataset become states and goals.
-
-    width: columns of an observation. has_dict: it is a dict. goal_dim: 0 without a goal.
-    goal_inside: the achieved goal is part of the observation, which is then the state.
-    """
-
-    width: int
-    has_dict: bool
-    goal_dim: int
-    goal_inside: bool
-
-    @staticmethod
-    def of(space: spaces.Space, goal_inside: bool) -> _Form:
-        """By the observation space, which `_check_spaces` has passed."""
-        inner, goal_dim = space, 0
-        if isinstance(space, spaces.Dict):
-            inner = space["observation"]
-            goal_dim = _width(space["desired_goal"]) if _is_goal_space(space) else 0
-        return _Form(_width(inner), isinstance(space, spaces.Dict), goal_dim, goal_inside)
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Columns of the states, and of the goals if there are some."""
-        if not self.goal_dim:
-            return {"states": self.width}
-        outside = 0 if self.goal_inside else self.goal_dim
-        return {"states": self.width + outside, "goals": self.goal_dim}
-
-    def arrays(self, observations: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """States, achieved goals and desired goals of an episode, each [T + 1, *]."""
-        states = _float(observations["observation"] if self.has_dict else observations)
-        if not self.goal_dim:
-            return states, None, None
-        achieved, desired = (_float(observations[key]) for key in _GOAL_KEYS[1:])
-        if not self.goal_inside:
-            states = np.concatenate([achieved, states], axis=1)
-        return states, achieved, desired
-
-    def layout(self, same: np.ndarray, env_id: str | None) -> ObservationLayout:
-        """same: [G, O], which columns of the observations hold each achieved coordinate."""
-        width = self.widths["states"]
-        if not self.goal_dim:
-            return ObservationLayout(width, dict_keys=("observation",) if self.has_dict else ())
-        if not self.goal_inside:
-            columns = tuple(range(self.goal_dim))
-            return ObservationLayout(
-                width, self.goal_dim, columns, (), ("achieved_goal", "observation")
-            )
-        columns = tuple(int(row.argmax()) for row in same)
-        rest = (2, 3) if env_id is not None and env_id.startswith("PointMaze_") else ()
-        return ObservationLayout(width, self.goal_dim, columns, rest, ("observation",))
-
-
 def _convert(dataset_id: str, folder: Path, copy: Path, progress: bool) -> None:
     """Write the flat store of a dataset, whose files are in `folder`, into `copy`."""
+    for file in folder.glob("*.hdf5"):
+        check_minari_file(file)
     with _readable(dataset_id):
         dataset = minari.MinariDataset(folder)
-    _check_spaces(dataset_id, dataset.observation_space, dataset.action_space)
-    if not _write(dataset_id, dataset, copy, True, progress):
-        _write(dataset_id, dataset, copy, False, progress)
+    check_spaces(dataset_id, dataset.observation_space, dataset.action_space)
+    goal_inside, offset = True, tuple[float, ...]()
+    while True:  # again where the first pass has found out something
+        found = _write(dataset_id, dataset, copy, goal_inside, offset, progress)
+        if found == (goal_inside, offset):
+            return
+        goal_inside, offset = found
 
 
 @contextlib.contextmanager
@@ -183,15 +136,22 @@ def _episodes(
 
 
 def _write(
-    dataset_id: str, dataset: minari.MinariDataset, copy: Path, goal_inside: bool, progress: bool
-) -> bool:
-    """One pass over the episodes. False if goal_inside turns out wrong, mostly at once."""
-    form = _Form.of(dataset.observation_space, goal_inside)
-    widths = form.widths | {"actions": _width(dataset.action_space)}
+    dataset_id: str,
+    dataset: minari.MinariDataset,
+    copy: Path,
+    goal_inside: bool,
+    offset: tuple[float, ...],
+    progress: bool,
+) -> tuple[bool, tuple[float, ...]]:
+    """One pass over the episodes; returns what `goal_inside` and `offset` should have been."""
+    form = Form.of(dataset.observation_space, goal_inside)
+    widths = form.widths | {"actions": _width(dataset)}
     extremes = np.zeros((2, widths["actions"]), np.float32)
     same = np.ones((form.goal_dim, form.width), np.bool_)
-    whole: dict[str, list[np.ndarray]] = {"rewards": [], "terminations": [], "truncations": []}
-    lengths, counts = [0], [0]
+    flags: dict[str, list[np.ndarray]] = {"terminations": [], "truncations": []}
+    rewards, lengths, counts = [], [0], [0]
+    seen = {key: Extent(widths.get(key, 1)) for key in ("states", "actions", "rewards")}
+    shift = np.asarray(offset) if offset else None
     with StoreWriter(copy, widths) as store:
         for episode in _episodes(dataset_id, dataset, progress):
             states, achieved, desired = form.arrays(episode.observations)
@@ -199,35 +159,88 @@ def _write(
                 if goal_inside:
                     same &= (achieved[:, :, None] == states[:, None, :]).all(axis=0)
                     if not same.any(axis=1).all():
-                        return False
-                store.append("goals", desired)
-            actions = _float(episode.actions)
-            store.append("states", states)
-            store.append("actions", actions)
-            extremes = widened(extremes, actions)
-            for key, kept in whole.items():
-                kept.append(np.asarray(getattr(episode, key)).reshape(-1))
+                        return False, offset
+                columns = same.argmax(axis=1) if goal_inside else np.arange(form.goal_dim)
+                store.append("goals", less(desired, None if shift is None else shift[columns]))
+            actions, reward = np.asarray(episode.actions), np.asarray(episode.rewards).reshape(-1)
+            given = {"states": states, "actions": actions, "rewards": reward[:, None]}
+            for key, rows in given.items():
+                seen[key].add(rows)
+            store.append("states", less(states, shift))
+            store.append("actions", less(actions, None))
+            extremes = widened(extremes, less(actions, None))
+            rewards.append(less(reward, None))
+            for key, kept in flags.items():
+                kept.append(_flags(dataset_id, key, getattr(episode, key), len(counts) - 1))
+            _end(flags)
             lengths.append(len(actions))
             counts.append(len(states))
-        env_id, env_kwargs = _evaluation(dataset)
+        _check_steps(dataset_id, dataset, lengths[1:])
+        for key, values in given.items():
+            if values.dtype == np.float32:
+                continue
+            wanted = seen[key].offsets() if key == "states" else ()
+            seen[key].check(wanted, f"dataset {dataset_id}", key)
+            if key == "states" and wanted != offset:
+                return goal_inside, wanted
+        details = _details(dataset.storage.metadata)
+        if missing := left_out(dataset.observation_space):
+            details["left_out"] = missing
+        env_id, env_kwargs = _evaluation(dataset, details)
         tasks, task_of = _tasks(dataset_id, dataset)
         if env_id is None and len(tasks) == 1:
             env_id, env_kwargs = tasks[0].env_id, tasks[0].env_kwargs
         low, high = action_bounds(dataset.action_space, extremes)
-        details = _details(dataset.storage.metadata)
         store.finish(
-            form.layout(same, env_id),
+            form.layout(same, env_id, offset),
             DatasetInfo(dataset_id, "minari", env_id, env_kwargs, low, high, details, tasks),
             {
-                "rewards": _float(np.concatenate(whole["rewards"])),
-                "terminations": np.concatenate(whole["terminations"]).astype(np.bool_),
-                "truncations": np.concatenate(whole["truncations"]).astype(np.bool_),
+                "rewards": np.concatenate(rewards),
+                **{key: np.concatenate(kept) for key, kept in flags.items()},
                 "state_starts": np.cumsum(counts, dtype=np.int64),
                 "step_starts": np.cumsum(lengths, dtype=np.int64),
                 **({"tasks": task_of} if tasks else {}),
             },
         )
-    return True
+    return goal_inside, offset
+
+
+def _flags(dataset_id: str, key: str, given: np.ndarray, episode: int) -> np.ndarray:
+    """Flags [T] of an episode as bool."""
+    found = np.asarray(given).reshape(-1)
+    wrong = np.flatnonzero((found != 0) & (found != 1))
+    if len(wrong):
+        raise DiffplanError(
+            f"dataset {dataset_id}: {key} hold {found[wrong[0]]} in episode {episode}, step "
+            f"{wrong[0]}, expected 0 or 1"
+        )
+    return found.astype(np.bool_)
+
+
+def _end(flags: dict[str, list[np.ndarray]]) -> None:
+    """An episode without a flag at its end was cut there: nothing says that the task ended."""
+    terminations, truncations = (flags[key][-1] for key in ("terminations", "truncations"))
+    if len(truncations) and len(terminations) == len(truncations):
+        truncations[-1] |= not terminations[-1]
+
+
+def _check_steps(dataset_id: str, dataset: minari.MinariDataset, lengths: list[int]) -> None:
+    """Compare what was read with what the dataset says of itself."""
+    with _readable(dataset_id):
+        told = list(dataset.storage.get_episode_metadata(dataset.episode_indices))
+    for e, (about, length) in enumerate(zip(told, lengths, strict=False)):
+        own = about.get("total_steps")
+        if own is not None and int(own) != length:
+            raise DiffplanError(
+                f"dataset {dataset_id}: {length} steps of episode {e} can be read, but it has "
+                f"{int(own)} by its metadata; make the dataset again"
+            )
+    total = dataset.storage.metadata.get("total_steps")
+    if total is not None and int(total) != sum(lengths):
+        raise DiffplanError(
+            f"dataset {dataset_id}: {sum(lengths):,} steps can be read, but it has {int(total):,} "
+            "by its metadata; make the dataset again"
+        )
 
 
 def _tasks(dataset_id: str, dataset: minari.MinariDataset) -> tuple[tuple[Task, ...], np.ndarray]:
@@ -261,43 +274,21 @@ def _details(metadata: dict[str, Any]) -> dict[str, Any]:
     return details
 
 
-def _evaluation(dataset: minari.MinariDataset) -> tuple[str | None, dict[str, Any]]:
+def _evaluation(
+    dataset: minari.MinariDataset, details: dict[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """Environment and its arguments; where they cannot be remade, `details` says why."""
     # the one for evaluation where the data name it; it often differs in its goals
     spec = dataset._eval_env_spec or dataset.env_spec
-    return (None, {}) if spec is None else env_from_spec(spec)
+    if spec is None:
+        return None, {}
+    try:
+        return env_from_spec(spec)
+    except DiffplanError as error:
+        details["environment_refused"] = str(error)
+        return None, {}
 
 
-def _is_goal_space(space: spaces.Dict) -> bool:
-    if not all(key in space.spaces and _is_vector(space[key]) for key in _GOAL_KEYS):
-        return False
-    return space["achieved_goal"].shape == space["desired_goal"].shape
-
-
-def _is_vector(space: spaces.Space) -> bool:
-    return isinstance(space, spaces.Box) and len(space.shape) == 1
-
-
-def _width(space: spaces.Space) -> int:
-    """Columns of a Box vector."""
-    assert space.shape is not None
-    return int(space.shape[0])
-
-
-def _check_spaces(dataset_id: str, observation: spaces.Space, action: spaces.Space) -> None:
-    inner = observation
-    if isinstance(observation, spaces.Dict):
-        if "observation" not in observation.spaces:
-            raise DiffplanError(
-                f"dataset {dataset_id} has dict observations with keys "
-                f"{sorted(observation.spaces)}; expected 'observation' among them"
-            )
-        inner = observation["observation"]
-    for name, space in (("observations", inner), ("actions", action)):
-        if not _is_vector(space):
-            raise DiffplanError(
-                f"dataset {dataset_id} has {name} of type {space}; expected a Box vector"
-            )
-
-
-def _float(array: Any) -> np.ndarray:
-    return np.asarray(array, np.float32)
+def _width(dataset: minari.MinariDataset) -> int:
+    """Columns of an action."""
+    return int(dataset.action_space.shape[0])

@@ -17,6 +17,7 @@ from diffplan.envs.rollouts.reading import said
 from diffplan.envs.simulators.installed import check_simulator, register_robotics
 from diffplan.envs.simulators.registration import register_environments
 from diffplan.envs.simulators.trust import check_arguments, check_named, name_module
+from diffplan.envs.simulators.wrappers import WRAPPERS, recorded_wrappers, wrapped_spec
 from diffplan.errors import DiffplanError
 
 # at import: an id must be known to whoever makes an environment, in a new process too
@@ -36,6 +37,8 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
     `trust.check_arguments`.
     """
     if info.env_id is None:
+        if refused := info.details.get("environment_refused"):
+            raise DiffplanError(f"dataset {info.id}: {refused}")
         raise DiffplanError(
             f"dataset {info.id} does not say in which environment to evaluate; "
             f"name one with --env, e.g. --env Hopper-v5"
@@ -43,7 +46,10 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
     check_env_id(info.env_id)
     check_arguments(info.env_id, info.env_kwargs)
     try:
-        env = gym.make(info.env_id, **{**info.env_kwargs, **overrides})
+        given = {**info.env_kwargs, **overrides}
+        wrappers = given.pop(WRAPPERS, ())
+        made = wrapped_spec(info.env_id, wrappers) if wrappers else info.env_id
+        env = gym.make(made, **given)
     except DiffplanError:
         raise
     # unknown arguments, missing packages, whatever the simulator raises
@@ -110,9 +116,14 @@ def _import_module(module: str, env_id: str) -> None:
 
 
 def env_from_spec(spec: gym.envs.registration.EnvSpec) -> tuple[str, dict[str, Any]]:
-    """Id and JSON-able keyword arguments with which `gymnasium.make` remakes a spec."""
+    """Id and JSON-able keyword arguments with which `make_env` remakes a spec and its wrappers.
+
+    Raises DiffplanError for what `recorded_wrappers` refuses.
+    """
     # how it was watched says nothing about the environment
     kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
     if spec.max_episode_steps is not None:
         kwargs["max_episode_steps"] = int(spec.max_episode_steps)
+    if wrappers := recorded_wrappers(spec):
+        kwargs[WRAPPERS] = wrappers
     return spec.id, kwargs

@@ -38,6 +38,18 @@ def task_infos(info: DatasetInfo) -> tuple[DatasetInfo, ...]:
     )
 
 
+def time_limits(info: DatasetInfo) -> list[int | None]:
+    """Steps after which the environment of each task cuts an episode, None where not known."""
+    limits: list[int | None] = []
+    for task in task_infos(info):
+        registered = gym.registry.get((task.env_id or "").rpartition(":")[2])
+        limit = task.env_kwargs.get("max_episode_steps") or (
+            registered and registered.max_episode_steps
+        )
+        limits.append(limit if isinstance(limit, int) and limit > 0 else None)
+    return limits
+
+
 def make_task_env(info: DatasetInfo, layout: ObservationLayout, **overrides: Any) -> gym.Env:
     """Make the evaluation environment of one task, see `task_infos` and `make_env`.
 

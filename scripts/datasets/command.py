@@ -242,6 +242,8 @@ class Show:
     """A name from `diffplan datasets list`, a Minari id, an .hdf5 or .npz file, or a folder."""
     env: Annotated[str | None, tyro.conf.arg(metavar="ID")] = None
     """Gymnasium id of the evaluation environment, where the dataset does not say it."""
+    layout: Literal["episodes", "environments"] | None = None
+    """Of the arrays of a .npz: [episodes, steps, ...] or [steps, environments, ...]."""
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also draw lengths, returns and, in a maze, the positions visited (.png, .pdf or .svg)."""
 
@@ -254,7 +256,7 @@ class Show:
         if self.plot is not None:
             check_writable(self.plot, "--plot")
         # data with NaN are refused in training; here they are what one wants to see
-        episodes = load_dataset(self.name, self.env, validate=False)
+        episodes = load_dataset(self.name, self.env, layout=self.layout, validate=False)
         for key, value in summary(episodes):
             print(f"{key:<18}{value}")
         print()

@@ -8,16 +8,21 @@ import gymnasium as gym
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffplan.data.ends import ends_at_limit
 from diffplan.data.episodes import Episodes
+from diffplan.data.precision import offset_line
 from diffplan.envs.formats.data_returns import comparable_returns
 from diffplan.envs.rollouts.references import normalised_score, reference_key
 from diffplan.envs.simulators.mazes import maze_of
+from diffplan.envs.simulators.tasks import time_limits
+from diffplan.envs.simulators.wrappers import WRAPPERS, wrappers_line
 from diffplan.errors import DiffplanError
 from diffplan.scripts.report.pictures import EXECUTED, draw_maze, positions, style
 
 # What the loaders note about a dataset, and what it is called in the summary.
 _DETAILS = {
     "rewards_are": "rewards are",
+    "left_out": "not used",
     "environment_differences": "differs from D4RL",
     "rewards_for": "rewards are for",
     "cut_at_time_limit": "cut at (steps)",
@@ -68,7 +73,8 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
         (
             "ends",
             f"{int(episodes.terminations.sum()):,} terminated, "
-            f"{int(episodes.truncations.sum()):,} truncated; final observation {kept}",
+            f"{int(episodes.truncations.sum()):,} truncated; final observation {kept}"
+            f"{_inside(episodes)}",
         ),
         *_tasks(episodes),
         ("state", f"{layout.state_dim} columns"),
@@ -81,12 +87,26 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
     for detail, label in _DETAILS.items():
         if detail in info.details:
             lines.append((label, f"{info.details[detail]}"))
+    if layout.offset:
+        lost = "float32 would round the movement away"
+        lines.append(("precision", f"{offset_line(layout.offset)}: {lost}"))
+    if found := ends_at_limit(episodes, time_limits(info)):
+        lines.append(
+            ("PROBLEM", f"{found.text}: are they truncations instead? train asks (--terminations)")
+        )
     # what training would refuse is a line here: one wants to see the rest, too
     try:
         episodes.validate()
     except DiffplanError as error:
         lines.append(("PROBLEM", str(error)))
     return lines
+
+
+def _inside(episodes: Episodes) -> str:
+    """Of flags before the end of an episode, which end nothing."""
+    either = episodes.terminations | episodes.truncations
+    count = int(either.sum() - either[episodes.step_starts[1:] - 1].sum())
+    return f"; {count:,} flags inside episodes end nothing" if count else ""
 
 
 def _tasks(episodes: Episodes) -> list[tuple[str, str]]:
@@ -197,6 +217,8 @@ def _evaluation(episodes: Episodes) -> str:
         named = sorted({str(task.env_id or "unknown") for task in info.tasks})
         return f"each task in its own: {', '.join(named)}"
     if info.env_id is None:
+        if refused := info.details.get("environment_refused"):
+            return str(refused)
         return "unknown: name the environment with --env"
     # a maze map is many lines, and the id names it
     kwargs = {key: value for key, value in info.env_kwargs.items() if key != "maze_map"}
@@ -205,6 +227,8 @@ def _evaluation(episodes: Episodes) -> str:
     parts = [info.env_id]
     if steps is not None:
         parts.append(f"at most {steps} steps")
+    if wrappers := kwargs.pop(WRAPPERS, None):
+        parts.append(f"in the wrappers {wrappers_line(wrappers)}")
     parts += [f"{key}={value}" for key, value in sorted(kwargs.items())]
     if info.evaluation_tasks:
         parts.append(f"its {len(info.evaluation_tasks)} tasks")
