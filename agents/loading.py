@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+from diffplan.agents.origin import Origin
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.diffusion.samplers import SAMPLERS
+from diffplan.lazy import late
 from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import find_checkpoint
 from diffplan.nn.device import find_device
 from diffplan.planning.calibration import load_statistics
+
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_downloaded = late("diffplan.agents.hub:downloaded")
 
 
 def load_agent(
@@ -23,9 +29,12 @@ def load_agent(
     detailed: bool = False,
     **planning: Any,
 ) -> PlannerAgent:
-    """The trained agent of a run folder or checkpoint folder.
+    """The trained agent of a run folder or checkpoint folder, or of the Hugging Face Hub.
 
-    checkpoint: "last" or the number of updates of a kept checkpoint. device: "cpu", "cuda",
+    run: a folder. Text of the form "user/model" that names neither a folder nor something in one
+    is asked of the hub, which downloads it once (`huggingface_hub`, HF_HUB_OFFLINE forbids it).
+    checkpoint: "last", the number of updates of a kept checkpoint, or "best", which `diffplan
+    evaluate --checkpoint best` chose. device: "cpu", "cuda",
     "cuda:1", "mps" or "auto". engine: how decisions are run: "eager", "onnx", "onnx-int8" (other
     plans, see docs/performance.md), "cuda-graph", "cuda-graph-bf16", or "auto", the fastest that is
     installed and changes nothing. Its graphs are kept beside the
@@ -35,7 +44,7 @@ def load_agent(
     `diffplan.config.PlanningConfig` to change, e.g. denoising_steps=3, replan_every=8.
     Raises DiffplanError if the folder is no run, or damaged.
     """
-    path = find_checkpoint(run, checkpoint)
+    path = find_checkpoint(_downloaded(run) if _is_remote(run) else run, checkpoint)
     model, header, _ = load_model(path, find_device(device))
     # read only where they are used: they lie beside the checkpoint, and need not
     sampler = SAMPLERS.get(planning.get("sampler", model.config.planning.sampler))
@@ -54,6 +63,13 @@ def load_agent(
         graphs=path / "graphs",
         **planning,
     )
+    agent.origin = Origin(header, path)
     if batch_size is not None:
         agent.prepare(batch_size)
     return agent
+
+
+def _is_remote(run: str | Path) -> bool:
+    """Whether the hub is meant: a wrong name in a folder that exists is a slip, not a model."""
+    named = isinstance(run, str) and _HUB.fullmatch(run) is not None
+    return named and not Path(run).exists() and not Path(run).parent.exists()

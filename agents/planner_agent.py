@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffplan.agents.portable import Portable
 from diffplan.agents.state import AgentState, check_state
 from diffplan.agents.targets import Targets, check_target
 from diffplan.agents.task_memory import TaskMemory
@@ -32,7 +33,7 @@ from diffplan.planning.chains import matching_level
 _GOAL_TOLERANCE = 1e-3  # standard deviations of the data: what sensors jitter by is no new goal
 
 
-class PlannerAgent:
+class PlannerAgent(Portable):
     """Plans every `replan_every` steps and follows the plan by inverse dynamics at every step.
 
     The agent itself never changes after construction: everything that does is in `AgentState`,
@@ -95,6 +96,7 @@ class PlannerAgent:
         self.seed = seed
         self.device = model.plan_scale.device
         self.engine = make_engine(engine, model, settings, detailed, graphs)
+        self._made = engine, detailed, graphs
         self._detailed = detailed
         columns = list(model.spec.goal_columns)
         self.goal_tolerance: float | np.ndarray = (
@@ -172,6 +174,7 @@ class PlannerAgent:
         if state is None:
             state = self._blank(rows)
         check_state(state, rows, (self.horizon + 1, self.layout.state_dim))
+        state = state.to(self.device)
         # also after `reset_rows`, whoever forgets to say episode_start
         begins = state.count == 0
         if episode_start is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from diffplan.engines.decision import Plan
 from diffplan.errors import DiffplanError
@@ -30,6 +31,13 @@ class AgentState:
     step: np.ndarray
     target_return: np.ndarray
     history: np.ndarray | None = None
+
+    def to(self, device: torch.device) -> AgentState:
+        """With the plans on a device."""
+        if self.plan.states.device == device:
+            return self
+        plan = Plan(*(None if part is None else part.to(device) for part in self.plan))
+        return replace(self, plan=plan)
 
 
 def check_state(state: object, rows: int, shape: tuple[int, int]) -> None:

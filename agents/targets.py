@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from diffplan.config.sections import PlanningConfig
+from diffplan.data.targets import BINS
 from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
 
@@ -15,7 +16,8 @@ _LEAST_SHARE = 1 / 3  # of the first target that is still asked for, as in the r
 class Targets:
     """What a model with these settings is asked for, step by step.
 
-    first: at first, where it does not go by the step.
+    first: at first, where it does not go by the step. least: what is still asked for when more
+    than that was received, None where there is no bound.
     """
 
     def __init__(self, model: PlannerModel, settings: PlanningConfig) -> None:
@@ -23,6 +25,8 @@ class Targets:
         self._settings, self._table = settings, model.targets
         self._device = model.plan_scale.device
         self.first = self._first()
+        # a negative target is no share of itself: there is nothing to hold on to
+        self.least = _LEAST_SHARE * self.first if self.first > 0 else None
 
     def _first(self) -> float:
         settings = self._settings
@@ -31,6 +35,13 @@ class Targets:
         # decremented begins at step 0 of an episode, the others know no step
         start = torch.zeros(1, device=self._device) if settings.target == "decremented" else None
         return float(self._table(settings.target_quantile, start))
+
+    @property
+    def by_step(self) -> tuple[list[float], float]:
+        """What is asked for in the middle of each bin of steps, and how many steps a bin has."""
+        width = float(self._table.width)
+        middles = (torch.arange(BINS, device=self._device) + 0.5) * width
+        return self._table(self._settings.target_quantile, middles).tolist(), width
 
     def at(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Return-to-go [B] to ask for in rows that make a plan at these steps of their episodes.
@@ -46,8 +57,7 @@ class Targets:
             return result
         if settings.target == "fixed":
             return np.full(len(step), self.first)
-        # a negative target is no share of itself: there is nothing to hold on to
-        least = _LEAST_SHARE * self.first if self.first > 0 else -np.inf
+        least = -np.inf if self.least is None else self.least
         return np.where(np.isnan(target), self.first, np.maximum(target, least))
 
 

@@ -15,7 +15,7 @@ from diffplan.errors import DiffplanError
 from diffplan.model.conditions import TaskEncoder
 from diffplan.model.planner_model import PlannerModel
 
-_REMEMBERED = 512  # ends of strides of an episode
+REMEMBERED = 512  # ends of strides of an episode
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class TaskMemory:
         if not self.remembers:
             return None
         if history is None:
-            history = np.zeros((len(states), _REMEMBERED, states.shape[1]), np.float32)
+            history = np.zeros((len(states), REMEMBERED, states.shape[1]), np.float32)
         # the state is a value: what was handed out before must not change
         history, stride = history.copy(), self.model.config.plan.stride
         # a long episode keeps its beginning and its newest state
-        place = np.minimum(step // stride, _REMEMBERED - 1)
+        place = np.minimum(step // stride, REMEMBERED - 1)
         rows = np.flatnonzero(step % stride == 0)
         history[rows, place[rows]] = states[rows]
         return history

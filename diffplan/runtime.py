@@ -36,8 +36,6 @@ except ImportError:  # a copy of this file, on its own
 
 
 FORMAT = 1
-PROMPT = 16  # states that tell a task, evenly spaced over what was seen of it
-_REMEMBERED = 512  # ends of strides of an episode
 
 Arrays = Sequence[Any]
 """Inputs of a graph in order, None where there is none."""
@@ -274,15 +272,16 @@ class Agent:
         self._stride, self._horizon = settings["stride"], settings["horizon"]
         self._planning = settings["planning"]
         self._goal_tolerance = np.asarray(settings["goal_tolerance"])
-        tasks = settings["tasks"]
-        self._told = None if tasks["told"] is None else np.array(tasks["told"], np.float32)
-        self._remembers: bool = tasks["remembers"]
+        self._tasks = settings["tasks"]
+        told = self._tasks["told"]
+        self._told = None if told is None else np.array(told, np.float32)
+        self._remembers: bool = self._tasks["remembers"]
 
     # --- Which task ------------------------------------------------------------------------------
 
     def for_task(self, task: int | None) -> Agent:
         """This agent, told that its task is number `task`; None: it is not told."""
-        known, given = self.settings["tasks"], self.settings["tasks"]["given"]
+        known, given = self._tasks, self._tasks["given"]
         if task is None and given is not None:
             return self._knowing(known["unknown"])
         if given != "id" or task is None or not 0 <= task < len(known["codes"]):
@@ -309,13 +308,13 @@ class Agent:
         return twin
 
     def _check_shown(self) -> None:
-        if self.settings["tasks"]["given"] != "prompt":
+        if self._tasks["given"] != "prompt":
             raise DiffplanError("this model is not told its task by states (data.tasks prompt)")
 
     def _shown(self, states: np.ndarray) -> np.ndarray:
         """Code [F] of the task that states [n, D] are from."""
         self._check_shown()
-        index = np.linspace(0, len(states) - 1, PROMPT).round().astype(np.int64)
+        index = np.linspace(0, len(states) - 1, self._tasks["prompt"]).round().astype(np.int64)
         code: np.ndarray = self._graphs["task", 1].run([states[None, index]], 1)[0][0]
         return code
 
@@ -419,6 +418,8 @@ class Agent:
         keys, asks, offset = layout["dict_keys"], layout["goal_dim"] > 0, layout.get("offset") or ()
         wanted = [*keys, *(["desired_goal"] if asks else [])]
         if not keys:
+            if isinstance(observation, Mapping):
+                raise DiffplanError("the observation is dict, expected an array")
             return _numbers(observation, layout["state_dim"], "observation", offset), None
         if not isinstance(observation, Mapping) or not set(wanted) <= set(observation):
             found = sorted(observation) if isinstance(observation, Mapping) else type(observation)
@@ -483,8 +484,8 @@ class Agent:
             table = known["by_step"]
             # a bin's quantile stands at its centre
             return np.interp(step / known["width"] - 0.5, np.arange(len(table)), table)
-        left = np.where(np.isnan(target), known["first"], np.maximum(target, known["least"]))
-        return left
+        least = -np.inf if known["least"] is None else known["least"]
+        return np.where(np.isnan(target), known["first"], np.maximum(target, least))
 
     def _codes(
         self, history: np.ndarray | None, step: np.ndarray, marked: np.ndarray
@@ -494,7 +495,7 @@ class Agent:
             return np.tile(self._told, (int(marked.sum()), 1))
         if history is None:
             return None
-        many = np.minimum(step // self._stride, _REMEMBERED - 1) + 1
+        many = np.minimum(step // self._stride, history.shape[1] - 1) + 1
         return np.stack([self._shown(history[b, : many[b]]) for b in np.flatnonzero(marked)])
 
     def _remember(
@@ -504,9 +505,11 @@ class Agent:
         if not self._remembers:
             return None
         if history is None:
-            history = np.zeros((len(states), _REMEMBERED, states.shape[1]), np.float32)
+            length = self._tasks["remembered"]
+            history = np.zeros((len(states), length, states.shape[1]), np.float32)
         history, rows = history.copy(), np.flatnonzero(step % self._stride == 0)
-        history[rows, np.minimum(step // self._stride, _REMEMBERED - 1)[rows]] = states[rows]
+        place = np.minimum(step // self._stride, history.shape[1] - 1)
+        history[rows, place[rows]] = states[rows]
         return history
 
 

@@ -42,7 +42,7 @@ class Calibrate:
     """Of the plans that are drawn from the data, and of their noise."""
     average: Literal["batch", "horizon"] = "batch"
     """Statistics of each plan state (batch), or the same for all of them (horizon)."""
-    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|UPDATES")] = "last"
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|best|UPDATES")] = "last"
     """Which checkpoint of the run."""
     device: str = "cpu"
     """Where the networks run: cpu, cuda, cuda:1, ..."""

@@ -26,6 +26,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("train",): ("train", "Train", "train a planner: diffplan train CONFIG --dataset ID"),
     ("evaluate",): ("evaluate", "Evaluate", "seeded episodes of a trained planner, with pictures"),
     ("compare",): ("studies", "Compare", "one trained model, every way of planning with it"),
+    ("export",): ("export", "Export", "a trained planner for a machine without PyTorch"),
     ("calibrate",): ("calibrate", "Calibrate", "statistics of a trained model for dpm-solver-v3"),
     ("queries",): ("queries", "Queries", "what a model of several heads or streams knows, drawn"),
     ("benchmark",): ("benchmark", "Benchmark", "what a decision costs, stage by stage, and why"),

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class Train:
     """Defaults for this dataset (auto), or those of CONFIG whatever the dataset (none)."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     given: Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()
-    """CONFIG and the options as given, to read them again over the defaults of a preset."""
+    """CONFIG and the options as given, for the record and over the defaults of a preset."""
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> Train:
@@ -98,7 +99,7 @@ class Train:
             if not options or options[0].preset == "none":
                 raise
             parsed = options[0]
-        return dataclasses.replace(parsed, given=tuple(args) if parsed.preset == "auto" else ())
+        return dataclasses.replace(parsed, given=tuple(args))
 
     def run(self) -> Path:
         """Train; returns the last checkpoint."""
@@ -113,6 +114,7 @@ class Train:
             device=self.device,
             checkpoint_every=self.checkpoint_every,
             threads=self.threads,
+            command=shlex.join(["diffplan", "train", *self.given]) if self.given else None,
         )
         # torchrun starts this once per process; one of them speaks
         main = int(os.environ.get("RANK", "0")) == 0
@@ -164,7 +166,7 @@ class Train:
     def _settled(self, info: DatasetInfo, layout: ObservationLayout, main: bool) -> Config:
         """The config with the preset of these data and, over it, the options as given."""
         # from Python the config is taken as it is
-        if not self.given:
+        if not self.given or self.preset == "none":
             return self.config
         name, dataset = _named(self.given), _d4rl_name(info)
         preset = preset_for(name, dataset, layout.goal_dim > 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,3 +145,31 @@ class DatasetInfo:
     details: dict[str, Any]
     tasks: tuple[Task, ...] = ()
     evaluation_tasks: tuple[Task, ...] = ()
+
+    @property
+    def public(self) -> DatasetInfo:
+        """The same without the names of folders on this machine."""
+        plain = _each_text(asdict(self))
+        tasks, others = (
+            tuple(Task(**task) for task in plain[name]) for name in ("tasks", "evaluation_tasks")
+        )
+        return replace(
+            self, id=plain["id"], details=plain["details"], tasks=tasks, evaluation_tasks=others
+        )
+
+
+_DATA_FILES = (".hdf5", ".h5", ".npz")
+
+
+def without_folders(text: str) -> str:
+    """The last part of what names a file or folder of this machine, anything else as it is."""
+    named = text.startswith(("/", "~")) or text.endswith(_DATA_FILES)
+    return Path(text).name if named else text
+
+
+def _each_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_folders(value)
+    if isinstance(value, Mapping):
+        return {_each_text(key): _each_text(entry) for key, entry in value.items()}
+    return [_each_text(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import tempfile
@@ -28,6 +27,7 @@ from diffplan.engines.padding import present, row_count, sizes_upto
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
+from diffplan.model.run_folder import own_version
 from diffplan.runtime import Arrays, Graph, onnxruntime, run_in_parts
 
 _OPSET = 17
@@ -138,7 +138,7 @@ class OnnxEngine:
             "config": asdict(model.config),
             "planning": asdict(self._settings),
             "fields": self._steps["plan"].fields,
-            "versions": (_version(), torch.__version__, _OPSET),
+            "versions": (own_version(), torch.__version__, _OPSET),
         }
         tensors = model.state_dict()
         if model.statistics is not None:  # calibrated anew, they are other graphs
@@ -152,14 +152,6 @@ class OnnxEngine:
 
 
 # --- ONNX Runtime --------------------------------------------------------------------------------
-
-
-def _version() -> str:
-    """Of diffplan: a release may make other graphs of the same weights."""
-    try:
-        return importlib.metadata.version("diffplan")
-    except importlib.metadata.PackageNotFoundError:
-        return "a checkout that is not installed"
 
 
 def exports_well(model: PlannerModel) -> bool:

@@ -42,12 +42,8 @@ def save_checkpoint(
     temporary = run / f".writing-{uuid.uuid4().hex}"
     temporary.mkdir()
     try:
-        save_file(_plain(model), temporary / "model.safetensors")
         save_file(_plain(training), temporary / "training.safetensors")
-        text = temporary / "config.json"
-        text.write_text(json.dumps(header_to_dict(header), indent=2) + "\n")
-        for file in temporary.glob("*.safetensors"):  # written for the owner alone
-            shutil.copymode(text, file)
+        write_model(temporary, header, model)
         if target.exists():
             shutil.rmtree(target)
         os.replace(temporary, target)
@@ -57,6 +53,15 @@ def save_checkpoint(
         if old != target:
             (old / "training.safetensors").unlink(missing_ok=True)
     return target
+
+
+def write_model(folder: Path, header: Header, model: dict[str, Tensor]) -> None:
+    """Write all of a checkpoint that planning needs into a folder."""
+    save_file(_plain(model), folder / "model.safetensors")
+    text = folder / "config.json"
+    text.write_text(json.dumps(header_to_dict(header), indent=2) + "\n")
+    for file in folder.glob("*.safetensors"):  # written for the owner alone
+        shutil.copymode(text, file)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

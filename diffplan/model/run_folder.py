@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.metadata
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,11 +15,12 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from diffplan.config.config import Config, config_from_dict, config_to_dict
-from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.data.info import DatasetInfo, ObservationLayout, without_folders
 from diffplan.errors import DiffplanError
 from diffplan.model.spec import ModelSpec
 
-FORMAT = 2
+FORMAT = 3
+BEST = "best.json"
 _SECTIONS: dict[str, type] = {"spec": ModelSpec, "layout": ObservationLayout, "info": DatasetInfo}
 _TYPES: dict[str, TypeAdapter[Any]] = {
     **{name: TypeAdapter(kind) for name, kind in _SECTIONS.items()},
@@ -24,8 +28,18 @@ _TYPES: dict[str, TypeAdapter[Any]] = {
     "step": TypeAdapter(Annotated[int, Field(ge=0)]),
     "seed": TypeAdapter(int),
     "seconds": TypeAdapter(Annotated[float, Field(ge=0)]),
+    "version": TypeAdapter(str),
+    "command": TypeAdapter(str | None),
 }
 _NAME = re.compile(r"checkpoint-(\d+)$")
+
+
+def own_version() -> str:
+    """Of diffplan."""
+    try:
+        return importlib.metadata.version("diffplan")
+    except importlib.metadata.PackageNotFoundError:
+        return "a checkout that is not installed"
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,8 @@ class Header:
     """What config.json holds.
 
     fingerprint: identifies the dataset (see `data.episodes.fingerprint`). seconds: training time so
-    far, without loading and compiling.
+    far, without loading and compiling. version: of diffplan that wrote it. command: the command
+    line that trained it, None where it was trained from Python.
     """
 
     config: Config
@@ -44,6 +59,15 @@ class Header:
     step: int
     seed: int
     seconds: float
+    version: str = dataclasses.field(default_factory=own_version)
+    command: str | None = None
+
+    @property
+    def public(self) -> Header:
+        """The same without the names of folders on this machine."""
+        words = None if self.command is None else map(without_folders, shlex.split(self.command))
+        command = None if words is None else shlex.join(words)
+        return dataclasses.replace(self, info=self.info.public, command=command)
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -67,11 +91,16 @@ def checkpoint_updates(path: Path) -> int:
 def find_checkpoint(run: str | Path, checkpoint: str | int = "last") -> Path:
     """The checkpoint that is meant: of a run folder the last one, or that of a number of updates.
 
-    A checkpoint folder means itself. Raises DiffplanError where there is no such checkpoint.
+    "best" is the one that `diffplan evaluate --checkpoint best` chose. A checkpoint folder means
+    itself. Raises DiffplanError where there is no such checkpoint.
     """
     path, last = Path(run), checkpoint == "last"
-    if not last and not str(checkpoint).isdigit():
-        raise DiffplanError(f"checkpoint is {checkpoint!r}, expected 'last' or a number of updates")
+    if checkpoint == "best":
+        checkpoint = _chosen(path)
+    elif not last and not str(checkpoint).isdigit():
+        raise DiffplanError(
+            f"checkpoint is {checkpoint!r}, expected 'last', 'best' or a number of updates"
+        )
     if last and (path / "config.json").is_file():
         return path
     if not path.is_dir():
@@ -89,6 +118,26 @@ def find_checkpoint(run: str | Path, checkpoint: str | int = "last") -> Path:
         kept = ", ".join(each.name for each in found)
         raise DiffplanError(f"{path} has no {wanted.name}; it has {kept}")
     return wanted
+
+
+def _chosen(run: Path) -> int:
+    """Updates of the checkpoint that was chosen as the best of those that the run holds."""
+    choose = f"choose it by `diffplan evaluate {run} --checkpoint best`"
+    try:
+        found = json.loads((run / BEST).read_text())
+        chosen, among = int(found["chosen"]), {int(step) for step in found["scores"]}
+    except FileNotFoundError:
+        raise DiffplanError(
+            f"{run} has no {BEST}, which says its best checkpoint; {choose}"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise DiffplanError(f"{run / BEST} is damaged; {choose}") from None
+    if others := {checkpoint_updates(path) for path in list_checkpoints(run)} ^ among:
+        raise DiffplanError(
+            f"{run / BEST} was written when the run held other checkpoints (of {min(others)} "
+            f"updates); {choose} again"
+        )
+    return chosen
 
 
 def read_header(path: Path) -> Header:
@@ -183,4 +232,6 @@ def header_to_dict(header: Header) -> dict[str, Any]:
         "step": header.step,
         "seed": header.seed,
         "seconds": header.seconds,
+        "version": header.version,
+        "command": header.command,
     }

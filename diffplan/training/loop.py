@@ -110,7 +110,7 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
 
     def save() -> Path:
         settings = (config, learner.model.spec, episodes.layout, episodes.info)
-        header = Header(*settings, identity, step, options.seed, seconds)
+        header = Header(*settings, identity, step, options.seed, seconds, command=options.command)
         training = learner.state()  # of all processes, so all of them take part
         if main:
             return save_checkpoint(run, header, learner.average.module.state_dict(), training)

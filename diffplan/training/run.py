@@ -17,7 +17,8 @@ class RunOptions:
 
     steps: total number of joint updates, also after a resume. device: "auto", "cpu" or "cuda".
     checkpoint_every: updates between checkpoints; 0: only the last. threads: PyTorch's on the CPU
-    while it trains; networks of the default size lose by more than one.
+    while it trains; networks of the default size lose by more than one. command: the command line,
+    for the record.
     """
 
     out: Path
@@ -28,6 +29,7 @@ class RunOptions:
     checkpoint_every: int = 2000
     progress: bool = True
     threads: int = 1
+    command: str | None = None
 
 
 def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | None:

@@ -12,6 +12,7 @@ import torch
 
 from diffplan.data.info import DatasetInfo
 from diffplan.errors import DiffplanError, PartialResult
+from diffplan.model.run_folder import BEST
 from diffplan.scripts.evaluate.drawing import check_video, draw, film
 from diffplan.scripts.evaluate.measure import measure, places
 from diffplan.scripts.evaluate.options import EvaluateOptions
@@ -27,6 +28,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         runs = load_runs(options)
         # before the episodes: an evaluation that cannot be kept is not made
         check_writable(target, "results file")
+        if options.checkpoint == "best":
+            for run in runs:
+                check_writable(run.folder / BEST, "choice of the best checkpoint")
         if options.pictures or options.video:
             check_writable(folder / "plans.png", "picture")
         _check_tasks(options, runs[0].agent.info)

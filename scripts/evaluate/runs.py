@@ -16,9 +16,16 @@ from diffplan.envs.rollouts.references import normalised_score, reference_key
 from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.simulators.tasks import task_env_factory
 from diffplan.errors import DiffplanError
-from diffplan.model.run_folder import Header, checkpoint_updates, find_checkpoint, list_checkpoints
+from diffplan.model.run_folder import (
+    BEST,
+    Header,
+    checkpoint_updates,
+    find_checkpoint,
+    list_checkpoints,
+)
 from diffplan.model.run_folder import read_header as read_checkpoint_header
 from diffplan.scripts.evaluate.options import EvaluateOptions
+from diffplan.scripts.report.files import write_json
 from diffplan.scripts.report.intervals import Estimate, bootstrap_mean
 
 _RUN_FIELDS = (
@@ -145,6 +152,8 @@ def with_best_checkpoint(
         scores[step] = bootstrap_mean(np.concatenate(found))
     last_seed = options.select_seed + options.select_episodes - 1
     selection = Selection(scores, options.select_seed, last_seed)
+    # for `load_agent` and other commands
+    write_json(run.folder / BEST, {**selection.summary(), "command": options.command})
     chosen = selection.chosen
     header = read_header(run.folder, str(chosen))
     return Run(run.folder, _agent(run.folder, str(chosen), options), header, selection)

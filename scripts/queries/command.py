@@ -52,7 +52,7 @@ class Queries:
     """Updates of the MLP that the forward model is compared with."""
     seed: int = 0
     """Of the windows, the noise and the MLP."""
-    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|UPDATES")] = "last"
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="last|best|UPDATES")] = "last"
     """Which checkpoint of the run."""
     json: Annotated[
         Path | None,

@@ -1,5 +1,6 @@
 """Loading a trained agent: the same actions as before it was saved."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +101,31 @@ def test_loading_nonsense_gets_one_line(run: Path, tmp_path: Path) -> None:
     weights = run / "checkpoint-00000020" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
     assert "truncated" in refusal(lambda: load_agent(run))
+
+
+def test_an_agent_goes_to_another_device_or_engine(run: Path, observe: Make) -> None:
+    agent = load_agent(run, engine="eager")
+    assert agent.to("cpu") is agent
+    action, state = agent.predict(observe(2))
+    if importlib.util.find_spec("onnxruntime"):
+        other = agent.to("cpu", "onnx")
+        assert (agent.engine.name, other.engine.name) == ("eager", "onnx")
+        np.testing.assert_allclose(other.predict(observe(2))[0], action, atol=1e-5)
+    assert "'nonsense', expected auto, cpu" in refusal(lambda: agent.to("nonsense"))
+    if not torch.cuda.is_available():
+        assert "'cuda'" in refusal(lambda: agent.to("cuda"))
+    assert agent.predict(observe(2), state)[0].shape == (2, 2)
+
+
+@pytest.mark.cuda
+def test_an_agent_moves_to_a_gpu_and_takes_its_state_along(run: Path, observe: Make) -> None:
+    agent = load_agent(run, engine="eager")
+    action, state = agent.predict(observe(2))
+    moved = agent.to("cuda")
+    assert (agent.device.type, moved.device.type) == ("cpu", "cuda")
+    np.testing.assert_allclose(moved.predict(observe(2))[0], action, atol=1e-4)
+    expected = agent.predict(observe(2), state)[0]
+    again, after = moved.predict(observe(2), state)
+    np.testing.assert_allclose(again, expected, atol=1e-4)
+    assert after.plan.states.device.type == "cuda"
+    assert load_agent(run).to("cuda").engine.name == "cuda-graph"

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there at all, bit for bit, and refused in one line when damaged."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffplan.data.episodes import Episodes
-from diffplan.data.info import DatasetInfo
+from diffplan.data.info import DatasetInfo, Task
 from diffplan.errors import DiffplanError
 from diffplan.model import checkpoint
 from diffplan.model.checkpoint import load_into, load_model, load_tensors, save_checkpoint
@@ -215,8 +216,8 @@ def test_a_missing_file_is_named(tmp_path: Path, header: Header, model: PlannerM
         ("[1, 2]", "was not written by diffplan"),
         ('{"model_type": "bert", "hidden_size": 768}', "was not written by diffplan"),
         ('{"diffplan_checkpoint": 99}', "checkpoint format 99"),
-        ('{"diffplan_checkpoint": 1}', "by an older version of diffplan"),
-        ('{"diffplan_checkpoint": 2}', "lacks the key 'config'"),
+        ('{"diffplan_checkpoint": 2}', "by an older version of diffplan"),
+        ('{"diffplan_checkpoint": 3}', "lacks the key 'config'"),
     ],
 )
 def test_a_foreign_header_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -294,6 +295,47 @@ def test_a_run_with_settings_of_an_older_version_says_so(
     message = refusal(lambda: load_model(tmp_path))
     assert "config.json was written by an older version of diffplan" in message
     assert "train anew" in message
+
+
+def test_a_checkpoint_keeps_version_command_and_the_name_of_its_data(
+    tmp_path: Path, header: Header, model: PlannerModel
+) -> None:
+    info = dataclasses.replace(header.info, id="/home/me/data/mine.npz", source="arrays")
+    command = "diffplan train x --dataset '/home/me/my data/mine.npz' --out /home/me/runs/x"
+    header = dataclasses.replace(header, info=info, command=command)
+    found = load_model(save(tmp_path, header, model))[1]
+    assert (found.command, found.version) == (command, importlib.metadata.version("diffplan"))
+    # what others get to see
+    assert found.public.info.id == "mine.npz"
+    assert found.public.command == "diffplan train x --dataset mine.npz --out x"
+    kept = dataclasses.replace(found.public, info=found.info, command=found.command)
+    assert kept == found
+
+
+def test_folders_are_nowhere_in_what_others_see(header: Header) -> None:
+    tasks = tuple(Task(name, None, {}, 4) for name in ("/home/me/a.hdf5", "D4RL/pen/human-v2"))
+    details = {"parts": ["/home/me/a.hdf5"], "tasks": {"/home/me/a.hdf5": {"n": 3}}}
+    info = dataclasses.replace(header.info, details=details, tasks=tasks).public
+    assert [task.name for task in info.tasks] == ["a.hdf5", "D4RL/pen/human-v2"]
+    assert info.details == {"parts": ["a.hdf5"], "tasks": {"a.hdf5": {"n": 3}}}
+    assert info.env_kwargs == header.info.env_kwargs
+
+
+def test_the_best_checkpoint_is_the_one_that_was_chosen(
+    tmp_path: Path, header: Header, model: PlannerModel
+) -> None:
+    def best() -> str:
+        return find_checkpoint(tmp_path, "best").name
+
+    for step in (10, 20):
+        save(tmp_path, header, model, step)
+    assert "evaluate" in (message := refusal(best)) and "--checkpoint best" in message
+    (tmp_path / "best.json").write_text('{"chosen": 10, "scores": {"10": [2], "20": [1]}}')
+    assert best() == "checkpoint-00000010"
+    save(tmp_path, header, model, 30)
+    assert "of 30 updates" in refusal(best)
+    (tmp_path / "best.json").write_text('{"chosen": ')
+    assert "damaged" in refusal(best)
 
 
 def test_weights_of_another_shape_are_named(

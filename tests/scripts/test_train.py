@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from diffplan.config.config import Config
 from diffplan.config.planners import get_config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo
-from diffplan.model.run_folder import list_checkpoints, read_header
+from diffplan.model.run_folder import Header, list_checkpoints, read_header
 from diffplan.scripts.cli import main
 from diffplan.scripts.train import Train, _d4rl_name, _speed
 
@@ -45,8 +46,12 @@ def _called(info: DatasetInfo, name: str) -> DatasetInfo:
     return dataclasses.replace(info, id=name)
 
 
+def header(tmp_path: Path) -> Header:
+    return read_header(list_checkpoints(tmp_path / "run")[-1])
+
+
 def trained(tmp_path: Path) -> Config:
-    return read_header(list_checkpoints(tmp_path / "run")[-1]).config
+    return header(tmp_path).config
 
 
 def test_the_preset_is_used_named_and_kept(
@@ -74,8 +79,10 @@ def test_given_options_win_also_where_they_equal_the_bare_default(
 ) -> None:
     base = get_config("trajectory-diffuser")
     given = ["--data.discount", str(base.data.discount), "--planning.start", base.planning.start]
-    assert main(command(*given)) == 0
+    words = command(*given)
+    assert main(words) == 0
     config = trained(tmp_path)
+    assert shlex.split(str(header(tmp_path).command)) == ["diffplan", *words]
     assert config.data.discount == base.data.discount
     assert config.planning.start == base.planning.start
     assert config.planning.replan_every == 8  # what was not given

@@ -144,6 +144,10 @@ def test_the_best_checkpoint_is_chosen_on_seeds_of_its_own_and_says_so(
     assert "--checkpoint best --select-episodes 3 --select-seed 100000" in results["command"]
     assert (world.folder / "a" / "results-checkpoint-best.json").is_file()
     assert not (world.folder / "a" / "results.json").exists()
+    # where `load_agent(checkpoint="best")` finds it
+    best = json.loads((world.folder / "a" / "best.json").read_text())
+    assert best["chosen"] == 20 and set(best["scores"]) == {"10", "20", "30"}
+    assert best["command"] == results["command"]
 
 
 def test_a_folder_without_checkpoints_has_no_best(world: World) -> None:

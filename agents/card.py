@@ -1,0 +1,67 @@
+"""A model card: what an agent was trained on, how it scored, how it plans, who made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.model.run_folder import own_version
+
+
+def model_card(agent: PlannerAgent, *, use: Sequence[str], more: Mapping[str, str]) -> str:
+    """Markdown under the hub's header. use: paragraphs on how to run it. more: rows at the end."""
+    info = agent.info.public
+    header = None if agent.origin is None else agent.origin.header.public
+    environments = [task.env_id for task in info.tasks] or [info.env_id]
+    rows = {"data": info.id, "evaluated in": ", ".join(sorted({str(e) for e in environments}))}
+    rows |= _score(agent)
+    if header is not None:
+        rows["data"] += f", fingerprint `{header.fingerprint}`"
+        rows["training"] = (
+            f"{header.step:,} updates in {header.seconds:,.0f} s, seed {header.seed}"
+            + (f": `{header.command}`" if header.command else "")
+        )
+        rows["versions"] = f"trained by diffplan {header.version}, "
+    wrote = f"written by diffplan {own_version()}, PyTorch {version('torch')}"
+    rows["versions"] = rows.get("versions", "") + wrote
+    settings = (f"{key} {value}" for key, value in agent.planning.items() if value is not None)
+    rows["planning"] = ", ".join(settings)
+    lines = [f"| {key} | {value} |" for key, value in (rows | dict(more)).items()]
+    return "\n".join(
+        [
+            *("---", "library_name: diffplan", "pipeline_tag: reinforcement-learning"),
+            *("tags: [offline-reinforcement-learning, planning, diffusion]", "---", ""),
+            f"# {agent.config_name} on {info.id}",
+            "",
+            "A planner from offline data: an autoregressive proposal, optimised by diffusion in a "
+            "few steps.",
+            "",
+            *("| | |", "|---|---|", *lines, ""),
+            "\n\n".join(use),
+            "",
+        ]
+    )
+
+
+def _score(agent: PlannerAgent) -> dict[str, str]:
+    """Score and protocol as the evaluation of this checkpoint says them."""
+    found = None if agent.origin is None else agent.origin.results(agent.planning)
+    if found is None:
+        return {"score": "not evaluated with these settings"}
+    parts = [f"return {_interval(found['return_mean'], found['return_ci95'])}"]
+    if "normalised_score" in found:
+        scaled = _interval(found["normalised_score"], found["normalised_ci95"])
+        parts.append(f"D4RL scale {scaled}")
+    if found.get("success_rate") is not None:
+        low, high = found["success_ci95"]
+        parts.append(f"success {found['success_rate']:.1%} [{low:.1%}, {high:.1%}]")
+    chosen = [run["selection"]["note"] for run in found["runs"] if run["selection"]]
+    return {
+        "score [95 % interval]": "; ".join([*parts, f"n = {found['episodes']}", *chosen]),
+        "protocol": f"{found['protocol']} First seed {found['seed']}.",
+    }
+
+
+def _interval(mean: float, bounds: Sequence[float]) -> str:
+    return f"{mean:.1f} [{bounds[0]:.1f}, {bounds[1]:.1f}]"

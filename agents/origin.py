@@ -1,0 +1,34 @@
+"""Where an agent comes from, and how its checkpoint scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffplan.model.run_folder import Header
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint that an agent was loaded from.
+
+    header: its config.json. folder: of the checkpoint; results are in the one that holds it.
+    """
+
+    header: Header
+    folder: Path
+
+    def results(self, planning: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What `diffplan evaluate` wrote of this checkpoint alone, planning so; else None."""
+        for file in sorted(self.folder.parent.glob("results*.json"), key=lambda p: len(p.name)):
+            try:
+                found = json.loads(file.read_text())
+                updates = [run["updates"] for run in found["runs"]]
+                if updates == [self.header.step] and found["planning"] == planning:
+                    return dict(found)
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # a file of someone else
+        return None
