@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,8 @@ class Train:
         if main:
             print(
                 f"training {config.name} on {episodes.info.id}: {episodes.num_episodes} "
-                f"episodes, {episodes.num_steps} steps; {self.steps} updates into {self.out}"
+                f"episodes ({_held_out(episodes)} held out), {episodes.num_steps} steps; "
+                f"{self.steps} updates into {self.out}"
             )
             kinds = settled(config, episodes.layout.goal_dim > 0)
             if not kinds.trains_value and not kinds.tells_returns:
@@ -239,6 +241,15 @@ class Train:
         if self.out.is_file():
             raise DiffplanError(f"--out {self.out} is a file; give the name of a folder")
         check_writable(self.out / "metrics.jsonl" if self.out.is_dir() else self.out, "--out")
+
+
+def _held_out(episodes: Episodes) -> int:
+    """How many episodes measure the proposals' error and are not learned from."""
+    from diffplan.data.drawing import DRAWING, held_out_of
+
+    tasks = [0] * episodes.num_episodes if episodes.tasks is None else episodes.tasks.tolist()
+    counts = Counter(tasks).values()
+    return sum(held_out_of(count, DRAWING.held_out) for count in counts)
 
 
 def _named(args: Sequence[str]) -> str:

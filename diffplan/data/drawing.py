@@ -28,3 +28,8 @@ class Drawing:
 
 
 DRAWING = Drawing()
+
+
+def held_out_of(episodes: int, share: float) -> int:
+    """How many of so many episodes are held out: their share, one at least, none of one or two."""
+    return min(max(1, round(share * episodes)), episodes - 1) if episodes > 2 else 0

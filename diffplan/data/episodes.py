@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from diffplan.data.info import DatasetInfo, ObservationLayout, Task
+from diffplan.data.header import read_json, typed
+from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.errors import DiffplanError
 
 FORMAT = 1
@@ -32,6 +33,7 @@ _ARRAYS = {
 }
 _ACTION_TOLERANCE = 5e-4  # of the width of an action's bounds
 _REWARD_SPREAD = 2e-5  # of the largest reward: below it float32 sums tell rewards hardly apart
+_HORIZON = 10_000  # steps that a return may sum up, beyond a time limit
 _PIECE = 1 << 16  # rows that are checked at a time
 
 
@@ -106,6 +108,8 @@ class Episodes:
                 f"dataset {self.info.id}: {name} hold {array[bad]} in "
                 f"{_place(offsets, bad[0])}{column}; repair the data or leave that episode out"
             )
+        self._check_goals()
+        self._check_rewards()
         # a bound beyond float32 becomes infinity here, and is refused as such
         with np.errstate(over="ignore"):
             low = np.asarray(self.info.action_low, np.float32)
@@ -117,7 +121,7 @@ class Episodes:
                 f"[{low[wrong[0]]:g}, {high[wrong[0]]:g}], expected finite ones, low below high"
             )
         # float32 and clipping in the environment move actions a little past their bounds
-        room = _ACTION_TOLERANCE * (high - low)
+        room = _ACTION_TOLERANCE * (high.astype(np.float64) - low)
         least, most = low - room, high + room
         outside = _first(self.actions, lambda part: (part < least) | (part > most))
         if outside is not None:
@@ -202,6 +206,37 @@ class Episodes:
                 f"{self.lengths[e] + extra[e]} states, expected as many states or one more"
             )
 
+    def _check_goals(self) -> None:
+        """Goals in other columns, or other units, than what they are compared with."""
+        columns = self.layout.goal_columns if self.goals is not None else ()
+        for k, column in enumerate(columns):
+            assert self.goals is not None
+            low, high = float(self.states[:, column].min()), float(self.states[:, column].max())
+            goals = self.goals[:, k]
+            near = (goals >= low - (high - low)) & (goals <= high + (high - low))
+            if high > low and not near.any():
+                raise DiffplanError(
+                    f"dataset {self.info.id}: goals reach from {goals.min():g} to {goals.max():g} "
+                    f"in column {k}, but column {column} of the state, which goal_columns compares "
+                    f"with it, from {low:g} to {high:g}; name the columns in the goals' order, in "
+                    "the same units"
+                )
+
+    def _check_rewards(self) -> None:
+        """Rewards whose sums float32 could not tell apart, or not hold."""
+        low, high = float(self.rewards.min()), float(self.rewards.max())
+        largest = max(abs(low), abs(high))
+        if largest * max(int(self.lengths.max()), _HORIZON) > float(np.finfo(np.float32).max):
+            raise DiffplanError(
+                f"dataset {self.info.id}: rewards reach {largest:g}, whose sums float32 does not "
+                "hold; divide all of them by the same number"
+            )
+        if 0 < high - low < _REWARD_SPREAD * largest:
+            raise DiffplanError(
+                f"dataset {self.info.id}: rewards reach from {low:.10g} to {high:.10g}: float32 "
+                f"hardly tells their sums apart; subtract {low:.10g} from all of them"
+            )
+
     def _check_tasks(self) -> None:
         if self.tasks is None:
             return
@@ -260,20 +295,19 @@ class Episodes:
     def load(folder: str | Path, mmap: bool = True) -> Episodes:
         """Read a folder written by `save`; with `mmap` the arrays stay on disk until touched."""
         folder = Path(folder)
-        if not (folder / _HEADER).is_file():
-            raise DiffplanError(f"{folder} is no episode store: it has no {_HEADER}")
+        file = folder / _HEADER
         try:
-            header = json.loads((folder / _HEADER).read_text())
-            if header["format"] != FORMAT:
-                raise DiffplanError(
-                    f"{folder} has format {header['format']}, this version reads {FORMAT}; "
-                    f"make it again"
-                )
-            layout = ObservationLayout(**_with_tuples(header["layout"]))
-            about = _with_tuples(header["info"])
-            for key in ("tasks", "evaluation_tasks"):
-                about[key] = tuple(Task(**task) for task in about.get(key, ()))
-            info = DatasetInfo(**about)
+            header = read_json(file)
+        except (FileNotFoundError, NotADirectoryError):
+            raise DiffplanError(f"{folder} is no episode store: it has no {_HEADER}") from None
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            found = header.get("format") if isinstance(header, dict) else None
+            raise DiffplanError(
+                f"{folder} has format {found}, this version reads {FORMAT}; make it again"
+            )
+        layout = typed(file, "layout", ObservationLayout, header.get("layout"))
+        info = typed(file, "info", DatasetInfo, header.get("info"))
+        try:
             # arrays that the header says are not there
             told = layout.goal_dim and (folder / "goals.npy").exists()
             absent: dict[str, Any] = {} if told else {"goals": None}
@@ -281,9 +315,8 @@ class Episodes:
             arrays: dict[str, Any] = {
                 key: _read(folder / f"{key}.npy", mmap) for key in _ARRAYS if key not in absent
             }
-        except DiffplanError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        # what NumPy raises for damaged files and for what is no array of numbers
+        except (OSError, ValueError, TypeError, EOFError, SyntaxError, OverflowError) as error:
             raise DiffplanError(f"{folder} is no readable episode store: {error}") from None
         episodes = Episodes(**absent, **arrays, layout=layout, info=info)
         episodes._check_shapes()
@@ -303,12 +336,6 @@ def _first(array: np.ndarray, bad: Callable[[np.ndarray], np.ndarray]) -> tuple[
 def _place(offsets: np.ndarray, row: int) -> str:
     episode = int(np.searchsorted(offsets, row, side="right")) - 1
     return f"episode {episode}, step {int(row - offsets[episode])}"
-
-
-def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
 
 
 def _read(path: Path, mmap: bool) -> np.ndarray:

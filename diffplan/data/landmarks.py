@@ -27,6 +27,8 @@ _SPEED_LAG = 16
 _SUBSAMPLE = 20_000  # points among which landmarks are chosen
 _CHUNK = 200_000  # states at once
 _UNREACHABLE = 1e9
+_FAR = 64  # times what the landmarks spread over
+_EXACT, _QUICK = "donot_use_mm_for_euclid_dist", "use_mm_for_euclid_dist_if_necessary"
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,14 @@ class LandmarkGraph:
         k = min(_NEIGHBOURS, len(self.centres))
         indices = torch.empty(len(points), k, dtype=torch.int32)
         gaps = torch.empty(len(points), k)
+        # far from zero the quick way, by |a|^2 - 2ab + |b|^2, loses all digits
+        spread = (self.centres.amax(0) - self.centres.amin(0)).max()
+        far = bool(self.centres.abs().max() > _FAR * spread)
+        mode = _EXACT if far else _QUICK
         for first in range(0, len(points), _SUBSAMPLE):
             part = slice(first, first + _SUBSAMPLE)
-            near = torch.cdist(points[part], self.centres).topk(k, largest=False)
+            gap = torch.cdist(points[part], self.centres, compute_mode=mode)
+            near = gap.topk(k, largest=False)
             indices[part] = near.indices
             gaps[part] = near.values / self.speed
         return indices, gaps

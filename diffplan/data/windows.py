@@ -124,7 +124,7 @@ class WindowSampler:
                 )
             if len(own) > 1:
                 order = own[torch.randperm(len(own), generator=generator)]
-                held[order[: min(max(1, round(share * len(own))), len(own) - 1)]] = True
+                held[order[: constants.held_out_of(len(own), share)]] = True
             if not (usable & ~held)[own].any():
                 held[own] = False
         return held

@@ -99,6 +99,10 @@ def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], where: Path) 
                 f"{where}: {name!r} has shape {list(value.shape)}, expected "
                 f"{list(own[name].shape)} by its config.json"
             )
+        if own[name].dtype != value.dtype:
+            raise DiffplanError(
+                f"{where}: {name!r} holds {value.dtype}, expected {own[name].dtype}"
+            )
     module.load_state_dict(tensors)
 
 

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from diffplan.config.config import Config, config_from_dict, config_to_dict
+from diffplan.data.header import read_json, typed
 from diffplan.data.info import DatasetInfo, ObservationLayout, without_folders
 from diffplan.errors import DiffplanError
 from diffplan.model.spec import ModelSpec
@@ -22,14 +23,14 @@ from diffplan.model.spec import ModelSpec
 FORMAT = 3
 BEST = "best.json"
 _SECTIONS: dict[str, type] = {"spec": ModelSpec, "layout": ObservationLayout, "info": DatasetInfo}
-_TYPES: dict[str, TypeAdapter[Any]] = {
-    **{name: TypeAdapter(kind) for name, kind in _SECTIONS.items()},
-    "fingerprint": TypeAdapter(str),
-    "step": TypeAdapter(Annotated[int, Field(ge=0)]),
-    "seed": TypeAdapter(int),
-    "seconds": TypeAdapter(Annotated[float, Field(ge=0)]),
-    "version": TypeAdapter(str),
-    "command": TypeAdapter(str | None),
+_TYPES: dict[str, Any] = {
+    **_SECTIONS,
+    "fingerprint": str,
+    "step": Annotated[int, Field(ge=0, le=2**40)],
+    "seed": int,
+    "seconds": Annotated[float, Field(ge=0)],
+    "version": str,
+    "command": str | None,
 }
 _NAME = re.compile(r"checkpoint-(\d+)$")
 
@@ -144,11 +145,9 @@ def read_header(path: Path) -> Header:
     """Read config.json strictly. DiffplanError for a foreign, older or damaged folder."""
     file = path / "config.json"
     try:
-        data = json.loads(file.read_text())
+        data = read_json(file)
     except FileNotFoundError:
         raise DiffplanError(f"{path} is not a diffplan checkpoint: no config.json in it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DiffplanError(f"{file} is damaged or not JSON: {error}") from None
     if not isinstance(data, dict) or "diffplan_checkpoint" not in data:
         raise DiffplanError(
             f"{file} was not written by diffplan (no key 'diffplan_checkpoint'); expected a "
@@ -169,7 +168,9 @@ def read_header(path: Path) -> Header:
     for name, kind in _SECTIONS.items():
         if isinstance(data[name], dict):
             _check_keys(file, data[name], {f.name: None for f in fields(kind)}, f"{name}.")
-    header = Header(config, **{name: _typed(file, name, data[name]) for name in _TYPES})
+    header = Header(
+        config, **{name: typed(file, name, kind, data[name]) for name, kind in _TYPES.items()}
+    )
     _check_sizes(file, header)
     return header
 
@@ -190,18 +191,6 @@ def _check_keys(
             )
         if isinstance(expected[key], dict) and isinstance(data[key], dict):
             _check_keys(file, data[key], expected[key], f"{prefix}{key}.")
-
-
-def _typed(file: Path, name: str, value: Any) -> Any:
-    try:
-        # from JSON, strictly: lists become tuples, but "4" no number
-        return _TYPES[name].validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, (name, *first["loc"])))
-        raise DiffplanError(
-            f"{file}: {key} is {first['input']!r}, expected: {first['msg']}"
-        ) from None
 
 
 def _check_sizes(file: Path, header: Header) -> None:

@@ -15,6 +15,8 @@ from diffplan.model.checkpoint import load_into, load_tensors
 from diffplan.model.run_folder import read_header
 from diffplan.training.average import WeightAverage
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam
+
 
 def training_state(
     model: nn.Module, optimiser: Any, generators: dict[str, Tensor]
@@ -64,12 +66,11 @@ def restore(
     load_into(model, dict(under("model/")), path)
     load_into(average.module, load_tensors(path, "model.safetensors"), path)
     average.count = read_header(path).step
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in under("optimiser/"):
-        index, key = name.split("/")
-        state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict(
-        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
+        {
+            "state": _moments(path, dict(under("optimiser/")), optimiser),
+            "param_groups": optimiser.state_dict()["param_groups"],
+        }
     )
     states = dict(under("generator/"))
     if len(states) != accelerator.num_processes:
@@ -77,9 +78,38 @@ def restore(
             f"{path} was written by {len(states)} processes, this run has "
             f"{accelerator.num_processes}; resume with the same number of processes"
         )
-    own, global_state = (row.clone() for row in states[str(accelerator.process_index)])
-    generator.set_state(own)
-    torch.set_rng_state(global_state)
-    on_gpu = tensors.get(f"cuda/{accelerator.process_index}")  # None: that run was on the CPU
-    if on_gpu is not None and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(on_gpu, accelerator.device)
+    try:
+        own, global_state = (row.clone() for row in states[str(accelerator.process_index)])
+        generator.set_state(own)
+        torch.set_rng_state(global_state)
+        on_gpu = tensors.get(f"cuda/{accelerator.process_index}")  # None: that run was on the CPU
+        if on_gpu is not None and accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(on_gpu, accelerator.device)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise DiffplanError(
+            f"{path}: the random states of training.safetensors are damaged ({error}); train anew"
+        ) from None
+
+
+def _moments(
+    path: Path, tensors: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """The optimiser's state by parameter. DiffplanError where it is not of these parameters."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition("/")
+        known = index.isdigit() and int(index) < len(parameters) and key in _MOMENTS
+        if not known:
+            raise DiffplanError(f"{path} has the unknown optimiser state {name!r}; train anew")
+        shape = parameters[int(index)].shape if key != "step" else torch.Size()
+        if value.shape != shape or not value.isfinite().all():
+            raise DiffplanError(
+                f"{path}: the optimiser state {name!r} has shape {list(value.shape)}, expected "
+                f"finite numbers of shape {list(shape)}; train anew"
+            )
+        state.setdefault(int(index), {})[key] = value
+    for number, found in state.items():
+        if len(found) != len(_MOMENTS):
+            raise DiffplanError(f"{path} lacks optimiser states of parameter {number}; train anew")
+    return state

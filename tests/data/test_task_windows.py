@@ -39,9 +39,9 @@ def named(episodes: Episodes, name: str) -> Episodes:
 
 @pytest.fixture
 def uneven(join_episodes: Make) -> Episodes:
-    """Three tasks of 2, 40 and 8 episodes; the second column of a state is its task."""
+    """Three tasks of 3, 40 and 8 episodes; the second column of a state is its task."""
     parts = []
-    for task, count in enumerate((2, 40, 8)):
+    for task, count in enumerate((3, 40, 8)):
         states = [np.array([(t, task) for t in range(21)], float) for _ in range(count)]
         actions = [np.full((20, 2), -task / 10) for _ in range(count)]
         rewards = [np.full(20, float(10 * task)) for _ in range(count)]
