@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -125,7 +124,7 @@ def _chosen(run: Path) -> int:
     """Updates of the checkpoint that was chosen as the best of those that the run holds."""
     choose = f"choose it by `diffplan evaluate {run} --checkpoint best`"
     try:
-        found = json.loads((run / BEST).read_text())
+        found = read_json(run / BEST)
         chosen, among = int(found["chosen"]), {int(step) for step in found["scores"]}
     except FileNotFoundError:
         raise DiffplanError(
