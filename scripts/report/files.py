@@ -1,5 +1,6 @@
 """Files that results are kept in: tried before anything is computed, written whole."""
 
+import contextlib
 import json
 import math
 import os
@@ -17,8 +18,14 @@ def check_writable(path: Path, what: str) -> None:
     """Make the parent folder and try it, so that nothing is computed that cannot be kept.
 
     Raises:
-        DiffplanError: `path` is a folder, or nothing can be written beside it.
+        DiffplanError: `path` is a folder or lies in a dataset's, or nothing can be written beside
+            it.
     """
+    for folder in path.absolute().parents:
+        if _is_dataset(folder):
+            raise DiffplanError(
+                f"{what} {path} lies in {folder}, the folder of a dataset; name another place"
+            )
     if path.is_dir():
         raise DiffplanError(f"{what} {path} is a folder; give the name of a file")
     # a name that no other process probes with at the same time
@@ -31,6 +38,13 @@ def check_writable(path: Path, what: str) -> None:
         raise DiffplanError(
             f"{what} {path} cannot be written: {error.strerror}; name another place"
         ) from None
+
+
+def _is_dataset(folder: Path) -> bool:
+    inside = ("episodes.json", "main_data.hdf5", "data/metadata.json", "meta/info.json")
+    with contextlib.suppress(OSError):  # what cannot be looked into cannot be written to either
+        return any((folder / name).is_file() for name in inside)
+    return False
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
