@@ -234,7 +234,5 @@ def test_an_environment_may_come_from_a_module_in_the_current_folder(
     with pytest.raises(DiffplanError, match="module 'no_such_module' cannot be imported"):
         check_env_id("no_such_module:Cart-v7", named=True)
     (tmp_path / "diffplan_broken_envs.py").write_text("1 / 0\n")
-    with pytest.raises(
-        DiffplanError, match=r"cannot be imported \(ZeroDivisionError: division"
-    ):
+    with pytest.raises(DiffplanError, match=r"cannot be imported \(ZeroDivisionError: division"):
         check_env_id("diffplan_broken_envs:Cart-v7", named=True)
