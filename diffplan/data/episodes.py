@@ -315,8 +315,7 @@ class Episodes:
             arrays: dict[str, Any] = {
                 key: _read(folder / f"{key}.npy", mmap) for key in _ARRAYS if key not in absent
             }
-        # what NumPy raises for damaged files and for what is no array of numbers
-        except (OSError, ValueError, TypeError, EOFError, SyntaxError, OverflowError) as error:
+        except Exception as error:  # NumPy raises many kinds for damaged files, tokenize's too
             raise DiffplanError(f"{folder} is no readable episode store: {error}") from None
         episodes = Episodes(**absent, **arrays, layout=layout, info=info)
         episodes._check_shapes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import shutil
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,19 +32,6 @@ _OTHER_NAMES = {
     "obs": "observations",
 }
 _PIECE_BYTES = 1 << 22
-# what zipfile and NumPy raise for damaged archives and for what is no array
-_DAMAGE = (
-    ValueError,
-    RuntimeError,
-    TypeError,
-    KeyError,
-    EOFError,
-    OverflowError,
-    SyntaxError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _LARGE = 1 << 30
 _RATIO = 200  # no large archive of measured numbers is packed that well
 
@@ -71,7 +57,9 @@ def unpacked(path: Path, folder: Path, progress: bool) -> dict[str, np.ndarray]:
                 for key in keys:
                     _extract(archive, key, folder / f"{key}.npy", shown)
                     arrays[key] = np.lib.format.open_memmap(folder / f"{key}.npy", mode="r")
-    except _DAMAGE as error:
+    except (DiffplanError, OSError):
+        raise
+    except Exception as error:  # zipfile and NumPy raise many kinds for what is damaged
         reason = "it holds Python objects" if "Python objects" in str(error) else error
         raise DiffplanError(f"{path} is no readable .npz archive of numbers: {reason}") from None
     return arrays

@@ -157,3 +157,40 @@ def test_speed_weighs_lines_by_their_updates(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert np.isclose(float(_speed(path).split()[1]), 200)
+
+
+def test_ends_at_a_time_limit_are_the_users_to_decide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, ends = np.random.default_rng(0), np.arange(400) % 40 == 39
+    np.savez(
+        tmp_path / "limits.npz",
+        observations=rng.normal(size=(400, 3)),
+        actions=rng.uniform(-1, 1, (400, 1)),
+        rewards=rng.normal(size=400),
+        terminations=ends,
+        truncations=ends & False,
+    )
+    words = ["train", "trajectory-diffuser", "--dataset", str(tmp_path / "limits.npz"), "--steps=2"]
+    words += ["--out", str(tmp_path / "run"), "--device=cpu", *TINY]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "all 10 episodes that terminate have exactly 40 steps" in said
+    assert "Give --terminations as-truncations" in said
+    assert not (tmp_path / "run").exists()
+    assert main([*words, "--terminations", "as-truncations"]) == 0
+    assert header(tmp_path).info.details["terminations"] == "as-truncations"
+    # a resume goes on with what was decided, and with nothing else
+    resume = [*words, "--resume"]
+    assert main([*resume, "--terminations", "as-recorded"]) == 2
+    assert "was started with --terminations as-truncations" in capsys.readouterr().err
+    assert main([word.replace("--steps=2", "--steps=3") for word in resume]) == 0
+
+
+def test_a_run_does_not_lie_in_a_dataset(
+    command: Command, rewards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out in (rewards, rewards / "run"):
+        assert main(command("--out", str(out))) == 2
+        assert "the folder of a dataset; name another place" in capsys.readouterr().err
+    assert not (rewards / "run").exists()
