@@ -28,7 +28,7 @@ class Export:
     batch_sizes: tuple[int, ...] = (1,)
     """Sizes of batches to make graphs for; others are split and filled up."""
     engine: str = "onnx"
-    """Whose graphs."""
+    """Whose graphs: onnx, or onnx-int8 for a robot whose processor has 8-bit products."""
     checkpoint: Annotated[str, tyro.conf.arg(metavar="last|best|UPDATES")] = "last"
     """Which checkpoint of the run."""
     planning: Annotated[PlanningOptions, tyro.conf.arg(name="")] = field(
@@ -43,7 +43,8 @@ class Export:
         """
         check_engine(self.engine, "--engine")
         if min(self.batch_sizes, default=0) < 1:
-            raise DiffplanError("--batch-sizes must be at least 1 each")
+            given = " ".join(map(str, self.batch_sizes)) or "empty"
+            raise DiffplanError(f"--batch-sizes is {given}, expected numbers from 1 on")
         self.planning.check(find_checkpoint(self.folder, self.checkpoint))
 
         from diffplan.agents import export, load_agent

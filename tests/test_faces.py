@@ -62,7 +62,7 @@ import sys
 import diffplan, diffplan.config, diffplan.data, diffplan.diffusion, diffplan.envs
 import diffplan.diffusion.processes, diffplan.envs.makers, diffplan.envs.formats.d4rl_catalogue
 import diffplan.envs.rollouts.references, diffplan.envs.simulators, diffplan.model.run_folder
-import diffplan.planning, diffplan.training.run
+import diffplan.planning, diffplan.runtime, diffplan.training.run
 dir(diffplan), diffplan.DiffplanError, diffplan.get_config, diffplan.RunOptions
 print(sorted(set({HEAVY}) & set(sys.modules)))
 """

@@ -242,6 +242,31 @@ def reference_table(data: dict[str, Any]) -> str:
     )
 
 
+def export_table(data: dict[str, Any]) -> str:
+    """The table of the check export."""
+    differences = ("from_onnx", "from_eager", "from_eager_median")
+    rows = [
+        [
+            f"{row['config']}, {row['updates']} updates",
+            row["env_id"],
+            *(f"{row[key]:.1e}" for key in differences),
+            f"{row['mebibytes']:.1f}",
+        ]
+        for row in data["export"].values()
+    ]
+    header = ["planner", "environment", "largest difference from the agent with onnx"]
+    header += ["with eager", "its median", "MiB"]
+    own, full = data["needs"]["runtime"], data["needs"]["diffplan"]
+    return (
+        f"{markdown(header, rows)}\n\nOver {data['steps']:,} environment steps, batch size 1, in "
+        f"action units. What the export needs takes {own['mebibytes']:,.0f} MiB installed, all "
+        f"that diffplan needs {full['mebibytes']:,.0f}; from nothing to a planner that is ready "
+        f"takes {own['start_cpu_seconds']:.2f} s of a core instead of "
+        f"{full['start_cpu_seconds']:.2f} (median of {data['rounds']} processes).\n\nCommand: "
+        f"`{data['command']}`. Machine: {machine_line(data)}."
+    )
+
+
 def benchmarks_table(runs: list[dict[str, Any]]) -> str:
     """One row per `diffplan benchmark`, at its own settings; the fastest plan is the measure."""
     # ratios say more than times of one machine
@@ -284,6 +309,8 @@ _FROM_CODE = {"presets": presets_table, "baselines": baselines_table}
 
 def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
     # reports have no field for their kind: each is known by what it alone holds
+    if "export" in data:
+        return export_table
     if "reference_matmul_ms" in data:
         return benchmark_table
     if "queries" in data:

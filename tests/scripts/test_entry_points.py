@@ -206,6 +206,7 @@ ON_RUNS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "RUN", *SMALL],
     "evaluate-best": ["evaluate", "RUN", *SMALL, "--checkpoint", "best", "--select-episodes", "1"],
     "compare": ["compare", "RUN", "--episodes", "2", "--tune-episodes", "1"],
+    "export": ["export", "RUN", "DIR"],
     "calibrate": ["calibrate", "RUN", "--samples", "8", "--start", "noise"],
     "queries": ["queries", "RUN", *FEW],
     "queries-against": ["queries", "RUN", "--against", "SEPARATE", *FEW],
@@ -234,6 +235,7 @@ def test_every_command_works_or_says_why_not(
     command: str,
     model: tuple[str, str, int],
     train: Train,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -242,7 +244,7 @@ def test_every_command_works_or_says_why_not(
     monkeypatch.setattr(compare, "STRIDES", (2,))
     run = train(*model)
     capsys.readouterr()
-    words = {"RUN": str(run)}
+    words = {"RUN": str(run), "DIR": str(tmp_path / "robot")}
     if "SEPARATE" in ON_RUNS[command]:  # of the same data, told of its tasks in codes of its own
         words["SEPARATE"] = str(train("trajectory-diffuser", *model[1:]))
         capsys.readouterr()
