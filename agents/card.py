@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.data.info import without_folders
 from diffplan.model.run_folder import own_version
 
 
-def model_card(agent: PlannerAgent, *, use: Sequence[str], more: Mapping[str, str]) -> str:
-    """Markdown under the hub's header. use: paragraphs on how to run it. more: rows at the end."""
+def model_card(
+    agent: PlannerAgent, *, use: Sequence[str], more: Mapping[str, str], engine: str | None = None
+) -> str:
+    """Markdown under the hub's header.
+
+    use: paragraphs on how to run it. more: rows at the end. engine: whose score is said, the
+    agent's own where None.
+    """
     info = agent.info.public
     header = None if agent.origin is None else agent.origin.header.public
     environments = [task.env_id for task in info.tasks] or [info.env_id]
     rows = {"data": info.id, "evaluated in": ", ".join(sorted({str(e) for e in environments}))}
-    rows |= _score(agent)
+    rows |= _score(agent, engine or agent.engine.name)
     if header is not None:
         rows["data"] += f", fingerprint `{header.fingerprint}`"
         rows["training"] = (
@@ -44,9 +52,9 @@ def model_card(agent: PlannerAgent, *, use: Sequence[str], more: Mapping[str, st
     )
 
 
-def _score(agent: PlannerAgent) -> dict[str, str]:
+def _score(agent: PlannerAgent, engine: str) -> dict[str, str]:
     """Score and protocol as the evaluation of this checkpoint says them."""
-    found = None if agent.origin is None else agent.origin.results(agent.planning)
+    found = None if agent.origin is None else agent.origin.results(agent.planning, engine)
     if found is None:
         return {"score": "not evaluated with these settings"}
     parts = [f"return {_interval(found['return_mean'], found['return_ci95'])}"]
@@ -57,9 +65,11 @@ def _score(agent: PlannerAgent) -> dict[str, str]:
         low, high = found["success_ci95"]
         parts.append(f"success {found['success_rate']:.1%} [{low:.1%}, {high:.1%}]")
     chosen = [run["selection"]["note"] for run in found["runs"] if run["selection"]]
+    command = shlex.join(map(without_folders, shlex.split(found["command"])))
     return {
         "score [95 % interval]": "; ".join([*parts, f"n = {found['episodes']}", *chosen]),
-        "protocol": f"{found['protocol']} First seed {found['seed']}.",
+        "evaluated by": f"`{command}`, engine {found['engine']}",
+        "protocol": found["protocol"],
     }
 
 

@@ -67,7 +67,7 @@ def export(
         shutil.copyfile(runtime.__file__, writing / RUNTIME)
         _write_manifest(writing)
         difference = largest_difference(agent, runtime.load(writing, seed=agent.seed))
-        (writing / "README.md").write_text(_card(agent, settings, difference))
+        (writing / "README.md").write_text(_card(agent, settings, engine, difference))
         _write_manifest(writing)
         if target.exists():
             target.rmdir()
@@ -195,7 +195,7 @@ def largest_difference(agent: PlannerAgent, other: runtime.Agent, rows: int = 2)
     return found
 
 
-def _card(agent: PlannerAgent, settings: dict[str, Any], difference: float) -> str:
+def _card(agent: PlannerAgent, settings: dict[str, Any], engine: str, difference: float) -> str:
     first = ", ".join(map(str, settings["graphs"]["plan"]))
     use = (
         "To run it: this folder, Python, `pip install numpy onnxruntime`.",
@@ -208,8 +208,9 @@ def _card(agent: PlannerAgent, settings: dict[str, Any], difference: float) -> s
     return model_card(
         agent,
         use=use,
+        engine=engine,
         more={
-            "batch sizes": first,
+            "engine": f"{engine}, batch sizes {first}",
             "export": f"largest difference from the agent's actions {difference:.1e}, "
             f"in {_CHECKED} decisions",
         },

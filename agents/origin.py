@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffplan.engines.table import ENGINES
 from diffplan.model.run_folder import Header
+
+_EXACT = {name for name, kind in ENGINES.items() if kind.exact}
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,18 @@ class Origin:
     header: Header
     folder: Path
 
-    def results(self, planning: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What `diffplan evaluate` wrote of this checkpoint alone, planning so; else None."""
+    def results(self, planning: Mapping[str, Any], engine: str) -> dict[str, Any] | None:
+        """What `diffplan evaluate` wrote of this checkpoint alone, planning so; else None.
+
+        Engines that make the same plans may stand in for each other.
+        """
+        asked = {engine} if not ENGINES[engine].exact else _EXACT
         for file in sorted(self.folder.parent.glob("results*.json"), key=lambda p: len(p.name)):
             try:
                 found = json.loads(file.read_text())
                 updates = [run["updates"] for run in found["runs"]]
-                if updates == [self.header.step] and found["planning"] == planning:
+                same = updates == [self.header.step] and found["planning"] == planning
+                if same and found["engine"] in asked:
                     return dict(found)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # a file of someone else

@@ -9,7 +9,8 @@
     action, state = agent.predict(observation, state)
 
 `predict` gives the actions of `diffplan.agents.PlannerAgent.predict` and works as is said there.
-What both share, random numbers and graphs, stands here alone.
+What both share, random numbers and graphs, stands here alone. One file, and so a long one: it is
+copied.
 """
 
 from __future__ import annotations
@@ -212,8 +213,10 @@ def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
             f"{path} has export format {manifest.get('diffplan_export')}, this runtime reads "
             f"{FORMAT}; export the run anew, or use the runtime in the folder"
         )
-    held: dict[str, bytes] = {}
-    for name, digest in manifest["files"].items():
+    files, held = manifest.get("files"), {}
+    if not isinstance(files, dict) or "settings.json" not in files:
+        raise DiffplanError(f"{path / 'manifest.json'} is damaged: it names no files")
+    for name, digest in files.items():
         if not (path / name).is_file():
             raise DiffplanError(f"{path} lacks {name}; copy the whole folder, or export anew")
         held[name] = (path / name).read_bytes()
@@ -234,15 +237,16 @@ def _numbers(value: Any, width: int, name: str, offset: Sequence[float] = ()) ->
     DiffplanError for another shape and what is not finite.
     """
     try:
-        numbers = np.ascontiguousarray(value, np.float64 if offset else np.float32)
+        array = np.asarray(value)
     except (TypeError, ValueError):
-        raise DiffplanError(f"{name} holds {type(value).__name__}, expected numbers") from None
-    if numbers.ndim > 2 or np.ndim(value) == 0 or numbers.shape[-1] != width:
-        raise DiffplanError(
-            f"{name} has shape {np.shape(value)}, expected [B, {width}] or [{width}]"
-        )
-    if offset:
-        numbers = (numbers - np.asarray(offset)).astype(np.float32)
+        raise DiffplanError(f"{name} is ragged, expected rows of numbers of one width") from None
+    if array.dtype.kind not in "fiub":
+        raise DiffplanError(f"{name} holds {array.dtype.name}, expected real numbers")
+    if array.ndim not in (1, 2) or array.shape[-1] != width:
+        raise DiffplanError(f"{name} has shape {array.shape}, expected [B, {width}] or [{width}]")
+    with np.errstate(over="ignore"):
+        shifted = array.astype(np.float64) - offset if offset else array
+        numbers = np.ascontiguousarray(shifted, np.float32)
     if not np.isfinite(numbers).all():
         raise DiffplanError(f"{name} holds numbers that are not finite")
     return numbers
@@ -424,13 +428,21 @@ class Agent:
         if not isinstance(observation, Mapping) or not set(wanted) <= set(observation):
             found = sorted(observation) if isinstance(observation, Mapping) else type(observation)
             raise DiffplanError(f"the observation is {found}, expected a dict with {wanted}")
-        state = np.concatenate([np.asarray(observation[key]) for key in keys], -1)
+        try:
+            state = np.concatenate([np.asarray(observation[key]) for key in keys], -1)
+        except ValueError:
+            shapes = ", ".join(f"{key} {np.shape(observation[key])}" for key in keys)
+            raise DiffplanError(f"these parts of the observation do not fit: {shapes}") from None
         state = _numbers(state, layout["state_dim"], "observation", offset)
         if not asks:
             return state, None
         offset = [offset[column] for column in layout["goal_columns"]] if offset else offset
-        goal = observation["desired_goal"]
-        return state, _numbers(goal, layout["goal_dim"], "desired_goal", offset)
+        goal = _numbers(observation["desired_goal"], layout["goal_dim"], "desired_goal", offset)
+        if goal.shape[:-1] != state.shape[:-1]:
+            raise DiffplanError(
+                f"observation {state.shape} and desired_goal {goal.shape} differ in batch shape"
+            )
+        return state, goal
 
     def _blank(self, rows: int) -> State:
         width, zeros = len(self.settings["action_low"]), np.zeros(rows, np.int64)

@@ -59,7 +59,8 @@ class EngineKind:
     device: the only kind of device that it runs on, None for any. direct: whether it calls the
     steps as they are written, neither exported nor captured. gradients: whether it can take
     gradients. keeps_graphs: whether what it makes ready can be kept in a folder. installed:
-    whether what it needs is. fast: whether it is worth its start for a model.
+    whether what it needs is. fast: whether it is worth its start for a model. exact: whether its
+    plans are those of the others, but for rounding.
     """
 
     make: Callable[..., Engine]
@@ -69,6 +70,7 @@ class EngineKind:
     keeps_graphs: bool = False
     installed: Callable[[], bool] = lambda: True
     fast: Callable[[PlannerModel], bool] = lambda model: True
+    exact: bool = True
 
     def made(
         self, model: PlannerModel, settings: PlanningConfig, detailed: bool, graphs: Path | None
@@ -98,10 +100,14 @@ ENGINES: dict[str, EngineKind] = {
         fast=late("diffplan.engines.onnx:exports_well"),
     ),
     "onnx-int8": EngineKind(
-        _INT8, "cpu", keeps_graphs=True, installed=late("diffplan.engines.onnx:has_onnx")
+        _INT8,
+        "cpu",
+        keeps_graphs=True,
+        installed=late("diffplan.engines.onnx:has_onnx"),
+        exact=False,
     ),
     "cuda-graph": EngineKind(_GRAPH, "cuda"),
-    "cuda-graph-bf16": EngineKind(partial(_GRAPH, bf16=True), "cuda"),
+    "cuda-graph-bf16": EngineKind(partial(_GRAPH, bf16=True), "cuda", exact=False),
 }
 DIRECT = next(name for name, kind in ENGINES.items() if kind.direct)
 """The one that runs whatever the settings are, and whose stages can be timed apart."""

@@ -160,6 +160,7 @@ def test_a_damaged_folder_is_refused(robot: Path, tmp_path: Path) -> None:
     assert "checksum is wrong" in refusal("settings.json", "{}")
     assert "has no manifest.json" in refusal("manifest.json", None)
     assert "damaged" in refusal("manifest.json", "{")
+    assert "names no files" in refusal("manifest.json", '{"diffplan_export": 1}')
     assert "export format 7" in refusal("manifest.json", '{"diffplan_export": 7}')
 
 
@@ -169,7 +170,10 @@ def test_a_damaged_folder_is_refused(robot: Path, tmp_path: Path) -> None:
         (np.zeros((2, 4)), r"shape \(2, 4\), expected \[B, 3\]"),
         (np.zeros((1, 2, 3)), r"shape \(1, 2, 3\)"),
         ({"observation": np.zeros(3)}, "is dict, expected an array"),
-        ("abc", "str, expected numbers"),
+        (["a", "b", "c"], "expected real numbers"),
+        (np.ones(3, complex), "complex128, expected real"),
+        ([[1, 2, 3], [1]], "ragged"),
+        (7.0, r"shape \(\), expected"),
         ([0, np.nan, 0], "not finite"),
         ([0, 3e38, 3e38], "no finite action"),
     ],
@@ -178,6 +182,15 @@ def test_wrong_observations_are_refused(robot: Path, observation: Any, match: st
     with pytest.raises(DiffplanError, match=match) as error:
         runtime.load(robot).predict(observation)
     assert "\n" not in str(error.value)
+
+
+def test_parts_of_an_observation_have_as_many_rows(make_agent: Make, tmp_path: Path) -> None:
+    export(make_agent("proposer-only"), tmp_path / "robot")
+    agent = runtime.load(tmp_path / "robot")
+    with pytest.raises(DiffplanError, match="differ in batch shape"):
+        agent.predict({"observation": np.zeros((2, 4)), "desired_goal": np.zeros((3, 2))})
+    with pytest.raises(DiffplanError, match=r"\['observation'\], expected a dict with"):
+        agent.predict({"observation": np.zeros((2, 4))})
 
 
 def test_wrong_states_are_refused(robot: Path) -> None:

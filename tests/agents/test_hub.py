@@ -25,7 +25,8 @@ SCORE = {
     "success_rate": 0.5,
     "success_ci95": [0.4, 0.6],
     "episodes": 100,
-    "seed": 1000,
+    "command": "diffplan evaluate /home/me/runs/x --seed 1000",
+    "engine": "onnx",
     "protocol": "Episode e starts with reset(seed=seed + e).",
     "runs": [{"updates": 20, "selection": None}],
 }
@@ -95,10 +96,10 @@ def test_the_card_states_data_score_command_and_versions(run: Path, tmp_path: Pa
     (run / "results.json").write_text(json.dumps(found))
     said = card("evaluated")
     assert "return 473.1 [461.9, 483.9]; success 50.0% [40.0%, 60.0%]; n = 100" in said
-    assert SCORE["protocol"] in said and "First seed 1000" in said
+    assert SCORE["protocol"] in said and "`diffplan evaluate x --seed 1000`, engine onnx" in said
     assert huggingface_hub.ModelCard(said).data.library_name == "diffplan"
-    # neither of another checkpoint nor of other settings
-    for other in ({"runs": [{"updates": 10}]}, {"planning": {}}):
+    # neither of another checkpoint nor of other settings or plans
+    for other in ({"runs": [{"updates": 10}]}, {"planning": {}}, {"engine": "onnx-int8"}):
         (run / "results.json").write_text(json.dumps(found | other))
         assert "not evaluated" in card(str(len(str(other))))
 
