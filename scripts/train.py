@@ -125,6 +125,7 @@ class Train:
             config = self._settled(*known, main)
         find_previous(config, options)  # refuses before the data are loaded
 
+        from diffplan.data.doubts import doubts
         from diffplan.envs.datasets import load_datasets
         from diffplan.training.loop import train
 
@@ -139,6 +140,8 @@ class Train:
                 f"episodes ({_held_out(episodes)} held out), {episodes.num_steps} steps; "
                 f"{self.steps} updates into {self.out}"
             )
+            for text in doubts(episodes):
+                print(f"note: {text}")
             kinds = settled(config, episodes.layout.goal_dim > 0)
             if not kinds.trains_value and not kinds.tells_returns:
                 print(
@@ -183,18 +186,16 @@ class Train:
         from diffplan.data.ends import AS_TRUNCATIONS, as_truncations, ends_at_limit
         from diffplan.envs.simulators.tasks import time_limits
 
-        decided = self.terminations
-        if before is not None:
-            was = before.details.get("terminations")
-            if decided not in (None, was):
-                raise DiffplanError(
-                    f"{self.out} was started with --terminations {was or 'left out'}, got "
-                    f"{decided}; resume with the same"
-                )
-            decided = was
         found = ends_at_limit(episodes, time_limits(episodes.info))
         if found is None:
             return episodes
+        was = None if before is None else before.details.get("terminations")
+        decided = self.terminations or was
+        if was not in (None, decided):
+            raise DiffplanError(
+                f"{self.out} was started with --terminations {was}, got {decided}; resume with the "
+                "same"
+            )
         if decided is None:
             raise DiffplanError(
                 f"{episodes.info.id}: {found.text}: nothing follows a termination, so if these "

@@ -74,19 +74,27 @@ class Extent:
             for i in range(len(far))
         )
 
-    def check(self, offsets: tuple[float, ...], name: str, what: str) -> None:
-        """Raise DiffplanError, naming the column, where float32 still loses the movement."""
+    def lost(self, offsets: tuple[float, ...]) -> np.ndarray:
+        """Columns whose movement float32 loses, less these offsets, too: indices."""
+        left = self._left(offsets)
+        varies = self.span > _CONSTANT * self.largest
+        return np.flatnonzero(varies & (left * _ROUNDING > _COARSE * self.movement))
+
+    def _left(self, offsets: tuple[float, ...]) -> np.ndarray:
+        """Largest size of an entry of each column less these offsets [D]."""
         shift = np.asarray(offsets or np.zeros(len(self.least)))
         left = np.maximum(np.abs(self.least - shift), np.abs(self.most - shift))
-        varies = self.span > _CONSTANT * self.largest
-        lost = varies & np.isfinite(left) & (left * _ROUNDING > _COARSE * self.movement)
-        if lost.any():
-            i = int(np.flatnonzero(lost)[0])
+        return np.where(np.isfinite(left), left, 0.0)
+
+    def check(self, offsets: tuple[float, ...], name: str, what: str) -> None:
+        """Raise DiffplanError, naming the column, where float32 still loses the movement."""
+        for i in self.lost(offsets):
             raise DiffplanError(
                 f"{name}: column {i} of {what} goes from {self.least[i]:.10g} to "
                 f"{self.most[i]:.10g} in steps of about {self.movement[i]:.2g}, which float32 "
-                f"rounds away (it has steps of {2 * left[i] * _ROUNDING:.2g} there); give "
-                "differences instead, split the column in a coarse and a fine one or leave it out"
+                f"rounds away (its steps there are {2 * self._left(offsets)[i] * _ROUNDING:.2g}); "
+                "give differences instead, split the column in a coarse and a fine one or leave it "
+                "out"
             )
 
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffplan.data.doubts import doubts
 from diffplan.data.ends import ends_at_limit
 from diffplan.data.episodes import Episodes
 from diffplan.data.precision import offset_line
@@ -94,6 +95,7 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
         lines.append(
             ("PROBLEM", f"{found.text}: are they truncations instead? train asks (--terminations)")
         )
+    lines += [("doubt", text) for text in doubts(episodes)]
     # what training would refuse is a line here: one wants to see the rest, too
     try:
         episodes.validate()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -55,6 +55,8 @@ class Study:
     """Training seeds 0 to SEEDS - 1 of each dataset."""
     steps: int = 6000
     """Updates of each run."""
+    terminations: Literal["as-recorded", "as-truncations"] | None = None
+    """Of `diffplan train`: what ends at a time limit though the data call it terminated."""
     episodes: int = 50
     """Evaluation episodes of each run and way of planning."""
     seed: int = 1000
@@ -115,6 +117,8 @@ class Study:
                 if header.step >= self.steps:
                     continue
             options = ["--dataset", dataset, "--out", str(run), "--steps", str(self.steps)]
+            if self.terminations is not None:
+                options += ["--terminations", self.terminations]
             Train.parse([self.config, *options, "--seed", str(seed), "--resume"]).run()
         rows: dict[str, Any] = {}
         common: dict[str, Any] = {}

@@ -59,6 +59,8 @@ class Survey:
     """Training seeds 0 to SEEDS - 1."""
     steps: int = 4000
     """Updates of each run."""
+    terminations: Literal["as-recorded", "as-truncations"] | None = None
+    """Of `diffplan train`: what ends at a time limit though the data call it terminated."""
     episodes: int = 40
     """Evaluation episodes of a cell."""
     seed: int = 1000
@@ -175,6 +177,8 @@ class Survey:
             return
         row, run = self._row(label), self._run(folder, label, seed)
         options = ["--dataset", data, "--out", str(run), "--steps", str(self.steps)]
+        if self.terminations is not None:
+            options += ["--terminations", self.terminations]
         # rows that share a run choose among different numbers of candidates
         valued = {} if get_config(row.config).tells_returns else {"heads.value": "returns"}
         for key, value in (valued | row.training).items():
