@@ -25,6 +25,7 @@ from diffplan.engines.decision import Plan, PlanStep
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import Engine, make_engine
 from diffplan.errors import DiffplanError, RowsError
+from diffplan.limits import require_memory
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
@@ -120,7 +121,13 @@ class PlannerAgent(Portable):
         return self.model.use_returns
 
     def prepare(self, rows: int) -> None:
-        """Make ready whatever calls with at most so many rows need, so that none of them waits."""
+        """Make ready whatever calls with at most so many rows need, so that none of them waits.
+
+        DiffplanError where the plans of so many rows would not fit into memory.
+        """
+        many, plan = rows * self.settings.k, (self.horizon + 1) * self.layout.state_dim
+        # each and the noise that it is made of
+        require_memory(8.0 * many * plan, f"planning {many:,} candidates at once", "ask for fewer")
         self.engine.prepare(rows)
 
     # --- Which task ------------------------------------------------------------------------------

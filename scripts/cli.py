@@ -6,8 +6,10 @@ imported only when asked for, so that `diffplan --help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -15,7 +17,8 @@ from typing import Any
 
 from diffplan import __version__
 from diffplan.errors import DiffplanError, PartialResult
-from diffplan.scripts.parser import read_options
+from diffplan.scripts.parser import check_counts, read_options
+from diffplan.scripts.stopping import Stopped, stopped_by_signals
 
 # words on the command line -> (module, class, one line for the overview)
 COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
@@ -36,6 +39,9 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("demo",): ("demo", "Demo", "all of it once: data, training, evaluation, pictures"),
 }
 
+# of these the same words go on where they were
+_GOING_ON = {("compare",), ("study",), ("survey",), ("demo",), ("datasets", "download")}
+_LONG = 120  # characters of a path in a message
 _GROUPS = {words[0] for words in COMMANDS if len(words) == 2}
 
 
@@ -91,36 +97,83 @@ def _run(args: Sequence[str]) -> None:
 
 def parsed(command: Any, args: Sequence[str], prog: str) -> Any:
     """A command with the options of a command line, by its own `parse` if it has one."""
-    if hasattr(command, "parse"):
-        return command.parse(args)
-    return read_options(command, args, prog)
+    found = command.parse(args) if hasattr(command, "parse") else read_options(command, args, prog)
+    check_counts(found)
+    return found
 
 
-def exit_status(run: Callable[[], object]) -> int:
+def exit_status(run: Callable[[], object], args: Sequence[str] = ()) -> int:
     """Do something for the command line; a user's mistake is one line and status 2.
 
-    Status 3 is for a result with parts missing.
+    Status 3 is for a result with parts missing, 128 and the signal's number for one that stopped
+    it. args: of the command line, to say how to go on.
     """
     try:
-        run()
+        with stopped_by_signals():
+            run()
     except DiffplanError as error:
-        # one line, whatever a library said in several
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 3 if isinstance(error, PartialResult) else 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        return _refused(str(error), 3 if isinstance(error, PartialResult) else 2)
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+            _say(f"\nstopped by {stop}{_goes_on(args, stop)}")
+        return stop.status
     except BrokenPipeError:
         # the reader (head, less) has gone; python would complain again when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    # the machine's refusals: disks, names, rights, memory
+    except OSError as error:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return _refused(": ".join([error.strerror or said(error), *map(_shortened, names)]), 2)
+    except (MemoryError, RuntimeError) as error:
+        if not _wants_memory(error):
+            raise
+        return _refused(f"out of memory: {said(error)}; ask for less at once", 2)
     return 0
 
 
+def _refused(message: str, status: int) -> int:
+    # one line, whatever a library said in several
+    _say(f"error: {' '.join(message.split())}")
+    return status
+
+
+def _say(line: str) -> None:
+    """A line on stderr, past what is left of a progress bar; nothing where nobody reads it."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
+
+
+def said(error: BaseException) -> str:
+    """The first line of an exception's message, or what it is called."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONG else f"{name[:_LONG]}... ({len(name)} characters)"
+
+
+def _wants_memory(error: Exception) -> bool:
+    # PyTorch's own exceptions, without an import of it
+    marks = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(mark in str(error) for mark in marks)
+
+
+def _goes_on(args: Sequence[str], stop: Stopped) -> str:
+    """How to go on from what a stopped command has kept."""
+    if args[:1] == ["train"] and stop.kept is not None:
+        words = [*args, *([] if "--resume" in args else ["--resume"])]
+        return f"; go on with: diffplan {shlex.join(words)}"
+    if tuple(args[:1]) in _GOING_ON or tuple(args[:2]) in _GOING_ON:
+        return f"; what is done is kept, go on with: diffplan {shlex.join(args)}"
+    return "; nothing half-done is left"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2 for a user's mistake)."""
+    """Run the command line; returns the exit status, see `exit_status`."""
     args = list(sys.argv[1:] if argv is None else argv)
-    return exit_status(lambda: _run(args))
+    return exit_status(lambda: _run(args), args)
 
 
 if __name__ == "__main__":

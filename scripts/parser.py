@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 import sys
@@ -10,6 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffplan.errors import DiffplanError
+
+_MOST = {
+    "threads": 1024,
+    "workers": 1024,
+    "num_envs": 100_000,
+    "batch": 1_000_000,
+    "candidates": 1_000_000,
+    "horizon": 100_000,
+    "denoising_steps": 100_000,
+    "episodes": 10_000_000,
+    "tune_episodes": 10_000_000,
+    "select_episodes": 10_000_000,
+    "time_limit": 10_000_000,
+    "seeds": 10_000,
+}
 
 
 def read_options(command: Any, args: Sequence[str], prog: str, **options: Any) -> Any:
@@ -30,6 +46,17 @@ def read_options(command: Any, args: Sequence[str], prog: str, **options: Any) -
         raise DiffplanError(f"{_refusal(said.getvalue())}; see {prog} --help") from None
     sys.stderr.write(said.getvalue())
     return found
+
+
+def check_counts(command: Any) -> None:
+    """Raise DiffplanError for a number of a command, a dataclass, that no machine could serve."""
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        most = _MOST.get(field.name, 2**31 - 1)
+        for count in value if isinstance(value, tuple) else (value,):
+            if isinstance(count, int) and count > most:
+                option = f"--{field.name.replace('_', '-')}"
+                raise DiffplanError(f"{option} must be at most {most:,}, got {count:,}")
 
 
 def _refusal(box: str) -> str:

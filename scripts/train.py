@@ -26,7 +26,9 @@ from diffplan.config.config import Config, settled
 from diffplan.config.planners import CONFIGS, get_config
 from diffplan.config.presets import Preset, apply, preset_for, presets_of, why_none
 from diffplan.errors import DiffplanError
+from diffplan.model.run_folder import checkpoint_updates
 from diffplan.scripts.parser import read_options
+from diffplan.scripts.stopping import Brake, Stopped
 
 if TYPE_CHECKING:
     from diffplan.data.episodes import Episodes
@@ -148,7 +150,10 @@ class Train:
                     "no value is trained: one candidate is planned, so nothing reads it "
                     "(--heads.value returns trains one)"
                 )
-        last = train(episodes, config, options)
+        with Brake() as brake:
+            last = train(episodes, config, dataclasses.replace(options, stop=brake))
+        if brake.signum is not None and (done := checkpoint_updates(last)) < self.steps:
+            raise Stopped(brake.signum, f"after update {done} of {self.steps}: {last} is written")
         if main:
             info = episodes.info
             env = "" if info.env_id or info.tasks else " --env GYMNASIUM_ID"

@@ -24,6 +24,16 @@ _COUNTS = {
     "planning": ("candidates", "replan_every", "value_guidance_until"),
     "training": ("batch_size", "decay_after"),
 }
+# far beyond what anybody plans with: tables and networks are made of as many parts
+_MOST = {
+    "plan": {"horizon": 100_000, "stride": 100_000},
+    "data": {"best_of_windows": 10_000},
+    "proposer": {"width": 10**8, "depth": 1_000},
+    "denoiser": {"width": 10**8, "depth": 1_000, "levels": 100_000},
+    "heads": {"width": 10**8, "value_ensemble": 1_000},
+    "planning": {"candidates": 1_000_000, "denoising_steps": 100_000},
+    "training": {"batch_size": 10**8},
+}
 _SHARES = {
     "denoiser": ("drop_condition",),
     "planning": ("eta", "target_quantile"),
@@ -74,6 +84,10 @@ def _check_ranges(config: Sections, require: Require) -> None:
             for key in keys:  # by name, so that the refusal can say which
                 value = getattr(getattr(config, section), key)
                 require(value is None or fits(value), f"{section}.{key}", expected)
+    for section, keys_most in _MOST.items():
+        for key, most in keys_most.items():
+            value = getattr(getattr(config, section), key)
+            require(value is None or value <= most, f"{section}.{key}", f"at most {most:,}")
     clip = config.planning.clip
     require(clip is None or clip > 0, "planning.clip", "above 0, or None")
 

@@ -34,8 +34,32 @@ from diffplan.model.run_folder import (
 def save_checkpoint(
     run: Path, header: Header, model: dict[str, Tensor], training: dict[str, Tensor]
 ) -> Path:
-    """Write a checkpoint atomically; older ones lose their resuming state, which is large."""
+    """Write a checkpoint atomically; older ones lose their resuming state, which is large.
+
+    Raises DiffplanError where it cannot be written: a full disk, a folder that may not be written.
+    """
     target = checkpoint_path(run, header.step)
+    try:
+        _write(run, target, header, model, training)
+    except (OSError, SafetensorError) as error:
+        kept = [old for old in list_checkpoints(run) if old != target]
+        last = f"{kept[-1]} is kept; " if kept else ""
+        raise DiffplanError(
+            f"{target} cannot be written: {error}; {last}mend that and go on with --resume"
+        ) from None
+    for old in list_checkpoints(run):
+        if old != target:
+            (old / "training.safetensors").unlink(missing_ok=True)
+    return target
+
+
+def _write(
+    run: Path,
+    target: Path,
+    header: Header,
+    model: dict[str, Tensor],
+    training: dict[str, Tensor],
+) -> None:
     run.mkdir(parents=True, exist_ok=True)
     for killed in run.glob(".writing-*"):
         shutil.rmtree(killed, ignore_errors=True)
@@ -49,10 +73,6 @@ def save_checkpoint(
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in list_checkpoints(run):
-        if old != target:
-            (old / "training.safetensors").unlink(missing_ok=True)
-    return target
 
 
 def write_model(folder: Path, header: Header, model: dict[str, Tensor]) -> None:
@@ -102,6 +122,11 @@ def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], where: Path) 
         if own[name].dtype != value.dtype:
             raise DiffplanError(
                 f"{where}: {name!r} holds {value.dtype}, expected {own[name].dtype}"
+            )
+        if value.is_floating_point() and not value.isfinite().all():
+            raise DiffplanError(
+                f"{where}: {name!r} holds NaN or infinity: its training had diverged; use an "
+                "earlier checkpoint"
             )
     module.load_state_dict(tensors)
 

@@ -1,11 +1,19 @@
-"""The log of a run: a file of JSON lines that a resumed run continues."""
+"""The log of a run: mean losses, in a file of JSON lines that a resumed run continues."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
+
+
+class Diverged(Exception):
+    """What is not finite any more, and since which update."""
 
 
 class MetricsFile:
@@ -50,3 +58,41 @@ def _step_of(row: str) -> float:
         return float(json.loads(row)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
         return math.inf
+
+
+class Means:
+    """Mean losses since the line before, summed where they are: the device is not waited for."""
+
+    def __init__(self, windows: int) -> None:
+        """windows: of one update, in all processes."""
+        self.windows = windows
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self.count, self.totals = 0, dict[str, Tensor]()
+        self.each = list[dict[str, Tensor]]()
+        self.began = time.perf_counter()
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the losses of an update."""
+        self.count += 1
+        self.each.append({name: value.detach() for name, value in losses.items()})
+        for name, value in self.each[-1].items():
+            total = self.totals.get(name)
+            self.totals[name] = value if total is None else total + value
+
+    def windows_per_second(self) -> float:
+        """Windows learned per second."""
+        return self.count * self.windows / (time.perf_counter() - self.began)
+
+    def take(self, step: int) -> dict[str, float]:
+        """The means; they begin anew. Diverged for the first loss that is not finite."""
+        values = {f"loss/{name}": float(sum_) / self.count for name, sum_ in self.totals.items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            for update, losses in enumerate(self.each, step - self.count + 1):
+                for name, value in losses.items():
+                    if not math.isfinite(value):
+                        raise Diverged(f"loss/{name} is {float(value)} at update {update}")
+        self.count, self.totals, self.each = 0, {}, []
+        return values

@@ -7,9 +7,10 @@ exactly.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,17 @@ from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.planner_model import PlannerModel
-from diffplan.model.run_folder import Header, find_checkpoint
+from diffplan.model.run_folder import Header, find_checkpoint, list_checkpoints
 from diffplan.model.spec import ModelSpec
 from diffplan.nn.device import find_device
 from diffplan.planning.chains import chain_of
 from diffplan.training.average import WeightAverage
-from diffplan.training.log import MetricsFile
+from diffplan.training.log import Diverged, Means, MetricsFile
 from diffplan.training.losses import Objective
+from diffplan.training.memory import check_size
 from diffplan.training.residual import measure_residual
 from diffplan.training.run import RunOptions, find_previous
-from diffplan.training.state import gather_generators, restore, training_state
+from diffplan.training.state import gather_generators, not_finite, restore, training_state
 
 _HEAD_BATCH = 256  # least of inverse dynamics and value: small networks, noisy targets
 _WARMUP = 200  # updates in which the rate rises linearly: Adam's first moments are rough
@@ -66,7 +68,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
-    """Train a planner; returns the last checkpoint's folder.
+    """Train a planner; returns the last checkpoint's folder, also where `options.stop` ended it.
 
     Writes checkpoints, TensorBoard events and metrics.jsonl under `options.out`. With
     `options.resume` a run continues exactly where its last checkpoint stood; on the CPU the
@@ -94,6 +96,7 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             f"{run} was trained on other data ({previous[1].info.id}, {previous[1].fingerprint}) "
             f"than {episodes.info.id} ({identity}); resume with the same dataset"
         )
+    check_size(_spec_of(episodes), config, run)
     torch.manual_seed(options.seed)  # of the first weights, the same in every process
     accelerator = _accelerator(options)
     learner = _Learner(episodes, config, options.seed, accelerator)
@@ -106,15 +109,19 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     main = accelerator.is_main_process
     if main:
         run.mkdir(parents=True, exist_ok=True)
-    accelerator.init_trackers("tensorboard")
+    # what a killed process logged beyond its checkpoint is logged again
+    again = {"purge_step": step + 1} if step else {}
+    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": again})
 
     def save() -> Path:
         settings = (config, learner.model.spec, episodes.layout, episodes.info)
         header = Header(*settings, identity, step, options.seed, seconds, command=options.command)
         training = learner.state()  # of all processes, so all of them take part
-        if main:
-            return save_checkpoint(run, header, learner.average.module.state_dict(), training)
-        return run
+        averaged = learner.average.module.state_dict()
+        # every loss may have been finite, and an infinite gradient come last
+        if (name := not_finite({**averaged, **training})) is not None:
+            raise Diverged(f"{name} is not finite after update {step}")
+        return save_checkpoint(run, header, averaged, training) if main else run
 
     last = run if step < options.steps else find_checkpoint(run)
     bar = tqdm(
@@ -125,9 +132,9 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         disable=not (options.progress and main),
         dynamic_ncols=True,
     )
-    with bar, MetricsFile(run / "metrics.jsonl", step, main) as metrics:
+    with _told_of_divergence(run), bar, MetricsFile(run / "metrics.jsonl", step, main) as metrics:
         began = time.perf_counter() - seconds
-        means = _Means(config.training.batch_size * accelerator.num_processes)
+        means = Means(config.training.batch_size * accelerator.num_processes)
         while step < options.steps:
             if step % _RESIDUAL_EVERY == 0 and (error := learner.measure()) is not None:
                 metrics.add("error/free_running", error)
@@ -136,7 +143,8 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             seconds = time.perf_counter() - began
             bar.update()
             every = options.checkpoint_every
-            due = step == options.steps or (every and step % every == 0)
+            stop = _agreed(options.stop, step, accelerator)
+            due = step == options.steps or stop or (every and step % every == 0)
             if step % _LOG_EVERY == 0 or due:
                 metrics.add("samples_per_second", means.windows_per_second())
                 values = means.take(step)
@@ -148,9 +156,33 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
                 last = save()
             if not means.count:
                 means.restart()  # neither saving nor logging counts as training
+            if stop:
+                break
     accelerator.wait_for_everyone()  # nobody leaves while another still talks to it
     accelerator.end_training()
     return last
+
+
+@contextlib.contextmanager
+def _told_of_divergence(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except Diverged as error:
+        found = list_checkpoints(run)
+        kept = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was made"
+        raise DiffplanError(
+            f"training diverged: {error}; {kept}; lower --training.learning-rate"
+        ) from None
+
+
+def _agreed(stop: Callable[[], bool], step: int, accelerator: Accelerator) -> bool:
+    """Whether to stop after `step`: all processes at once, as all of them save."""
+    if accelerator.num_processes == 1:
+        return stop()
+    if step % _LOG_EVERY:
+        return False
+    asked = torch.tensor(float(stop()), device=accelerator.device)
+    return bool(accelerator.reduce(asked, "sum") > 0)
 
 
 def _accelerator(options: RunOptions) -> Accelerator:
@@ -171,6 +203,15 @@ def _accelerator(options: RunOptions) -> Accelerator:
     return accelerator
 
 
+def _spec_of(episodes: Episodes) -> ModelSpec:
+    return ModelSpec(
+        episodes.states.shape[1],
+        episodes.actions.shape[1],
+        episodes.layout.goal_columns,
+        0 if episodes.tasks is None else len(episodes.info.tasks),
+    )
+
+
 class _Learner:
     """What learns: the model, its average, the optimiser, and where batches come from."""
 
@@ -178,15 +219,9 @@ class _Learner:
         self, episodes: Episodes, config: Config, seed: int, accelerator: Accelerator
     ) -> None:
         """The order is that of the random numbers: sampler, networks, scales, then batches."""
-        spec = ModelSpec(
-            episodes.states.shape[1],
-            episodes.actions.shape[1],
-            episodes.layout.goal_columns,
-            0 if episodes.tasks is None else len(episodes.info.tasks),
-        )
         self.settings, self.accelerator = config.training, accelerator
         self.sampler = WindowSampler(episodes, config, seed=seed)
-        self.model = PlannerModel(spec, config)
+        self.model = PlannerModel(_spec_of(episodes), config)
         if not SAMPLERS[config.planning.sampler].takes_statistics:  # which come after training
             # refuses now what could not plan in the end
             chain_of(self.model, self.model.config.planning)
@@ -264,39 +299,3 @@ class _Learner:
             sampler.sample(plain, generator) if plain else None,
             sampler.sample(many, generator, acted=True) if follows else None,
         )
-
-
-class _Means:
-    """Mean losses since the line before, summed where they are: the device is not waited for."""
-
-    def __init__(self, windows: int) -> None:
-        """windows: of one update, in all processes."""
-        self.windows = windows
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew."""
-        self.count, self.totals = 0, dict[str, Tensor]()
-        self.began = time.perf_counter()
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Count the losses of an update."""
-        self.count += 1
-        for name, value in losses.items():
-            total = self.totals.get(name)
-            self.totals[name] = value.detach() if total is None else total + value.detach()
-
-    def windows_per_second(self) -> float:
-        """Windows learned per second."""
-        return self.count * self.windows / (time.perf_counter() - self.began)
-
-    def take(self, step: int) -> dict[str, float]:
-        """The means; they begin anew. DiffplanError where one is not finite."""
-        values = {f"loss/{name}": float(sum_) / self.count for name, sum_ in self.totals.items()}
-        self.count, self.totals = 0, {}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise DiffplanError(
-                f"a loss is not finite at update {step} ({values}); lower "
-                "--training.learning-rate; checkpoints made before are kept"
-            )
-        return values

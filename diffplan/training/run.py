@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ class RunOptions:
     steps: total number of joint updates, also after a resume. device: "auto", "cpu" or "cuda".
     checkpoint_every: updates between checkpoints; 0: only the last. threads: PyTorch's on the CPU
     while it trains; networks of the default size lose by more than one. command: the command line,
-    for the record.
+    for the record. stop: asked after every update whether to save a checkpoint and leave it at
+    that.
     """
 
     out: Path
@@ -30,6 +32,7 @@ class RunOptions:
     progress: bool = True
     threads: int = 1
     command: str | None = None
+    stop: Callable[[], bool] = bool
 
 
 def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | None:

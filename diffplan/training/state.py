@@ -30,6 +30,12 @@ def training_state(
     return tensors
 
 
+def not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity."""
+    floats = ((name, value) for name, value in tensors.items() if value.is_floating_point())
+    return next((name for name, value in floats if not value.isfinite().all()), None)
+
+
 def gather_generators(accelerator: Accelerator, generator: torch.Generator) -> dict[str, Tensor]:
     """Random states of all processes.
 

@@ -26,8 +26,10 @@ from diffplan.envs.makers.maze2d_controllers import Grid, steer
 from diffplan.envs.simulators.maze2d import LAYOUTS, Maze2D, goal_point, reward_at
 from diffplan.envs.simulators.registration import MAZE2D_LIMITS, MAZE2D_VERSIONS
 from diffplan.errors import DiffplanError
+from diffplan.limits import require_disk, require_memory
 
 NOISE_STD = 0.5
+_STEP_BYTES = 57  # of arrays, before they are written and compressed
 _RECIPE = ("name", "steps", "seed", "mujoco")
 
 
@@ -126,6 +128,8 @@ def make_maze2d(
     }
     if path.exists() and not overwrite and _already_made(path, attributes):
         return path
+    require_memory(_STEP_BYTES * steps, f"{steps:,} steps", "make fewer")
+    require_disk(path.parent, _STEP_BYTES / 4 * steps, f"{steps:,} steps", "make fewer")
     run = run_maze2d(maze, steps, seed, progress)
     arrays = {
         "observations": run.states.astype(np.float32),

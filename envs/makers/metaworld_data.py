@@ -23,6 +23,7 @@ from diffplan.envs.rollouts.workers import worker_pool
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.registration import METAWORLD_LIMIT, register_environments
 from diffplan.errors import DiffplanError
+from diffplan.limits import require_memory
 
 _ENV_ID = "diffplan/metaworld-v3"
 _RECIPE_KEYS = ("name", "episodes_per_task", "steps", "action_noise", "seed", "metaworld")
@@ -100,6 +101,9 @@ def make_metaworld(
     dataset_id = metaworld_id(name)
     if already_made(dataset_id, recipe, _RECIPE_KEYS, _describe, overwrite):
         return dataset_id
+    # of one step each: most end long before the last
+    most = len(tasks) * episodes_per_task
+    require_memory(8 * 39 * most, f"{most:,} episodes", "make fewer")
     # small jobs: the tasks differ in length, and no process should wait for the longest
     jobs = [
         _Job(task, first, min(first + _AT_ONCE, episodes_per_task), steps, action_noise, seed)

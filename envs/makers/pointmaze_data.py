@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
+from minari.storage import get_dataset_path
 from tqdm import tqdm
 
 from diffplan.envs.formats.minari_write import already_made, software_versions, write_minari
@@ -25,10 +26,12 @@ from diffplan.envs.makers.catalogue import POINTMAZES
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.mazes import Maze, PathRule, lay_waypoints
 from diffplan.errors import DiffplanError
+from diffplan.limits import require_disk, require_memory
 
 GAIN = 10.0
 NOISE_STD = 0.5
 WAYPOINT_DISTANCE = 0.1
+_STEP_BYTES = 57  # of arrays, before they are written
 _RECIPE_KEYS = ("maze", "steps", "seed", "path_rule", "maze_map")
 
 
@@ -164,6 +167,8 @@ def make_pointmaze(
         return dataset_id
     # any of the ids will do for a map of one's own, which replaces the maze
     env_id = POINTMAZES["pointmaze-umaze"] if grid is not None else POINTMAZES[name]
+    require_memory(_STEP_BYTES * steps, f"{steps:,} steps", "make fewer")
+    require_disk(get_dataset_path(), _STEP_BYTES / 2 * steps, f"{steps:,} steps", "make fewer")
     run = run_pointmaze(env_id, steps, seed, maze_map=grid, path_rule=path_rule, progress=progress)
     kwargs: dict[str, Any] = {"continuing_task": True}
     if grid is not None:

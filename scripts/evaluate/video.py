@@ -19,6 +19,7 @@ from diffplan.envs.rollouts.serial import rollout
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
 from diffplan.errors import DiffplanError
+from diffplan.scripts.report.files import written_whole
 from diffplan.scripts.report.pictures import (
     EXECUTED,
     GOAL,
@@ -108,16 +109,17 @@ def write_video(stem: Path, frames: Iterable[np.ndarray]) -> Path:
     first = next(frames)
     height, width = (size - size % 2 for size in first.shape[:2])  # H.264 wants even sides
     path = stem.with_suffix(".mp4")
-    partial = path.with_name(f".{path.stem}.partial.mp4")
-    writer = imageio_ffmpeg.write_frames(
-        str(partial), (width, height), fps=_FPS, macro_block_size=2, quality=7
-    )
-    # a generator: it takes frames once it was started
-    writer.send(None)
-    for frame in (first, *frames):
-        writer.send(np.ascontiguousarray(frame[:height, :width]))
-    writer.close()
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        writer = imageio_ffmpeg.write_frames(
+            str(partial), (width, height), fps=_FPS, macro_block_size=2, quality=7
+        )
+        # a generator: it takes frames once it was started
+        writer.send(None)
+        try:
+            for frame in (first, *frames):
+                writer.send(np.ascontiguousarray(frame[:height, :width]))
+        finally:
+            writer.close()
     return path
 
 
@@ -125,9 +127,10 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray]) -> Path:
     from PIL import Image
 
     images = [Image.fromarray(frame).quantize(64) for frame in frames]
-    partial = path.with_name(f".{path.stem}.partial.gif")
-    images[0].save(partial, save_all=True, append_images=images[1:], duration=1000 // _FPS, loop=0)
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        images[0].save(
+            partial, save_all=True, append_images=images[1:], duration=1000 // _FPS, loop=0
+        )
     return path
 
 

@@ -6,12 +6,16 @@ import math
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffplan.errors import DiffplanError
+
+_PROBE = 1 << 16  # bytes
+_LONG = 120  # characters of a path in a message
 
 
 def check_writable(path: Path, what: str) -> None:
@@ -21,22 +25,27 @@ def check_writable(path: Path, what: str) -> None:
         DiffplanError: `path` is a folder or lies in a dataset's, or nothing can be written beside
             it.
     """
-    for folder in path.absolute().parents:
-        if _is_dataset(folder):
-            raise DiffplanError(
-                f"{what} {path} lies in {folder}, the folder of a dataset; name another place"
-            )
-    if path.is_dir():
-        raise DiffplanError(f"{what} {path} is a folder; give the name of a file")
+    with contextlib.suppress(OSError):  # a name that is too long, which is said below
+        for folder in path.absolute().parents:
+            if _is_dataset(folder):
+                raise DiffplanError(
+                    f"{what} {path} lies in {folder}, the folder of a dataset; name another place"
+                )
+        if path.is_dir():
+            raise DiffplanError(f"{what} {path} is a folder; give the name of a file")
     # a name that no other process probes with at the same time
     probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        try:
+            # as much as results take: a full disk has names left
+            probe.write_bytes(bytes(_PROBE))
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
+        shown = str(path) if len(str(path)) <= _LONG else f"{str(path)[:_LONG]}..."
         raise DiffplanError(
-            f"{what} {path} cannot be written: {error.strerror}; name another place"
+            f"{what} {shown} cannot be written: {error.strerror}; name another place"
         ) from None
 
 
@@ -52,10 +61,22 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
     text = json.dumps(_plain(results), indent=1, allow_nan=False)
     # Lists of numbers on one line: a hundred episodes stay readable.
     text = re.sub(r"\[\n[-+\w.,\s]*\]", lambda found: " ".join(found[0].split()), text)
-    # whoever reads meanwhile finds the old file or the new one
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n")
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        partial.write_text(text + "\n")
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A name to write under, renamed to `path` at the end; nothing is left where that fails.
+
+    Whoever reads meanwhile finds the old file or the new one.
+    """
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +21,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from diffplan.data.info import ObservationLayout
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
+from diffplan.scripts.report.files import written_whole
 from diffplan.scripts.report.intervals import bootstrap_mean
 
 if TYPE_CHECKING:
@@ -381,6 +381,5 @@ def save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(buffer.getvalue())
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        partial.write_bytes(buffer.getvalue())

@@ -270,7 +270,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_its_checkpoint(
     monkeypatch.setattr(loop.Objective, "forward", broken)
     asked = options(tmp_path, 100, checkpoint_every=10)
     message = refusal(lambda: train(tiny_episodes, tiny_config(), asked))
-    assert "not finite at update 20" in message and "--training.learning-rate" in message
+    assert "diverged: loss/value is nan at update 13; " in message
+    assert "checkpoint-00000010" in message and "--training.learning-rate" in message
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-00000010"]
     last = train(tiny_episodes, tiny_config(), options(tmp_path, 12, resume=True))
     assert all(t.isfinite().all() for t in load_file(last / "model.safetensors").values())
