@@ -52,7 +52,7 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
         ),
         (["evaluate", "no-such-run"], "no-such-run"),
         ([*TRAIN, "--threads", "0"], "--threads is 0, expected 1 to"),
-        ([*TRAIN, "--seed", "9" * 23], "--seed is 999"),
+        ([*TRAIN, "--seed", "9" * 23], "--seed must be at most 2,147,483,647"),
         ([*TRAIN, "--checkpoint-every", "-3"], "--checkpoint-every is -3"),
         ([*TRAIN, "--steps", "0"], "--steps is 0"),
         ([*TRAIN, "--steps", "many"], "--steps: 'many', expected INT; see diffplan train"),

@@ -20,7 +20,7 @@ from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import list_checkpoints
-from diffplan.training import loop
+from diffplan.training import log, loop
 from diffplan.training.average import WeightAverage
 from diffplan.training.loop import learning_rate, train
 from diffplan.training.run import RunOptions
@@ -116,7 +116,8 @@ def test_samples_per_second_count_the_training_alone(
         pace[0] = 0.25
         return save(*args)
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for module in (loop, log):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(loop.Objective, "forward", slow)
     monkeypatch.setattr(loop, "save_checkpoint", slower)
     train(tiny_episodes, tiny_config(), options(tmp_path, 70, checkpoint_every=60))
