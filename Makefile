@@ -10,12 +10,13 @@ GPU_ARGS ?=
 export PYTHON GPU
 
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test gpu lint format install clean
+.PHONY: help demo test gpu torture lint format install clean
 
 help:
 	@echo "make demo     make a maze dataset, train a planner on it, evaluate it: runs/demo"
 	@echo "make test     the test suite"
 	@echo "make gpu      measure planning and training on this machine's GPU: runs/gpu"
+	@echo "make torture  hundreds of bad inputs, each to be named in a line"
 	@echo "make lint     ruff, mypy, the import contract"
 	@echo "make format   what ruff can mend by itself"
 	@echo "make install  the set-up alone, into $(VENV) (the others do it when needed)"
@@ -32,6 +33,10 @@ test: $(INSTALLED)
 # GPU_ARGS="--device cpu" rehearses it at small sizes.
 gpu: $(INSTALLED)
 	@$(BIN)/python -m diffplan.scripts.checks.gpu $(GPU_ARGS)
+
+# Hundreds of bad inputs; a few of each kind are among the tests.
+torture: $(INSTALLED)
+	@$(BIN)/python -m diffplan.scripts.checks.bad_inputs
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check --quiet .

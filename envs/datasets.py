@@ -151,6 +151,10 @@ def file_loaders() -> dict[str, Callable[..., Episodes]]:
 def _load(name: str, env: str | None, layout: str | None, progress: bool) -> Episodes:
     # in the order of how sure a name is: files, D4RL's names, made here, Minari's, folders
     path = Path(name).expanduser()
+    try:
+        path.exists()
+    except (OSError, ValueError):  # no name that a file could have
+        raise _unknown(name[:80]) from None
     loaders = file_loaders()
     suffix = path.suffix.lower()
     if layout is not None and suffix != ".npz":

@@ -197,6 +197,10 @@ def _check_sizes(file: Path, header: Header) -> None:
     for name, value in (("state_dim", spec.state_dim), ("action_dim", spec.action_dim)):
         if value < 1:
             raise DiffplanError(f"{file}: spec.{name} is {value}, expected at least 1")
+    if spec.tasks != len(info.tasks):
+        raise DiffplanError(
+            f"{file}: spec.tasks is {spec.tasks}, but {len(info.tasks)} tasks are described"
+        )
     pairs: tuple[tuple[str, object, str, object], ...] = (
         ("layout.state_dim", layout.state_dim, "spec.state_dim", spec.state_dim),
         ("layout.goal_columns", layout.goal_columns, "spec.goal_columns", spec.goal_columns),

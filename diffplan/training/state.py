@@ -109,10 +109,11 @@ def _moments(
         if not known:
             raise DiffplanError(f"{path} has the unknown optimiser state {name!r}; train anew")
         shape = parameters[int(index)].shape if key != "step" else torch.Size()
-        if value.shape != shape or not value.isfinite().all():
+        of_floats = value.is_floating_point() and bool(value.isfinite().all())
+        if value.shape != shape or not of_floats:
             raise DiffplanError(
-                f"{path}: the optimiser state {name!r} has shape {list(value.shape)}, expected "
-                f"finite numbers of shape {list(shape)}; train anew"
+                f"{path}: the optimiser state {name!r} holds {value.dtype} of shape "
+                f"{list(value.shape)}, expected finite floats of shape {list(shape)}; train anew"
             )
         state.setdefault(int(index), {})[key] = value
     for number, found in state.items():

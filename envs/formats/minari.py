@@ -35,7 +35,10 @@ def is_local(dataset_id: str) -> bool:
     """Whether a Minari dataset of this id is on this machine."""
     if not dataset_id or dataset_id.startswith(("/", ".", "~")):
         return False
-    return (get_dataset_path(dataset_id) / "data" / "metadata.json").is_file()
+    try:
+        return (get_dataset_path(dataset_id) / "data" / "metadata.json").is_file()
+    except (OSError, ValueError):  # no name that a file could have
+        return False
 
 
 def local_datasets() -> dict[str, dict[str, Any]]:

@@ -79,8 +79,10 @@ class Jumps:
         """
         following = rows[1:].astype(np.float64)
         found = later[: len(following)].astype(np.float64)
-        with np.errstate(invalid="ignore"):  # infinity is refused with its place later
-            far = (np.abs(found - following) > self._tolerance).any(axis=1)
+        with np.errstate(invalid="ignore"):
+            near = np.abs(found - following) <= self._tolerance
+        # what is not finite in the observations is refused with its place later
+        far = (~near & np.isfinite(following)).any(axis=1)
         at = np.flatnonzero(far & inside[: len(following)])
         # counted to the end, so that the message tells a slip from shuffled rows
         self._first = self._first if self.count or not len(at) else start + int(at[0])
