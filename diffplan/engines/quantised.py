@@ -36,7 +36,7 @@ def quantised(graph: bytes, inputs: Sequence[np.ndarray | None], size: int) -> b
     weights = {node.output[0]: w for node, w in _products(model)}
     ranges = _ranges(model, inputs, size)
     constants: dict[str, np.ndarray] = {}
-    nodes = []
+    nodes, done = [], set[str]()  # inputs that are quantised already
     for node in model.graph.node:
         if node.output[0] not in weights:
             nodes.append(node)
@@ -59,12 +59,14 @@ def quantised(graph: bytes, inputs: Sequence[np.ndarray | None], size: int) -> b
         whole, scales, zeros, x_scale, x_zero = own
         product = out if held or not bias else f"{out}/product"
         given = [f"{x}/uint8", whole, x_scale, scales, x_zero, zeros, bias if held else ""]
-        if not any(f"{x}/uint8" in each.output for each in nodes):
+        if x not in done:
+            done.add(x)
             nodes.append(helper.make_node("QuantizeLinear", [x, x_scale, x_zero], [f"{x}/uint8"]))
         nodes.append(helper.make_node("MatMulIntegerToFloat", given, [product], domain=_MICROSOFT))
         if product != out:
             nodes.append(helper.make_node("Add", [product, bias], [out]))
-    read = {name for node in nodes for name in node.input}
+    # an output may be a constant, too
+    read = {name for node in nodes for name in node.input} | {x.name for x in model.graph.output}
     kept = [each for each in model.graph.initializer if each.name in read]
     kept += [numpy_helper.from_array(value, name) for name, value in constants.items()]
     del model.graph.node[:], model.graph.initializer[:]

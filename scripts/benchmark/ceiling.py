@@ -1,4 +1,4 @@
-"""What the machine can do at most: a large matrix product and a large copy, on the same threads."""
+"""What the machine can do at most on the same threads: a large product, and reading memory."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ REFERENCE_MS = 28.0
 
 _REFERENCE_SIZE = 1024
 _SIZE = {"cpu": 2048, "cuda": 8192}
-_COPIED = {"cpu": 1 << 27, "cuda": 1 << 30}  # bytes, far more than any cache holds
+_COPIED = 1 << 30  # bytes, far more than the cache of a GPU holds
+_READ = tuple(1 << power for power in range(17, 28))  # bytes, from a core's cache to memory
 
 
 @dataclass(frozen=True)
 class Ceiling:
     """Largest rates that were measured.
 
-    products: float32 operations per second of a large product, by what ran it. bytes: read and
-    written per second by a large copy.
+    products: float32 operations per second of a large product, by what ran it. bytes: read per
+    second, by how many of them are read over and over: so many stay in a cache. On a GPU read and
+    written by a large copy alone.
     """
 
     products: dict[str, float]
-    bytes: float
+    bytes: dict[int, float]
 
     @property
     def flops(self) -> float:
@@ -41,7 +43,16 @@ class Ceiling:
         products = {
             name: max(rate, other.products.get(name, 0.0)) for name, rate in self.products.items()
         }
-        return Ceiling(products, max(self.bytes, other.bytes))
+        rates = {size: max(rate, other.bytes[size]) for size, rate in self.bytes.items()}
+        return Ceiling(products, rates)
+
+    def seconds(self, reuse: dict[int, int]) -> float:
+        """To touch what is used again after so many bytes (`Work.reuse`), at the rate for that."""
+        largest = max(self.bytes)
+        return sum(
+            size / self.bytes[min((s for s in self.bytes if s >= since), default=largest)]
+            for since, size in reuse.items()
+        )
 
 
 @contextlib.contextmanager
@@ -70,7 +81,7 @@ def measure_ceiling(place: str, number: int, onnx: bool) -> Ceiling:
     Raises DiffplanError where the device cannot hold them.
     """
     device = torch.device(place)
-    size, length = _SIZE[device.type], _COPIED[device.type]
+    size = _SIZE[device.type]
     try:
         with threads(number), torch.inference_mode():
             # ones, not random numbers: the time of a dense product does not depend on them
@@ -82,15 +93,34 @@ def measure_ceiling(place: str, number: int, onnx: bool) -> Ceiling:
             products = {
                 name: 2 * size**3 / _fastest(call, device, 2) for name, call in calls.items()
             }
-            source = torch.ones(length, dtype=torch.uint8, device=device)
-            target = torch.empty_like(source)
-            copy = _fastest(lambda: target.copy_(source), device, 3)
+            rates = _reading() if device.type == "cpu" else _copying(device)
     except (RuntimeError, MemoryError) as error:
         raise DiffplanError(
             f"{place} cannot run the product and the copy that it is compared with: "
             f"{str(error).splitlines()[0]}"
         ) from None
-    return Ceiling(products, 2 * length / copy)
+    return Ceiling(products, rates)
+
+
+def _reading() -> dict[int, float]:
+    """Bytes per second of an inner product of two halves, which reads every one of them once."""
+    data, rates = torch.ones(max(_READ) // 4), {}
+    for size in _READ:
+        a, b = data[: size // 4].chunk(2)
+        times = max(1, (1 << 22) // size)  # of a few bytes many, that the clock can tell
+
+        def read(a: torch.Tensor = a, b: torch.Tensor = b, times: int = times) -> None:
+            for _ in range(times):
+                torch.dot(a, b)
+
+        rates[size] = times * size / _fastest(read, data.device, 3)
+    return rates
+
+
+def _copying(device: torch.device) -> dict[int, float]:
+    source = torch.ones(_COPIED, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return {_COPIED: 2 * _COPIED / _fastest(lambda: target.copy_(source), device, 3)}
 
 
 def _onnx_product(a: torch.Tensor, number: int) -> Callable[[], object]:
@@ -119,14 +149,19 @@ def _fastest(call: Callable[[], object], device: torch.device, times: int) -> fl
     """Seconds of the fastest of several calls after one that is not counted."""
     # the first call pays for kernels that are loaded and memory that is mapped
     call()
-    found = []
+    found, clock = [], clock_of(device.type, torch.get_num_threads())
     for _ in range(times):
         _wait(device)
-        before = time.perf_counter()
+        before = clock()
         call()
         _wait(device)
-        found.append(time.perf_counter() - before)
+        found.append(clock() - before)
     return min(found)
+
+
+def clock_of(device: str, number: int) -> Callable[[], float]:
+    """Seconds. On one thread of a CPU its own time, whatever else the machine runs meanwhile."""
+    return time.thread_time if device == "cpu" and number == 1 else time.perf_counter
 
 
 def _wait(device: torch.device) -> None:

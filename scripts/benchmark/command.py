@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 
 Sweep = Literal["batch", "candidates", "denoising-steps", "horizon"]
 _PROTOCOL = (
-    "Whole decisions are calls of `predict` with a plan due in every row, numpy arrays in and out; "
-    "ms between is a call that follows the plan, ms a decision the mean over a plan's steps. Cases "
-    "run in turn over {rounds} rounds; medians and p95 of the round with the lowest median. "
-    "Share: the longer of the times that the operations and the bytes alone would take, "
-    "over the time measured. Operations are those of matrix products, convolutions and attention, "
-    "bytes their inputs and outputs with the weights once per network call. A share above 100 % is "
-    "possible: weights that stay in a cache are read faster than a copy is made, and convolutions "
-    "may need fewer multiplications than are counted."
+    "Calls of `predict`, numpy arrays in and out, in whole sequences from plan to plan: ms a plan "
+    "is the first call, with a plan due in every row, ms between one that follows the plan, ms a "
+    "decision the mean of a sequence. On one thread of a CPU its own time counts. Cases run in "
+    "turn over {rounds} rounds; medians and p95 of the round with the lowest median. Share: the "
+    "longer of the times that operations and bytes alone would take, over the time measured. "
+    "Operations are those of matrix products, convolutions and attention, bytes their inputs and "
+    "outputs with the weights once per network call, at the rate at which as many bytes are read "
+    "over and over as were touched since they were used last. Convolutions may need fewer "
+    "multiplications than are counted, hence shares above 100 %."
 )
 
 
@@ -131,6 +132,7 @@ class Benchmark:
                 is not here, or a file that cannot be written.
         """
         self._check()
+        from diffplan.scripts.benchmark.beside import Beside
         from diffplan.scripts.benchmark.measure import measure_all
         from diffplan.scripts.benchmark.picture import draw
         from diffplan.scripts.benchmark.report import benchmark_table, headline
@@ -145,8 +147,10 @@ class Benchmark:
         # one case that fails leaves the others; none at all is an error
         if not timed:
             raise DiffplanError(f"nothing could be measured: {left_out[0]}")
-        reference, ceilings = measure_all(timed, self.rounds, self.seconds)
-        report = self._report(subject, timed, reference, ceilings) | {"left_out": left_out}
+        beside = Beside(subject, timed)
+        reference, ceilings = measure_all(timed, self.rounds, self.seconds, beside.measure)
+        report = self._report(subject, timed, reference, ceilings)
+        report |= {"beside": beside.report(), "left_out": left_out}
         write_json(target, report)
         picture = target.with_suffix(".png")
         draw(report, picture)
@@ -288,7 +292,7 @@ class Benchmark:
         for each in timed:
             row, ceiling = each.row(), ceilings[ceiling_key(each.case)]
             row["flops_ms"] = 1000 * row["flops"] / ceiling.flops
-            row["bytes_ms"] = 1000 * row["bytes"] / ceiling.bytes
+            row["bytes_ms"] = 1000 * ceiling.seconds(each.work.reuse)
             row["ceiling_share"] = max(row["flops_ms"], row["bytes_ms"]) / row["replan_ms_median"]
             rows.append(row)
         # the own settings are prepared first

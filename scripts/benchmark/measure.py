@@ -22,7 +22,13 @@ from diffplan.engines import ENGINES
 from diffplan.errors import DiffplanError
 from diffplan.planning import selection, stages
 from diffplan.planning.chains import chain_of
-from diffplan.scripts.benchmark.ceiling import Ceiling, measure_ceiling, reference_ms, threads
+from diffplan.scripts.benchmark.ceiling import (
+    Ceiling,
+    clock_of,
+    measure_ceiling,
+    reference_ms,
+    threads,
+)
 from diffplan.scripts.benchmark.count import Work, count
 from diffplan.scripts.benchmark.report import STAGES, place_name
 from diffplan.scripts.benchmark.subject import Subject
@@ -56,10 +62,14 @@ class Case:
 
 @dataclass
 class Times:
-    """Milliseconds of every call of one round."""
+    """Milliseconds of every call of one round.
+
+    decision: the mean call of each sequence from one plan to the next.
+    """
 
     replan: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
+    decision: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
 
 
@@ -86,8 +96,6 @@ class Timed:
         """What is reported of the case; milliseconds are of the fastest round."""
         times, case = self.fastest, self.case
         replan = statistics.median(times.replan)
-        # plans are followed for so many steps: the plan's time is spread over them
-        every = self.agent.settings.replan_every
         between = _least_median([times.between for times in self.rounds])
         found: dict[str, Any] = {
             **vars(case),
@@ -95,8 +103,8 @@ class Timed:
             "replan_ms_p95": float(np.quantile(times.replan, 0.95)),
             "plans_per_second": 1000 * case.batch / replan,
             "between_ms_median": between,
-            "steps_per_plan": every,
-            "amortised_ms": (replan + (every - 1) * (between or 0.0)) / every,
+            "steps_per_plan": self.agent.settings.replan_every,
+            "amortised_ms": _least_median([times.decision for times in self.rounds]),
             "startup_seconds": self.agent.engine.startup_seconds,
             "round_medians_ms": [statistics.median(times.replan) for times in self.rounds],
             "calls": sum(len(times.replan) for times in self.rounds),
@@ -109,7 +117,7 @@ class Timed:
             found["stages_ms"] = stages
             # what no stage accounts for: numpy in and out, checks, bookkeeping
             found["host_ms"] = max(0.0, replan - sum(stages.values()))
-        return found | vars(self.work)
+        return found | {"flops": self.work.flops, "bytes": self.work.bytes}
 
 
 def _least_median(rounds: Sequence[list[float]]) -> float | None:
@@ -137,21 +145,22 @@ def prepare(subject: Subject, case: Case) -> Timed:
         )
         try:
             state = agent.predict(observation)[1]
+            agent.predict(observation, state)  # what follows a plan is a graph of its own
         except Exception as error:
             # exporters and compilers fail in their own ways; the other engines go on
             if case.direct or isinstance(error, DiffplanError):
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise DiffplanError(f"engine {case.engine} cannot run this ({reason})") from error
-        # the second call: the first one also started the engine
+        # once more: the first calls also started the engine
         before = time.perf_counter()
         state = agent.predict(observation, state, due)[1]
         call = time.perf_counter() - before
-        work = count(_Stages(agent, observation).run)
+        work = count(Stages(agent, observation).run)
     return Timed(case, agent, observation, call, state, work)
 
 
-class _Stages:
+class Stages:
     """The four stages of one decision, each on the tensors that the one before made."""
 
     def __init__(self, agent: PlannerAgent, observation: Any) -> None:
@@ -203,35 +212,42 @@ class _Stages:
 # --- Timing --------------------------------------------------------------------------------------
 
 
-def measure_round(timed: Timed, seconds: float) -> Times:
-    """Call one case for about `seconds`, its stages and the steps between plans in turn."""
+def measure_round(
+    timed: Timed, seconds: float, elsewhere: Callable[[], object] = lambda: None
+) -> Times:
+    """Call one case for about `seconds`, from plan to plan and its stages in turn.
+
+    elsewhere: what is done, untimed, before every call.
+    """
     times = Times()
     agent, observation, state = timed.agent, timed.observation, timed.state
     due = np.ones(timed.case.batch, bool)
-    # at an interval of one step every call plans, and nothing lies between
-    kept = agent.settings.replan_every > 1
+    clock = clock_of(timed.case.device, timed.case.threads)
     with threads(timed.case.threads), torch.inference_mode():
-        stages = _Stages(agent, observation) if timed.case.direct else None
+        stages = Stages(agent, observation) if timed.case.direct else None
         begin = time.perf_counter()
         while True:
-            before = time.perf_counter()
-            state = agent.predict(observation, state, due)[1]
-            times.replan.append(1000 * (time.perf_counter() - before))
-            if kept:
-                before = time.perf_counter()
-                agent.predict(observation, state)
-                times.between.append(1000 * (time.perf_counter() - before))
+            calls = []
+            # a whole sequence: a call that follows a plan finds other caches than one after itself
+            for step in range(agent.settings.replan_every):
+                elsewhere()
+                before = clock()
+                state = agent.predict(observation, state, due if step == 0 else None)[1]
+                calls.append(1000 * (clock() - before))
+            times.replan.append(calls[0])
+            times.between += calls[1:]
+            times.decision.append(statistics.fmean(calls))
             if stages is not None:
-                for name, ms in zip(STAGES, _stage_times(stages, agent.device), strict=True):
+                for name, ms in zip(STAGES, _stage_times(stages, agent.device, clock), strict=True):
                     times.stages[name].append(ms)
             spent = time.perf_counter() - begin
             # a slow case has had its share after one call, others get what a median needs
-            enough = len(times.replan) >= _FEWEST or times.replan[-1] > 1000 * seconds
+            enough = len(times.replan) >= _FEWEST or sum(calls) > 1000 * seconds
             if spent > seconds and enough:
                 return times
 
 
-def _stage_times(stages: _Stages, device: torch.device) -> list[float]:
+def _stage_times(stages: Stages, device: torch.device, clock: Callable[[], float]) -> list[float]:
     if device.type == "cuda":
         # events are stamped on the device: reading the host's clock would wait at every stage
         events: list[torch.cuda.Event] = []
@@ -246,22 +262,23 @@ def _stage_times(stages: _Stages, device: torch.device) -> list[float]:
         torch.cuda.synchronize(device)
         return [a.elapsed_time(b) for a, b in itertools.pairwise(events)]
     marks: list[float] = []
-    stages.run(lambda: marks.append(time.perf_counter()))
+    stages.run(lambda: marks.append(clock()))
     return [1000 * (b - a) for a, b in itertools.pairwise(marks)]
 
 
 def measure_all(
-    timed: Sequence[Timed], rounds: int, seconds: float
+    timed: Sequence[Timed], rounds: int, seconds: float, beside: Callable[[float], object]
 ) -> tuple[list[float], dict[str, Ceiling]]:
     """Time every case in every round; the times are kept in the cases.
 
+    beside: measures what they are held against, in every round as well, for about so many seconds.
     Returns the milliseconds of the reference product (one CPU thread) in each round and the
     ceilings, by `ceiling_key`, the best of all rounds.
     """
     reference, ceilings = list[float](), dict[str, Ceiling]()
     # one ceiling for every device and number of threads, whatever runs there
     places = {ceiling_key(t.case): t.case for t in timed}
-    onnx = any(t.case.engine == "onnx" for t in timed)
+    onnx = any(ENGINES[t.case.engine].keeps_graphs for t in timed)
     with tqdm(total=rounds * (len(timed) + len(places)), desc="measuring", unit="case") as bar:
         for _ in range(rounds):
             reference.append(reference_ms())
@@ -273,6 +290,7 @@ def measure_all(
             for each in timed:
                 each.rounds.append(measure_round(each, seconds))
                 bar.update()
+            beside(seconds)
     return reference, ceilings
 
 

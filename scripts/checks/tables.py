@@ -273,12 +273,18 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
     fastest = min(run["replan_ms_median"] for run in runs)
     cheapest = min(run["amortised_ms"] for run in runs)
     rows = []
+    planners = [run["label"].split(",")[0].split(" at ")[0] for run in runs]
+    # of one planner they differ by their sizes
+    by = {
+        run["command"]: run["label"].split(" (")[0] if len(set(planners)) == 1 else planner
+        for run, planner in zip(runs, planners, strict=True)
+    }
     for run in sorted(runs, key=lambda run: float(run["replan_ms_median"])):
         # the row of the own settings among the sweeps
         own = next(case for case in run["cases"] if run["own"].items() <= case.items())
         rows.append(
             [
-                run["label"].split(",")[0].split(" at ")[0],
+                by[run["command"]],
                 f"{own['horizon']}",
                 f"{own['denoising_steps']}",
                 f"{own['candidates']}",

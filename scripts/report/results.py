@@ -305,10 +305,12 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    """Its name; virtual machines name no model, so its numbers stand beside."""
+    with contextlib.suppress(OSError, KeyError):
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        said = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+        name = said["model name"]
+        if any(letter.isdigit() for letter in name):
+            return name
+        return f"{name} (family {said['cpu family']}, model {said['model']})"
     return platform.processor() or platform.machine()

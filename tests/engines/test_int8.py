@@ -77,6 +77,14 @@ def test_nobody_gets_it_unasked_nor_where_products_saturate(
         make_engine("onnx-int8", model, settings)
 
 
+def test_a_detailed_plan_holds_what_is_constant_too(model: Any) -> None:
+    settings = replace_planning(model.config, candidates=1).planning
+    found = make_engine("onnx-int8", model, settings, detailed=True).plan(*given(model, 1))
+    expected = EagerEngine(model, settings, detailed=True).plan(*given(model, 1))
+    assert found.values.isnan().all() and torch.equal(found.chosen, expected.chosen)
+    torch.testing.assert_close(found.candidates, expected.candidates, atol=0.1, rtol=0.1)
+
+
 def test_products_are_of_integers_but_for_those_that_read_what_is_given(model: Any) -> None:
     engine = int8.Int8Engine(model, model.config.planning)
     graph = onnx.load_model_from_string(engine.exported("plan", 1)).graph
