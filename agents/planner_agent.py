@@ -140,7 +140,7 @@ class PlannerAgent(Portable):
         return self._knowing(self._memory.of_task(task, self.info.tasks))
 
     def for_demonstration(self, states: np.ndarray) -> PlannerAgent:
-        """This agent, shown the states [n, D] of one episode of its task, in environment units."""
+        """This agent, shown the states [n, D] of one episode of its task, as data hold them."""
         return self._knowing(self._memory.of_demonstration(states))
 
     def from_history(self) -> PlannerAgent:

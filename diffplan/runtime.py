@@ -419,7 +419,7 @@ class Agent:
     def _split(self, observation: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """State [..., D] and goal [..., G] of an observation, None without one."""
         layout = self._layout
-        keys, asks, offset = layout["dict_keys"], layout["goal_dim"] > 0, layout.get("offset") or ()
+        keys, asks, offset = layout["dict_keys"], layout["goal_dim"] > 0, layout["offset"]
         wanted = [*keys, *(["desired_goal"] if asks else [])]
         if not keys:
             if isinstance(observation, Mapping):

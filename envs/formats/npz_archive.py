@@ -65,6 +65,14 @@ def unpacked(path: Path, folder: Path, progress: bool) -> dict[str, np.ndarray]:
     return arrays
 
 
+def check_archive(path: Path, folder: Path) -> None:
+    """`check_room` for all that an archive holds, once, in memory or in `folder`."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            sizes = [(each.file_size, each.compress_size) for each in archive.infolist()]
+        check_room(path, sum(a for a, _ in sizes), sum(b for _, b in sizes), 1, folder)
+
+
 def check_room(path: Path, size: int, packed: int, copies: int, folder: Path) -> None:
     """Raise DiffplanError for a file of `packed` bytes that grows to `size` as none of data does.
 

@@ -7,8 +7,6 @@ import dataclasses
 import io
 import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.folders import cache_root
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.formats.cache import cached
+from diffplan.envs.formats.npz_archive import check_archive
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.ogbench import (
     ENV_ID,
@@ -82,11 +81,15 @@ def load_ogbench(name: str, path: Path) -> Episodes:
 
 
 def _convert(name: str, path: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with np.load(path) as file:
+        check_archive(path, folder.parent)
+        with np.load(path, allow_pickle=False) as file:
             observations, actions, ends = (file[key] for key in _KEYS)
             recipe = json.loads(str(file["recipe"])) if "recipe" in file else None
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except DiffplanError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise many kinds for what is damaged
         raise DiffplanError(f"{path} is no readable file of OGBench: {error}") from None
     last = np.flatnonzero(ends)
     if observations.ndim != 2 or len(ends) != len(observations) or not len(last):

@@ -66,4 +66,6 @@ def _folder(path: Path) -> str:
         return f"a dataset of TensorFlow or Hugging Face: load it there and {_LAYOUT}"
     if any(path.glob("checkpoint-*")):
         return "a run folder of `diffplan train`, not a dataset; diffplan evaluate reads it"
+    if path.suffix.lower() in _KINDS or (path / ".zgroup").is_file():
+        return f"{_KINDS.get(path.suffix.lower(), 'a Zarr store')}: load it there and {_LAYOUT}"
     return "a folder without episodes.json, expected a dataset's file or one that was saved here"

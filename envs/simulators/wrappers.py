@@ -23,6 +23,8 @@ _WATCHING = {
     "RecordVideo",
     "RenderCollection",
 }
+# what they do depends on all that they have seen, which is not recorded
+_RUNNING = {"NormalizeObservation", "NormalizeReward"}
 _KNOWN_PACKAGES = ("gymnasium", "gymnasium_robotics")
 
 
@@ -44,8 +46,10 @@ def recorded_wrappers(spec: EnvSpec) -> list[dict[str, Any]]:
             continue
         module = str(wrapper.entry_point).partition(":")[0]
         known = module.split(".")[0] in _KNOWN_PACKAGES
-        if not known or wrapper.kwargs is None:
+        running = wrapper.name in _RUNNING
+        if not known or running or wrapper.kwargs is None:
             why = "kept no arguments" if known else f"is code of {module}"
+            why = "has running statistics that were not kept" if running else why
             raise DiffplanError(
                 f"the data were recorded in {spec.id} inside the wrapper {wrapper.name}, which "
                 f"{why} and is not remade; register an environment with it under an id of its own "

@@ -19,7 +19,7 @@ from diffplan.errors import DiffplanError
 
 STEPS = 12
 HDF5_NAMES = {"terminations": "terminals", "truncations": "timeouts"}
-MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def arrays() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from diffplan.errors import DiffplanError
 from diffplan.model.normaliser import Normaliser
 
 DECADES = st.integers(-9, 9)
-ONE_FOLDER = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_FOLDER = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def arrays(steps: int = 120) -> dict[str, np.ndarray]:

@@ -43,6 +43,10 @@ def test_wrappers_are_remade_in_their_order() -> None:
     ("wrapper", "why"),
     [
         (WrapperSpec("Mine", "somebody.else:Mine", {}), "is code of somebody.else"),
+        (
+            WrapperSpec("NormalizeReward", "gymnasium.wrappers:NormalizeReward", {}),
+            "has running statistics",
+        ),
         (WrapperSpec("Odd", "gymnasium.wrappers:Odd", None), "kept no arguments"),
     ],
 )
