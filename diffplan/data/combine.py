@@ -10,7 +10,6 @@ import numpy as np
 
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout, Task
-from diffplan.data.precision import offset_line
 from diffplan.errors import DiffplanError
 
 
@@ -29,6 +28,7 @@ def combine(parts: Sequence[Episodes], name: str) -> Episodes:
     first = parts[0]
     for part in parts[1:]:
         _check_alike(first, part)
+    parts = _of_one_offset(parts)
     # zeros on the right: a network sees at once which columns are not of this task
     width = max(part.layout.state_dim for part in parts)
     tasks = [task for part in parts for task in _tasks_of(part)]
@@ -63,7 +63,7 @@ def combine(parts: Sequence[Episodes], name: str) -> Episodes:
         truncations=np.concatenate([part.truncations for part in parts]),
         state_starts=_offsets([part.state_starts for part in parts]),
         step_starts=_offsets([part.step_starts for part in parts]),
-        layout=_widened(first.layout, width),
+        layout=_widened(parts[0].layout, width),
         info=info,
         tasks=_task_of_episodes(parts),
     )
@@ -89,7 +89,6 @@ def _check_alike(first: Episodes, part: Episodes) -> None:
         ("goals in state columns", _goals(first.layout), _goals(part.layout)),
         ("resting columns", first.layout.rest_columns, part.layout.rest_columns),
         ("observations from", first.layout.dict_keys, part.layout.dict_keys),
-        ("columns less an offset", *(offset_line(p.layout.offset) for p in (first, part))),
     ):
         if mine != others:
             raise DiffplanError(
@@ -127,6 +126,33 @@ def _common_environment(tasks: Sequence[Task]) -> tuple[str | None, dict[str, An
 
 def _padded(states: np.ndarray, width: int) -> np.ndarray:
     return np.pad(states, ((0, 0), (0, width - states.shape[1])))
+
+
+def _of_one_offset(parts: Sequence[Episodes]) -> list[Episodes]:
+    """The parts with states less the same: in each column the first offset that one has."""
+    if not any(part.layout.offset for part in parts):
+        return list(parts)
+    width = max(part.layout.state_dim for part in parts)
+    every = np.zeros((len(parts), width))
+    for row, part in zip(every, parts, strict=True):
+        row[: len(part.layout.offset)] = part.layout.offset
+    common = every[(every != 0).argmax(axis=0), np.arange(width)]
+    found = []
+    for row, part in zip(every, parts, strict=True):
+        own = part.layout.state_dim
+        if common[own:].any():
+            raise DiffplanError(
+                f"{part.info.id} lacks column {own + int(common[own:].argmax())}, which others "
+                "have less an offset: train on each alone"
+            )
+        columns = list(part.layout.goal_columns)
+        states = (part.states + (row - common)[:own]).astype(np.float32)
+        goals = part.goals
+        if goals is not None and columns:
+            goals = (goals + (row - common)[columns]).astype(np.float32)
+        layout = replace(part.layout, offset=tuple(common[:own].tolist()))
+        found.append(replace(part, states=states, goals=goals, layout=layout))
+    return found
 
 
 def _widened(layout: ObservationLayout, width: int) -> ObservationLayout:

@@ -23,7 +23,7 @@ def doubts(episodes: Episodes) -> list[str]:
         return []
     found, seen = [], Extent(states.shape[1])
     seen.add(states, inside)
-    if len(coarse := seen.lost(())):
+    if len(coarse := seen.lost()):
         found.append(
             f"state column {coarse[0]} moves by hardly more than float32 rounds it by: give the "
             "numbers in float64, if they were"

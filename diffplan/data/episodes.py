@@ -32,6 +32,7 @@ _ARRAYS = {
     "tasks": np.int64,
 }
 _ACTION_TOLERANCE = 5e-4  # of the width of an action's bounds
+_GOAL_ROOM = 10  # times what the state spans
 _REWARD_SPREAD = 2e-5  # of the largest reward: below it float32 sums tell rewards hardly apart
 _HORIZON = 10_000  # steps that a return may sum up, beyond a time limit
 _PIECE = 1 << 16  # rows that are checked at a time
@@ -213,7 +214,8 @@ class Episodes:
             assert self.goals is not None
             low, high = float(self.states[:, column].min()), float(self.states[:, column].max())
             goals = self.goals[:, k]
-            near = (goals >= low - (high - low)) & (goals <= high + (high - low))
+            room = _GOAL_ROOM * (high - low)  # goals may lie where nobody has been
+            near = (goals >= low - room) & (goals <= high + room)
             if high > low and not near.any():
                 raise DiffplanError(
                     f"dataset {self.info.id}: goals reach from {goals.min():g} to {goals.max():g} "
@@ -231,7 +233,8 @@ class Episodes:
                 f"dataset {self.info.id}: rewards reach {largest:g}, whose sums float32 does not "
                 "hold; divide all of them by the same number"
             )
-        if 0 < high - low < _REWARD_SPREAD * largest:
+        rounding = 4 * float(np.finfo(np.float32).eps) * largest
+        if rounding < high - low < _REWARD_SPREAD * largest:
             raise DiffplanError(
                 f"dataset {self.info.id}: rewards reach from {low:.10g} to {high:.10g}: float32 "
                 f"hardly tells their sums apart; subtract {low:.10g} from all of them"

@@ -11,6 +11,8 @@ from diffplan.errors import DiffplanError
 _ROUNDING = 2.0**-24  # of float32, relative
 _FINE = 2.0**-6  # of a step's movement may be rounded away
 _COARSE = 2.0**-2  # more than that is no movement any more
+_CLOSE = 1e-6  # of the largest value
+_JITTER = (1e-2, 1e-5)  # of what others vary by: near to float32's rounding, and elsewhere
 _CONSTANT = 1e-11  # of the largest value: what float64 accumulates by itself
 
 
@@ -57,44 +59,64 @@ class Extent:
         """Mean distance of the steps that move a column [D]; its span where none does."""
         return np.where(self._moves > 0, self._moved / np.maximum(self._moves, 1), self.span)
 
+    @property
+    def far(self) -> np.ndarray:
+        """Columns [D] that vary little, far from zero: where float32 has few digits left."""
+        varies = self.span > _CONSTANT * self.largest
+        return varies & (self.span < self.largest / 8)
+
+    @property
+    def jitters(self) -> np.ndarray:
+        """Far columns [D] that vary by next to nothing beside most others.
+
+        A body at rest in a simulator does; the same digits would be a signal next to others as
+        fine. The closer to float32's own rounding, the less it takes.
+        """
+        spans = np.where(self.span > _CONSTANT * self.largest, self.span, 0.0)
+        share = np.where(spans < _CLOSE * self.largest, *_JITTER)
+        found = np.zeros(len(spans), np.bool_)
+        for i in np.flatnonzero(self.far):
+            others = np.sort(np.delete(spans, i)[np.delete(spans, i) > 0])
+            found[i] = len(others) > 0 and spans[i] < share[i] * others[(len(others) - 1) // 2]
+        return found
+
+    def _rounded(self, share: float) -> np.ndarray:
+        """Far columns [D] of whose movement float32 rounds away a share."""
+        return np.asarray(self.far & (self.largest * _ROUNDING > share * self.movement))
+
+    @property
+    def resting(self) -> str:
+        """The columns whose movement is given up as that of a body at rest, in words."""
+        columns = np.flatnonzero(self._rounded(_FINE) & self.jitters)
+        return ", ".join(map(str, columns))
+
     def offsets(self) -> tuple[float, ...]:
         """What to subtract from each column so that float32 keeps its movement; () for nothing.
 
         Only from columns far from zero whose steps float32 would round away: others stay as
         they are.
         """
-        varies = self.span > _CONSTANT * self.largest
-        rounded = self.largest * _ROUNDING > _FINE * self.movement
-        far = varies & rounded & (self.span < self.largest / 8)
-        if not far.any():
+        wanted = self._rounded(_FINE) & ~self.jitters
+        if not wanted.any():
             return ()
         middle = (self.least + self.most) / 2
         return tuple(
-            _round_number(float(middle[i]), float(self.span[i])) if far[i] else 0.0
-            for i in range(len(far))
+            _round_number(float(middle[i]), float(self.span[i])) if wanted[i] else 0.0
+            for i in range(len(wanted))
         )
 
-    def lost(self, offsets: tuple[float, ...]) -> np.ndarray:
-        """Columns whose movement float32 loses, less these offsets, too: indices."""
-        left = self._left(offsets)
-        varies = self.span > _CONSTANT * self.largest
-        return np.flatnonzero(varies & (left * _ROUNDING > _COARSE * self.movement))
+    def lost(self) -> np.ndarray:
+        """Columns whose movement float32 loses as they are: indices."""
+        return np.flatnonzero(self._rounded(_COARSE) & ~self.jitters)
 
-    def _left(self, offsets: tuple[float, ...]) -> np.ndarray:
-        """Largest size of an entry of each column less these offsets [D]."""
-        shift = np.asarray(offsets or np.zeros(len(self.least)))
-        left = np.maximum(np.abs(self.least - shift), np.abs(self.most - shift))
-        return np.where(np.isfinite(left), left, 0.0)
-
-    def check(self, offsets: tuple[float, ...], name: str, what: str) -> None:
-        """Raise DiffplanError, naming the column, where float32 still loses the movement."""
-        for i in self.lost(offsets):
+    def check(self, name: str, what: str) -> None:
+        """Raise DiffplanError, naming the column, where float32 loses the movement."""
+        for i in self.lost():
             raise DiffplanError(
                 f"{name}: column {i} of {what} goes from {self.least[i]:.10g} to "
                 f"{self.most[i]:.10g} in steps of about {self.movement[i]:.2g}, which float32 "
-                f"rounds away (its steps there are {2 * self._left(offsets)[i] * _ROUNDING:.2g}); "
-                "give differences instead, split the column in a coarse and a fine one or leave it "
-                "out"
+                f"rounds away (its own are {2 * self.largest[i] * _ROUNDING:.2g}); subtract "
+                f"{self.least[i]:.10g} from all of them"
             )
 
 

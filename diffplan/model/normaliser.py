@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from diffplan.data.rows import Rows
 
 # A column that never moves is left alone instead of being blown up: one that varies by no more than
-# float32 rounds its values by, or by what float64 rounds most of the others by.
+# float32 rounds its values by, or by next to nothing beside most of the others.
 _OF_ITSELF = 2.0**-20
-_OF_OTHERS = 1e-14
+_OF_OTHERS = 1e-10
 _CHUNK = 1_000_000  # numbers widened at once
 
 

@@ -14,7 +14,7 @@ from diffplan.data.folders import building_folder, cache_root
 from diffplan.errors import DiffplanError
 
 # Raised whenever a loader would turn the same file into other arrays or other details.
-_LOADERS = 4
+_LOADERS = 5
 
 
 def cached(

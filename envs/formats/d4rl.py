@@ -107,6 +107,8 @@ def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
             details["unfinished_last_episode"] = True
         seen = _extents(file, cuts)
         layout = _with_offset(source.layout(file), file, seen)
+        if seen.resting and file.arrays["observations"].dtype != np.float32:
+            details["resting"] = seen.resting
         widths = {"states": layout.state_dim, "actions": file.width("actions")}
         if layout.goal_dim:
             widths["goals"] = layout.goal_dim
@@ -294,7 +296,7 @@ def _extents(file: D4RLFile, cuts: _Cuts) -> Extent:
             extent.add(file.rows(key, start, stop).reshape(stop - start, -1), inside)
     for key in ("actions", "rewards"):
         if file.arrays[key].dtype != np.float32:
-            found[key].check((), str(file.path), key)
+            found[key].check(str(file.path), key)
     return found["observations"]
 
 
@@ -302,9 +304,7 @@ def _with_offset(layout: ObservationLayout, file: D4RLFile, seen: Extent) -> Obs
     """The layout with what the states are less, so that float32 keeps their movement."""
     if file.arrays["observations"].dtype == np.float32:
         return layout
-    offset = seen.offsets()
-    seen.check(offset, str(file.path), "observations")
-    return dataclasses.replace(layout, offset=offset)
+    return dataclasses.replace(layout, offset=seen.offsets())
 
 
 def _stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,16 @@ from diffplan.errors import DiffplanError
 D4RL_SUFFIXES = (".hdf5", ".h5")
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations", "infos/goal")
+# What the keys are called elsewhere: in Gymnasium, in replay buffers.
+_OTHER_NAMES = {
+    "terminations": "terminals",
+    "terminated": "terminals",
+    "dones": "terminals",
+    "truncations": "timeouts",
+    "truncated": "timeouts",
+    "next_obs": "next_observations",
+    "obs": "observations",
+}
 _VECTORS = ("observations", "next_observations", "actions", "infos/goal")
 # read at a time: small enough for a cache, large enough for the disk
 _PIECE_BYTES = 1 << 22
@@ -131,10 +142,18 @@ def _checked(path: Path, file: h5py.File) -> D4RLFile:
                 f"{path} is in robomimic's layout, which is not read: write flat arrays (see "
                 "docs/own_data.md) with timeouts at the end of each demonstration"
             )
+        other = [f"{n} to {_OTHER_NAMES[n]}" for n in file if _OTHER_NAMES.get(n) in missing]
         raise DiffplanError(
             f"{path} is not in the D4RL layout: {', '.join(missing)} missing; it holds "
-            f"{there[:200]}"
+            f"{there[:200]}{(other and f'; rename {other[0]}') or ''}"
         )
+    for name in file:
+        meant = _OTHER_NAMES.get(name) or next(
+            iter(difflib.get_close_matches(name, _OPTIONAL, n=1, cutoff=0.85)), None
+        )
+        # lost in silence, it would change where episodes end
+        if name not in _OPTIONAL and meant in _OPTIONAL and meant not in file:
+            raise DiffplanError(f"{path}: {name} is not read; rename it to {meant} or leave it out")
     arrays = {key: file[key] for key in _REQUIRED}
     arrays |= {key: file[key] for key in _OPTIONAL if isinstance(file.get(key), h5py.Dataset)}
     rewards = arrays["rewards"]

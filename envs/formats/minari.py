@@ -179,14 +179,15 @@ def _write(
             lengths.append(len(actions))
             counts.append(len(states))
         _check_steps(dataset_id, dataset, lengths[1:])
-        for key, values in given.items():
-            if values.dtype == np.float32:
-                continue
-            wanted = seen[key].offsets() if key == "states" else ()
-            seen[key].check(wanted, f"dataset {dataset_id}", key)
-            if key == "states" and wanted != offset:
-                return goal_inside, wanted
+        for key in ("actions", "rewards"):
+            if given[key].dtype != np.float32:
+                seen[key].check(f"dataset {dataset_id}", key)
+        wanted = () if states.dtype == np.float32 else seen["states"].offsets()
+        if wanted != offset:
+            return goal_inside, wanted
         details = _details(dataset.storage.metadata)
+        if seen["states"].resting and states.dtype != np.float32:
+            details["resting"] = seen["states"].resting
         if missing := left_out(dataset.observation_space):
             details["left_out"] = missing
         env_id, env_kwargs = _evaluation(dataset, details)

@@ -133,6 +133,8 @@ def _write(
 ) -> None:
     seen = _extents(path, arrays, steps)
     layout = _layout(path, arrays, seen)
+    if seen.resting and arrays["observations"].dtype != np.float32:
+        info = dataclasses.replace(info, details={**info.details, "resting": seen.resting})
     ends = steps.ends
     after = ends & ("next_observations" in arrays)
     widths = {"states": layout.state_dim, "actions": arrays["actions"].shape[1]}
@@ -176,7 +178,7 @@ def _extents(path: Path, arrays: dict[str, np.ndarray], steps: _Steps) -> Extent
             extent.add(rows[kept], inside[start : stop + 1][kept][:-1])
     for key in ("actions", "rewards"):
         if arrays[key].dtype != np.float32:
-            found[key].check((), str(path), key)
+            found[key].check(str(path), key)
     return found["observations"]
 
 
@@ -228,7 +230,6 @@ def _layout(path: Path, arrays: dict[str, np.ndarray], seen: Extent) -> Observat
     offset: tuple[float, ...] = ()
     if arrays["observations"].dtype != np.float32:
         offset = seen.offsets()
-        seen.check(offset, str(path), "observations")
     columns = {key: tuple(arrays.get(key, np.zeros(0, np.int64)).tolist()) for key in COLUMNS}
     if goals is not None and not columns["goal_columns"]:
         raise DiffplanError(

@@ -24,6 +24,7 @@ from diffplan.scripts.report.pictures import EXECUTED, draw_maze, positions, sty
 _DETAILS = {
     "rewards_are": "rewards are",
     "left_out": "not used",
+    "resting": "taken for resting",
     "environment_differences": "differs from D4RL",
     "rewards_for": "rewards are for",
     "cut_at_time_limit": "cut at (steps)",

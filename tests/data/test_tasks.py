@@ -143,3 +143,15 @@ def test_what_does_not_fit_is_refused_in_one_line(join_episodes: Make) -> None:
         with pytest.raises(DiffplanError, match=message) as error:
             combine(parts, "both")
         assert "\n" not in str(error.value)
+
+
+def test_parts_less_different_offsets_become_less_the_same(join_episodes: Make) -> None:
+    layouts = [ObservationLayout(2, offset=(0.0, away)) for away in (4.5e6, 4.5e6 + 16)]
+    parts = [
+        make(join_episodes, name, 2, layout=own) for name, own in zip("ab", layouts, strict=True)
+    ]
+    both = combine(parts, "both")
+    assert both.layout.offset == (0.0, 4.5e6)
+    assert both.states[0].tolist() == [2, 2] and both.states[-1].tolist() == [2, 18]
+    with pytest.raises(DiffplanError, match="a lacks column 1, which others have less an offset"):
+        combine([make(join_episodes, "a", 1), parts[1]], "both")

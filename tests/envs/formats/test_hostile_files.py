@@ -111,6 +111,17 @@ def test_a_flag_is_0_or_1(tmp_path: Path, write: Any, load: Any, key: str, flag:
     assert f"holds {flag}" in message.replace(".0", "") and "at step 7, expected 0 or 1" in message
 
 
+def test_keys_of_other_software_are_not_lost_in_silence(tmp_path: Path) -> None:
+    for name, meant in (("truncated", "timeouts"), ("timeout", "timeouts"), ("next_obs", "next_")):
+        given = {k: v for k, v in arrays().items() if not HDF5_NAMES.get(k, k).startswith(meant)}
+        path = write_hdf5(tmp_path / "names", given | {name: arrays()["truncations"]})
+        assert f"{name} is not read; rename it to {meant}" in refused(load_d4rl, path)
+    given = {k: v for k, v in arrays().items() if k != "terminations"}
+    path = write_hdf5(tmp_path / "names", given | {"dones": arrays()["terminations"]})
+    assert "terminals missing" in refused(load_d4rl, path)
+    assert "rename dones to terminals" in refused(load_d4rl, path)
+
+
 @pytest.mark.parametrize(("write", "load"), FORMATS, ids=["npz", "hdf5"])
 def test_shuffled_rows_are_refused(tmp_path: Path, write: Any, load: Any) -> None:
     order = np.random.default_rng(0).permutation(STEPS)
