@@ -16,7 +16,7 @@ help:
 	@echo "make demo     make a maze dataset, train a planner on it, evaluate it: runs/demo"
 	@echo "make test     the test suite"
 	@echo "make gpu      measure planning and training on this machine's GPU: runs/gpu"
-	@echo "make torture  hundreds of bad inputs, each to be named in a line"
+	@echo "make torture  hundreds of bad inputs, kills, full disks, bad environments, counted by kind"
 	@echo "make lint     ruff, mypy, the import contract"
 	@echo "make format   what ruff can mend by itself"
 	@echo "make install  the set-up alone, into $(VENV) (the others do it when needed)"
@@ -34,9 +34,10 @@ test: $(INSTALLED)
 gpu: $(INSTALLED)
 	@$(BIN)/python -m diffplan.scripts.checks.gpu $(GPU_ARGS)
 
-# Hundreds of bad inputs; a few of each kind are among the tests.
+# Hundreds of bad inputs, kills and hostile surroundings; a few of each kind are among the tests.
 torture: $(INSTALLED)
 	@$(BIN)/python -m diffplan.scripts.checks.bad_inputs
+	@$(BIN)/python -m diffplan.scripts.checks.torture --large
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check --quiet .

@@ -142,14 +142,21 @@ def make_maze2d(
         "infos/qvel": run.states[:, 2:],
     }
     with building_folder(path.parent, path.name) as building:
-        with h5py.File(building / path.name, "w") as file:
-            # D4RL's types: float32, and bool for the flags
-            for key, array in arrays.items():
-                stored = array if array.dtype == np.bool_ else array.astype(np.float32)
-                file.create_dataset(key, data=stored, compression="gzip")
-            file.attrs.update(attributes)
+        (building / path.name).write_bytes(_file_of(arrays, attributes))
         os.replace(building / path.name, path)
     return path
+
+
+def _file_of(arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> bytes:
+    """An HDF5 file, made in memory: the library does not survive a disk that is full."""
+    with h5py.File("in memory", "w", driver="core", backing_store=False) as file:
+        # D4RL's types: float32, and bool for the flags
+        for key, array in arrays.items():
+            stored = array if array.dtype == np.bool_ else array.astype(np.float32)
+            file.create_dataset(key, data=stored, compression="gzip")
+        file.attrs.update(attributes)
+        file.flush()
+        return bytes(file.id.get_file_image())
 
 
 def _already_made(path: Path, attributes: dict[str, object]) -> bool:

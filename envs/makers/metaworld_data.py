@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
+from minari.storage import get_dataset_path
 from tqdm import tqdm
 
 from diffplan.data.info import Task
@@ -23,7 +24,7 @@ from diffplan.envs.rollouts.workers import worker_pool
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.registration import METAWORLD_LIMIT, register_environments
 from diffplan.errors import DiffplanError
-from diffplan.limits import require_memory
+from diffplan.limits import require_disk, require_memory
 
 _ENV_ID = "diffplan/metaworld-v3"
 _RECIPE_KEYS = ("name", "episodes_per_task", "steps", "action_noise", "seed", "metaworld")
@@ -117,6 +118,8 @@ def make_metaworld(
         for made in _made(jobs, workers or min(8, os.cpu_count() or 1)):
             episodes += made
             bar.update(len(made))
+    size = sum(e.observations.nbytes + e.actions.nbytes + e.rewards.nbytes for e in episodes)
+    require_disk(get_dataset_path(), size, f"{len(episodes):,} episodes", "make fewer")
     of = [task.name for task in tasks for _ in range(episodes_per_task)]  # as the jobs were laid
     metadata = [
         {"task": task, "success": episode.success}

@@ -31,7 +31,7 @@ from diffplan.limits import require_disk, require_memory
 GAIN = 10.0
 NOISE_STD = 0.5
 WAYPOINT_DISTANCE = 0.1
-_STEP_BYTES = 57  # of arrays, before they are written
+_STEP_BYTES, _DISK_BYTES = 57, 340  # of a step, in arrays and in Minari's files
 _RECIPE_KEYS = ("maze", "steps", "seed", "path_rule", "maze_map")
 
 
@@ -168,7 +168,8 @@ def make_pointmaze(
     # any of the ids will do for a map of one's own, which replaces the maze
     env_id = POINTMAZES["pointmaze-umaze"] if grid is not None else POINTMAZES[name]
     require_memory(_STEP_BYTES * steps, f"{steps:,} steps", "make fewer")
-    require_disk(get_dataset_path(), _STEP_BYTES / 2 * steps, f"{steps:,} steps", "make fewer")
+    # HDF5 does not survive a disk that fills up while it writes
+    require_disk(get_dataset_path(), _DISK_BYTES * steps, f"{steps:,} steps", "make fewer")
     run = run_pointmaze(env_id, steps, seed, maze_map=grid, path_rule=path_rule, progress=progress)
     kwargs: dict[str, Any] = {"continuing_task": True}
     if grid is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +31,7 @@ def worker_pool(workers: int, advice: str) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown()
     except BrokenProcessPool:
         _stop(pool, before)
+        print(file=sys.stderr)  # what the process has left of its progress bar ends here
         raise DiffplanError(
             f"one of the {workers} processes was killed or died, perhaps for want of memory; "
             f"{advice}"
