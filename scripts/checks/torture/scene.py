@@ -22,6 +22,8 @@ _HEAVY = (
     "diffplan.scripts.evaluate.evaluation",
     "diffplan.envs.makers.maze2d_data",
     "tensorboard.backend.event_processing.event_accumulator",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
 )
 SMALL = [
     *("--proposer.width", "16", "--denoiser.width", "16", "--heads.width", "16"),

@@ -14,11 +14,13 @@ import pytest
 from diffplan.config.planners import get_config
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.formats.d4rl_catalogue import D4RL_FILE
+from diffplan.envs.rollouts.reading import Failure
 from diffplan.envs.rollouts.serial import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
 from diffplan.scripts.evaluate import measure, runs
 from diffplan.scripts.evaluate.command import Evaluate
 from diffplan.scripts.evaluate.labels import Labels
+from diffplan.scripts.evaluate.scores import over_runs, over_tasks
 from diffplan.scripts.report.results import Score, table
 
 HOPPER = DatasetInfo(
@@ -313,3 +315,29 @@ def test_scores_are_means_over_the_scores_of_episodes() -> None:
     assert estimate.mean == pytest.approx(100 * (1750 + 20.272305) / (3234.3 + 20.272305))
     assert estimate.low < estimate.mean < estimate.high <= 100
     assert "D4RL hopper scale" in table([score], "hopper", "D4RL hopper scale")
+
+
+def test_episodes_that_failed_anywhere_count_nowhere() -> None:
+    failure = Failure(1, 1001, 7, "lost")
+    times = np.ones(1)
+
+    def played(returns: list[float], failures: tuple[Failure, ...]) -> Score:
+        values, lengths = np.array(returns), np.ones(len(returns), int)
+        found = Rollout(values, lengths, None, lengths > 0, times, lengths, (), failures)
+        return Score.of("planner", found, None)
+
+    whole, cut = played([1.0, 2.0, 3.0], ()), played([4.0, 6.0], (failure,))
+    assert (whole.counted, cut.counted) == ("3", "2 of 3")
+    runs = over_runs("both", (whole, cut))
+    assert runs.returns.tolist() == [1.0, 3.0, 4.0, 6.0] and runs.counted == "2 x 2 of 3"
+    tasks = over_tasks((cut, whole))
+    assert tasks.returns.tolist() == [4.0, 6.0, 1.0, 3.0] and tasks.counted == "4 of 6"
+    # over runs of several tasks the same episode is left out of every one
+    assert over_runs("all", (tasks, over_tasks((whole, whole)))).counted == "2 x 4 of 6"
+    found = tasks.summary(None, None)
+    assert found["episodes_left_out"] == [1] and found["failed"][0]["seed"] == 1001
+    assert "failed" not in whole.summary(None)
+    with pytest.raises(DiffplanError, match="no episode finished in all"):
+        over_runs(
+            "none", (played([1.0], (Failure(1, 1, 1, ""),)), played([1.0], (Failure(0, 0, 1, ""),)))
+        )
