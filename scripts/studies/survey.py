@@ -201,11 +201,12 @@ class Survey:
     def _check_environment(self, data: str) -> None:
         """Refuse before the training what could not be scored after it."""
         from diffplan.envs.datasets import load_dataset
-        from diffplan.envs.simulators.environments import evaluation_env_factory
+        from diffplan.envs.simulators.compatibility import check_environment
 
         if data in self._known:
             return
-        info = load_dataset(data, None, progress=False).info
+        episodes = load_dataset(data, None, progress=False)
+        info = episodes.info
         if len(info.tasks) > 1:
             raise DiffplanError(
                 f"{data} holds {len(info.tasks)} tasks; a survey trains and scores on data of one"
@@ -215,8 +216,12 @@ class Survey:
                 f"{data} does not say in which environment it was collected, which a survey needs; "
                 "name the file after a D4RL task, or store an env_id in it"
             )
-        # raises where the simulator is missing
-        evaluation_env_factory(info)
+        # raises where the simulator is missing, too
+        if check_environment(episodes.layout, info) is None:
+            raise DiffplanError(
+                f"{info.env_id} has no time limit, and an episode may never end; register it with "
+                "max_episode_steps"
+            )
         self._known.add(data)
 
     def _score(self, run: Path, row: Row, label: str) -> dict[str, Any]:
