@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
+
+from diffplan.training.flat import flattened
 
 
 class WeightAverage:
@@ -15,8 +18,9 @@ class WeightAverage:
     PyTorch's AveragedModel counts on the device: on a GPU it waits for it four times an update.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(model)
+    def __init__(self, model: nn.Module, decay: float, vector: Tensor | None = None) -> None:
+        """vector: of all weights that learn, if they are views of it (`Weights`)."""
+        self.module, self._vector = copy.deepcopy(model), vector
         self.decay, self.count = decay, 0
         self._model = model
 
@@ -24,7 +28,14 @@ class WeightAverage:
     def _pairs(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Weights of both, and buffers: looked up once, when all lie on their device."""
         buffers = zip(self.module.buffers(), self._model.buffers(), strict=True)
-        return list(self.module.parameters()), list(self._model.parameters()), list(buffers)
+        ours: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(self._model.parameters())
+        if self._vector is not None:
+            learns = [p.requires_grad for p in theirs]
+            still = [not each for each in learns]
+            ours = [flattened(list(compress(ours, learns))), *compress(ours, still)]
+            theirs = [self._vector.detach(), *compress(theirs, still)]
+        return ours, theirs, list(buffers)
 
     @torch.no_grad()
     def update(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from diffplan.config.config import Config
@@ -34,6 +34,7 @@ from diffplan.model.spec import ModelSpec
 from diffplan.nn.device import find_device
 from diffplan.planning.chains import chain_of
 from diffplan.training.average import WeightAverage
+from diffplan.training.flat import Weights
 from diffplan.training.log import Diverged, Means, MetricsFile
 from diffplan.training.losses import Objective
 from diffplan.training.memory import check_size
@@ -229,9 +230,10 @@ class _Learner:
         low, high = torch.tensor(info.action_low), torch.tensor(info.action_high)
         self.model.fit(self.sampler, low, high, seed)
         self.sampler.to(accelerator.device)
-        self.average = WeightAverage(self.model, config.training.ema)
+        self.weights = Weights(self.model.to(accelerator.device))
+        self.average = WeightAverage(self.model, config.training.ema, self.weights.vector)
         self.optimiser: Any = torch.optim.AdamW(
-            self.model.parameters(),
+            [self.weights.vector],
             lr=config.training.learning_rate,
             weight_decay=config.training.weight_decay,
             fused=True,
@@ -241,9 +243,6 @@ class _Learner:
         self.generator = torch.Generator().manual_seed(own)
         torch.manual_seed(own)  # dropout draws from the global one
         self.objective = Objective(self.model)
-        # each part is clipped alone: the largest gradient must not slow the others down
-        parts = (list(part.parameters()) for part in self.model.children())
-        self.parts = [part for part in parts if part]
 
     def resume(self, path: Path) -> None:
         """Stand where a checkpoint stood; before `prepare`."""
@@ -252,7 +251,6 @@ class _Learner:
 
     def prepare(self) -> None:
         """Go to the devices."""
-        self.average.module.to(self.accelerator.device)
         self.wrapped, self.optimiser = self.accelerator.prepare(self.objective, self.optimiser)
 
     def state(self) -> dict[str, Tensor]:
@@ -276,10 +274,9 @@ class _Learner:
             group["lr"] = learning_rate(settings, step)
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
             losses: dict[str, Tensor] = self.wrapped(batch, self.generator)
-        self.optimiser.zero_grad()
+        self.optimiser.zero_grad(set_to_none=False)
         accelerator.backward(torch.stack(list(losses.values())).sum())
-        for parameters in self.parts:
-            nn.utils.clip_grad_norm_(parameters, _GRAD_CLIP)
+        self.weights.clip(_GRAD_CLIP)
         self.optimiser.step()
         self.average.update()
         return losses

@@ -216,29 +216,6 @@ def test_plans_use_the_averaged_weights(
     assert not torch.allclose(live, averaged, atol=1e-4)
 
 
-def test_every_part_is_clipped_on_its_own(
-    tmp_path: Path,
-    tiny_episodes: Episodes,
-    tiny_config: Make,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clip, norms = nn.utils.clip_grad_norm_, []
-
-    def spy(parameters: Any, bound: float) -> torch.Tensor:
-        group = list(parameters)
-        norm: torch.Tensor = clip(group, bound)
-        after = torch.stack([p.grad.norm() for p in group if p.grad is not None]).norm()
-        norms.append((float(norm), float(after)))
-        return norm
-
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spy)
-    monkeypatch.setattr(loop, "_GRAD_CLIP", 0.05)
-    train(tiny_episodes, tiny_config(), options(tmp_path, 3))
-    assert len(norms) == 3 * 4  # proposer, denoiser, inverse dynamics, value
-    assert max(before for before, _ in norms) > 0.05
-    assert max(after for _, after in norms) <= 0.0501
-
-
 def test_bf16_trains_float32_weights(
     tmp_path: Path, tiny_goal_episodes: Episodes, tiny_config: Make
 ) -> None:
