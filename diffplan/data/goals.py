@@ -113,17 +113,16 @@ class Goals:
         if self.between is not None:
             # the window may end before its goal; from there on the graph knows the way
             steps = (goal - start).clamp(max=self.span)
-            rest = self.between(start + steps, goal) * (goal - start > steps)
-            advantage = self.between(start, goal) - steps - rest - self.offset
+            here, there = self.between(torch.stack([start, start + steps]), goal)
+            advantage = here - steps - there * (goal - start > steps) - self.offset
             # drawn for every row, so that the draws do not depend on the coin
-            other, other_advantage = self.pick(start, self.between, generator)
+            other, other_advantage, rest = self.pick(start, self.between, generator)
             own = torch.rand(len(start), generator=generator) < drawing.hindsight_share
             goal = torch.where(own, goal, other)
             advantage = torch.where(own, advantage, other_advantage)
             weight = (advantage.clamp(max=0) / drawing.advantage_temperature).exp()
             # to another episode's goal: the window as it is driven, then the shortest way
-            span = (last - start).clamp(max=self.span)
-            far = span + self.between(start + span, goal)
+            far = (last - start).clamp(max=self.span) + rest
             to_goal = torch.where(own, to_goal, far)
         return Aims(goal, own, to_goal, weight)
 
@@ -144,14 +143,16 @@ class Goals:
 
     def pick(
         self, start: Tensor, between: StepsBetween, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """A goal state of the same task in training per start [B]: index [B], its advantage [B]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A goal state of the same task in training per start [B].
+
+        Index [B], its advantage [B], and the steps [B] to it from where the window ends.
+        """
         drawing = self.drawing
         shape = (len(start), drawing.goal_candidates)
         candidates = self._parts["valued"].draw(shape, generator, self._task(start[:, None]))
         steps = (self._last[start] - start).clamp(max=self.span)
-        here = between(start[:, None], candidates)
-        there = between((start + steps)[:, None], candidates)
+        here, there = between(torch.stack([start, start + steps])[..., None], candidates)
         advantage = here - steps[:, None] - there - self.offset
         # a window teaches nothing about a goal out of reach
         advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
@@ -159,7 +160,7 @@ class Goals:
         gumbel = -torch.empty(shape).exponential_(generator=generator).log()
         pick = (advantage.clamp(max=0) / drawing.advantage_temperature + gumbel).argmax(1)
         row = torch.arange(len(start))
-        return candidates[row, pick], advantage[row, pick]
+        return candidates[row, pick], advantage[row, pick], there[row, pick]
 
     def returns(self, steps: Tensor) -> Tensor:
         """Return-to-go of a goal that is `steps` away."""

@@ -47,7 +47,7 @@ class WindowSampler:
     move on at once never show how to stay.
 
     Memory. Memory-mapped episodes stay on disk but for the pages that are drawn from; tables take
-    a few numbers per episode, and per state one return or, with landmarks, 24 bytes. Random
+    a few numbers per episode, and per state 8 bytes or, with landmarks, 24. Random
     numbers and indices are made on the host wherever the data are, so that one seed draws the same
     batches on every device; `to` moves the data alone.
     """
@@ -88,14 +88,9 @@ class WindowSampler:
         self.task_of = None if self.tasks is None else PerEpisode(starts, self.tasks)
         held = self._held_out(counts, drawing.held_out, seed, episodes.info)
         self.parts = self._split(starts, counts, held)
-        self.good: TargetTable | None = None
+        self.preference: Tensor | None = None
         if self.returns is not None and config.data.best_of_windows > 1:
-            sample = self.returns_by_step(seed)
-            self.good = TargetTable()
-            self.good.fit(sample)
-            std = sample.returns.std()
-            # alike, all count as good; else their unit must not matter
-            self.return_std = std if std > 0 else torch.ones_like(std)
+            self.preference = self._preference(self.returns, self.returns_by_step(seed))
         self.goals: Goals | None = None
         if self.has_goals:
             where = self.last, self.task_of, self.parts
@@ -146,6 +141,21 @@ class WindowSampler:
             parts["held-out"] = parts["train"]
         return parts
 
+    def _preference(self, returns: Tensor, sample: Sample) -> Tensor:
+        """min(A, 0) / return_temperature of every state, see the class."""
+        table = TargetTable()
+        table.fit(sample)
+        std = sample.returns.std()
+        # alike, all count as good; else their unit must not matter
+        std = std if std > 0 else torch.ones_like(std)
+        result = torch.empty(len(returns))
+        for first in range(0, len(returns), _SAMPLE):
+            index = torch.arange(first, min(first + _SAMPLE, len(returns)))
+            wanted = table(_GOOD, index - self.first[index])
+            shortfall = ((returns[index] - wanted) / std).clamp(max=0)
+            result[index] = shortfall / self.drawing.return_temperature
+        return result
+
     def to(self, device: torch.device) -> WindowSampler:
         """Keep the data on the device if they fit there beside the training; returns self.
 
@@ -163,15 +173,12 @@ class WindowSampler:
 
     def _good_starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
         """Starts in training of good returns rather than bad ones, see the class; else as any."""
-        if self.good is None or self.returns is None or part != "train":
+        if self.preference is None or part != "train":
             return self._starts(batch, generator, part)
         table, shape = self.parts["train"], (batch, self.config.data.best_of_windows)
         candidates = table.draw(shape, generator, table.draw_tasks((batch, 1), generator))
-        returns = take(self.returns, candidates).cpu()
-        wanted = self.good(_GOOD, candidates - self.first[candidates])
-        shortfall = ((returns - wanted) / self.return_std).clamp(max=0)
         gumbel = -torch.empty(shape).exponential_(generator=generator).log()
-        pick = (shortfall / self.drawing.return_temperature + gumbel).argmax(1)
+        pick = (self.preference[candidates] + gumbel).argmax(1)
         return candidates[torch.arange(batch), pick]
 
     def _task(self, state: Tensor) -> Tensor | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffplan.diffusion.forward import q_sample, targets_at
@@ -248,6 +249,19 @@ class Denoiser(nn.Module):
         _, _, plan = self._pass(samples, noising, None)
         return {"plan": plan}
 
+    def _time_by_row(
+        self, is_plain: Tensor, t_main: Tensor, t_plain: Tensor, noising: Noising
+    ) -> Tensor:
+        """Time features [B, F] of every row's level in its process."""
+        main, plain = noising.main.T, noising.plain.T
+        if len(is_plain) < main + plain:
+            level = torch.where(is_plain, t_plain / plain, t_main / main)
+            return self.time_features(level)
+        # levels are fewer than rows: those of both processes, one after the other
+        levels = [t / main for t in range(1, main + 1)] + [t / plain for t in range(1, plain + 1)]
+        index = torch.where(is_plain, main + t_plain, t_main) - 1
+        return F.embedding(index, self.time_table(tuple(levels)))
+
     def _pass(
         self, samples: Samples, noising: Noising, aggregate: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -259,7 +273,6 @@ class Denoiser(nn.Module):
         x0, proposal, noise = samples.x0, samples.proposal, samples.noise
         t_main, t_plain = samples.indices(noising)
         rows = samples.plain.view(-1, 1, 1)
-        level = torch.where(samples.plain, t_plain / plain.T, t_main / main.T)
         # both for all rows and one chosen: cheaper than splitting the batch and joining it again
         x_t = torch.where(
             rows,
@@ -275,13 +288,15 @@ class Denoiser(nn.Module):
         present = None if proposal is None else ~samples.plain
         seen = _masked(proposal, present)
         encoded = self.encode(samples.context, samples.drop)
-        features = self.time_features(level.to(x0.dtype)) + encoded
+        features = self._time_by_row(samples.plain, t_main, t_plain, noising) + encoded
         h = self._features(x_t, seen, self._mark_absent(features, seen, present))
-        target = torch.where(
-            rows,
-            targets_at(plain, self.prediction, t_plain, x0, None, noise),
-            targets_at(main, self.prediction, t_main, x0, proposal, noise, noising.scale),
-        )
+        target = x0
+        if self.prediction != "x0":
+            target = torch.where(
+                rows,
+                targets_at(plain, self.prediction, t_plain, x0, None, noise),
+                targets_at(main, self.prediction, t_main, x0, proposal, noise, noising.scale),
+            )
         predicted = self._predicted(self.network.output(h), seen)
         error = (predicted - target).square()
         loss = (weights * error).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-8)

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -232,7 +231,7 @@ class _Learner:
         self.sampler.to(accelerator.device)
         self.weights = Weights(self.model.to(accelerator.device))
         self.average = WeightAverage(self.model, config.training.ema, self.weights.vector)
-        self.optimiser: Any = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             [self.weights.vector],
             lr=config.training.learning_rate,
             weight_decay=config.training.weight_decay,
@@ -251,7 +250,7 @@ class _Learner:
 
     def prepare(self) -> None:
         """Go to the devices."""
-        self.wrapped, self.optimiser = self.accelerator.prepare(self.objective, self.optimiser)
+        self.wrapped = self.accelerator.prepare(self.objective)
 
     def state(self) -> dict[str, Tensor]:
         """All that resuming needs beside the averaged model."""
@@ -275,7 +274,7 @@ class _Learner:
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
             losses: dict[str, Tensor] = self.wrapped(batch, self.generator)
         self.optimiser.zero_grad(set_to_none=False)
-        accelerator.backward(torch.stack(list(losses.values())).sum())
+        torch.stack(list(losses.values())).sum().backward()
         self.weights.clip(_GRAD_CLIP)
         self.optimiser.step()
         self.average.update()
