@@ -23,7 +23,7 @@ import diffplan
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("agents", "envs", "scripts")  # at the top of the repository, installed inside diffplan
-CHECKOUT_ONLY = ("diffplan.scripts.checks",)  # what serves this repository alone
+CHECKOUT_ONLY = ("diffplan.scripts.checks",)  # with what is inside: it serves this repository alone
 ENVIRONMENT_LIBRARIES = (
     "gymnasium",
     "gymnasium_robotics",
@@ -69,7 +69,11 @@ def package_folders() -> dict[str, Path]:
             inside = Path(folder).relative_to(ROOT / top)
             found[".".join((name, *inside.parts))] = Path(folder)
     assert set(CHECKOUT_ONLY) <= set(found)
-    return {name: folder for name, folder in found.items() if name not in CHECKOUT_ONLY}
+    return {
+        name: folder
+        for name, folder in found.items()
+        if not any(f"{name}.".startswith(f"{each}.") for each in CHECKOUT_ONLY)
+    }
 
 
 def sources() -> dict[str, Path]:
