@@ -32,6 +32,7 @@ from diffplan.runtime import Arrays, Graph, onnxruntime, run_in_parts
 
 _OPSET = 17
 _NAME = "input_"
+_ABANDONED = 24 * 3600.0  # seconds
 
 
 class OnnxEngine:
@@ -220,10 +221,13 @@ def exported(step: nn.Module, inputs: Sequence[Tensor | None]) -> bytes:
 def _keep(path: Path, graph: bytes) -> None:
     """Write a graph whole or not at all; where nothing can be written it is made anew next time."""
     partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        partial.write_bytes(graph)
-        os.replace(partial, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        for left in path.parent.glob("*.partial"):  # by a killed process
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink(missing_ok=True)
+        try:
+            partial.write_bytes(graph)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)

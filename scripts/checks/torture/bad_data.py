@@ -60,6 +60,8 @@ def code(judge: Judge, scene: Scene) -> None:
         command, status = run(words, folder)
         # the data can be trained on; only their environment is not made
         judge.case("code in data", f"Minari: {name}", command, status, (0, 2), marker=marker)
+        command, status = run(["datasets", "show", dataset], folder)
+        judge.case("code in data", f"show: {name}", command, status, (0, 2), marker=marker)
     folder, marker = _trap(scene)
     words = scene.evaluate(cart(), folder / "results.json")
     command, status = run(words, folder)

@@ -76,7 +76,7 @@ def start(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("out", "err"):
-        (folder / name).touch()
+        (folder / name).write_text("")
     sys.stdout.flush()
     pid = os.fork()
     if pid:
