@@ -177,8 +177,10 @@ class WindowSampler:
             return self._starts(batch, generator, part)
         table, shape = self.parts["train"], (batch, self.config.data.best_of_windows)
         candidates = table.draw(shape, generator, table.draw_tasks((batch, 1), generator))
-        gumbel = -torch.empty(shape).exponential_(generator=generator).log()
-        pick = (self.preference[candidates] + gumbel).argmax(1)
+        # one number a row: as many Gumbels as candidates take longer than all the rest
+        reached = self.preference[candidates].softmax(1).cumsum(1)
+        drawn = torch.rand(batch, 1, generator=generator)
+        pick = (reached < drawn).sum(1).clamp(max=shape[1] - 1)
         return candidates[torch.arange(batch), pick]
 
     def _task(self, state: Tensor) -> Tensor | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffplan.data.batches import Acted, Batch, Step, Valued
+from diffplan.data.batches import Batch, Step, Transitions, Valued, Windows
 from diffplan.model.context import Context
 from diffplan.model.inverse_dynamics import InverseDynamics
 from diffplan.model.planner_model import PlannerModel
-from diffplan.model.proposer.base import Proposer
 from diffplan.model.value import BootstrappedValue, Value
 from diffplan.training.denoising import (
     denoiser_losses,
@@ -76,16 +75,8 @@ class Objective(nn.Module):
             losses["noisy_value"] = noisy_value_loss(
                 model, model.noisy_value, windows, context, generator
             )
-        acts = model.inverse_dynamics
-        if acts is not None and transitions is not None:
-            losses["inverse_dynamics"] = acts.loss(
-                transitions.states, transitions.ahead, transitions.lag, transitions.actions
-            )
-        followed = batch.followed
-        acted = None if followed is None else followed.acted
-        if acts is not None and model.proposer is not None and followed and acted:
-            loss = _following_loss(model.proposer, acts, acted, model.context_of(followed))
-            losses["inverse_dynamics_proposed"] = weighted(loss, acted.mask * followed.weight)
+        if model.inverse_dynamics is not None and transitions is not None:
+            losses |= _acting_losses(model, model.inverse_dynamics, transitions, batch.followed)
         if model.value is not None and valued is not None:
             losses["value"] = _value_loss(
                 model, model.value, valued, model.context_of(valued, generator)
@@ -114,16 +105,29 @@ def bootstrapped(
     return model.normalised_returns(step.rewards + discount * (1 - step.ended) * ahead)
 
 
-def _following_loss(
-    proposer: Proposer, inverse_dynamics: InverseDynamics, acted: Acted, context: Context
-) -> Tensor:
-    """Squared error [B] of the data's action given the first proposed state, not the true one.
+def _acting_losses(
+    model: PlannerModel, acts: InverseDynamics, step: Transitions, followed: Windows | None
+) -> dict[str, Tensor]:
+    """Squared errors of the data's actions given the true state ahead, and given a proposed one.
 
     A plan is off by the model's error. Trained on true pairs alone the network takes that for
     intention, and a fast gait falls over the wrong actions that follow.
     """
+    acted = None if followed is None else followed.acted
+    if model.proposer is None or followed is None or acted is None:
+        return {"inverse_dynamics": acts.loss(step.states, step.ahead, step.lag, step.actions)}
     with torch.no_grad():
-        ahead = proposer.propose(context, horizon=1)
-    actions = inverse_dynamics(acted.states, ahead.states[:, 0], acted.lag)
-    error: Tensor = (actions - acted.actions).square().mean(-1)
-    return error
+        ahead = model.proposer.propose(model.context_of(followed), horizon=1)
+    # both in one pass
+    given = (
+        (step.states, acted.states),
+        (step.ahead, ahead.states[:, 0]),
+        (step.lag, acted.lag),
+    )
+    actions = acts(*(torch.cat(pair) for pair in given))
+    error = (actions - torch.cat([step.actions, acted.actions])).square().mean(-1)
+    true, proposed = error.split([len(step.states), len(acted.states)])
+    return {
+        "inverse_dynamics": true.mean(),
+        "inverse_dynamics_proposed": weighted(proposed, acted.mask * followed.weight),
+    }
