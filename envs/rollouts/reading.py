@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -15,6 +16,7 @@ from diffplan.errors import DiffplanError
 
 # Names under which environments report success in a step's info.
 _SUCCESS_KEYS = ("success", "is_success")
+_LARGEST = float(np.finfo(np.float32).max)  # planners compute in float32
 
 
 class Fault(Exception):
@@ -35,8 +37,7 @@ class Failure:
         return f"episode {self.episode} (seed {self.seed}) failed {where}: {self.reason}"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One environment step. success: None where the environment reports none."""
 
     observation: Any
@@ -70,10 +71,10 @@ def read_step(space: spaces.Space, returned: Any) -> Step:
         )
     observation, reward, terminated, truncated, info = returned
     value = _number(reward, "reward")
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         raise Fault(f"reward is {value}, expected a finite number")
     ended, cut = _flag(terminated, "terminated"), _flag(truncated, "truncated")
-    if not isinstance(info, Mapping):
+    if type(info) is not dict and not isinstance(info, Mapping):
         raise Fault(f"info is {_kind(info)}, expected a dict")
     reported = [_flag(info[k], k) for k in _SUCCESS_KEYS if info.get(k) is not None]
     success = any(reported) if reported else None
@@ -88,30 +89,33 @@ def read_observation(space: spaces.Space, value: Any, name: str = "observation")
         for key in space.spaces:
             if key not in value:
                 raise Fault(f"{name} lacks the key {key!r}")
-        return {key: read_observation(part, value[key], key) for key, part in space.items()}
+        return {key: read_observation(part, value[key], key) for key, part in space.spaces.items()}
     if not isinstance(space, spaces.Box):
         return copy.deepcopy(value)  # nothing that planners look at
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError):
-        raise Fault(f"{name} is ragged, expected numbers of shape {space.shape}") from None
+    array = value if type(value) is np.ndarray else _array(value, name, space)
     if array.dtype.kind not in "biuf":
         raise Fault(f"{name} is {_kind(value)}, expected numbers of shape {space.shape}")
     if array.shape != space.shape:
         raise Fault(f"{name} has shape {array.shape}, its space {space.shape}")
-    if not np.can_cast(array.dtype, space.dtype, "same_kind"):
+    if array.dtype != space.dtype and not np.can_cast(array.dtype, space.dtype, "same_kind"):
         raise Fault(f"{name} holds {array.dtype}, its space {space.dtype}")
-    with np.errstate(over="ignore"):
-        copied = array.astype(space.dtype)
-        # planners compute in float32
-        finite = np.isfinite(copied.astype(np.float32, copy=False))
-    if not finite.all():
-        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+    # of NaN no comparison is true
+    if array.size and not np.abs(array).max() <= _LARGEST:
+        place = tuple(int(i) for i in np.argwhere(~(np.abs(array) <= _LARGEST))[0])
         raise Fault(f"{name} has {array[place]} in column {place[-1]}, expected finite float32")
-    return copied
+    return array.astype(space.dtype)
+
+
+def _array(value: Any, name: str, space: spaces.Box) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError):
+        raise Fault(f"{name} is ragged, expected numbers of shape {space.shape}") from None
 
 
 def _number(value: Any, name: str) -> float:
+    if type(value) is float:
+        return value
     if shape := getattr(value, "shape", ()):
         raise Fault(f"{name} is an array of shape {tuple(shape)}, expected a number")
     if hasattr(value, "item"):  # an array or tensor without axes
@@ -122,6 +126,8 @@ def _number(value: Any, name: str) -> float:
 
 
 def _flag(value: Any, name: str) -> bool:
+    if type(value) is bool:
+        return value
     found = _number(value, name)
     if found not in (0.0, 1.0):
         raise Fault(f"{name} is {found:g}, expected True or False")
