@@ -30,6 +30,7 @@ from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
 from diffplan.planning.chains import matching_level
+from diffplan.runtime import fresh_seeds, whole_number
 
 _GOAL_TOLERANCE = 1e-3  # standard deviations of the data: what sensors jitter by is no new goal
 
@@ -65,9 +66,8 @@ class PlannerAgent(Portable):
         proposals, candidates and values, for pictures. graphs: a folder that the engine may keep
         its graphs in, so that they are exported once. goal_tolerance: how far a goal may move, in
         environment units, before a plan is made anew; a thousandth of each column's standard
-        deviation in the data where None. planning: settings of
-        `PlanningConfig` that replace the model's own, e.g. denoising_steps=3; a quantile or
-        a target by step also in place of the model's own target_return.
+        deviation in the data where None. planning: settings of `PlanningConfig` that replace the
+        model's own; a quantile or a target by step also in place of its own target_return.
         Raises DiffplanError for a wrong setting, or one of a target return that has no effect.
         """
         settings = replace_planning(model.config, **planning).planning
@@ -89,22 +89,15 @@ class PlannerAgent(Portable):
             settings = dataclasses.replace(settings, candidates=1)
         self.model = model
         self.layout, self.info = layout, info
-        self.config_name, self.train_seconds = config_name, train_seconds
-        self.updates = updates
+        self.config_name, self.train_seconds, self.updates = config_name, train_seconds, updates
         self.settings: PlanningConfig = settings
         self.stride = model.config.plan.stride
         self.horizon = model.config.plan.horizon
-        self.seed = seed
+        self.seed = whole_number(seed, "seed")
         self.device = model.plan_scale.device
         self.engine = make_engine(engine, model, settings, detailed, graphs)
         self._made = engine, detailed, graphs
-        self._detailed = detailed
-        columns = list(model.spec.goal_columns)
-        self.goal_tolerance: float | np.ndarray = (
-            _GOAL_TOLERANCE * model.states.std.numpy(force=True)[columns]
-            if goal_tolerance is None
-            else goal_tolerance
-        )
+        self.goal_tolerance = _tolerance(goal_tolerance, model)
         self._targets = Targets(model, settings)
         self._memory = TaskMemory.unknown(model)
 
@@ -123,9 +116,10 @@ class PlannerAgent(Portable):
     def prepare(self, rows: int) -> None:
         """Make ready whatever calls with at most so many rows need, so that none of them waits.
 
-        DiffplanError where the plans of so many rows would not fit into memory.
+        DiffplanError for no number of rows, and where their plans would not fit into memory.
         """
-        many, plan = rows * self.settings.k, (self.horizon + 1) * self.layout.state_dim
+        many = whole_number(rows, "batch size", least=1) * self.settings.k
+        plan = (self.horizon + 1) * self.layout.state_dim
         # each and the noise that it is made of
         require_memory(8.0 * many * plan, f"planning {many:,} candidates at once", "ask for fewer")
         self.engine.prepare(rows)
@@ -212,7 +206,7 @@ class PlannerAgent(Portable):
         if whole or due.any():
             asked = self._targets.at(step, target)
             target = asked if whole else np.where(due, asked, target)
-            seeds = state.seeds if deterministic else _fresh_seeds(rows, seed)
+            seeds = state.seeds if deterministic else fresh_seeds(rows, seed)
             parts = [(due, False)]
             if self.settings.reuse:
                 # to go on from the plan before there must be one, and for the same goal
@@ -332,7 +326,7 @@ class PlannerAgent(Portable):
         steps = self.horizon * self.stride
         actions = blank(steps, width) if self.model.config.plans_act else None
         plan = Plan(blank(length, dim), blank(width), actions)
-        if self._detailed:
+        if self._made[1]:  # detailed
             many = blank(k, length, dim)
             plan = plan._replace(
                 proposal=many, candidates=many, values=blank(k), chosen=blank().long()
@@ -374,6 +368,16 @@ class PlannerAgent(Portable):
         )
 
 
+def _tolerance(given: float | None, model: PlannerModel) -> float | np.ndarray:
+    """How far each column of a goal may move; DiffplanError for no distance."""
+    if given is None:
+        scale: np.ndarray = model.states.std.numpy(force=True)[list(model.spec.goal_columns)]
+        return _GOAL_TOLERANCE * scale
+    if not isinstance(given, (int, float)) or not given >= 0:
+        raise DiffplanError(f"goal_tolerance is {given!r}, expected a distance of at least 0")
+    return given
+
+
 def _check_finite(actions: np.ndarray, states: np.ndarray) -> None:
     # a sum of finite actions within bounds is finite: one call in place of two
     if not math.isfinite(actions.sum()) and not np.isfinite(actions).all():
@@ -383,11 +387,6 @@ def _check_finite(actions: np.ndarray, states: np.ndarray) -> None:
             f"{np.abs(states[rows[0]]).max():g}: it lies too far outside the training data",
             rows,
         )
-
-
-def _fresh_seeds(rows: int, seed: int | None) -> np.ndarray:
-    """Seeds [B] of noise that no other call draws, unless it is given the same seed."""
-    return np.random.default_rng(seed).integers(np.iinfo(np.int64).max, size=rows)
 
 
 def _take(array: Any, rows: np.ndarray | None) -> Any:

@@ -19,6 +19,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,7 @@ def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
         held[name] = (path / name).read_bytes()
         if hashlib.sha256(held[name]).hexdigest() != digest:
             raise DiffplanError(f"{path / name} is damaged or was changed: its checksum is wrong")
+    seed = whole_number(seed, "seed")
     settings = json.loads(held["settings.json"])
     graphs = {
         (key, size): Graph(held[f"{key}-{size}.onnx"], size, threads)
@@ -231,17 +233,42 @@ def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
     return Agent(settings, graphs, seed)
 
 
-def _numbers(value: Any, width: int, name: str, offset: Sequence[float] = ()) -> np.ndarray:
-    """As float32 [B, width] or [width], less an offset that is subtracted in float64.
+def whole_number(value: Any, name: str, least: int = 0) -> int:
+    """A seed or a count. DiffplanError for what is none, below `least` or beyond 64 bits."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = least - 1
+    if not least <= found < 1 << 63:
+        raise DiffplanError(f"{name} is {value!r}, expected a whole number from {least} on")
+    return found
 
-    DiffplanError for another shape and what is not finite.
+
+def real_numbers(value: Any, name: str) -> np.ndarray:
+    """An array of real numbers from anything array-like: lists, tensors, arrays of any strides.
+
+    DiffplanError for anything else, and for an array whose entries are masked.
     """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise DiffplanError(f"{name} is a masked array with masked entries; fill them in first")
+    if hasattr(value, "detach"):  # a tensor, perhaps with a gradient, perhaps elsewhere
+        value = value.detach().cpu().numpy()
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):
         raise DiffplanError(f"{name} is ragged, expected rows of numbers of one width") from None
     if array.dtype.kind not in "fiub":
-        raise DiffplanError(f"{name} holds {array.dtype.name}, expected real numbers")
+        first = array.flat[0] if array.size else None
+        raise DiffplanError(f"{name} holds {array.dtype.name} ({first!r}), expected real numbers")
+    return array
+
+
+def _numbers(value: Any, width: int, name: str, offset: Sequence[float] = ()) -> np.ndarray:
+    """As float32 [B, width] or [width], less an offset that is subtracted in float64.
+
+    DiffplanError for another shape and what is not finite.
+    """
+    array = real_numbers(value, name)
     if array.ndim not in (1, 2) or array.shape[-1] != width:
         raise DiffplanError(f"{name} has shape {array.shape}, expected [B, {width}] or [{width}]")
     with np.errstate(over="ignore"):
@@ -359,8 +386,7 @@ class Agent:
             target[due] = self._targets(step[due], target[due])
             seeds = state.seeds
             if not deterministic:
-                rng = np.random.default_rng(seed)
-                seeds = rng.integers(np.iinfo(np.int64).max, size=rows)
+                seeds = fresh_seeds(rows, seed)
             again = due & ~begins & ~moved & reuse
             for key, marked in (("plan", due & ~again), ("again", again)):
                 if not marked.any():
@@ -428,10 +454,11 @@ class Agent:
         if not isinstance(observation, Mapping) or not set(wanted) <= set(observation):
             found = sorted(observation) if isinstance(observation, Mapping) else type(observation)
             raise DiffplanError(f"the observation is {found}, expected a dict with {wanted}")
+        parts = [real_numbers(observation[key], key) for key in keys]
         try:
-            state = np.concatenate([np.asarray(observation[key]) for key in keys], -1)
+            state = np.concatenate(parts, -1)
         except ValueError:
-            shapes = ", ".join(f"{key} {np.shape(observation[key])}" for key in keys)
+            shapes = ", ".join(f"{k} {part.shape}" for k, part in zip(keys, parts, strict=True))
             raise DiffplanError(f"these parts of the observation do not fit: {shapes}") from None
         state = _numbers(state, layout["state_dim"], "observation", offset)
         if not asks:
@@ -523,6 +550,12 @@ class Agent:
         place = np.minimum(step // self._stride, history.shape[1] - 1)
         history[rows, place[rows]] = states[rows]
         return history
+
+
+def fresh_seeds(rows: int, seed: int | None) -> np.ndarray:
+    """Seeds [B] of noise that no other call draws, unless it is given the same seed."""
+    rng = np.random.default_rng(None if seed is None else whole_number(seed, "seed"))
+    return rng.integers(np.iinfo(np.int64).max, size=rows)
 
 
 def _replaced(plan: Plan, marked: np.ndarray, made: Plan) -> Plan:

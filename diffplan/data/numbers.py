@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.errors import DiffplanError
+from diffplan.runtime import real_numbers
 
 
 def as_numbers(
@@ -24,18 +25,7 @@ def as_numbers(
     Raises DiffplanError for anything else, another width, NaN, infinity, and for numbers that
     float32 cannot hold.
     """
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise DiffplanError(f"{name} is a masked array with masked entries; fill them in first")
-    if hasattr(value, "detach"):  # a tensor, perhaps with a gradient, perhaps elsewhere
-        value = value.detach().cpu().numpy()
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError):
-        raise DiffplanError(f"{name} is ragged, expected rows of numbers of one width") from None
-    if array.dtype.kind not in "fiub":
-        raise DiffplanError(
-            f"{name} holds {array.dtype.name} ({_first(array)!r}), expected real numbers"
-        )
+    array = real_numbers(value, name)
     if array.ndim == 0 or (width is not None and array.shape[-1] != width):
         expected = "numbers" if width is None else width
         raise DiffplanError(f"{name} has shape {array.shape}, expected [..., {expected}]")
@@ -51,7 +41,3 @@ def as_numbers(
             f"{name} holds {array[where]} at index {where}, expected finite numbers of float32"
         )
     return numbers
-
-
-def _first(array: np.ndarray) -> Any:
-    return array.flat[0] if array.size else None

@@ -32,6 +32,7 @@ from diffplan.runtime import Arrays, Graph, onnxruntime, run_in_parts
 
 _OPSET = 17
 _NAME = "input_"
+_EXPORTING = threading.Lock()  # PyTorch exports one graph at a time in a process
 _ABANDONED = 24 * 3600.0  # seconds
 
 
@@ -139,7 +140,7 @@ class OnnxEngine:
             "config": asdict(model.config),
             "planning": asdict(self._settings),
             "fields": self._steps["plan"].fields,
-            "versions": (own_version(), torch.__version__, _OPSET),
+            "versions": (own_version(), torch.__version__, onnxruntime().__version__, _OPSET),
         }
         tensors = model.state_dict()
         if model.statistics is not None:  # calibrated anew, they are other graphs
@@ -199,6 +200,7 @@ def exported(step: nn.Module, inputs: Sequence[Tensor | None]) -> bytes:
     """The graph of a step for these shapes; its inputs are named by their place among all."""
     given = tuple(t.clone() for t in inputs if t is not None)
     with (
+        _EXPORTING,
         tempfile.TemporaryDirectory() as folder,
         torch.inference_mode(False),
         torch.no_grad(),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from diffplan import runtime
 from diffplan.agents import PlannerAgent, export
@@ -171,7 +172,8 @@ def test_a_damaged_folder_is_refused(robot: Path, tmp_path: Path) -> None:
         (np.zeros((1, 2, 3)), r"shape \(1, 2, 3\)"),
         ({"observation": np.zeros(3)}, "is dict, expected an array"),
         (["a", "b", "c"], "expected real numbers"),
-        (np.ones(3, complex), "complex128, expected real"),
+        (np.ones(3, complex), "complex128"),
+        (np.ma.masked_array(np.ones(3), mask=[0, 1, 0]), "masked entries"),
         ([[1, 2, 3], [1]], "ragged"),
         (7.0, r"shape \(\), expected"),
         ([0, np.nan, 0], "not finite"),
@@ -191,6 +193,8 @@ def test_parts_of_an_observation_have_as_many_rows(make_agent: Make, tmp_path: P
         agent.predict({"observation": np.zeros((2, 4)), "desired_goal": np.zeros((3, 2))})
     with pytest.raises(DiffplanError, match=r"\['observation'\], expected a dict with"):
         agent.predict({"observation": np.zeros((2, 4))})
+    goal = torch.zeros(2, 2, requires_grad=True)
+    agent.predict({"observation": torch.zeros(2, 4, requires_grad=True), "desired_goal": goal})
 
 
 def test_wrong_states_are_refused(robot: Path) -> None:

@@ -93,6 +93,32 @@ def test_a_goal_changed_in_place_is_noticed_and_jitter_is_not(make_agent: Make) 
     assert state.count[0] > 3
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed is -1, expected a whole number from 0 on"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": 1 << 63}, "seed is 9223372036854775808"),
+        ({"goal_tolerance": -1.0}, "goal_tolerance is -1.0, expected a distance"),
+        ({"goal_tolerance": float("nan")}, "goal_tolerance is nan"),
+        ({"goal_tolerance": "near"}, "goal_tolerance is 'near'"),
+    ],
+)
+def test_options_of_an_agent_are_checked_when_it_is_made(
+    make_agent: Make, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DiffplanError, match=message):
+        make_agent(**options)
+
+
+def test_counts_and_seeds_of_calls_are_checked(make_agent: Make) -> None:
+    agent = make_agent(rewards=True)
+    with pytest.raises(DiffplanError, match="batch size is 0, expected a whole number from 1 on"):
+        agent.prepare(0)
+    with pytest.raises(DiffplanError, match="seed is 'x'"):
+        agent.predict(ROWS, deterministic=False, seed="x")
+
+
 def test_a_seed_repeats_what_is_drawn_afresh(make_agent: Make) -> None:
     agent = make_agent(rewards=True, denoising_steps=3, eta=1.0)
     one, other = (agent.predict(ROWS, deterministic=False, seed=s)[0] for s in (5, 6))

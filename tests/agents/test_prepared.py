@@ -98,17 +98,18 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
 
 
 def test_threads_export_a_graph_once(make_agent: Make, exports: list[Any]) -> None:
-    agent = make_agent(rewards=True, engine="onnx", detailed=False)
+    agents = [make_agent(rewards=True, engine="onnx", detailed=False) for _ in range(2)]
     found: list[np.ndarray] = []
     threads = [
-        threading.Thread(target=lambda: found.append(agent.predict(rows(2))[0])) for _ in range(4)
+        threading.Thread(target=lambda a=agent: found.append(a.predict(rows(2))[0]))
+        for agent in agents * 2
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(found) == 4 and all(np.array_equal(one, found[0]) for one in found)
-    assert len(exports) == 1
+    assert len(exports) == len(agents)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9, 30, 65])
