@@ -22,7 +22,9 @@ from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.agents.task_memory import REMEMBERED
 from diffplan.data.drawing import DRAWING
 from diffplan.engines.decision import PlanStep
+from diffplan.engines.int8 import Int8Engine
 from diffplan.engines.onnx import OnnxEngine, exported
+from diffplan.engines.quantised import largest_product
 from diffplan.engines.table import make_engine
 from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
@@ -63,6 +65,8 @@ def export(
             for size in each:
                 graph = _task_graph(agent.model) if key == "task" else made.graph(key, size)
                 (writing / f"{key}-{size}.onnx").write_bytes(graph)
+        if isinstance(made, Int8Engine):
+            (writing / runtime.LARGEST_PRODUCT).write_bytes(largest_product())
         (writing / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
         shutil.copyfile(runtime.__file__, writing / RUNTIME)
         _write_manifest(writing)

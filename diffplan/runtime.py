@@ -38,6 +38,8 @@ except ImportError:  # a copy of this file, on its own
 
 
 FORMAT = 1
+LARGEST_PRODUCT = "product.onnx"
+"""In exports of 8-bit graphs; see `multiplies_exactly`."""
 
 Arrays = Sequence[Any]
 """Inputs of a graph in order, None where there is none."""
@@ -134,6 +136,15 @@ class Graph:
         return made if rows == self._size else [x[:rows] for x in made]
 
 
+def multiplies_exactly(product: bytes) -> bool:
+    """Whether 8-bit products are what they should be here, by the graph of the largest one.
+
+    Processors with neither VNNI nor dot products add two of them in 16 bits, which overflow.
+    """
+    (found,) = Graph(product, 1).run([np.full((1, 64), 255, np.uint8)], 1)
+    return bool((found == 64 * 255 * 127).all())
+
+
 def _filled(array: np.ndarray, size: int) -> np.ndarray:
     # copies, not zeros: whatever is computed of them is as finite as the first row's
     return np.concatenate([array, np.repeat(array[:1], size - len(array), 0)])
@@ -205,7 +216,8 @@ def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
     """The planner that `diffplan export` wrote into a folder, all of its graphs ready.
 
     threads: ONNX Runtime's. seed: of row 0's planning noise, row b has seed + b.
-    Raises DiffplanError for no such folder, and for files that are missing or were changed.
+    Raises DiffplanError for no such folder, for files that are missing or were changed, and for
+    8-bit graphs on a processor that cannot run them.
     """
     path = Path(folder)
     manifest = _json(path, (path / "manifest.json"))
@@ -223,6 +235,11 @@ def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
         held[name] = (path / name).read_bytes()
         if hashlib.sha256(held[name]).hexdigest() != digest:
             raise DiffplanError(f"{path / name} is damaged or was changed: its checksum is wrong")
+    if LARGEST_PRODUCT in held and not multiplies_exactly(held[LARGEST_PRODUCT]):
+        raise DiffplanError(
+            f"{path} holds 8-bit graphs, and this processor's 8-bit products overflow (it has "
+            "neither VNNI nor dot products); export with --engine onnx"
+        )
     seed = whole_number(seed, "seed")
     settings = json.loads(held["settings.json"])
     graphs = {

@@ -18,6 +18,7 @@ from diffplan.agents import PlannerAgent, export
 from diffplan.agents.exporting import RUNTIME
 from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes
+from diffplan.engines.quantised import multiplies_exactly
 from diffplan.errors import DiffplanError
 
 pytest.importorskip("onnxruntime", reason="the engine is an optional extra")
@@ -207,6 +208,19 @@ def test_wrong_states_are_refused(robot: Path) -> None:
         agent.predict(rows, state, np.zeros(3, bool))
     action, again = agent.predict(rows[0])
     assert action.shape == (2,) and again.plan.states.shape == (1, 5, 3)
+
+
+def test_graphs_in_8_bits_are_refused_where_products_overflow(
+    make_agent: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not multiplies_exactly():
+        pytest.skip("this processor has no 8-bit products")
+    agent = make_agent("proposer-only", **BOX, config={"proposer.width": 128})
+    assert 0 < export(agent, tmp_path / "robot", engine="onnx-int8") < 0.1
+    assert runtime.load(tmp_path / "robot").predict(np.zeros(3))[0].shape == (2,)
+    monkeypatch.setattr(runtime, "multiplies_exactly", lambda product: False)
+    with pytest.raises(DiffplanError, match="this processor's 8-bit products overflow"):
+        runtime.load(tmp_path / "robot")
 
 
 def test_what_cannot_be_exported_leaves_no_folder(make_agent: Make, tmp_path: Path) -> None:
