@@ -114,11 +114,14 @@ class OnnxEngine:
         """The graph of "plan", "again" or "act" for batches of one size, kept or exported now."""
         if self._graphs is None:
             return self.exported(key, size)
-        kept = self._graphs / f"{key}-{size}-{self._identity}.onnx"
-        if kept.is_file():
-            return kept.read_bytes()
+        name = f"{key}-{size}-{self._identity}"
+        with contextlib.suppress(OSError):
+            for kept in self._graphs.glob(f"{name}-*.onnx"):
+                found = kept.read_bytes()
+                if kept.stem == f"{name}-{_digest(found)}":  # else it is damaged
+                    return found
         made = self.exported(key, size)
-        _keep(kept, made)
+        _keep(self._graphs / f"{name}-{_digest(made)}.onnx", made)
         return made
 
     def exported(self, key: str, size: int) -> bytes:
@@ -218,6 +221,11 @@ def exported(step: nn.Module, inputs: Sequence[Tensor | None]) -> bytes:
             opset_version=_OPSET,
         )
         return file.read_bytes()
+
+
+def _digest(graph: bytes) -> str:
+    """Its checksum, which a kept graph has in its name."""
+    return hashlib.sha256(graph).hexdigest()[:8]
 
 
 def _keep(path: Path, graph: bytes) -> None:

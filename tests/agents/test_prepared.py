@@ -63,6 +63,20 @@ def test_graphs_are_kept_and_read_again(
     assert len(exports) > made
 
 
+def test_a_damaged_graph_is_exported_anew(
+    make_agent: Make, exports: list[Any], tmp_path: Path
+) -> None:
+    asked = {"rewards": True, "engine": "onnx", "detailed": False, "graphs": tmp_path / "graphs"}
+    first = make_agent(**asked).predict(rows(1))[0]
+    (kept,) = (tmp_path / "graphs").glob("*.onnx")
+    graph = kept.read_bytes()
+    for damaged in (graph[:-9], b"", graph[:999] + bytes([graph[999] ^ 1]) + graph[1000:]):
+        kept.write_bytes(damaged)
+        made = len(exports)
+        assert np.array_equal(make_agent(**asked).predict(rows(1))[0], first)
+        assert len(exports) == made + 1
+
+
 def test_statistics_calibrated_anew_are_other_graphs(make_agent: Make) -> None:
     agent = make_agent(rewards=True, engine="eager")
     model, process = copy.copy(agent.model), agent.model.plain_process
