@@ -100,11 +100,12 @@ def _settings(agent: PlannerAgent, engine: OnnxEngine, sizes: list[int]) -> dict
         "action_low": list(agent.info.action_low),
         "action_high": list(agent.info.action_high),
         "normalisation": {
-            "mean": model.states.mean.tolist(),
-            "std": model.states.std.tolist(),
+            "mean": model.observed.mean.tolist(),
+            "std": model.observed.std.tolist(),
         },
         "horizon": agent.horizon,
         "stride": agent.stride,
+        "lookahead": model.config.heads.lookahead,
         "planning": agent.planning,
         "plans_act": model.config.plans_act,
         "returns": agent.uses_returns,
@@ -178,7 +179,7 @@ def largest_difference(agent: PlannerAgent, other: runtime.Agent, rows: int = 2)
     """Between the actions of an agent and of its export, at states like the data's."""
     rng, found = np.random.default_rng(0), 0.0
     model, layout, states = agent.model, agent.layout, None
-    mean, std = model.states.mean.numpy(), model.states.std.numpy()
+    mean, std = model.observed.mean.numpy(), model.observed.std.numpy()
     offset = np.asarray(layout.offset or np.zeros_like(mean))
     goal = list(layout.goal_columns) or list(range(layout.goal_dim))
     mine = its = None

@@ -72,8 +72,10 @@ class PlannerAgent(Portable):
         """
         settings = replace_planning(model.config, **planning).planning
         check_target(settings, model, goals=layout.goal_dim > 0)
-        if settings.candidates is None:
-            settings = dataclasses.replace(settings, candidates=model.config.planning.k)
+        for name in ("candidates", "subgoal_steps"):
+            if getattr(settings, name) is None:
+                own = {name: getattr(model.config.planning, name)}
+                settings = dataclasses.replace(settings, **own)
         if settings.start == "sdedit" and settings.start_level is None:
             level = matching_level(model, settings)
             settings = dataclasses.replace(settings, start_level=level)
@@ -357,13 +359,13 @@ class PlannerAgent(Portable):
             # the plan says one action for each environment step
             index = self._tensor(age)[:, None, None].expand(-1, 1, planned.shape[2])
             return _array(planned.gather(1, index).squeeze(1))
-        # on the way to the next plan state, with what is left of the stride
-        strides, since = np.divmod(age, self.stride)
-        lag = ((self.stride - since) / self.stride).astype(np.float32)
+        # on the way to a plan state ahead, with the strides that are left
+        place = np.minimum(age // self.stride + self.model.config.heads.lookahead, self.horizon)
+        lag = ((place * self.stride - age) / self.stride).astype(np.float32)
         return _array(
             self.engine.act(
                 *(self._tensor(states), plan.states),
-                *(self._tensor(strides + 1), self._tensor(lag)),
+                *(self._tensor(place), self._tensor(lag)),
             )
         )
 
@@ -371,7 +373,7 @@ class PlannerAgent(Portable):
 def _tolerance(given: float | None, model: PlannerModel) -> float | np.ndarray:
     """How far each column of a goal may move; DiffplanError for no distance."""
     if given is None:
-        scale: np.ndarray = model.states.std.numpy(force=True)[list(model.spec.goal_columns)]
+        scale: np.ndarray = model.observed.std.numpy(force=True)[list(model.spec.goal_columns)]
         return _GOAL_TOLERANCE * scale
     if not isinstance(given, (int, float)) or not given >= 0:
         raise DiffplanError(f"goal_tolerance is {given!r}, expected a distance of at least 0")

@@ -24,6 +24,11 @@ class Queries:
     """
 
     def __init__(self, agent: PlannerAgent) -> None:
+        if agent.model.spec.planned:
+            raise DiffplanError(
+                "this model plans the goal's columns alone (plan.columns goal), and questions are "
+                "asked about whole states; train with --plan.columns all to ask them"
+            )
         self.agent = agent
         self.model = agent.model
         self.answers = answers_of(agent.model)

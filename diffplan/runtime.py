@@ -318,6 +318,7 @@ class Agent:
         self.settings, self.seed = settings, seed
         self._graphs, self._layout = graphs, settings["layout"]
         self._stride, self._horizon = settings["stride"], settings["horizon"]
+        self._lookahead = settings["lookahead"]
         self._planning = settings["planning"]
         self._goal_tolerance = np.asarray(settings["goal_tolerance"])
         self._tasks = settings["tasks"]
@@ -526,10 +527,10 @@ class Agent:
         if plan.actions is not None:
             found: np.ndarray = plan.actions[np.arange(len(age)), age]
             return found
-        # on the way to the next plan state, with what is left of the stride
-        strides, since = np.divmod(age, self._stride)
-        lag = ((self._stride - since) / self._stride).astype(np.float32)
-        return self._run("act", [states, plan.states, strides + 1, lag])[0]
+        # on the way to a plan state ahead, with the strides that are left
+        place = np.minimum(age // self._stride + self._lookahead, self._horizon)
+        lag = ((place * self._stride - age) / self._stride).astype(np.float32)
+        return self._run("act", [states, plan.states, place, lag])[0]
 
     def _targets(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Return-to-go [B] to ask for at these steps; target: what is left of the one before."""

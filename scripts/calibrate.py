@@ -151,7 +151,9 @@ def _samples(
     sampler = WindowSampler(episodes, header.config, seed=header.seed)
     drawn = moved(sampler.sample(options.samples, generator), agent.device)
     windows = model.normalised_windows(drawn)
-    asked = model.normalised_context(agent.context_at(drawn.states[:, 0].cpu().numpy()))
+    # the return that is asked for, which is the same everywhere
+    anywhere = torch.zeros(len(windows.states), agent.layout.state_dim).numpy()
+    asked = model.normalised_context(agent.context_at(anywhere))
     actions = windows.actions if model.config.actions_in_plan else None
     x0 = model.to_plan(windows.states[:, 0], windows.states[:, 1:], actions)
     return replace(model.context_of(windows), target_return=asked.target_return), x0

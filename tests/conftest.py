@@ -208,15 +208,10 @@ def tiny_model() -> Callable[[Config, Episodes], PlannerModel]:
 
     def make(config: Config, episodes: Episodes) -> PlannerModel:
         torch.manual_seed(0)
-        spec = ModelSpec(
-            episodes.states.shape[1],
-            episodes.actions.shape[1],
-            episodes.layout.goal_columns,
-            len(episodes.info.tasks),
-        )
-        model = PlannerModel(spec, config)
+        sampler = WindowSampler(episodes, config, seed=0)
+        model = PlannerModel(ModelSpec.of(episodes, config, sampler.landmarks), config)
         bounds = (torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high))
-        model.fit(WindowSampler(episodes, config, seed=0), *bounds, 0)
+        model.fit(sampler, *bounds, 0)
         model.residual_rms.uniform_(0.2, 0.6)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.25)
@@ -264,7 +259,7 @@ def plan_inputs() -> Callable[..., tuple[Context, Noise]]:
         def normal(*shape: int) -> torch.Tensor:
             return torch.randn(shape, generator=generator)
 
-        dim, k, horizon = model.spec.state_dim, options.candidates, model.config.plan.horizon
+        dim, k, horizon = model.spec.planned_dim, options.candidates, model.config.plan.horizon
         goal_dim = model.spec.goal_dim
         context = Context(
             size * normal(rows, dim),

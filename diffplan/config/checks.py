@@ -20,7 +20,7 @@ _COUNTS = {
     "data": ("best_of_windows",),
     "proposer": ("width", "depth"),
     "denoiser": ("width", "depth", "levels"),
-    "heads": ("width", "value_ensemble"),
+    "heads": ("width", "value_ensemble", "lookahead"),
     "planning": ("candidates", "replan_every", "value_guidance_until"),
     "training": ("batch_size", "decay_after"),
 }
@@ -42,7 +42,9 @@ _SHARES = {
 _POSITIVE: dict[str, tuple[str, ...]] = {"training": ("learning_rate",)}
 _NOT_NEGATIVE = {
     "heads": ("aggregation",),
-    "planning": ("denoising_steps", "temperature", "noise_scale", "value_guidance"),
+    "planning": (
+        *("denoising_steps", "temperature", "noise_scale", "value_guidance", "subgoal_steps"),
+    ),
     "training": ("weight_decay",),
 }
 
@@ -61,6 +63,7 @@ def check(config: Sections) -> None:
         _check_processes,
         _check_heads,
         _check_start_level,
+        _check_columns,
         _check_replanning,
         _check_target,
         _check_guidance,
@@ -114,6 +117,23 @@ def _check_start_level(config: Sections, require: Require) -> None:
         "planning.start_level",
         f"between planning.denoising_steps and denoiser.levels ({levels})",
     )
+
+
+def _check_columns(config: Sections, require: Require) -> None:
+    """What plans hold must be enough for whoever reads them."""
+    plan, heads = config.plan, config.heads
+    require(
+        heads.lookahead <= plan.horizon,
+        "heads.lookahead",
+        f"at most the {plan.horizon} states of a plan (plan.horizon)",
+    )
+    if plan.columns == "all":
+        return
+    require(heads.kind == "separate", "heads.kind", "separate with plan.columns goal")
+    require(
+        heads.value != "critic", "heads.value", "returns or bootstrapped with plan.columns goal"
+    )
+    require(not config.planning.reuse, "planning.reuse", "False with plan.columns goal")
 
 
 def _check_replanning(config: Sections, require: Require) -> None:

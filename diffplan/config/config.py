@@ -19,6 +19,7 @@ from diffplan.errors import DiffplanError
 
 _T = TypeVar("_T")
 _CANDIDATES = 16  # plans per decision where there is a goal
+_REACH = 1.0  # spans of a plan, which ends about where it aims
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,22 @@ def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
         ) from None
 
 
-def settled(config: Config, has_goal: bool) -> Config:
-    """A copy with the number of candidates that None stands for, where there is a goal or none."""
-    if config.planning.candidates is not None:
-        return config
-    ranks = has_goal and not config.tells_returns
-    return replace_planning(config, candidates=_CANDIDATES if ranks else 1)
+def settled(config: Config, has_goal: bool, tasks: int = 0) -> Config:
+    """A copy with what None stands for in `planning`, where there is a goal or none.
+
+    That is the number of candidates, and how far ahead plans aim. tasks: how many the data have, 0
+    where it is not said.
+    """
+    changes, planning = dict[str, Any](), config.planning
+    if planning.candidates is None:
+        ranks = has_goal and not config.tells_returns
+        changes["candidates"] = _CANDIDATES if ranks else 1
+    if planning.subgoal_steps is None:
+        # of several tasks each has a graph of its own, and which to take is not known
+        stitched = has_goal and tasks <= 1 and config.data.relabel == "stitched"
+        span = config.plan.horizon * config.plan.stride
+        changes["subgoal_steps"] = round(_REACH * span) if stitched else 0
+    return replace_planning(config, **changes) if changes else config
 
 
 def replace_planning(config: Config, **changes: Any) -> Config:

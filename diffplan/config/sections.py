@@ -32,6 +32,9 @@ class PlanSpaceConfig:
     """Environment steps between two plan states."""
     space: Literal["displacement", "absolute"] = "displacement"
     """Scaled differences from the current state, or states of which the first is pinned."""
+    columns: Literal["all", "goal"] = "all"
+    """goal: plans hold only the columns of the state that hold the achieved goal, and the inverse
+    dynamics leads the whole state along them: where a body has to be walked there."""
     pin_goal: bool = False
     """Hold the goal columns of the last plan state at the goal: planning as inpainting."""
 
@@ -148,6 +151,9 @@ class HeadsConfig:
     """shared: weight with which these data enter the forward process; 0: they are only told."""
     width: int = 256
     """Hidden width of the separate networks and of heads."""
+    lookahead: int = 1
+    """Plan states ahead that the inverse dynamics leads to: one, or more where a single stride
+    says less of the way than of the gait."""
     train_on_proposals: bool = False
     """Train the inverse dynamics, or the head of actions, also on proposed states, not on true ones
     alone."""
@@ -209,6 +215,9 @@ class PlanningConfig:
     """Noise level, 1 the least, below which the gradient no longer guides."""
     replan_every: int = 16
     """Environment steps that a plan is followed before the next one is made."""
+    subgoal_steps: int | None = None
+    """With stitched goals: a plan aims at most so many environment steps ahead on the data's
+    shortest way to the goal; 0: at the goal. None: as far as a plan spans."""
     reuse: bool = False
     """At a replan go on from the plan before: propose only the missing tail, refine a little."""
     target: Literal["fixed", "by-step", "decremented"] = "fixed"

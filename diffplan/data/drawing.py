@@ -17,6 +17,8 @@ class Drawing:
     landmarks: int = 400
     """Nodes of the landmark graph, fewer where there are fewer states: a maze's corridors are then
     a few nodes wide, and all shortest paths take less than a second."""
+    goal_reach: float = 1.5
+    """Goals lie at most so many times as far off as plans aim (`planning.subgoal_steps`)."""
     goal_candidates: int = 8
     """Goals of other episodes proposed per window; one is kept by its advantage."""
     advantage_temperature: float = 6.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from diffplan.config.sections import DataConfig
+from diffplan.config.config import Config
 from diffplan.data.drawing import Drawing
 from diffplan.data.landmarks import StepsBetween
 from diffplan.data.rows import PerEpisode, Rows, TaskRows
@@ -39,7 +40,8 @@ class Goals:
     hindsight: a state reached later in the episode. stitched: with probability
     1 - hindsight_share a state of any training episode, the steps to it taken from the landmark
     graph, which is fitted to the training episodes alone; among `goal_candidates` one is drawn by
-    softmax of the advantage
+    softmax of the advantage (where plans aim at subgoals, these and those of hindsight lie
+    `goal_reach` times as far off at most)
 
         A = steps(s_t, g) - n - steps(s_{t+n}, g) - A0,    n the steps in the window,
 
@@ -52,18 +54,20 @@ class Goals:
 
     def __init__(
         self,
-        config: DataConfig,
+        config: Config,
         drawing: Drawing,
-        span: int,
         last: PerEpisode,
         task_of: PerEpisode | None,
         parts: dict[str, TaskRows],
     ) -> None:
-        """span: steps in a window. last: last state of each episode. task_of: its task.
+        """last: last state of each episode. task_of: its task.
 
         parts: states to draw from, as of `WindowSampler`.
         """
-        self.config, self.drawing, self.span = config, drawing, span
+        self.config, self.drawing = config.data, drawing
+        self.span = config.plan.horizon * config.plan.stride
+        aimed = config.planning.subgoal_steps if config.data.relabel == "stitched" else 0
+        self.reach = math.ceil(drawing.goal_reach * aimed) if aimed else None
         self._last, self._task_of, self._parts = last, task_of, parts
         self.offset = 0.0
         self.between: StepsBetween | None = None
@@ -91,6 +95,8 @@ class Goals:
             offsets = nn.functional.pad(counts[seen].cumsum(0), (1, 0))
             every = Rows(starts[own], counts[own])
             self.between.add(known, offsets, every, self.drawing.landmarks, seed)
+        if self.reach is not None:
+            self.between.index(self._parts["valued"].tensor())
         generator = torch.Generator().manual_seed(seed)
         train = self._parts["train"]
         start = train.draw((_CALIBRATION,), generator, train.draw_tasks((_CALIBRATION,), generator))
@@ -101,7 +107,7 @@ class Goals:
 
     def aim(self, start: Tensor, generator: torch.Generator) -> Aims:
         """Goals of windows from states `start` [B]."""
-        drawing, last = self.drawing, self._last[start]
+        drawing, last = self.drawing, self._ends(start)
         # uniform over the states still to come in the episode
         later = start + 1 + (torch.rand(len(start), generator=generator) * (last - start)).long()
         goal = torch.minimum(later, last)
@@ -122,18 +128,18 @@ class Goals:
             advantage = torch.where(own, advantage, other_advantage)
             weight = (advantage.clamp(max=0) / drawing.advantage_temperature).exp()
             # to another episode's goal: the window as it is driven, then the shortest way
-            far = (last - start).clamp(max=self.span) + rest
+            far = (self._last[start] - start).clamp(max=self.span) + rest
             to_goal = torch.where(own, to_goal, far)
         return Aims(goal, own, to_goal, weight)
 
     def near_and_far(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Goals for values of states `start` [B], half of them near: states [B], steps [B]."""
-        last = self._last[start]
+        last = self._ends(start)
         later = (torch.rand(len(start), generator=generator) * (last - start + 1)).long()
         goal = torch.minimum(start + later, last)
         steps = (goal - start).float()
         if self.between is not None:
-            other = self._parts["valued"].draw((len(start),), generator, self._task(start))
+            other = self._anywhere(start, 1, generator)[:, 0]
             own = torch.rand(len(start), generator=generator) < 0.5
             goal = torch.where(own, goal, other)
             found = self.between(start, goal)
@@ -149,23 +155,31 @@ class Goals:
         Index [B], its advantage [B], and the steps [B] to it from where the window ends.
         """
         drawing = self.drawing
-        shape = (len(start), drawing.goal_candidates)
-        candidates = self._parts["valued"].draw(shape, generator, self._task(start[:, None]))
+        candidates = self._anywhere(start, drawing.goal_candidates, generator)
         steps = (self._last[start] - start).clamp(max=self.span)
         here, there = between(torch.stack([start, start + steps])[..., None], candidates)
         advantage = here - steps[:, None] - there - self.offset
         # a window teaches nothing about a goal out of reach
         advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
         # argmax with Gumbel noise is a draw by softmax
-        gumbel = -torch.empty(shape).exponential_(generator=generator).log()
+        gumbel = -torch.empty(candidates.shape).exponential_(generator=generator).log()
         pick = (advantage.clamp(max=0) / drawing.advantage_temperature + gumbel).argmax(1)
         row = torch.arange(len(start))
         return candidates[row, pick], advantage[row, pick], there[row, pick]
+
+    def _ends(self, start: Tensor) -> Tensor:
+        """The last states that can be goals of hindsight for states `start` [B]."""
+        last = self._last[start]
+        return last if self.reach is None else torch.minimum(last, start + self.reach)
+
+    def _anywhere(self, start: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """States [B, count] of training episodes of the same task, within reach."""
+        if self.reach is not None and self.between is not None:
+            return self.between.within(start, self.reach, count, generator)
+        task = None if self._task_of is None else self._task_of[start[:, None]]
+        return self._parts["valued"].draw((len(start), count), generator, task)
 
     def returns(self, steps: Tensor) -> Tensor:
         """Return-to-go of a goal that is `steps` away."""
         discount = self.config.discount
         return discount**steps if discount < 1 else -steps
-
-    def _task(self, state: Tensor) -> Tensor | None:
-        return None if self._task_of is None else self._task_of[state]

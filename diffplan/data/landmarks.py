@@ -22,7 +22,7 @@ from diffplan.data.rows import Rows
 from diffplan.errors import DiffplanError
 
 _LAGS = (4, 8, 16, 32)  # steps spanned by an edge
-_NEIGHBOURS = 3  # landmarks considered around a point
+NEIGHBOURS = 3  # landmarks considered around a point
 _SPEED_LAG = 16
 _SUBSAMPLE = 20_000  # points among which landmarks are chosen
 _CHUNK = 200_000  # states at once
@@ -45,7 +45,7 @@ class LandmarkGraph:
 
     def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest landmarks of points [N, G]: indices [N, k] int32 and gaps in steps [N, k]."""
-        k = min(_NEIGHBOURS, len(self.centres))
+        k = min(NEIGHBOURS, len(self.centres))
         indices = torch.empty(len(points), k, dtype=torch.int32)
         gaps = torch.empty(len(points), k)
         # far from zero the quick way, by |a|^2 - 2ab + |b|^2, loses all digits
@@ -118,8 +118,8 @@ class StepsBetween:
     def __init__(self, states: Tensor, columns: list[int]) -> None:
         """states: [M, D]. columns: G of them, the achieved goal. Nothing is known before `add`."""
         self._states, self._columns = states, columns
-        self._near = torch.zeros(len(states), _NEIGHBOURS, dtype=torch.int32)
-        self._gap = torch.zeros(len(states), _NEIGHBOURS)
+        self._near = torch.zeros(len(states), NEIGHBOURS, dtype=torch.int32)
+        self._gap = torch.zeros(len(states), NEIGHBOURS)
         self.graph = LandmarkGraph(torch.empty(0, len(columns)), torch.empty(0, 0), 0.0)
 
     def add(self, known: Rows, starts: Tensor, members: Rows, count: int, seed: int) -> None:
@@ -134,7 +134,7 @@ class StepsBetween:
         for index in members.split(_CHUNK):
             near, gap = own.locate(self._points(index))
             # fewer landmarks than neighbours: the nearest again
-            again = torch.arange(_NEIGHBOURS) % near.shape[1]
+            again = torch.arange(NEIGHBOURS) % near.shape[1]
             self._near[index], self._gap[index] = near[:, again] + before, gap[:, again]
         centres = torch.cat([self.graph.centres, own.centres])
         distances = torch.full((len(centres), len(centres)), _UNREACHABLE)
@@ -148,6 +148,29 @@ class StepsBetween:
         """Steps from states `a` to states `b`, indices that broadcast; at least 1e8 if unknown."""
         here, there = (self._near[a], self._gap[a]), (self._near[b], self._gap[b])
         return self.graph.steps_between(here, there)
+
+    def index(self, states: Tensor) -> None:
+        """Prepare `within`: states [N] to draw from."""
+        nearest = self._near[states, 0].long()
+        order = nearest.argsort(stable=True)
+        self._members = states[order]
+        self._counts = torch.bincount(nearest, minlength=len(self.graph.centres))
+        self._offsets = self._counts.cumsum(0) - self._counts
+
+    def within(self, start: Tensor, reach: float, count: int, generator: torch.Generator) -> Tensor:
+        """States [B, count] at most `reach` steps from states `start` [B], spread evenly.
+
+        Evenly over landmarks, not over states: data dwell where a plan's goal need not be.
+        """
+        near = self._near[start].long()
+        steps = (self.graph.distances[near] + self._gap[start].unsqueeze(-1)).amin(1)
+        # where nothing is that near, what is nearest
+        limit = steps.masked_fill(self._counts == 0, _UNREACHABLE).amin(1, keepdim=True)
+        reached = (steps <= limit.clamp(min=reach)) & (self._counts > 0)
+        chosen = torch.multinomial(reached.float(), count, replacement=True, generator=generator)
+        share = torch.rand(chosen.shape, generator=generator)
+        place = (share * self._counts[chosen]).long().clamp(max=self._counts[chosen] - 1)
+        return self._members[self._offsets[chosen] + place]
 
     def _points(self, index: Tensor) -> Tensor:
         return self._states[index][:, self._columns]

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.config.config import Config
+from diffplan.config.config import Config, settled
 from diffplan.data import drawing as constants
 from diffplan.data.batches import Acted, Step, Transitions, Valued, Windows
 from diffplan.data.drawing import Drawing
 from diffplan.data.episodes import Episodes
 from diffplan.data.goals import Goals
 from diffplan.data.info import DatasetInfo
+from diffplan.data.landmarks import LandmarkGraph
 from diffplan.data.placement import fits, move, take
 from diffplan.data.returns import returns_to_go
 from diffplan.data.rows import PerEpisode, StepOf, TaskRows
@@ -47,7 +48,7 @@ class WindowSampler:
     move on at once never show how to stay.
 
     Memory. Memory-mapped episodes stay on disk but for the pages that are drawn from; tables take
-    a few numbers per episode, and per state 8 bytes or, with landmarks, 24. Random
+    a few numbers per episode, and per state 8 bytes or, with landmarks, 32. Random
     numbers and indices are made on the host wherever the data are, so that one seed draws the same
     batches on every device; `to` moves the data alone.
     """
@@ -60,6 +61,7 @@ class WindowSampler:
         drawing: constants in place of `DRAWING`, for tests.
         """
         drawing = drawing or constants.DRAWING
+        config = settled(config, bool(episodes.layout.goal_dim), len(episodes.info.tasks))
         self.config, self.drawing = config, drawing
         self.layout = episodes.layout
         self.span = config.plan.horizon * config.plan.stride
@@ -72,7 +74,10 @@ class WindowSampler:
                 f"{config.plan.stride}) but the longest episode of {episodes.info.id} has "
                 f"{longest}; lower --plan.horizon or --plan.stride"
             )
-        self.states = torch.from_numpy(episodes.states)
+        self.whole_states = self.states = torch.from_numpy(episodes.states)
+        self.goal_columns, self.rest_columns = self.layout.goal_columns, self.layout.rest_columns
+        if config.plan.columns == "goal":
+            self._reduce(episodes.info)
         self.actions = torch.from_numpy(episodes.actions)
         low, high = episodes.info.action_low, episodes.info.action_high
         self.rest = (torch.tensor(low) + torch.tensor(high)) / 2
@@ -81,7 +86,6 @@ class WindowSampler:
         self.first = PerEpisode(starts, starts[:-1])
         self.last = PerEpisode(starts, starts[1:] - 1)
         self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
-        self.goal_columns = list(self.layout.goal_columns)
         self.has_goals = bool(self.goal_columns)
         self.returns = None if self.has_goals else returns_to_go(episodes, config.data.discount)
         self.tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
@@ -94,10 +98,35 @@ class WindowSampler:
         self.goals: Goals | None = None
         if self.has_goals:
             where = self.last, self.task_of, self.parts
-            self.goals = Goals(config.data, drawing, self.span, *where)
+            self.goals = Goals(config, drawing, *where)
             if config.data.relabel == "stitched":
                 groups = self._groups(len(counts))
-                self.goals.stitch(self.states, self.goal_columns, starts, groups, held, seed)
+                self.goals.stitch(self.states, list(self.goal_columns), starts, groups, held, seed)
+
+    def _reduce(self, info: DatasetInfo) -> None:
+        """Keep of the states, but for acting, only the columns of the goal."""
+        if not self.goal_columns or len(info.tasks) > 1:
+            raise DiffplanError(
+                f"plan.columns is 'goal', but {info.id} has "
+                f"{'several tasks' if self.goal_columns else 'no goal'}; expected 'all'"
+            )
+        self.states = self.states[:, list(self.goal_columns)]
+        kept = {column: place for place, column in enumerate(self.goal_columns)}
+        self.rest_columns = tuple(kept[column] for column in self.rest_columns if column in kept)
+        self.goal_columns = tuple(range(len(self.goal_columns)))
+
+    @property
+    def graph(self) -> LandmarkGraph | None:
+        """Landmarks and the ways between them, of data of one task with stitched goals."""
+        several = self.tasks is not None and len(self.tasks.unique()) > 1
+        if self.goals is None or self.goals.between is None or several:
+            return None
+        return self.goals.between.graph
+
+    @property
+    def landmarks(self) -> int:
+        """Nodes of the graph, 0 without one."""
+        return 0 if self.graph is None else len(self.graph.centres)
 
     def _groups(self, episodes: int) -> list[Tensor]:
         """The episodes [n] of each task that has some; all of them without tasks."""
@@ -161,9 +190,11 @@ class WindowSampler:
 
         Else they stay on the host, and so do the batches.
         """
-        tables = [t for t in (self.states, self.actions, self.returns) if t is not None]
+        tables = [t for t in (self.whole_states, self.actions, self.returns) if t is not None]
         if fits(sum(t.nbytes for t in tables), device):
-            self.states, self.actions = self.states.to(device), self.actions.to(device)
+            same = self.states is self.whole_states
+            self.whole_states, self.actions = self.whole_states.to(device), self.actions.to(device)
+            self.states = self.whole_states if same else self.states.to(device)
             self.returns = None if self.returns is None else self.returns.to(device)
         return self
 
@@ -227,12 +258,12 @@ class WindowSampler:
         states = take(self.states, torch.where(reached, goal[:, None], ahead))
         # at rest: velocities are zero, whatever they were on arrival
         resting = move(reached, states.device)[..., None]
-        rest_columns = list(self.layout.rest_columns)
+        rest_columns = list(self.rest_columns)
         states[..., rest_columns] = states[..., rest_columns].masked_fill(resting, 0)
         returns = self.goals.returns((aims.steps[:, None] - elapsed).clamp(min=0))
         # resting at the goal is something to learn, past an episode's end nothing is
         mask = (inside | reached)[:, 1:].float()
-        goals = take(self.states, goal)[:, self.goal_columns]
+        goals = take(self.states, goal)[:, list(self.goal_columns)]
         # past its own goal a window rests, which no action of the data shows
         until = torch.where(own, goal, last)
         step = self._acted(start, until, generator) if acted else None
@@ -242,13 +273,13 @@ class WindowSampler:
 
     def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
-        stride = self.config.plan.stride
+        stride, ahead = self.config.plan.stride, self.config.heads.lookahead
         # at execution an action is asked for at every step of a stride
         offset = torch.randint(0, stride, (len(start),), generator=generator)
         at = torch.minimum(start + offset, until)
         return Acted(
-            take(self.states, at),
-            (stride - offset).float(),
+            take(self.whole_states, at),
+            (ahead * stride - offset).float(),
             take(self.actions, self.step_of[at]),
             (at < until).float(),
         )
@@ -278,12 +309,14 @@ class WindowSampler:
         return (rewards * (at < last[:, None])).unflatten(1, (plan.horizon, plan.stride)).mean(-1)
 
     def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
-        """Draw state pairs one to `stride` steps apart with the action taken at the first."""
+        """Draw state pairs at most `lookahead` strides apart with the action taken at the first."""
         start = self._good_starts(batch, generator, "train")
-        # every lag that is asked for on the way through a stride
-        lag = torch.randint(1, self.config.plan.stride + 1, (batch,), generator=generator)
+        # every lag that is asked for on the way, to the end of a plan too
+        longest = self.config.heads.lookahead * self.config.plan.stride
+        lag = torch.randint(1, longest + 1, (batch,), generator=generator)
+        lag = torch.minimum(lag, self.last[start] - start)
         return Transitions(
-            take(self.states, start),
+            take(self.whole_states, start),
             take(self.states, start + lag),
             lag.float(),
             take(self.actions, self.step_of[start]),
@@ -308,7 +341,7 @@ class WindowSampler:
             told = self._told(start, generator)
             return Valued(take(self.states, start), None, actions, returns, step, *told)
         goal, steps = self.goals.near_and_far(start, generator)
-        goals = take(self.states, goal)[:, self.goal_columns]
+        goals = take(self.states, goal)[:, list(self.goal_columns)]
         step = self._step(start, goal) if bootstrapped else None
         returns = self.goals.returns(steps)
         told = self._told(start, generator)

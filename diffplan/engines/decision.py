@@ -6,6 +6,7 @@ device, and whatever settings and weights alone decide was computed when the mod
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from diffplan.engines.counter_rng import standard_normal, uniform
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
+from diffplan.nn.embeddings import chosen_columns
 from diffplan.planning.chains import StreamChain, chain_of
 from diffplan.planning.stages import Noise, decode, make_plan
 
@@ -50,7 +52,8 @@ Array = Any
 class Plan(NamedTuple):
     """B plans in environment units; states are a stride of environment steps apart.
 
-    states: [B, H+1, D], the chosen candidates; index 0 is the state a plan was made in. first:
+    states: [B, H+1, D], the chosen candidates; index 0 is the state a plan was made in; columns
+    that a plan does not hold are NaN. first:
     [B, A], the action taken there. actions: [B, H * stride, A], one for every environment step,
     None where plans hold none. The rest is None but in detailed plans: proposal, candidates:
     [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the return-to-go, NaN
@@ -112,7 +115,7 @@ class PlanStep(nn.Module):
         raw = self.chain is not None and self.chain.start == "raw"
         noised = self.chain is not None and (not raw or isinstance(self.chain, StreamChain))
         self.sizes = (
-            k * proposed * (model.spec.state_dim + 1) if many else 0,
+            k * proposed * (model.spec.planned_dim + 1) if many else 0,
             k * rows * dim if noised else 0,
             steps * k * rows * dim,
         )
@@ -180,9 +183,9 @@ class PlanStep(nn.Module):
         With `reuse` it must hold the M < H states left of the plan before, [B, M, D].
         """
         model, settings = self.model, self.settings
-        context = model.normalised_context(given)
+        context = model.normalised_context(self._aimed(given))
         propose, start, steps, select = draws
-        k, state_dim = settings.k, model.spec.state_dim
+        k, state_dim = settings.k, model.spec.planned_dim
         shape = (k, model.rows, model.plan_dim)
         noise = Noise(
             propose.unflatten(1, (k, -1, state_dim + 1)) if self.sizes[0] else propose,
@@ -191,25 +194,35 @@ class PlanStep(nn.Module):
             select,
         )
         plan = make_plan(model, context, noise, settings, self.chain, valued=self.valued)
-        states = model.states.inverse(plan.states)
+        states = model.environment_states(plan.states)
         actions = None
         if plan.actions is not None:
             actions = model.environment_actions(plan.actions.flatten(1, 2))
             first = actions[:, 0]
         else:
-            whole = torch.ones_like(states[:, 0, 0])  # stride is left
-            first = decode(model, context.state, model.states(states[:, 1]), whole)
+            strides = model.config.heads.lookahead
+            ahead = model.states(model.planned_part(states[:, strides]))
+            lag = torch.full_like(ahead[:, 0], strides)
+            first = decode(model, model.observed(given.state), ahead, lag)
         if not self.detailed:
             return Plan(states, first, actions)
         return Plan(
             states,
             first,
             actions,
-            model.states.inverse(plan.proposal),
-            model.states.inverse(plan.candidates),
+            model.environment_states(plan.proposal),
+            model.environment_states(plan.candidates),
             model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1),
             plan.chosen,
         )
+
+    def _aimed(self, given: Context) -> Context:
+        """The same with a subgoal within reach, where the data know the way to the goal."""
+        subgoals, reach = self.model.subgoals, self.settings.subgoal_steps
+        if subgoals is None or given.goal is None or not reach:
+            return given
+        here = chosen_columns(given.state, self.model.spec.goal_columns)
+        return replace(given, goal=subgoals(here, given.goal, float(reach)))
 
 
 class FlatPlanStep(nn.Module):
@@ -249,9 +262,10 @@ class ActStep(nn.Module):
     def forward(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
         """Actions [B, A] at states [B, D] towards plan[b, place[b]], due in lag [B].
 
-        plan: [B, H+1, D], environment units. place: int64 [B]. lag: fraction of the stride.
+        plan: [B, H+1, D], environment units. place: int64 [B]. lag: in strides.
         """
         model = self.model
         index = place[:, None, None].expand(-1, 1, plan.shape[2])
         ahead = plan.gather(1, index).squeeze(1)
-        return decode(model, model.states(states), model.states(ahead), lag)
+        ahead = model.states(model.planned_part(ahead))
+        return decode(model, model.observed(states), ahead, lag)

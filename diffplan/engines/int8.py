@@ -63,12 +63,12 @@ class Int8Engine(OnnxEngine):
             return torch.randn(_ROWS, *shape, generator=generator)
 
         spec = model.spec
-        goals = model.states.inverse(normal(spec.state_dim))[:, list(spec.goal_columns)]
+        goals = model.observed.inverse(normal(spec.state_dim))[:, list(spec.goal_columns)]
         told = model.returns.inverse(normal(1)).squeeze(1)
         if settings.target_return is not None:
             told = torch.full_like(told, settings.target_return)
         given = Context(
-            model.states.inverse(normal(spec.state_dim)),
+            model.observed.inverse(normal(spec.state_dim)),
             goals if spec.goal_dim else None,
             told if model.use_returns else None,
             task=normal(model.task_dim) if model.tasks is not None else None,
@@ -89,11 +89,15 @@ class Int8Engine(OnnxEngine):
                 given.task,
             )
             found["again"] = [*later.tensors, *self._steps["again"].draw(seeds, 0 * seeds + 1)]
-        # on the way between two neighbouring states of a plan
-        place = 1 + seeds % model.config.plan.horizon
-        lag = 1 - torch.rand(_ROWS, generator=generator)
-        before, ahead = plans[seeds, place - 1], plans[seeds, place]
-        found["act"] = [torch.lerp(ahead, before, lag[:, None]), plans, place, lag]
+        # on the way between two states of a plan
+        strides = model.config.heads.lookahead
+        place = strides + seeds % (model.config.plan.horizon - strides + 1)
+        share = 1 - torch.rand(_ROWS, generator=generator)
+        before, ahead = plans[seeds, place - strides], plans[seeds, place]
+        between = torch.lerp(ahead, before, share[:, None])
+        # columns that plans do not hold are anything
+        here = torch.where(between.isnan(), given.state, between)
+        found["act"] = [here, plans, place, strides * share]
         return {key: [_array(x) for x in each] for key, each in found.items()}
 
 

@@ -26,9 +26,9 @@ def proposer_of(space: PlanSpace) -> Proposer:
     """The proposer that the configuration names."""
     spec = ProposerSpec(
         space.config.plan.horizon,
-        space.spec.state_dim,
+        space.spec.planned_dim,
         space.spec.goal_dim,
-        space.spec.goal_columns,
+        space.spec.planned_goal_columns,
         space.use_returns,
         space.task_dim,
     )
@@ -53,9 +53,9 @@ def _encoder_of(space: PlanSpace) -> ConditionEncoder:
     return ConditionEncoder(
         space.config.denoiser.features,
         # inside the plan the first state is pinned, not a condition
-        state_dim=0 if space.absolute else space.spec.state_dim,
+        state_dim=0 if space.absolute else space.spec.planned_dim,
         # nor is a goal that stands at the end of the plan
-        goal_columns=() if space.config.plan.pin_goal else space.spec.goal_columns,
+        goal_columns=() if space.config.plan.pin_goal else space.spec.planned_goal_columns,
         # nor a return that is a stream of the plan
         use_returns=space.use_returns and not space.config.heads.facts.streams,
         task_dim=space.task_dim,
@@ -94,8 +94,8 @@ def value_of(space: PlanSpace) -> Value:
     spec, heads = space.spec, space.config.heads
     kind = BootstrappedValue if heads.value == "bootstrapped" else Value
     return kind(
-        spec.state_dim,
-        spec.goal_columns,
+        spec.planned_dim,
+        spec.planned_goal_columns,
         action_dim=spec.action_dim if heads.value == "critic" else 0,
         task_dim=space.task_dim,
         width=heads.width,
@@ -115,8 +115,8 @@ def task_encoder_of(space: PlanSpace) -> TaskEncoder:
 
 def inverse_dynamics_of(space: PlanSpace) -> InverseDynamics:
     """The inverse dynamics network."""
-    heads = space.config.heads
-    return InverseDynamics(space.spec.state_dim, space.spec.action_dim, heads.width, _DEPTH)
+    heads, spec = space.config.heads, space.spec
+    return InverseDynamics(spec.state_dim, spec.action_dim, heads.width, _DEPTH, spec.planned)
 
 
 def noisy_value_of(space: PlanSpace) -> NoisyValue:
@@ -125,7 +125,7 @@ def noisy_value_of(space: PlanSpace) -> NoisyValue:
     return NoisyValue(
         space.rows,
         space.plan_dim,
-        space.spec.state_dim + goal_feature_size(space.spec.goal_dim) + space.task_dim,
+        space.spec.planned_dim + goal_feature_size(space.spec.goal_dim) + space.task_dim,
         space.config.denoiser.features,
         heads.width,
         _DEPTH,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffplan.nn.embeddings import mlp
+from diffplan.nn.embeddings import chosen_columns, mlp
 
 
 class InverseDynamics(nn.Module):
@@ -18,16 +18,37 @@ class InverseDynamics(nn.Module):
 
     step_scale: Tensor
 
-    def __init__(self, state_dim: int, action_dim: int, width: int, depth: int) -> None:
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        width: int,
+        depth: int,
+        planned: tuple[int, ...] = (),
+    ) -> None:
+        """planned: columns of the state that `ahead` holds, () for all.
+
+        Of a part only the change is looked at: a gait is the same everywhere.
+        """
         super().__init__()
-        self.network = mlp(2 * state_dim + 1, [width] * depth, action_dim)
-        self.register_buffer("step_scale", torch.ones(state_dim))
+        self.planned = planned
+        self.body = tuple(i for i in range(state_dim) if i not in planned)
+        steered = len(planned) or state_dim
+        self.network = mlp(len(self.body) + steered + 1, [width] * depth, action_dim)
+        self.register_buffer("step_scale", torch.ones(steered))
 
     def forward(self, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
-        """state, ahead: normalised [..., D]; lag: fraction of the stride [...] -> [..., A]."""
+        """state: normalised [..., D]; ahead: [..., P], of the planned columns; lag: strides [...].
+
+        Returns scaled actions [..., A].
+        """
+        here, body = state, state
+        if self.planned:
+            here = chosen_columns(state, self.planned)
+            body = chosen_columns(state, self.body) if self.body else state[..., :0]
         # of unit size: a step is small beside the space that states are scaled by
-        change = (ahead - state) / self.step_scale
-        inputs: Tensor = torch.cat([state, change, lag.unsqueeze(-1)], dim=-1)
+        change = (ahead - here) / self.step_scale
+        inputs: Tensor = torch.cat([body, change, lag.unsqueeze(-1)], dim=-1)
         result: Tensor = self.network(inputs)
         return result
 

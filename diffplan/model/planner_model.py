@@ -15,6 +15,7 @@ from diffplan.model.context import Context
 from diffplan.model.multi_task import MultiTaskDenoiser
 from diffplan.model.space import PlanSpace
 from diffplan.model.spec import ModelSpec
+from diffplan.model.subgoals import Subgoals
 from diffplan.nn.embeddings import goal_features
 
 _UNKNOWN_SHARE = 0.2  # of training samples that are not told their task: it can be asked without
@@ -34,13 +35,14 @@ class PlannerModel(PlanSpace):
     residual_known: Tensor
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
-        config = settled(config, spec.goal_dim > 0)
+        config = settled(config, spec.goal_dim > 0, spec.tasks)
         super().__init__(spec, config)
         self.statistics: Statistics | None = None  # of `diffplan calibrate`, set on loading
         heads = config.heads.facts
         self.tasks = build.task_encoder_of(self) if self.task_dim else None
         self.targets = TargetTable()
-        self.register_buffer("residual_rms", torch.ones(self.rows, spec.state_dim))
+        self.subgoals = Subgoals(spec.landmarks, spec.goal_dim) if spec.landmarks else None
+        self.register_buffer("residual_rms", torch.ones(self.rows, spec.planned_dim))
         self.register_buffer("residual_known", torch.zeros(()))
         self.plain_process, self.main_process = build.processes_of(config)
         self.proposer = build.proposer_of(self) if self.needs_proposer(config) else None
@@ -66,9 +68,12 @@ class PlannerModel(PlanSpace):
         """Fit every scale once, on training windows. low, high: action bounds [A]."""
         generator = torch.Generator().manual_seed(seed)
         self.targets.fit(sampler.returns_by_step(seed))
+        if self.subgoals is not None and (graph := sampler.graph) is not None:
+            self.subgoals.fit(graph)
         windows = self.fit_scales(sampler, low, high, generator)
         if self.inverse_dynamics is not None:
-            self.inverse_dynamics.step_scale.copy_(self.plan_scale[0])
+            ahead = self.plan_scale[self.config.heads.lookahead - 1]
+            self.inverse_dynamics.step_scale.copy_(ahead)
         if isinstance(self.denoiser, MultiTaskDenoiser):
             returns = self.normalised_returns(windows.returns[:, 0])
             self.denoiser.heads.fit(returns, self.plan_scale[0])
@@ -135,7 +140,7 @@ class PlannerModel(PlanSpace):
         """What the noisy value knows beside the plan [B, C]: start, goal and code of the task."""
         known = [context.state]
         if context.goal is not None:
-            known.append(goal_features(context.state, context.goal, self.spec.goal_columns))
+            known.append(goal_features(context.state, context.goal, self.spec.planned_goal_columns))
         if self.task_dim:
             known.append(context.given("task"))
         return torch.cat(known, -1)

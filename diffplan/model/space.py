@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -60,27 +61,30 @@ class PlanSpace(nn.Module):
         self.absolute = plan.space == "absolute"
         self.rows = plan.horizon + self.absolute
         acted = config.actions_in_plan * plan.stride * spec.action_dim
-        end = spec.state_dim + acted
+        end = spec.planned_dim + acted
         self.plan_dim = end + config.heads.facts.streams
         self.columns = Columns(
-            slice(0, spec.state_dim), slice(spec.state_dim, end), slice(end, self.plan_dim)
+            slice(0, spec.planned_dim), slice(spec.planned_dim, end), slice(end, self.plan_dim)
         )
         asked = config.data.condition_on_returns
         self.use_returns = asked if asked is not None else not spec.goal_dim
         told = spec.tasks > 1 and config.data.tasks != "none"
         self.task_dim = _TASK_FEATURES if told else 0
-        self.states = Normaliser(spec.state_dim)
+        self.states = Normaliser(spec.planned_dim)
+        self.whole_states = Normaliser(spec.state_dim) if spec.planned else None
         self.returns = Normaliser(1)
         self.rewards = Normaliser(1)
         self.register_buffer("action_low", -torch.ones(spec.action_dim))
         self.register_buffer("action_high", torch.ones(spec.action_dim))
-        self.register_buffer("plan_scale", torch.ones(plan.horizon, spec.state_dim))
+        self.register_buffer("plan_scale", torch.ones(plan.horizon, spec.planned_dim))
 
     def fit_scales(
         self, sampler: WindowSampler, low: Tensor, high: Tensor, generator: torch.Generator
     ) -> Windows:
         """Fit every scale on training windows, which it returns. low, high: action bounds [A]."""
         self.states.fit(sampler.states, sampler.parts["train"])
+        if self.whole_states is not None:
+            self.whole_states.fit(sampler.whole_states, sampler.parts["train"])
         self.action_low.copy_(low)
         self.action_high.copy_(high)
         windows = sampler.sample(_FIT_WINDOWS, generator)
@@ -97,11 +101,33 @@ class PlanSpace(nn.Module):
 
     # --- Units of the environment ----------------------------------------------------------------
 
+    def planned_part(self, states: Tensor) -> Tensor:
+        """The columns of states [..., D] that plans hold."""
+        return chosen_columns(states, self.spec.planned) if self.spec.planned else states
+
+    @property
+    def observed(self) -> Normaliser:
+        """Of states with all of their columns, as the inverse dynamics sees them."""
+        return self.states if self.whole_states is None else self.whole_states
+
+    def environment_states(self, planned: Tensor) -> Tensor:
+        """Normalised states of plans to whole ones [..., D], NaN in the columns that are not."""
+        states = self.states.inverse(planned)
+        if not self.spec.planned:
+            return states
+        columns = [
+            states[..., self.spec.planned.index(column)]
+            if column in self.spec.planned
+            else torch.full_like(states[..., 0], math.nan)
+            for column in range(self.spec.state_dim)
+        ]
+        return torch.stack(columns, -1)
+
     def goal(self, goals: Tensor | None) -> Tensor | None:
         """Goals [B, G] in the normalised units of the state's goal columns."""
-        if goals is None or not self.spec.goal_columns:
+        if goals is None or not self.spec.goal_dim:
             return None
-        columns = self.spec.goal_columns
+        columns = self.spec.planned_goal_columns
         mean, std = (chosen_columns(t, columns) for t in (self.states.mean, self.states.std))
         return (goals - mean) / std
 
@@ -125,7 +151,7 @@ class PlanSpace(nn.Module):
         """What plans are made for, as the networks see it."""
         asked, previous = context.target_return, context.previous
         return Context(
-            self.states(context.state),
+            self.states(self.planned_part(context.state)),
             self.goal(context.goal),
             None if asked is None else self.normalised_returns(asked),
             None if previous is None else self.states(previous),
@@ -158,7 +184,7 @@ class PlanSpace(nn.Module):
 
     def _step(self, states: Tensor, lag: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lag = lag / self.config.plan.stride
-        return self.states(states), lag, self.scaled_actions(actions)
+        return self.observed(states), lag, self.scaled_actions(actions)
 
     def normalised_valued(self, valued: Valued) -> Valued:
         """Pairs of normalised states and returns; the rewards of what follows stay as they are."""
@@ -247,7 +273,7 @@ class PlanSpace(nn.Module):
 
     def pinned_start(self, start: Tensor) -> Tensor:
         """Row 0 of an absolute plan [B, D] for normalised states [B, D]."""
-        return nn.functional.pad(start, (0, self.plan_dim - self.spec.state_dim))
+        return nn.functional.pad(start, (0, self.plan_dim - self.spec.planned_dim))
 
     def row_mask(self, mask: Tensor) -> Tensor:
         """Weights [B, H] of the future states as weights [B, rows] of a plan's rows."""
@@ -264,5 +290,5 @@ class PlanSpace(nn.Module):
         )
         held[0] = True
         if self.config.plan.pin_goal:
-            held[-1, list(self.spec.goal_columns)] = True
+            held[-1, list(self.spec.planned_goal_columns)] = True
         return held

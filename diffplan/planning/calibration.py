@@ -76,7 +76,7 @@ def calibrate(
             return torch.randn(shape, generator=generator).to(device)
 
         noise = Noise(
-            normal(count, 1, horizon, model.spec.state_dim + 1),
+            normal(count, 1, horizon, model.spec.planned_dim + 1),
             normal(count, 1, rows, dim),
             None,
             torch.zeros(count, 1, device=device),

@@ -265,7 +265,7 @@ def _guided(
     if model.absolute:  # after the clip: the current state may lie outside
         denoise = guidance.pin(denoise, 0, model.pinned_start(start))
     if model.config.plan.pin_goal and context.goal is not None:
-        denoise = guidance.pin(denoise, -1, context.goal, model.spec.goal_columns)
+        denoise = guidance.pin(denoise, -1, context.goal, model.spec.planned_goal_columns)
     return denoise
 
 
@@ -336,8 +336,8 @@ def _value_gradient(
 def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
     """Stage 4, at every environment step: action towards the plan's next state.
 
-    state: [B, D] and ahead: [B, D] normalised. lag: [B], steps left until `ahead` is due, as a
-    fraction of the stride. Returns actions [B, A] in environment units, within the bounds.
+    state: [B, D] and ahead: [B, P], of the planned columns, normalised. lag: [B], steps left until
+    `ahead` is due, in strides. Returns actions [B, A] in environment units, within the bounds.
     Raises DiffplanError where plans bring their actions instead.
     """
     if model.inverse_dynamics is None:

@@ -96,7 +96,7 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             f"{run} was trained on other data ({previous[1].info.id}, {previous[1].fingerprint}) "
             f"than {episodes.info.id} ({identity}); resume with the same dataset"
         )
-    check_size(_spec_of(episodes), config, run)
+    check_size(ModelSpec.of(episodes, config), config, run)
     torch.manual_seed(options.seed)  # of the first weights, the same in every process
     accelerator = _accelerator(options)
     learner = _Learner(episodes, config, options.seed, accelerator)
@@ -203,15 +203,6 @@ def _accelerator(options: RunOptions) -> Accelerator:
     return accelerator
 
 
-def _spec_of(episodes: Episodes) -> ModelSpec:
-    return ModelSpec(
-        episodes.states.shape[1],
-        episodes.actions.shape[1],
-        episodes.layout.goal_columns,
-        0 if episodes.tasks is None else len(episodes.info.tasks),
-    )
-
-
 class _Learner:
     """What learns: the model, its average, the optimiser, and where batches come from."""
 
@@ -221,7 +212,8 @@ class _Learner:
         """The order is that of the random numbers: sampler, networks, scales, then batches."""
         self.settings, self.accelerator = config.training, accelerator
         self.sampler = WindowSampler(episodes, config, seed=seed)
-        self.model = PlannerModel(_spec_of(episodes), config)
+        landmarks = self.sampler.landmarks
+        self.model = PlannerModel(ModelSpec.of(episodes, config, landmarks), config)
         if not SAMPLERS[config.planning.sampler].takes_statistics:  # which come after training
             # refuses now what could not plan in the end
             chain_of(self.model, self.model.config.planning)

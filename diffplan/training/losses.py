@@ -117,11 +117,13 @@ def _acting_losses(
     if model.proposer is None or followed is None or acted is None:
         return {"inverse_dynamics": acts.loss(step.states, step.ahead, step.lag, step.actions)}
     with torch.no_grad():
-        ahead = model.proposer.propose(model.context_of(followed), horizon=1)
+        ahead = model.proposer.propose(
+            model.context_of(followed), horizon=model.config.heads.lookahead
+        )
     # both in one pass
     given = (
         (step.states, acted.states),
-        (step.ahead, ahead.states[:, 0]),
+        (step.ahead, ahead.states[:, -1]),
         (step.lag, acted.lag),
     )
     actions = acts(*(torch.cat(pair) for pair in given))

@@ -57,8 +57,8 @@ def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | 
         raise DiffplanError(
             f"{run} was started with --seed {header.seed}, got {options.seed}; resume with the same"
         )
-    goal = header.layout.goal_dim > 0
-    if difference := _first_difference(_learned(header.config, goal), _learned(config, goal)):
+    data = header.layout.goal_dim > 0, header.spec.tasks
+    if difference := _first_difference(_learned(header.config, *data), _learned(config, *data)):
         key, was, now = difference
         raise DiffplanError(
             f"{run} was started with {key} = {was!r}, got {now!r}; resume with the same settings"
@@ -70,13 +70,17 @@ def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | 
     return found[-1], header
 
 
-def _learned(config: Config, goal: bool) -> dict[str, Any]:
+def _learned(config: Config, goal: bool, tasks: int) -> dict[str, Any]:
     """The settings that decide what is learned: how to plan may change, which parts exist not."""
-    config = settled(config, goal)
+    config = settled(config, goal, tasks)
     settings, planning = config_to_dict(config), config.planning
     if config.heads.value == "auto":
         settings["heads"]["value"] = "returns" if config.trains_value else "none"
-    parts = {"start": planning.start, "value_guidance": planning.value_guidance > 0}
+    parts = {
+        "start": planning.start,
+        "value_guidance": planning.value_guidance > 0,
+        "subgoal_steps": planning.subgoal_steps,  # goals are drawn as far off as plans aim
+    }
     return {**settings, "name": None, "planning": parts}
 
 

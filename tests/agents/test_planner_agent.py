@@ -64,7 +64,7 @@ def test_a_batch_and_a_single_observation(make_agent: Make, observe: Make, rewar
 
 
 def test_plans_are_in_environment_units(make_agent: Make, observe: Make) -> None:
-    agent = make_agent(candidates=3, start="none")
+    agent = make_agent(candidates=3, start="none", subgoal_steps=0)
     observation = observe(2)
     view = agent.plan(observation)
     assert view.proposal.shape == view.candidates.shape == (2, 3, 5, 4)

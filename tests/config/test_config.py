@@ -53,12 +53,12 @@ def test_how_many_settings_there_are() -> None:
         if section != "name"
     }
     assert counts == {
-        "plan": 4,
+        "plan": 5,
         "data": 5,
         "proposer": 4,
         "denoiser": 9,
-        "heads": 8,
-        "planning": 19,
+        "heads": 9,
+        "planning": 20,
         "training": 6,
     }
 

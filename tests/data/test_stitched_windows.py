@@ -34,7 +34,9 @@ def walking(join: Make, lengths: list[int]) -> Episodes:
 
 def steps_config(tiny_config: Make, **changes: Any) -> Config:
     options = {key.replace("__", "."): value for key, value in changes.items()}
-    return tiny_config(changes={"plan.horizon": 3, "plan.stride": 2, **options})
+    # goals anywhere, however far off
+    everywhere = {"planning.subgoal_steps": 0}
+    return tiny_config(changes={"plan.horizon": 3, "plan.stride": 2, **everywhere, **options})
 
 
 def maze_walks(join: Make, *paths: list[tuple[float, float]], repeat: int = 3) -> Episodes:
