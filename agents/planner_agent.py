@@ -93,12 +93,12 @@ class PlannerAgent(Portable):
         self.layout, self.info = layout, info
         self.config_name, self.train_seconds, self.updates = config_name, train_seconds, updates
         self.settings: PlanningConfig = settings
-        self.stride = model.config.plan.stride
-        self.horizon = model.config.plan.horizon
+        self.stride, self.horizon = model.config.plan.stride, model.config.plan.horizon
         self.seed = whole_number(seed, "seed")
         self.device = model.plan_scale.device
         self.engine = make_engine(engine, model, settings, detailed, graphs)
         self._made = engine, detailed, graphs
+        self._fields = PlanStep(model, settings, detailed=detailed).fields
         self.goal_tolerance = _tolerance(goal_tolerance, model)
         self._targets = Targets(model, settings)
         self._memory = TaskMemory.unknown(model)
@@ -176,7 +176,7 @@ class PlannerAgent(Portable):
         rows = len(states)
         if state is None:
             state = self._blank(rows)
-        check_state(state, rows, (self.horizon + 1, self.layout.state_dim))
+        check_state(state, rows, (self.horizon + 1, self.layout.state_dim), self._fields)
         state = state.to(self.device)
         # also after `reset_rows`, whoever forgets to say episode_start
         begins = state.count == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,8 +41,11 @@ class AgentState:
         return replace(self, plan=plan)
 
 
-def check_state(state: object, rows: int, shape: tuple[int, int]) -> None:
-    """Raise DiffplanError for what no call with so many rows and plans [*shape] returned."""
+def check_state(state: object, rows: int, shape: tuple[int, int], fields: Collection[str]) -> None:
+    """Raise DiffplanError for what no call with so many rows and plans [*shape] returned.
+
+    fields: what those plans hold.
+    """
     if not isinstance(state, AgentState):
         raise DiffplanError(
             f"state is a {type(state).__name__}, expected None or what predict returned"
@@ -56,4 +60,10 @@ def check_state(state: object, rows: int, shape: tuple[int, int]) -> None:
         raise DiffplanError(
             f"the state holds plans of shape {list(found)}, this agent's have {list(shape)}: it "
             "is another agent's; pass state=None"
+        )
+    held = [name for name, part in zip(Plan._fields, state.plan, strict=True) if part is not None]
+    if held != list(fields):
+        raise DiffplanError(
+            f"the state's plans hold {', '.join(held)}, this agent's {', '.join(fields)}: it is "
+            "another agent's; pass state=None"
         )

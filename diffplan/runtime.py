@@ -505,6 +505,8 @@ class Agent:
                 f"state is a {type(state).__name__}, expected None or what predict returned"
             )
         own = (rows, self._horizon + 1, self._layout["state_dim"])
+        if (state.plan.actions is not None) != self.settings["plans_act"]:
+            raise DiffplanError("the state is another agent's; pass state=None")
         if state.plan.states.shape != own:
             raise DiffplanError(
                 f"the state holds plans of shape {list(state.plan.states.shape)}, expected "

@@ -206,6 +206,9 @@ def test_wrong_states_are_refused(robot: Path) -> None:
             agent.predict(np.zeros((3, 3)), given)
     with pytest.raises(DiffplanError, match="episode_start has 3"):
         agent.predict(rows, state, np.zeros(3, bool))
+    acting = dataclasses.replace(state, plan=state.plan._replace(actions=np.zeros((2, 4, 2))))
+    with pytest.raises(DiffplanError, match="another agent's; pass state=None"):
+        agent.predict(rows, acting)
     action, again = agent.predict(rows[0])
     assert action.shape == (2,) and again.plan.states.shape == (1, 5, 3)
 

@@ -71,6 +71,10 @@ def test_states_that_are_not_the_agents_own_are_refused(make_agent: Make) -> Non
         agent.predict(ROWS, other.predict(ROWS)[1])
     with pytest.raises(DiffplanError, match="state is a dict"):
         agent.predict(ROWS, {})
+    acting = make_agent("multi-task", rewards=True)
+    for one, other in ((agent, acting), (acting, agent)):
+        with pytest.raises(DiffplanError, match=r"plans hold .* another agent's; pass state=None"):
+            one.predict(ROWS, other.predict(ROWS)[1])
 
 
 def test_a_goal_changed_in_place_is_noticed_and_jitter_is_not(make_agent: Make) -> None:
