@@ -244,7 +244,7 @@ class Train:
         ):
             if not low <= value <= high:
                 raise DiffplanError(f"{option} is {value}, expected {low} to {high}")
-        if self.out.is_file():
+        if self.out.exists() and not self.out.is_dir():
             raise DiffplanError(f"--out {self.out} is a file; give the name of a folder")
         check_writable(self.out / "metrics.jsonl" if self.out.is_dir() else self.out, "--out")
 

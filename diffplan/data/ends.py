@@ -16,6 +16,8 @@ from diffplan.data.episodes import Episodes
 AS_RECORDED = "as-recorded"
 AS_TRUNCATIONS = "as-truncations"
 _SHARE = 0.05  # of the terminations: falls at exactly the limit are rarer
+_MOST = 0.25  # of them at the longest length, the limit not being known
+_FEW_STEPS = 10  # episodes up to here are of one length by chance
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ def ends_at_limit(episodes: Episodes, limits: Sequence[int | None]) -> LimitEnds
     """The terminations that a time limit explains, None where there are none.
 
     limits: steps, of each task or of all, None where not known. Those at a known limit, if they
-    are more than chance; without a limit, all if all have one length and no episode is longer.
+    are more than chance. Without a limit all, if all have one length and no episode is
+    longer, or those of the longest length, if they are many.
     """
     last = np.asarray(episodes.step_starts)[1:] - 1
     lengths, ended = episodes.lengths, np.asarray(episodes.terminations)[last]
@@ -59,12 +62,26 @@ def ends_at_limit(episodes: Episodes, limits: Sequence[int | None]) -> LimitEnds
                 f"all {count:,} episodes that terminate have exactly {lengths[ends][0]} steps, as "
                 "at a time limit"
             )
+        elif (at := _at_longest(ends, lengths, own)).any():
+            found |= at
+            texts.append(
+                f"{int(at.sum()):,} of the {count:,} episodes that terminate have exactly "
+                f"{lengths[at][0]} steps, and none is longer, as at a time limit"
+            )
     return LimitEnds(found, "; ".join(texts)) if texts else None
 
 
 def _of_one_length(ended: np.ndarray, every: np.ndarray) -> bool:
     length = int(ended[0])
     return len(ended) > 1 and length > 1 and bool((ended == length).all() and every.max() == length)
+
+
+def _at_longest(ends: np.ndarray, lengths: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The ends [E] at the longest length of all, none where they are few or that is short."""
+    longest = lengths[own].max()
+    at = ends & (lengths == longest)
+    few = at.sum() <= max(2, _MOST * ends.sum())
+    return np.zeros_like(at) if few or longest <= _FEW_STEPS else at
 
 
 def as_truncations(episodes: Episodes, which: np.ndarray) -> Episodes:

@@ -13,7 +13,8 @@ _FINE = 2.0**-6  # of a step's movement may be rounded away
 _COARSE = 2.0**-2  # more than that is no movement any more
 _CLOSE = 1e-6  # of the largest value
 _JITTER = (1e-2, 1e-5)  # of what others vary by: near to float32's rounding, and elsewhere
-_CONSTANT = 1e-11  # of the largest value: what float64 accumulates by itself
+_CONSTANT = 2.0**-44  # of the largest value: what float64 rounds by itself
+_SMALLEST = 1e-30  # less than that is nothing in float32, once squared or divided
 
 
 class Extent:
@@ -117,6 +118,14 @@ class Extent:
                 f"{self.most[i]:.10g} in steps of about {self.movement[i]:.2g}, which float32 "
                 f"rounds away (its own are {2 * self.largest[i] * _ROUNDING:.2g}); subtract "
                 f"{self.least[i]:.10g} from all of them"
+            )
+
+    def check_size(self, name: str, what: str) -> None:
+        """Raise DiffplanError where all columns are too small for float32."""
+        if 0 < (most := self.largest.max(initial=0.0)) < _SMALLEST:
+            raise DiffplanError(
+                f"{name}: {what} reach only {most:.3g}, which float32 does not hold; multiply all "
+                "of them by the same number"
             )
 
 

@@ -294,9 +294,10 @@ def _extents(file: D4RLFile, cuts: _Cuts) -> Extent:
         inside = (cuts.steps & ~cuts.ends)[start : stop - 1]
         for key, extent in found.items():
             extent.add(file.rows(key, start, stop).reshape(stop - start, -1), inside)
-    for key in ("actions", "rewards"):
-        if file.arrays[key].dtype != np.float32:
-            found[key].check(str(file.path), key)
+    for key, extent in found.items():
+        extent.check_size(str(file.path), key)
+        if key != "observations" and file.arrays[key].dtype != np.float32:
+            extent.check(str(file.path), key)
     return found["observations"]
 
 

@@ -179,9 +179,10 @@ def _write(
             lengths.append(len(actions))
             counts.append(len(states))
         _check_steps(dataset_id, dataset, lengths[1:])
-        for key in ("actions", "rewards"):
-            if given[key].dtype != np.float32:
-                seen[key].check(f"dataset {dataset_id}", key)
+        for key, extent in seen.items():
+            extent.check_size(f"dataset {dataset_id}", key)
+            if key != "states" and given[key].dtype != np.float32:
+                extent.check(f"dataset {dataset_id}", key)
         wanted = () if states.dtype == np.float32 else seen["states"].offsets()
         if wanted != offset:
             return goal_inside, wanted

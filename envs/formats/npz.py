@@ -176,9 +176,10 @@ def _extents(path: Path, arrays: dict[str, np.ndarray], steps: _Steps) -> Extent
             rows = arrays[key][start : stop + 1].reshape(len(kept), -1)
             # what is left out may hold anything
             extent.add(rows[kept], inside[start : stop + 1][kept][:-1])
-    for key in ("actions", "rewards"):
-        if arrays[key].dtype != np.float32:
-            found[key].check(str(path), key)
+    for key, extent in found.items():
+        extent.check_size(str(path), key)
+        if key != "observations" and arrays[key].dtype != np.float32:
+            extent.check(str(path), key)
     return found["observations"]
 
 
@@ -235,6 +236,11 @@ def _layout(path: Path, arrays: dict[str, np.ndarray], seen: Extent) -> Observat
         raise DiffplanError(
             f"{path}: goals are given but not goal_columns, the {goals.shape[1]} columns of the "
             "observation that hold what the goal is compared with"
+        )
+    named = [*columns["goal_columns"], *columns["rest_columns"]]
+    if len(set(named)) < len(named):
+        raise DiffplanError(
+            f"{path}: goal_columns and rest_columns are {named}, expected each column once"
         )
     if not columns["goal_columns"]:
         return ObservationLayout(width, offset=offset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -16,6 +15,8 @@ from diffplan.errors import DiffplanError
 
 # Names under which environments report success in a step's info.
 _SUCCESS_KEYS = ("success", "is_success")
+_LONG = 500  # characters of somebody else's message
+_LARGEST = float(np.finfo(np.float32).max)
 _LARGEST = float(np.finfo(np.float32).max)  # planners compute in float32
 
 
@@ -49,10 +50,14 @@ class Step(NamedTuple):
 
 def said(error: BaseException) -> str:
     """An exception in one line."""
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # of whatever it was made
+        lines = []
     if not lines:
         return type(error).__name__
-    return lines[0] if isinstance(error, DiffplanError) else f"{type(error).__name__}: {lines[0]}"
+    first = lines[0][:_LONG]
+    return first if isinstance(error, DiffplanError) else f"{type(error).__name__}: {first}"
 
 
 def read_reset(space: spaces.Space, returned: Any) -> Any:
@@ -71,8 +76,9 @@ def read_step(space: spaces.Space, returned: Any) -> Step:
         )
     observation, reward, terminated, truncated, info = returned
     value = _number(reward, "reward")
-    if not math.isfinite(value):
-        raise Fault(f"reward is {value}, expected a finite number")
+    # returns are computed with in float32
+    if not abs(value) <= _LARGEST:
+        raise Fault(f"reward is {value:g}, expected a finite number of float32")
     ended, cut = _flag(terminated, "terminated"), _flag(truncated, "truncated")
     if type(info) is not dict and not isinstance(info, Mapping):
         raise Fault(f"info is {_kind(info)}, expected a dict")

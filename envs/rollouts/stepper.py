@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -37,8 +39,14 @@ class Watch:
         self._began = time.monotonic()
         try:
             return function(*args, **options)
-        except (KeyboardInterrupt, Fault):
+        except Fault:
             raise
+        except KeyboardInterrupt as error:
+            # where Ctrl-C is handled otherwise, a bare one is the environment's own
+            default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            if type(error) is not KeyboardInterrupt or default:
+                raise
+            raise Fault(said(error)) from error
         except _Overdue:
             raise Fault(f"no answer within {self.seconds:g} s") from None
         except BaseException as error:  # SystemExit and those of other languages too
@@ -48,7 +56,16 @@ class Watch:
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        """Look at the time now and then."""
+        """Look at the time now and then; come back to the folder that an environment leaves."""
+        folder = Path.cwd()
+        try:
+            with self._alarm():
+                yield
+        finally:
+            os.chdir(folder)
+
+    @contextlib.contextmanager
+    def _alarm(self) -> Iterator[None]:
         here = threading.current_thread() is threading.main_thread()
         # an environment, or whoever runs this, may have a use of its own for the alarm
         if not (

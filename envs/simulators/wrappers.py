@@ -25,7 +25,7 @@ _WATCHING = {
 }
 # what they do depends on all that they have seen, which is not recorded
 _RUNNING = {"NormalizeObservation", "NormalizeReward"}
-_KNOWN_PACKAGES = ("gymnasium", "gymnasium_robotics")
+_KNOWN_PACKAGES = ("gymnasium.wrappers.", "gymnasium_robotics.")
 
 
 def recorded_wrappers(spec: EnvSpec) -> list[dict[str, Any]]:
@@ -42,11 +42,12 @@ def recorded_wrappers(spec: EnvSpec) -> list[dict[str, Any]]:
         given = given[len(own) :]
     found = []
     for wrapper in given:
-        if wrapper.name in _WATCHING:
+        module, _, kind = str(wrapper.entry_point).partition(":")
+        # by the class that would be made, not by what data call it
+        if kind in _WATCHING:
             continue
-        module = str(wrapper.entry_point).partition(":")[0]
-        known = module.split(".")[0] in _KNOWN_PACKAGES
-        running = wrapper.name in _RUNNING
+        known = f"{module}.".startswith(_KNOWN_PACKAGES)
+        running = kind in _RUNNING
         if not known or running or wrapper.kwargs is None:
             why = "kept no arguments" if known else f"is code of {module}"
             why = "has running statistics that were not kept" if running else why
@@ -71,8 +72,10 @@ def wrapped_spec(env_id: str, wrappers: Sequence[dict[str, Any]]) -> EnvSpec:
         more = tuple(WrapperSpec(**wrapper) for wrapper in wrappers)
     except TypeError:
         raise DiffplanError(f"environment {env_id}: {wrappers} are no wrappers") from None
-    spec.additional_wrappers = (*spec.additional_wrappers, *more)
-    recorded_wrappers(spec)
+    own = spec.additional_wrappers
+    spec.additional_wrappers = (*own, *more)
+    kept = recorded_wrappers(spec)
+    spec.additional_wrappers = (*own, *(WrapperSpec(**wrapper) for wrapper in kept))
     return spec
 
 

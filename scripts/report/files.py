@@ -16,6 +16,7 @@ from diffplan.errors import DiffplanError
 
 _PROBE = 1 << 16  # bytes
 _LONG = 120  # characters of a path in a message
+_LONGEST = 1000  # bytes of a path; systems take 1024 to 4096 of an absolute one
 
 
 def check_writable(path: Path, what: str) -> None:
@@ -25,6 +26,8 @@ def check_writable(path: Path, what: str) -> None:
         DiffplanError: `path` is a folder or lies in a dataset's, or nothing can be written beside
             it.
     """
+    if "\0" in str(path) or len(os.fsencode(path)) > _LONGEST:
+        raise DiffplanError(f"{what} {str(path)[:_LONG]!r}... is no name that a file can have")
     with contextlib.suppress(OSError):  # a name that is too long, which is said below
         for folder in path.absolute().parents:
             if _is_dataset(folder):

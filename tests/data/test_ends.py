@@ -41,6 +41,9 @@ def recorded(join_episodes: Make) -> Callable[..., Episodes]:
         ([9], [True], None, None),
         ([9, 4, 7], [True] * 3, None, None),
         ([9, 4, 7], [True] * 3, 20, None),
+        ([19, 19, 7, 19], [True] * 4, None, [True, True, False, True]),  # most, and falls
+        ([19, 19, 7, 19, 30], [True] * 4 + [False], None, None),  # one goes on
+        ([19, 19, 7, 8, 19, *range(2, 12)], [True] * 15, None, None),  # few
         ([9, 9, 12], [True, True, False], None, None),  # one goes on: no limit of 9
         ([9, 9], [False] * 2, 9, None),
         ([1, 1, 1], [True] * 3, None, None),  # bandits

@@ -194,3 +194,11 @@ def test_a_run_does_not_lie_in_a_dataset(
         assert main(command("--out", str(out))) == 2
         assert "the folder of a dataset; name another place" in capsys.readouterr().err
     assert not (rewards / "run").exists()
+
+
+@pytest.mark.parametrize("out", ["a\0b", "a/" * 2000 + "b", "/dev/null"])
+def test_a_run_has_a_name_that_a_folder_can_have(
+    command: Command, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command("--out", out)) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -108,6 +108,10 @@ NEVER = np.zeros(10, bool)
             r"goal_columns is \[0.5, 1.0\], expected whole numbers",
         ),
         (
+            {"goals": np.zeros((10, 2)), "goal_columns": np.array([1, 1])},
+            r"goal_columns and rest_columns are \[1, 1\], expected each column once",
+        ),
+        (
             {"goals": np.zeros((10, 2)), "goal_columns": np.array([0, 3])},
             "mine.npz: column 3 is outside a state of 3",
         ),

@@ -129,3 +129,21 @@ def test_columns_that_hardly_move_beside_others_are_constant(tmp_path: Path) -> 
     assert episodes.layout.offset == ()
     assert episodes.info.details["resting"] == "4"
     assert normalised(episodes.states)[:, 3:].abs().max() < 1e-6
+
+
+def test_what_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
+    for key in ("observations", "actions", "rewards"):
+        given = arrays()
+        given[key] = 1e-40 * given[key]
+        given.pop("next_observations")
+        with pytest.raises(DiffplanError, match=f"{key} reach only .* multiply"):
+            loaded(tmp_path, given)
+
+
+def test_an_offset_as_large_as_float64_bears_is_subtracted(tmp_path: Path) -> None:
+    given = arrays()
+    given["observations"] = given["observations"] + 1e12
+    given.pop("next_observations")
+    episodes = loaded(tmp_path, given)
+    assert all(episodes.layout.offset)
+    assert (np.asarray(episodes.states).std(axis=0) > 0.01).all()

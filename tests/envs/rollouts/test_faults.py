@@ -1,5 +1,9 @@
 """Environments that misbehave: the episode is named, the others count as if nothing had been."""
 
+import os
+import signal
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -141,6 +145,7 @@ def test_numbers_are_taken_in_the_types_of_their_space():
         ({0: "up"}, "observation is 'up', expected numbers"),
         ({1: np.ones(1)}, r"reward is an array of shape \(1,\), expected a number"),
         ({1: -np.inf}, "reward is -inf"),
+        ({1: 1e300}, r"reward is 1e\+300, expected a finite number of float32"),
         ({1: 1j}, "reward is a complex"),
         ({2: "no"}, "terminated is 'no'"),
         ({3: 0.5}, "truncated is 0.5, expected True or False"),
@@ -152,3 +157,52 @@ def test_slips_are_named(change, message):
     step = {0: np.zeros(2), 1: 0.0, 2: False, 3: False, 4: {}} | change
     with pytest.raises(Fault, match=message):
         read_step(gym.spaces.Box(-1, 1, (2,), np.float32), tuple(step.values()))
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Speechless(), "Speechless"),
+        (ValueError("x" * 10_000), f"ValueError: {'x' * 500}$"),
+    ],
+)
+def test_whatever_an_environment_raises_is_a_line(error, reason, monkeypatch):
+    def step(self, action):
+        raise error
+
+    monkeypatch.setattr(Shaky, "step", step)
+    with pytest.raises(DiffplanError, match=reason):
+        rollout(Still(), Shaky, num_envs=1, **ASKED)
+
+
+def test_an_interrupt_of_its_own_is_a_fault_where_ctrl_c_is_handled(monkeypatch):
+    def reset(self, *, seed=None, options=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Shaky, "reset", reset)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        found = rollout(Still(), Shaky, num_envs=1, keep_going=True, **ASKED)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert {failure.reason for failure in found.failures} == {"KeyboardInterrupt"}
+    with pytest.raises(KeyboardInterrupt):
+        rollout(Still(), Shaky, num_envs=1, keep_going=True, **ASKED)
+
+
+def test_the_folder_is_kept(monkeypatch, tmp_path):
+    before = Path.cwd()
+    step = Shaky.step
+
+    def wandering(self, action):
+        os.chdir(tmp_path)
+        return step(self, action)
+
+    monkeypatch.setattr(Shaky, "step", wandering)
+    rollout(Still(), Shaky, num_envs=1, keep_going=True, **ASKED)
+    assert Path.cwd() == before

@@ -1,5 +1,7 @@
 """Wrappers that data were recorded in: remade, or refused by their name."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -43,6 +45,7 @@ def test_wrappers_are_remade_in_their_order() -> None:
     ("wrapper", "why"),
     [
         (WrapperSpec("Mine", "somebody.else:Mine", {}), "is code of somebody.else"),
+        (WrapperSpec("Play", "gymnasium.utils.play:play", {}), "is code of gymnasium.utils.play"),
         (
             WrapperSpec("NormalizeReward", "gymnasium.wrappers:NormalizeReward", {}),
             "has running statistics",
@@ -60,3 +63,15 @@ def test_what_cannot_be_remade_is_refused(wrapper: WrapperSpec, why: str) -> Non
     info = DatasetInfo("data", "minari", "Pendulum-v1", asked, (), (), {})
     with pytest.raises(DiffplanError, match="Mine, which is code of os"):
         make_env(info)
+
+
+def test_a_wrapper_that_writes_files_is_left_out_whatever_it_is_called(tmp_path: Path) -> None:
+    asked = {"name": "Nice", "entry_point": "gymnasium.wrappers.rendering:RecordVideo"}
+    kwargs = {"additional_wrappers": [{**asked, "kwargs": {"video_folder": "videos"}}]}
+    here = Path.cwd()
+    try:
+        os.chdir(tmp_path)
+        make_env(DatasetInfo("data", "minari", "Pendulum-v1", kwargs, (), (), {})).close()
+    finally:
+        os.chdir(here)
+    assert not list(tmp_path.iterdir())
