@@ -75,7 +75,8 @@ class Watch:
         ):
             yield
             return
-        tick = min(self.seconds / 4, 10.0)
+        # not so often that nothing else is done
+        tick = min(max(self.seconds / 4, 0.05), 10.0)
         signal.signal(signal.SIGALRM, self._look)
         signal.setitimer(signal.ITIMER_REAL, tick, tick)
         try:

@@ -14,6 +14,8 @@ from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
+from tqdm import tqdm
+
 from diffplan.errors import DiffplanError
 
 
@@ -53,6 +55,8 @@ def _stop(pool: ProcessPoolExecutor, before: set[BaseProcess]) -> None:
 def _begin() -> None:
     # Ctrl-C goes to the whole group; the starting process stops the others
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # its own lock is one between processes, which is missed aloud where a process is killed
+    tqdm.set_lock(threading.RLock())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

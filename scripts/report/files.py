@@ -36,6 +36,9 @@ def check_writable(path: Path, what: str) -> None:
                 )
         if path.is_dir():
             raise DiffplanError(f"{what} {path} is a folder; give the name of a file")
+        # a device or a pipe would be replaced by the results
+        if path.exists() and not path.is_file():
+            raise DiffplanError(f"{what} {path} is no regular file; name another place")
     # a name that no other process probes with at the same time
     probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:

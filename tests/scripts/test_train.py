@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from diffplan.config.config import Config
 from diffplan.config.planners import get_config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo
+from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import Header, list_checkpoints, read_header
 from diffplan.scripts.cli import main
+from diffplan.scripts.report.files import check_writable
 from diffplan.scripts.train import Train, _d4rl_name, _speed
 
 TINY = [
@@ -194,6 +197,13 @@ def test_a_run_does_not_lie_in_a_dataset(
         assert main(command("--out", str(out))) == 2
         assert "the folder of a dataset; name another place" in capsys.readouterr().err
     assert not (rewards / "run").exists()
+
+
+def test_results_replace_no_device_or_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DiffplanError, match="is no regular file; name another place"):
+        check_writable(tmp_path / "pipe.json", "--json")
+    assert (tmp_path / "pipe.json").is_fifo()
 
 
 @pytest.mark.parametrize("out", ["a\0b", "a/" * 2000 + "b", "/dev/null"])
