@@ -203,7 +203,7 @@ def largest_difference(agent: PlannerAgent, other: runtime.Agent, rows: int = 2)
 def _card(agent: PlannerAgent, settings: dict[str, Any], engine: str, difference: float) -> str:
     first = ", ".join(map(str, settings["graphs"]["plan"]))
     use = (
-        "To run it: this folder, Python, `pip install numpy onnxruntime`.",
+        "To run it: this folder on `PYTHONPATH`, Python, `pip install numpy onnxruntime`.",
         f"```python\nfrom {RUNTIME.removesuffix('.py')} import load\n\n"
         'agent = load("this folder")\naction, state = agent.predict(observation)\n'
         "action, state = agent.predict(observation, state)  # it remembers nothing itself\n```",

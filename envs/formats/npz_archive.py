@@ -115,7 +115,9 @@ def _check_names(path: Path, there: list[str]) -> None:
         if key in there:
             continue
         other = [name for name in there if _OTHER_NAMES.get(name) == key]
-        hint = f"rename {other[0]}" if other else f"expected {', '.join(REQUIRED)}"
+        hint = f"rename {other[0]} to {key}" if other else f"expected {', '.join(REQUIRED)}"
+        if key == "truncations":  # what only knows `done` has none
+            hint += "; where no time limit cut an episode they are all zero"
         raise DiffplanError(
             f"{path}: {key} missing; it holds {', '.join(there)[:200] or 'nothing'}; {hint}"
         )
@@ -151,6 +153,11 @@ def checked(
             raise DiffplanError(f"{path}: {key} holds {array.dtype}, expected numbers")
         if key in COLUMNS:
             columns = np.atleast_1d(array)
+            if columns.dtype == np.bool_:
+                raise DiffplanError(
+                    f"{path}: {key} is a mask, expected the numbers of the columns: "
+                    f"{np.flatnonzero(columns).tolist()}"
+                )
             if columns.ndim != 1 or not np.isin(columns, np.arange(1 << 16)).all():
                 raise DiffplanError(
                     f"{path}: {key} is {str(array.tolist())[:80]}, expected whole numbers"

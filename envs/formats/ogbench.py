@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from diffplan.data.episodes import Episodes
-from diffplan.data.folders import cache_root
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.formats.cache import cached
 from diffplan.envs.formats.npz_archive import check_archive
@@ -39,7 +38,7 @@ def official_file(name: str) -> Path:
 
 def remade_file(name: str) -> Path:
     """Where `diffplan datasets make` puts the data of that name: neither passes for the other."""
-    return cache_root() / "ogbench" / f"{name}.npz"
+    return official_file(name).parent / "made" / f"{name}.npz"
 
 
 def ogbench_file(name: str) -> Path | None:

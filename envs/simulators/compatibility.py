@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -37,20 +38,23 @@ def check_environment(
         tried = Stepper(lambda: env or make_task_env(info, layout), watch)
         try:
             check_spaces(layout, info, tried.space, tried.action_space)
-            _try(tried, info)
+            _check_achieved(layout, _try(tried, info), f"environment {info.env_id}")
             return tried.limit
         finally:
             tried.close()
 
 
-def _try(env: Stepper, info: DatasetInfo) -> None:
-    """One reset and a few steps; DiffplanError for what an evaluation would stumble over."""
+def _try(env: Stepper, info: DatasetInfo) -> Any:
+    """One reset and a few steps; DiffplanError for what an evaluation would stumble over.
+
+    Returns the first observation.
+    """
     low, high = np.array(info.action_low), np.array(info.action_high)
     # between the data's bounds: no simulator is driven beyond what it knows
     middle = ((low + high) / 2).astype(env.action_space.dtype)
     step, over = 0, False
     try:
-        env.reset(_TRIED_SEED)
+        first = env.reset(_TRIED_SEED)
         while not over and step < _TRIED_STEPS:
             step += 1
             over = env.step(middle).over
@@ -59,6 +63,23 @@ def _try(env: Stepper, info: DatasetInfo) -> None:
         raise DiffplanError(
             f"{env.name} was tried, and {failure}; mend it, or wrap it under an id of its own"
         ) from None
+    return first
+
+
+def _check_achieved(layout: ObservationLayout, observation: Any, place: str) -> None:
+    """What the environment says is achieved must stand in the columns that the goal is held to."""
+    if not layout.goal_columns or "achieved_goal" not in observation:
+        return
+    # before offsets are subtracted: as the environment gives them
+    parts = [np.atleast_1d(observation[key]) for key in layout.dict_keys]
+    state = np.concatenate(parts).astype(np.float64)[list(layout.goal_columns)]
+    achieved = np.atleast_1d(observation["achieved_goal"]).astype(np.float64)
+    if not np.allclose(achieved, state, rtol=1e-3, atol=1e-6):
+        raise DiffplanError(
+            f"{place} has achieved_goal {achieved.tolist()}, but columns "
+            f"{list(layout.goal_columns)} of its observation, the data's goal_columns, are "
+            f"{state.tolist()}; name the columns that hold the achieved goal"
+        )
 
 
 def check_spaces(

@@ -100,6 +100,7 @@ def check_env_id(env_id: str, *, named: bool = False) -> None:
             ) from None
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry()"
+        hint += "; one of your own is module:ID, e.g. my_module:MyEnv-v0" if not colon else ""
         raise DiffplanError(f"Gymnasium knows no environment {env_id}; {hint}") from None
 
 

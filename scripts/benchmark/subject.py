@@ -185,7 +185,8 @@ def _score(folder: Path) -> dict[str, Any] | None:
     """Score and interval of the planner in the run's results.json, None if it has none."""
     try:
         found = json.loads((folder / "results.json").read_text())
-        row = found["policies"]["planner"]
+        # of several tasks the mean over them stands on top
+        row = found.get("policies", {}).get("planner", found)
         kept = ("return_mean", "return_ci95", "normalised_score", "normalised_ci95", "episodes")
         return {key: row[key] for key in kept if key in row} | {"planning": found.get("planning")}
     except (OSError, ValueError, KeyError, TypeError):

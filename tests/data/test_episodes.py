@@ -188,6 +188,21 @@ def test_a_store_never_unpickles(tmp_path: Path) -> None:
         Episodes.load(tmp_path / "a")
 
 
+@pytest.mark.parametrize(("far", "refused"), [(0, False), (8, False), (60, True)])
+def test_goals_in_other_units_are_named(far: int, refused: bool) -> None:
+    """A few lie where nobody has been; where most do they are measured otherwise."""
+    episodes = make_episodes([30, 40])
+    assert episodes.goals is not None
+    goals = 0.1 * np.asarray(episodes.goals)
+    goals[len(goals) - far :] *= 1e4
+    changed = dataclasses.replace(episodes, goals=goals.astype(np.float32))
+    if refused:
+        with pytest.raises(DiffplanError, match=r"goals reach from .* in the same units"):
+            changed.validate()
+    else:
+        changed.validate()
+
+
 BOX = ObservationLayout(3)
 GOAL = ObservationLayout(4, 2, (0, 1), (2, 3), ("observation",))
 BOTH = ObservationLayout(5, 2, (0, 1), (), ("achieved_goal", "observation"))

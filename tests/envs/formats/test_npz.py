@@ -81,7 +81,11 @@ NEVER = np.zeros(10, bool)
         ({"truncations": flag(5, np.nan)}, "truncations holds nan at step 5, expected 0 or 1"),
         (
             {"terminations": None, "terminals": NEVER},
-            "terminations missing; .*; rename terminals$",
+            "terminations missing; .*; rename terminals to terminations$",
+        ),
+        (
+            {"goals": np.zeros((10, 2)), "goal_columns": np.array([True, True, False])},
+            r"goal_columns is a mask, expected the numbers of the columns: \[0, 1\]",
         ),
         ({"next_observations": None, "next_obs": np.zeros((10, 3))}, "next_obs is not read; ren"),
         ({"next_observations": None, "next_observation": np.zeros((10, 3))}, "rename it to next_"),

@@ -115,7 +115,7 @@ def test_a_name_is_made_shown_and_loaded(
     assert "its 5 tasks" in out
     # an official file goes before one remade
     official = files.official_file(STITCH)
-    official.parent.mkdir()
+    official.parent.mkdir(exist_ok=True)
     np.savez(official, **{k: np.asarray(v) for k, v in _toy().items()})
     again = load_dataset(STITCH)
     assert again.num_steps == 4 and again.info.details["data_source"] == files.OFFICIAL

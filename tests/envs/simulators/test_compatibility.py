@@ -1,5 +1,7 @@
 """Data against environments: the first thing that does not fit is named, with what would."""
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -93,3 +95,30 @@ def test_an_environment_is_made_for_its_spaces_and_time_limit() -> None:
     assert (
         check_environment(ObservationLayout(11), three) == gym.spec("Hopper-v5").max_episode_steps
     )
+
+
+class _Elsewhere(gym.Env):
+    """A goal dict whose achieved goal stands in columns 2 and 3 of the observation."""
+
+    observation_space = goal_dict()
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        observation = np.array([5.0, 6.0, 0.25, -0.5])
+        goal = np.zeros(2)
+        parts = {"achieved_goal": observation[2:], "desired_goal": goal}
+        return {"observation": observation, **parts}, {}
+
+    def step(self, action: Any) -> Any:
+        return self.reset()[0], 0.0, False, False, {}
+
+
+def test_the_achieved_goal_stands_where_the_data_say() -> None:
+    def layout(*columns: int) -> ObservationLayout:
+        return ObservationLayout(4, 2, columns, (), ("observation",))
+
+    check_environment(layout(2, 3), info(), _Elsewhere())
+    with pytest.raises(
+        DiffplanError, match=r"achieved_goal \[0\.25, -0\.5\], but columns \[0, 1\]"
+    ):
+        check_environment(layout(0, 1), info(), _Elsewhere())
