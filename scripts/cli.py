@@ -11,8 +11,10 @@ import difflib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from diffplan import __version__
@@ -173,7 +175,24 @@ def _goes_on(args: Sequence[str], stop: Stopped) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `exit_status`."""
     args = list(sys.argv[1:] if argv is None else argv)
-    return exit_status(lambda: _run(args), args)
+    with warnings_in_a_line():
+        return exit_status(lambda: _run(args), args)
+
+
+@contextlib.contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Warnings of ours without the place in the code; those of others as Python shows them."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Any, category: Any, filename: str, *place: Any) -> None:
+            if "diffplan" in Path(filename).parts:
+                _say(f"note: {message}")
+            else:
+                others(message, category, filename, *place)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 
-from diffplan.scripts.cli import COMMANDS, main
+from diffplan.scripts.cli import COMMANDS, main, warnings_in_a_line
 from diffplan.scripts.studies import compare
 
 TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
@@ -98,6 +99,17 @@ def test_a_mistake_is_one_line(
     assert len(error) == 1
     assert error[0].startswith("error: ")
     assert expected in error[0]
+
+
+def test_warnings_of_ours_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *args: shown.append(args[2])  # type: ignore[assignment]
+        with warnings_in_a_line():
+            for place in ("/site/diffplan/agents/planner_agent.py", "/site/gymnasium/core.py"):
+                warnings.warn_explicit("two copies", UserWarning, place, 7)
+    assert capsys.readouterr().err == "note: two copies\n"
+    assert shown == ["/site/gymnasium/core.py"]  # those of others as ever
 
 
 def test_make_train_resume_evaluate_compare(
