@@ -82,7 +82,7 @@ class PlannerAgent(Portable):
         # now: a decision is too late to hear of it
         if model.statistics is not None and SAMPLERS[settings.sampler].takes_statistics:
             check_conditions(model.statistics, settings)
-        if settings.k > 1 and not PlanStep(model, settings).draws_anything:
+        if settings.k > 1 and not settings.chooses:
             warnings.warn(
                 f"{settings.k} candidates would be copies of one plan (temperature 0 and a start "
                 "without noise): one is made",

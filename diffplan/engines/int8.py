@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.config.sections import PlanningConfig
 from diffplan.engines.decision import PlanStep
 from diffplan.engines.onnx import OnnxEngine
 from diffplan.engines.quantised import multiplies_exactly, quantised
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
-from diffplan.model.planner_model import PlannerModel
 
 _ROWS = 256  # plans that the ranges are taken from
 
@@ -31,15 +28,9 @@ class Int8Engine(OnnxEngine):
 
     name = "onnx-int8"
 
-    def __init__(
-        self,
-        model: PlannerModel,
-        settings: PlanningConfig,
-        detailed: bool = False,
-        graphs: Path | None = None,
-    ) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         """As of `OnnxEngine`. Raises DiffplanError too where the processor's products saturate."""
-        super().__init__(model, settings, detailed, graphs)
+        super().__init__(*arguments, **options)
         if not multiplies_exactly():
             raise DiffplanError(
                 "engine onnx-int8 needs a processor that adds 8-bit products without saturation "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -44,10 +46,9 @@ class Subgoals(nn.Module):
         there = (self.distances[near] + gaps.unsqueeze(-1)).amin(1)
         onward = (self.distances.t()[at] + left.unsqueeze(-1)).amin(1)
         whole = (there.gather(1, at) + left).amin(1)
-        # unreachable landmarks are further than any other, but not infinitely: argmin needs a least
-        cost = torch.where(there <= reach, onward, onward + self.distances.max() + 1)
-        best = cost.argmin(1)
+        best = torch.where(there <= reach, onward, math.inf).argmin(1)
         chosen = self.centres[best]
+        # of none within reach the first is as good as any, and not aimed at
         aims = (whole > reach) & (there.gather(1, best.unsqueeze(1)).squeeze(1) <= reach)
         # a landmark without a way on is no nearer than where one stands
         aims = aims & (onward.gather(1, best.unsqueeze(1)).squeeze(1) < whole)

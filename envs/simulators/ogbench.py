@@ -75,8 +75,11 @@ class OGBench(gym.Env[Any, np.ndarray]):
     def step(
         self, action: np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        # a teleport of the maze of that name draws from the global generator
-        with seeded(self.sim, int(self.np_random.integers(2**31))):
+        # teleports alone draw from the global generator, and seeding costs as much as a step
+        drawing: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self.sim._teleport_info is not None:
+            drawing = seeded(self.sim, int(self.np_random.integers(2**31)))
+        with drawing:
             observation, reward, terminated, _, info = self.sim.step(action)
         success = bool(info["success"])
         return self._dict(observation), float(reward), terminated, False, {"success": success}

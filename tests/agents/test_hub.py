@@ -97,7 +97,8 @@ def test_the_card_states_data_score_command_and_versions(run: Path, tmp_path: Pa
     said = card("evaluated")
     assert "return 473.1 [461.9, 483.9]; success 50.0% [40.0%, 60.0%]; n = 100" in said
     assert SCORE["protocol"] in said and "`diffplan evaluate x --seed 1000`, engine onnx" in said
-    assert huggingface_hub.ModelCard(said).data.library_name == "diffplan"
+    about = huggingface_hub.ModelCard(said).data.to_dict()
+    assert about["library_name"] == "diffplan"
     # neither of another checkpoint nor of other settings or plans
     for other in ({"runs": [{"updates": 10}]}, {"planning": {}}, {"engine": "onnx-int8"}):
         (run / "results.json").write_text(json.dumps(found | other))
