@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from typing import Any
@@ -59,14 +60,13 @@ def rollout_in_processes(
         )
     # neighbouring episodes stay together, so that the recorded first ones do
     edges = np.linspace(0, episodes, workers + 1).round().astype(int).tolist()
-    threads = torch.get_num_threads()
+    # as bytes: a pool shares tensors by file descriptors, a race for a process that is stopped
+    sent = pickle.dumps((policy, make_env, torch.get_num_threads()))
     with worker_pool(workers, "give fewer --workers or --num-envs") as pool:
         tasks = [
             pool.submit(
                 _share,
-                threads,
-                policy,
-                make_env,
+                sent,
                 episodes=last - first,
                 # rounded up: no process goes without a row
                 num_envs=-(-num_envs // workers),
@@ -83,9 +83,8 @@ def rollout_in_processes(
     return joined([task.result() for task in tasks], edges)
 
 
-def _share(
-    threads: int, policy: Policy, make_env: Callable[[], gym.Env], **options: Any
-) -> Rollout:
+def _share(sent: bytes, **options: Any) -> Rollout:
+    policy, make_env, threads = pickle.loads(sent)
     # a new process starts with as many as there are cores, and would fight its neighbours
     torch.set_num_threads(threads)
     return rollout(policy, make_env, **options)
