@@ -84,7 +84,7 @@ REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 REWARD_SOURCE = 'ours; reasons in docs/method.md, "Settings per dataset"'
 REWARD_REASON = (
-    'Why, measured (docs/results.md, "What was tried on the way"). Hopper: short plans that are '
+    'Why, measured (docs/archive.md, "What was tried on the way"). Hopper: short plans that are '
     "soon made anew beat longer and coarser ones (horizon 16: 2181, stride 4: 1218, others about "
     "2700). A discount of 0.99 does not see the fall that a fast gait ends in (1850; with 0.999 "
     "and the value's choice 2700). Noise at a middle level makes distinct, plausible candidates "
