@@ -35,7 +35,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("calibrate",): ("calibrate", "Calibrate", "statistics of a trained model for dpm-solver-v3"),
     ("queries",): ("queries", "Queries", "what a model of several heads or streams knows, drawn"),
     ("benchmark",): ("benchmark", "Benchmark", "what a decision costs, stage by stage, and why"),
-    ("study",): ("studies", "Study", "several datasets and training seeds, one table"),
+    ("study",): ("studies", "Study", "ours beside model-free policies, over training seeds"),
     ("survey",): ("studies", "Survey", "every planner and process on the same data, one table"),
     ("family",): ("studies", "Family", "one proposal refined by each process of a survey, drawn"),
     ("demo",): ("demo", "Demo", "all of it once: data, training, evaluation, pictures"),

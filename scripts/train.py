@@ -133,7 +133,7 @@ class Train:
 
         episodes = load_datasets(self.dataset, self.env, layout=self.layout, progress=main)
         self._check_environment(episodes, main)
-        episodes = self._ended(episodes, None if known is None else known[0])
+        episodes = self.ended(episodes, None if known is None else known[0])
         if known is None:
             config = self._settled(episodes.info, episodes.layout, main)
         if main:
@@ -186,7 +186,7 @@ class Train:
             print(f"{preset} ({preset.source}); options that are given win")
         return _parse(self.given, apply(get_config(name), preset)).config
 
-    def _ended(self, episodes: Episodes, before: DatasetInfo | None) -> Episodes:
+    def ended(self, episodes: Episodes, before: DatasetInfo | None) -> Episodes:
         """The episodes with the ends that the user means. before: of the run that goes on."""
         from diffplan.data.ends import AS_TRUNCATIONS, as_truncations, ends_at_limit
         from diffplan.envs.simulators.tasks import time_limits

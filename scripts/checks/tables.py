@@ -40,6 +40,7 @@ from diffplan.scripts.report.markdown import (
     percent,
 )
 from diffplan.scripts.studies.compare import compare_table
+from diffplan.scripts.studies.study_report import study_table
 from diffplan.scripts.studies.survey_report import survey_table
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -98,56 +99,6 @@ def tasks_table(data: dict[str, Any]) -> str:
 def _brief(row: dict[str, Any]) -> str:
     success = row["success_rate"]
     return f"{row['return_mean']:.1f}" + ("" if success is None else f", {100 * success:.0f} %")
-
-
-def _own(made: dict[str, Any] | None) -> str:
-    """Score, or else return, of what made the data."""
-    if made is None:
-        return "–"
-    return f"{made.get('normalised_score', made['return_mean']):.1f}"
-
-
-_MADE_DATA = ("data", "controller")  # episodes of the data, or their controller
-
-
-def study_table(data: dict[str, Any]) -> str:
-    """The table of `diffplan study`."""
-    header = ["data", "what made it", "planning", "score [95 % CI]", "return", "runs × n"]
-    header += ["training", "ms per plan", "ms per decision (mean)"]
-    rows = []
-    labels: dict[str, list[str]] = {}
-    for name, study in data["datasets"].items():
-        others = study["others"]
-        made = next((others[key] for key in _MADE_DATA if key in others), None)
-        for label, row in study["rows"].items():
-            first = label == next(iter(study["rows"]))
-            runs = row["runs"]
-            each = f"{len(runs)} × {row['episodes'] // len(runs)}"
-            rows.append(
-                [
-                    name if first else "",
-                    _own(made) if first else "",
-                    label,
-                    mean_interval(row["normalised_score"], row["normalised_ci95"])
-                    if "normalised_score" in row
-                    else "–",
-                    mean_interval(row["return_mean"], row["return_ci95"], 0),
-                    each,
-                    f"{row['train_seconds']:.0f} s" if first else "",
-                    milliseconds(row.get("replan_ms_median")),
-                    milliseconds(row.get("decision_ms_mean")),
-                ]
-            )
-        for key in ("data_label", "environment_differences"):
-            if study[key]:
-                labels.setdefault(f"{study[key]}", []).append(name)
-    # protocol and machine are those of all datasets
-    last = next(iter(data["datasets"].values()))
-    notes = "\n".join(f"- {', '.join(names)}: {label}" for label, names in labels.items())
-    return (
-        f"{markdown(header, rows)}\n\nScores on D4RL's scale. {notes and 'What sets them apart:'}"
-        f"\n\n{notes}\n\n{last['protocol']}\n\nMachine: {machine_line(last)}."
-    )
 
 
 def counts_table(data: dict[str, Any]) -> str:
@@ -325,7 +276,7 @@ def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
         return survey_table
     if "rows" in data:
         return compare_table
-    if "datasets" in data:
+    if "study" in data:
         return study_table
     if "tasks" in data:
         return tasks_table

@@ -1,211 +1,314 @@
-"""`diffplan study DATA...`: the same planners on several datasets, over training seeds.
+"""`diffplan study [DATA...]`: ours beside model-free policies, over training seeds.
 
-diffplan study hopper-medium.hdf5 halfcheetah-medium.hdf5 --seeds 3 --steps 6000 --out runs/study
+diffplan study --out runs/main                                   # the main table of docs/results.md
+diffplan study hopper-medium --only ours cloning --seeds 2 --out runs/hopper
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shlex
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from diffplan.errors import DiffplanError
-from diffplan.scripts.evaluate.command import Evaluate
-from diffplan.scripts.planning_options import PlanningOptions
+from diffplan.scripts.datasets.command import Make
+from diffplan.scripts.studies.study_rows import MAIN, ROWS, StudyRow, data_name
 from diffplan.scripts.train import Train
 
-_OURS = "trajectory-diffuser"
-# label -> (file name, how the trained network plans); the first is the configuration's own way
-_ROWS: dict[str, tuple[str, PlanningOptions]] = {
-    "ours": ("ours", PlanningOptions()),
-    "proposer only": ("proposer-only", PlanningOptions(start="none", denoising_steps=0)),
-    "from noise": ("from-noise", PlanningOptions(start="noise", denoising_steps=10)),
-}
-# the figures without the episodes: the summary stays readable
-_KEPT = (
-    *("return_mean", "return_ci95", "normalised_score", "normalised_ci95"),
-    *("success_rate", "success_ci95", "episodes", "train_seconds", "runs", "planning", "command"),
-    *("decision_ms_mean", "decision_ms_median", "replan_ms_median", "between_ms_median"),
-)
-_COMMON = (
-    *("dataset", "env_id", "reference", "score_label", "data_label", "environment_differences"),
-    *("config", "seed", "protocol", "machine"),
-)
+if TYPE_CHECKING:
+    from diffplan.data.episodes import Episodes
+    from diffplan.envs.rollouts.batch import Policy
+
+_MARKS = (0.25, 0.5, 1.0)  # of the updates: when a model-free policy is scored
 
 
 @dataclass(frozen=True)
 class Study:
-    """Train one configuration per dataset and seed, and score its ways of planning.
+    """Train and score ours, behaviour cloning, TD3+BC, IQL and ReBRAC on the same data and seeds.
 
-    Every dataset gets its preset, as in `diffplan train`. One network per run is trained; ours,
-    the proposal alone and planning from noise are three ways of using it, on the same seeds.
-    What is already in OUT is not done again, so that a stopped study goes on where it was.
+    Nothing is chosen: every learner is scored as its last update leaves it. A cell is one row,
+    dataset and training seed and has a file of its own; what is there is not done again, so that
+    a stopped study goes on where it was, and two processes share the work with --part 1/2 and
+    --part 2/2. The summary holds what is there.
     """
 
-    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA...")]
-    """Names, Minari ids or files, as for `diffplan train --dataset`."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder for the runs (DIR/DATASET/seed-S) and results."""
-    config: str = _OURS
-    """Configuration to train."""
-    seeds: int = 1
-    """Training seeds 0 to SEEDS - 1 of each dataset."""
+    """Folder for the runs (DIR/DATASET/ours/seed-S), cells, and study.json with its picture."""
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA...")] = MAIN
+    """Names, Minari ids or files, as for `diffplan train --dataset`. Those of the main table are
+    made where they are missing."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW...")] = ()
+    """Names of the rows to do, where not all."""
+    seeds: int = 5
+    """Training seeds, 1 to SEEDS; rows with critics have three at most."""
     steps: int = 6000
-    """Updates of each run."""
+    """Updates of ours."""
+    updates: int = 100_000
+    """Updates of rows with critics, batches of 256; cloning has half as many."""
     terminations: Literal["as-recorded", "as-truncations"] | None = None
     """Of `diffplan train`: what ends at a time limit though the data call it terminated."""
     episodes: int = 50
-    """Evaluation episodes of each run and way of planning."""
+    """Evaluation episodes of a cell."""
     seed: int = 1000
     """Of the first evaluation episode."""
-    ways: bool = True
-    """Also score the proposal alone and planning from noise."""
-    json: Annotated[
-        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: DIR/study.json)")
-    ] = None
-    """Where the summary goes, with a picture beside it; datasets it already holds are kept."""
+    part: Annotated[str, tyro.conf.arg(metavar="I/N")] = "1/1"
+    """Do every Nth cell, from the Ith on."""
+    summary: bool = False
+    """Train and score nothing: summarise the cells that are there."""
 
     def run(self) -> dict[str, Any]:
-        """Train, evaluate, write the summary; returns it."""
-        from diffplan.scripts.report.files import check_writable, write_json
+        """Do the cells that are missing; then write DIR/study.json and DIR/study.png."""
+        from diffplan.scripts.report.files import check_writable
 
-        target = self.json or self.out / "study.json"
+        index, count = self._check()
+        check_writable(self.out / "study.json", "results file")
+        cells = self._cells
+        if not self.summary:
+            mine = [cell for cell in cells[index::count] if self._done(*cell) is None]
+            if mine and count == 1:
+                self._make(dict.fromkeys(data for data, _, _ in mine))
+            for place, cell in enumerate(mine):
+                print(f"{place + 1} of {len(mine)}: {', '.join(map(str, cell))}", flush=True)
+                if self._rated(cell):
+                    self._cell(*cell)
+                print(self._left(mine[place + 1 :]), flush=True)
+        return self._summarise()
+
+    @property
+    def _cells(self) -> list[tuple[str, str, int]]:
+        """Data, row and training seed: seed by seed, so that a study that is cut has all rows."""
+        return [
+            (data, label, seed)
+            for seed in range(1, self.seeds + 1)
+            for label in self.only or ROWS
+            for data in self.data
+            if seed <= (ROWS[label].seeds or seed)
+        ]
+
+    def _check(self) -> tuple[int, int]:
         if not self.data:
             raise DiffplanError("name at least one dataset; see: diffplan datasets list")
-        for name, value in (("seeds", self.seeds), ("episodes", self.episodes)):
-            if value < 1:
-                raise DiffplanError(f"--{name} must be at least 1, got {value}")
-        check_writable(target, "results file")
-        summary: dict[str, Any] = {}
-        names = [self._name(dataset) for dataset in self.data]
+        for name, low in {"seeds": 1, "steps": 1, "updates": 4, "episodes": 1, "seed": 0}.items():
+            if (value := getattr(self, name)) < low:
+                raise DiffplanError(f"--{name} must be at least {low}, got {value}")
+        if unknown := [label for label in self.only if label not in ROWS]:
+            there = ", ".join(map(repr, ROWS))
+            raise DiffplanError(f"no row {unknown[0]!r} in a study; it has {there}")
+        names = [data_name(data) for data in self.data]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DiffplanError(f"two of the datasets are called {twice}; rename one of the files")
-        for dataset, name in zip(self.data, names, strict=True):
-            found = self._study(dataset, self.out / name)
-            summary = _earlier(target)  # another study may have written to the file meanwhile
-            summary["datasets"][name] = found
-            write_json(target, summary)
-            draw(summary, target.with_suffix(".png"))
-            print(f"wrote {target} and {target.with_suffix('.png')}")
-        return summary
+        index, _, count = self.part.partition("/")
+        if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+            raise DiffplanError(f"--part is {self.part!r}, expected I/N with 1 <= I <= N, as 1/2")
+        return int(index) - 1, int(count)
 
-    def _name(self, dataset: str) -> str:
-        """Of a dataset's folder and of its place in the summary, with a config that is not ours."""
-        path = Path(dataset)
-        name = path.stem if path.exists() else dataset.replace("/", "-")
-        return name if self.config == _OURS else f"{name}-{self.config}"
+    def _make(self, names: dict[str, None]) -> None:
+        """Make the data of the main table that are not on this machine."""
+        from diffplan.envs.datasets import load_dataset
 
-    def _study(self, dataset: str, folder: Path) -> dict[str, Any]:
-        """Train the seeds on one dataset and score them; what goes into the summary."""
-        from diffplan.model.run_folder import list_checkpoints, read_header
+        for name in names:
+            if name in MAIN:
+                try:
+                    load_dataset(name, progress=False)
+                except DiffplanError:
+                    Make(name).run()
 
-        runs = [folder / f"seed-{seed}" for seed in range(self.seeds)]
-        for seed, run in enumerate(runs):
-            # a run that is far enough is kept, a shorter one goes on
-            found = list_checkpoints(run)
-            if found:
-                header = read_header(found[-1])
-                was = (header.config.name, header.info.id)
-                if was != (self.config, dataset):
-                    raise DiffplanError(
-                        f"{run} holds {was[0]} trained on {was[1]}, not {self.config} on "
-                        f"{dataset}; choose another --out"
-                    )
-                if header.step >= self.steps:
-                    continue
-            options = ["--dataset", dataset, "--out", str(run), "--steps", str(self.steps)]
-            if self.terminations is not None:
-                options += ["--terminations", self.terminations]
-            Train.parse([self.config, *options, "--seed", str(seed), "--resume"]).run()
-        rows: dict[str, Any] = {}
-        common: dict[str, Any] = {}
-        ways = _ROWS if self.ways else {"ours": _ROWS["ours"]}
-        # one network, planned with in each way
-        for label, (stem, planning) in ways.items():
-            # controllers and pictures once, with the configuration's own way
-            own = label == "ours"
-            found_row = self._row(runs, folder / f"{stem}.json", planning, own)
-            kept = {key: found_row[key] for key in _KEPT if key in found_row}
-            rows[self.config if own and self.config != _OURS else label] = kept
-            if own:
-                common = {key: found_row.get(key) for key in _COMMON}
-                common["others"] = {
-                    name: {key: policy[key] for key in _KEPT if key in policy}
-                    for name, policy in found_row.get("policies", {}).items()  # of one task
-                    if not name.startswith("planner")
-                }
-        return {**common, "rows": rows}
+    # --- Cells -----------------------------------------------------------------------------------
 
-    def _row(
-        self, runs: list[Path], file: Path, planning: PlanningOptions, baselines: bool
-    ) -> dict[str, Any]:
-        options = Evaluate(
-            runs=tuple(runs),
+    @cached_property
+    def _loaded(self) -> dict[str, Episodes]:
+        """The data in use, one at a time."""
+        return {}
+
+    def _episodes(self, data: str) -> Episodes:
+        """The data as they are trained on, after what scoring needs is found to be there."""
+        from diffplan.envs.datasets import load_dataset
+        from diffplan.envs.simulators.compatibility import check_environment
+
+        if data not in self._loaded:
+            self._loaded.clear()
+            episodes = load_dataset(data, progress=False)
+            info = episodes.info
+            if len(info.tasks) > 1 or info.env_id is None:
+                raise DiffplanError(
+                    f"{data} has {len(info.tasks)} tasks and the environment {info.env_id}; a "
+                    "study scores on data of one task that name their environment (env_id)"
+                )
+            if check_environment(episodes.layout, info) is None:
+                raise DiffplanError(
+                    f"{info.env_id} has no time limit, and an episode may never end; register it "
+                    "with max_episode_steps"
+                )
+            options = ["trajectory-diffuser", "--dataset", data, "--out", str(self.out)]
+            train = Train.parse([*options, *self._ends])
+            self._loaded[data] = train.ended(episodes, None)
+        return self._loaded[data]
+
+    @property
+    def _ends(self) -> list[str]:
+        return [] if self.terminations is None else ["--terminations", self.terminations]
+
+    def _rated(self, cell: tuple[str, str, int]) -> bool:
+        data, label, _ = cell
+        return ROWS[label].goals or not self._episodes(data).layout.goal_dim
+
+    def _asked(self, data: str, label: str) -> dict[str, Any]:
+        """What decides a cell: another one is not taken for it."""
+        row = ROWS[label].on(data_name(data))
+        length = self.steps if row.method is None else self._updates(row)
+        asked = {"row": asdict(row), "updates": length, "terminations": self.terminations}
+        asked |= {"episodes": self.episodes, "seed": self.seed}
+        return dict(json.loads(json.dumps(asked)))
+
+    def _updates(self, row: StudyRow) -> int:
+        return round(self.updates * row.updates)
+
+    def _file(self, data: str, label: str, seed: int) -> Path:
+        return self.out / data_name(data) / "cells" / f"{label}, seed {seed}.json"
+
+    def _done(self, data: str, label: str, seed: int) -> dict[str, Any] | None:
+        """The finished cell, None if there is none with these settings."""
+        file = self._file(data, label, seed)
+        if not file.is_file():
+            return None
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found if found["asked"] == self._asked(data, label) else None
+
+    def _cell(self, data: str, label: str, seed: int) -> None:
+        from diffplan.scripts.report.files import write_json
+
+        row = ROWS[label].on(data_name(data))
+        found = (
+            self._planner(data, row, seed) if row.method is None else self._policy(data, row, seed)
+        )
+        file = self._file(data, label, seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"asked": self._asked(data, label), **found})
+
+    def _planner(self, data: str, row: StudyRow, seed: int) -> dict[str, Any]:
+        """Train a configuration, or go on with it, and score it."""
+        from diffplan.agents import load_agent
+        from diffplan.model.run_folder import checkpoint_updates, list_checkpoints
+
+        self._episodes(data)
+        run = self.out / data_name(data) / "ours" / f"seed-{seed}"
+        there = list_checkpoints(run)
+        before = checkpoint_updates(there[-1]) if there else 0
+        options = ["--dataset", data, "--out", str(run), "--steps", str(self.steps), *self._ends]
+        begin = time.process_time()
+        Train.parse([row.config, *options, "--seed", str(seed), "--resume"]).run()
+        seconds = time.process_time() - begin
+        agent = load_agent(run)
+        # of a run that went on, this part stands for the others
+        share = (self.steps - before) / self.steps
+        found = self._score(data, agent, f"{run}")
+        trained = seconds / share if share else None
+        return {"train_cpu_seconds": trained, "planning": agent.planning, **found}
+
+    def _policy(self, data: str, row: StudyRow, seed: int) -> dict[str, Any]:
+        """Train a model-free method, and score it on the way."""
+        import torch
+
+        from diffplan.scripts.yardsticks.policy import train
+
+        assert row.method is not None
+        torch.set_num_threads(1)
+        marks = [round(mark * self._updates(row)) for mark in _MARKS]
+        curve: dict[str, Any] = {}
+        begin, scoring = time.process_time(), 0.0
+        for updates, policy in train(
+            row.method, self._episodes(data), seed, marks, data_name(data)
+        ):
+            curve[str(updates)] = self._score(data, policy, f"{data}, {updates} updates")
+            scoring += curve[str(updates)]["evaluation_cpu_seconds"]
+        seconds = time.process_time() - begin - scoring
+        return {
+            "train_cpu_seconds": seconds,
+            "curve": {key: cell["returns"] for key, cell in curve.items()},
+            **curve[str(marks[-1])],
+        }
+
+    def _score(self, data: str, policy: Policy, description: str) -> dict[str, Any]:
+        from diffplan.envs.rollouts.serial import rollout
+        from diffplan.envs.simulators.environments import evaluation_env_factory
+
+        begin = time.process_time()
+        result = rollout(
+            policy,
+            evaluation_env_factory(self._episodes(data).info),
             episodes=self.episodes,
             num_envs=self.episodes,
             seed=self.seed,
-            json=file,
-            planning=planning,
-            baselines=baselines,
-            pictures=baselines,
+            description=description,
         )
-        if file.is_file():
-            found: dict[str, Any] = json.loads(file.read_text())
-            # the same command and the same updates: nothing could come out otherwise
-            done = [[run["folder"], run["updates"]] for run in found["runs"]]
-            if found["command"] == options.command and done == [[str(r), self.steps] for r in runs]:
-                return found
-        return options.run()
+        return {
+            "evaluation_cpu_seconds": time.process_time() - begin,
+            "returns": result.returns.tolist(),
+            "success": None if result.success is None else result.success.tolist(),
+        }
 
+    def _left(self, cells: list[tuple[str, str, int]]) -> str:
+        """How long the cells take, by those that are done."""
+        taken: dict[str, list[float]] = {}
+        for cell in self._cells:
+            if (found := self._done(*cell)) is not None:
+                seconds = (found["train_cpu_seconds"] or 0) + found["evaluation_cpu_seconds"]
+                taken.setdefault(cell[1], []).append(seconds)
+        known = [seconds for each in taken.values() for seconds in each] or [0.0]
+        mean = {label: sum(each) / len(each) for label, each in taken.items()}
+        rest = sum(mean.get(label, sum(known) / len(known)) for _, label, _ in cells)
+        return f"{len(cells)} cells left, about {rest / 3600:.1f} hours of a core"
 
-def draw(summary: dict[str, Any], path: Path) -> None:
-    """Draw each dataset's scores with intervals, and what made the data, as a PNG file."""
-    from matplotlib.figure import Figure
+    # --- Summary ---------------------------------------------------------------------------------
 
-    from diffplan.scripts.report.pictures import CANDIDATE, EXECUTED, PLAN, PROPOSAL, save, style
+    def _summarise(self) -> dict[str, Any]:
+        from diffplan.scripts.report.files import write_json
+        from diffplan.scripts.report.results import machine
+        from diffplan.scripts.studies.study_report import draw, study_table, summary
 
-    colours = dict(zip(_ROWS, (PLAN, PROPOSAL, EXECUTED), strict=True))
-    found = summary["datasets"]
-    with style():
-        figure = Figure(figsize=(8, 0.5 + 1.1 * len(found)), layout="constrained")
-        panels = figure.subplots(len(found), 1, squeeze=False)[:, 0]
-        for axes, (name, study) in zip(panels, found.items(), strict=True):
-            scaled = all("normalised_score" in row for row in study["rows"].values())
-            mean, ends = (
-                ("normalised_score", "normalised_ci95")
-                if scaled
-                else ("return_mean", "return_ci95")
+        found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for data in self.data:
+            for label in ROWS:
+                seeds = range(1, min(self.seeds, ROWS[label].seeds or self.seeds) + 1)
+                cells = [cell for s in seeds if (cell := self._done(data, label, s)) is not None]
+                if cells:
+                    found.setdefault(data, {})[label] = cells
+        if not found:
+            raise DiffplanError(
+                f"{self.out} holds no cells with these settings; run the command without "
+                "--summary, or give the settings it was run with"
             )
-            labels = list(study["rows"])
-            for place, label in enumerate(labels):
-                row = study["rows"][label]
-                axes.plot(
-                    row[ends],
-                    [place, place],
-                    color=colours.get(label, PLAN),
-                    linewidth=4,
-                    alpha=0.4,
-                )
-                axes.plot(row[mean], place, "o", color=colours.get(label, PLAN))
-            made = study["others"].get("data") or study["others"].get("controller")
-            if made is not None:
-                axes.axvline(made[mean], color=CANDIDATE, linestyle="--", linewidth=1.2)
-            axes.set_xlim(left=min(0.0, *(row[ends][0] for row in study["rows"].values())))
-            axes.set_yticks(range(len(labels)), labels)
-            axes.set_ylim(len(labels) - 0.5, -0.5)
-            axes.set_title(f"{name}, {'score' if scaled else 'return'}", loc="left", fontsize=10)
-        figure.supxlabel(
-            "dots: means; bars: 95 % intervals; dashed: what made the data", fontsize=9
-        )
-        save(figure, path)
+        report = {
+            "command": self._command,
+            "machine": machine("cpu", 1),
+            "episodes": self.episodes,
+            "seed": self.seed,
+            **summary({data_name(data): (data, rows) for data, rows in found.items()}, self._scale),
+        }
+        target = self.out / "study.json"
+        write_json(target, report)
+        draw(report, target.with_suffix(".png"))
+        print(study_table(report))
+        print(f"wrote {target} and {target.with_suffix('.png')}")
+        return report
 
+    def _scale(self, data: str) -> dict[str, Any]:
+        from diffplan.scripts.studies.study_report import scale
 
-def _earlier(target: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(target.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {"datasets": {}}
-    return found if "datasets" in found else {"datasets": {}}
+        file = self.out / data_name(data) / "scale.json"
+        return scale(self._episodes(data), file, self.episodes, self.seed)
+
+    @property
+    def _command(self) -> str:
+        # files by name alone: where they lie is a matter of the machine
+        words = ["diffplan", "study"]
+        words += [] if self.data == MAIN else [Path(data).name for data in self.data]
+        for name in ("seeds", "steps", "updates", "episodes", "seed"):
+            words += [f"--{name}", str(getattr(self, name))]
+        return shlex.join([*words, *self._ends, "--out", str(self.out)])

@@ -17,6 +17,7 @@ import tyro
 from diffplan.config.planners import get_config
 from diffplan.errors import DiffplanError
 from diffplan.scripts.planning_options import as_words
+from diffplan.scripts.studies.study_rows import data_name
 from diffplan.scripts.studies.survey_beside import ROUNDS, others, times
 from diffplan.scripts.studies.survey_rows import GROUPS, Row
 from diffplan.scripts.train import Train
@@ -77,7 +78,7 @@ class Survey:
     def run(self) -> dict[str, Any]:
         """Do the cells that are missing; then write DIR/ROWS.json and its pictures."""
         index, count = self._check()
-        names = [_name(data) for data in self.data]
+        names = [data_name(data) for data in self.data]
         # seed by seed, so that a survey that is cut has every row once
         cells = [
             (data, name, label, seed)
@@ -125,7 +126,7 @@ class Survey:
         if unknown := [label for label in self.only if label not in known]:
             there = ", ".join(map(repr, known))
             raise DiffplanError(f"no row {unknown[0]!r} in {self.rows}; it has {there}")
-        names = [_name(data) for data in self.data]
+        names = [data_name(data) for data in self.data]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DiffplanError(f"two of the datasets are called {twice}; rename one of the files")
         judged = range(self.seed, self.seed + self.episodes)
@@ -369,8 +370,3 @@ class Survey:
             "rows": rows,
             "others": others(folder, agent, self.episodes, self.seed),
         }
-
-
-def _name(data: str) -> str:
-    path = Path(data)
-    return path.stem if path.exists() else data.replace("/", "-")

@@ -9,8 +9,12 @@ from diffplan.errors import DiffplanError
 from diffplan.scripts.report.intervals import (
     Estimate,
     bootstrap_mean,
+    improvement,
+    interquartile_mean,
+    nested_interquartile,
     pooled_mean,
     pooled_rate,
+    stratified_interquartile,
     t_quantile,
     wilson,
 )
@@ -142,3 +146,33 @@ def test_pooled_rates_keep_an_interval_where_no_run_fails():
 def test_pooling_refuses_what_has_no_answer(call):
     with pytest.raises(DiffplanError):
         call()
+
+
+def test_the_interquartile_mean_cuts_a_quarter_at_each_end() -> None:
+    assert interquartile_mean([100, 1, 2, 3, 4, 5, 6, -100]) == 3.5
+    assert interquartile_mean([0, 1, 2, 3, 99]) == 2  # int(5 / 4) at each end
+    assert interquartile_mean([7]) == 7
+
+
+def test_runs_are_drawn_within_their_tasks() -> None:
+    # every resample of either task is that task's: nothing varies
+    found = stratified_interquartile([[1, 1, 1, 1], [3, 3, 3, 3]], resamples=50)
+    assert (found.mean, found.low, found.high, found.n) == (2, 2, 2, 2)
+    spread = stratified_interquartile([[0, 2, 0, 2]], resamples=500)
+    assert spread.low < 1 < spread.high
+    with pytest.raises(DiffplanError, match="at least one task"):
+        stratified_interquartile([])
+
+
+def test_episodes_and_seeds_both_widen_the_interval() -> None:
+    seeds = nested_interquartile([[1.0] * 8, [3.0] * 8], resamples=200)
+    assert (seeds.mean, seeds.low, seeds.high) == (2, 1, 3)
+    one = nested_interquartile([list(range(40))], resamples=200)
+    assert one.mean == 19.5 and 14 < one.low < 19 < 20 < one.high < 25
+
+
+def test_the_probability_of_improvement_counts_pairs_within_tasks() -> None:
+    found = improvement([[1, 2], [5]], [[0, 1], [9]], resamples=200)
+    assert found.mean == (3.5 / 4 + 0) / 2
+    assert found.low >= 0.25 and found.high <= 0.5
+    assert improvement([[1, 1]], [[1, 1]], resamples=10).mean == 0.5

@@ -1,7 +1,9 @@
-"""`diffplan study`: several datasets and seeds into one table, without doing anything twice."""
+"""`diffplan study`: ours beside model-free policies, cell by cell, without doing any twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -9,10 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
+from diffplan.envs.datasets import load_dataset
+from diffplan.envs.makers.pointmaze_data import make_pointmaze
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import list_checkpoints
-from diffplan.scripts.studies import study as study_module
 from diffplan.scripts.studies.study import Study
+from diffplan.scripts.studies.study_report import _scores, scale
+from diffplan.scripts.studies.study_rows import ROWS
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +46,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+FEW: dict[str, Any] = {"steps": 2, "updates": 8, "episodes": 2, "seeds": 2}
+
+
 @pytest.mark.slow
-def test_a_study_scores_every_way_and_is_not_done_twice(
+def test_a_study_does_its_cells_once_and_sums_up_what_is_there(
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -50,66 +58,88 @@ def test_a_study_scores_every_way_and_is_not_done_twice(
     tables: Any,
 ) -> None:
     monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "cache"))
-    study = Study((str(data),), tmp_path / "runs", seeds=2, steps=2, episodes=2)
+    out = tmp_path / "runs"
+    study = Study(out, (str(data),), only=("ours", "10 % cloning", "IQL, 0.999"), **FEW)
     first = study.run()
-    found = first["datasets"]["hopper-mine"]
-    assert list(found["rows"]) == ["ours", "proposer only", "from noise"]
-    assert found["rows"]["proposer only"]["planning"]["start"] == "none"
-    assert found["rows"]["from noise"]["planning"]["start"] == "noise"
-    assert found["rows"]["ours"]["planning"]["start"] == "raw"  # the preset of such data
-    for row in found["rows"].values():
-        assert row["episodes"] == 4 and len(row["runs"]) == 2
-    assert found["others"]["data"]["return_mean"] > 0
-    assert json.loads((tmp_path / "runs/study.json").read_text()) == first
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("trained or evaluated again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(study_module.Train, "run", refuse)
-        patch.setattr(study_module.Evaluate, "run", refuse)
-        assert study.run() == first
-    # another dataset joins the summary; more updates are done on top of those there
-    other = tmp_path / "hopper-other.hdf5"
-    other.write_bytes(data.read_bytes())
-    summary = Study(
-        (str(other),), tmp_path / "runs", steps=3, episodes=1, ways=False, json=study_json(tmp_path)
-    ).run()
-    assert list(summary["datasets"]) == ["hopper-mine", "hopper-other"]
-    assert list(summary["datasets"]["hopper-other"]["rows"]) == ["ours"]
-    assert [p.name for p in list_checkpoints(tmp_path / "runs/hopper-other/seed-0")] == [
-        "checkpoint-00000003"
+    rows = first["study"]["hopper-mine"]["rows"]
+    assert list(rows) == ["ours", "10 % cloning", "IQL, 0.999"]
+    assert [p.name for p in list_checkpoints(out / "hopper-mine/ours/seed-2")] == [
+        "checkpoint-00000002"
     ]
-    elsewhere = tmp_path / "elsewhere" / data.name
-    elsewhere.parent.mkdir()
-    elsewhere.write_bytes(data.read_bytes())
-    with pytest.raises(
-        DiffplanError, match=r"holds trajectory-diffuser trained on .*choose another"
-    ):
-        Study((str(elsewhere),), tmp_path / "runs", seeds=2, steps=2).run()
-    page = tmp_path / "runs" / "page.md"
+    cells = [
+        json.loads((out / f"hopper-mine/cells/IQL, 0.999, seed {seed}.json").read_text())
+        for seed in (1, 2)
+    ]
+    assert (
+        list(cells[0]["curve"]) == ["2", "4", "8"] and cells[0]["curve"]["8"] == cells[0]["returns"]
+    )
+    assert cells[0]["asked"]["row"]["method"]["discount"] == 0.999
+    scores = [(np.mean(c["returns"]) + 20.272305) / (3234.3 + 20.272305) * 100 for c in cells]
+    assert rows["IQL, 0.999"]["seed_scores"] == pytest.approx(scores)
+    assert rows["10 % cloning"]["updates"] == 4 and rows["ours"]["updates"] == 2
+    assert rows["ours"]["train_cpu_seconds"] > 0 and first["common"] == ["hopper-mine"]
+    assert json.loads((out / "study.json").read_text()) == first
+    assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
+    text = capsys.readouterr().out
+    assert "6 of 6: " in text and "0 cells left" in text
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained or scored again")
+
+    # done again are the cells that other settings ask for, and no others
+    (out / "hopper-mine/cells/10 % cloning, seed 1.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "_planner", refuse)
+        again = study.run()
+        assert again["study"]["hopper-mine"]["rows"]["IQL, 0.999"] == rows["IQL, 0.999"]
+        patch.setattr(Study, "_score", refuse)
+        study.run()
+        with pytest.raises(AssertionError, match="again"):
+            replace(study, updates=12).run()
+    page = out / "page.md"
     page.write_text("<!-- table: study.json -->\n<!-- end -->\n")
-    tables.update(tmp_path / "runs")
-    text = page.read_text()
-    assert "| hopper-mine |" in text and "2 × 2" in text and "| proposer only |" in text
-    capsys.readouterr()
+    tables.update(out)
+    assert "| hopper-mine | " in page.read_text() and "| 10 % cloning | " in page.read_text()
+    with pytest.raises(DiffplanError, match="holds no cells with these settings"):
+        replace(study, seed=7, summary=True).run()
 
 
-def study_json(folder: Path) -> Path:
-    return folder / "runs" / "study.json"
+def test_rows_fit_their_data_and_parts_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = [cell for part in (0, 1) for cell in Study(Path("x"))._cells[part::2]]
+    assert len(shares) == len(set(shares)) == 9 * (3 * 5 + 6 * 3)
+    assert ROWS["ReBRAC"].on("hopper-medium-replay-v2").method.penalties == (0.05, 0.5)
+    assert ROWS["ReBRAC"].on("hopper-medium").method.penalties == (0.01, 0.01)
+    assert ROWS["ReBRAC"].on("mine") == ROWS["ReBRAC"] and ROWS["ours"].on("x") == ROWS["ours"]
+    goal = SimpleNamespace(layout=SimpleNamespace(goal_dim=2))
+    monkeypatch.setattr(Study, "_episodes", lambda *_: goal)
+    rated = [row for row in ROWS if Study(Path("x"))._rated(("x", row, 1))]
+    assert rated == ["ours", "cloning", "TD3+BC", "IQL", "ReBRAC"]
 
 
-def test_nothing_to_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiffplanError, match="at least one dataset"):
-        Study((), tmp_path).run()
-    with pytest.raises(DiffplanError, match="--seeds must be at least 1, got 0"):
-        Study(("x",), tmp_path, seeds=0).run()
+def test_scores_without_a_reference_lie_between_chance_and_the_controller(
+    minari_root: Path, tmp_path: Path
+) -> None:
+    make_pointmaze("pointmaze-umaze", 300, 0, progress=False)
+    episodes = load_dataset("pointmaze-umaze")
+    found = scale(episodes, tmp_path / "scale.json", 1, 3)
+    assert found["low"] < found["high"] and "shortest" in found["name"]
+    assert _scores([found["low"], found["high"]], found).tolist() == [0, 100]
+    assert _scores([3234.3], {"reference": "hopper"}).tolist() == [100]
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
-    files = [tmp_path / folder / "x.hdf5" for folder in "ab"]
-    for file in files:
-        file.parent.mkdir()
-        file.touch()
-    with pytest.raises(DiffplanError, match="two of the datasets are called x"):
-        Study(tuple(map(str, files)), tmp_path / "out").run()
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": ()}, "at least one dataset"),
+        ({"seeds": 0}, "--seeds must be at least 1, got 0"),
+        ({"updates": 3}, "--updates must be at least 4, got 3"),
+        ({"only": ("theirs",)}, "no row 'theirs' in a study; it has 'ours', 'cloning'"),
+        ({"part": "3/2"}, "--part is '3/2', expected I/N"),
+        ({"data": ("a/x", "a-x")}, "two of the datasets are called a-x"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DiffplanError, match=message):
+        Study(**{"out": tmp_path, "data": ("x",), **changes}).run()
