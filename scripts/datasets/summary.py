@@ -20,6 +20,7 @@ from diffplan.envs.simulators.wrappers import WRAPPERS, wrappers_line
 from diffplan.errors import DiffplanError
 from diffplan.scripts.report.pictures import EXECUTED, draw_maze, positions, style
 
+_DECILES_FROM = 10  # episodes
 # What the loaders note about a dataset, and what it is called in the summary.
 _DETAILS = {
     "rewards_are": "rewards are",
@@ -57,6 +58,7 @@ def summary(episodes: Episodes) -> list[tuple[str, str]]:
             f"max {lengths.max()}",
         ),
         ("return", _spread(returns)),
+        *_modes(episodes),
     ]
     # rewards of another form than the scores': both are shown
     if "rewards_are" in info.details:
@@ -126,6 +128,16 @@ def _tasks(episodes: Episodes) -> list[tuple[str, str]]:
             parts.append(f"{task.state_dim} state columns")
         lines.append((f"task {index}", f"{task.name}: {', '.join(parts)}"))
     return lines
+
+
+def _modes(episodes: Episodes) -> list[tuple[str, str]]:
+    """How the returns of data with rewards spread, and what cloning the best episodes would see."""
+    returns = np.sort(episodes.returns[np.isfinite(episodes.returns)])[::-1]
+    if episodes.layout.goal_dim or len(returns) < _DECILES_FROM or returns[0] == returns[-1]:
+        return []
+    deciles = ", ".join(f"{value:.4g}" for value in np.percentile(returns, range(10, 100, 10)))
+    best = returns[: -(-len(returns) // 10)]
+    return [("return deciles", deciles), ("best tenth", f"mean return {best.mean():.4g}")]
 
 
 def _spread(values: np.ndarray) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tyro
 
+from diffplan.data.episodes import Episodes
+from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.formats import minari_remote
 from diffplan.errors import DiffplanError
@@ -69,6 +71,35 @@ def test_show_tells_where_rewards_and_data_come_from(tmp_path: Path) -> None:
     assert lines["origin"] == "not D4RL's file"  # six steps of a million
     assert lines["rewards are for"].startswith("the fixed evaluation goal")
     assert lines["normalised score"].startswith("none")
+
+
+def test_show_tells_how_returns_spread() -> None:
+    returns = [100.0] * 15 + [300.0] * 5  # a fifth of another kind
+    few = dict(summary(reward_episodes(returns)))
+    assert few["return deciles"] == "100, 100, 100, 100, 100, 100, 100, 300, 300"
+    assert few["best tenth"] == "mean return 300"
+    assert "best tenth" not in dict(summary(reward_episodes([1.0] * 20)))  # nothing spreads
+    assert "best tenth" not in dict(summary(reward_episodes(returns[-6:])))  # too few for tenths
+
+
+def reward_episodes(returns: list[float]) -> Episodes:
+    """Episodes of two steps with these returns."""
+    steps = 2 * len(returns)
+    rewards = np.repeat(np.array(returns, np.float32) / 2, 2)
+    ends = np.arange(steps) % 2 == 1
+    starts = np.arange(0, steps + 1, 2)
+    return Episodes(
+        states=np.arange(steps, dtype=np.float32)[:, None],
+        goals=None,
+        actions=np.zeros((steps, 1), np.float32),
+        rewards=rewards,
+        terminations=np.zeros(steps, np.bool_),
+        truncations=ends,
+        state_starts=starts,
+        step_starts=starts,
+        layout=ObservationLayout(1),
+        info=DatasetInfo("made-up", "npz", None, {}, (-1.0,), (1.0,), {}),
+    )
 
 
 def test_show_scores_a_kitchen_by_its_tasks(tmp_path: Path) -> None:
