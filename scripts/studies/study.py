@@ -68,15 +68,14 @@ class Study:
 
         index, count = self._check()
         check_writable(self.out / "study.json", "results file")
-        cells = self._cells
         if not self.summary:
-            mine = [cell for cell in cells[index::count] if self._done(*cell) is None]
+            mine = [cell for cell in self._cells[index::count] if self._done(*cell) is None]
             if mine and count == 1:
                 self._make(dict.fromkeys(data for data, _, _ in mine))
+            mine = [cell for cell in mine if ROWS[cell[1]].goals or not self._goal_dim(cell[0])]
             for place, cell in enumerate(mine):
                 print(f"{place + 1} of {len(mine)}: {', '.join(map(str, cell))}", flush=True)
-                if self._rated(cell):
-                    self._cell(*cell)
+                self._cell(*cell)
                 print(self._left(mine[place + 1 :]), flush=True)
         return self._summarise()
 
@@ -126,6 +125,10 @@ class Study:
         """The data in use, one at a time."""
         return {}
 
+    @cached_property
+    def _goal_dims(self) -> dict[str, int]:
+        return {}
+
     def _episodes(self, data: str) -> Episodes:
         """The data as they are trained on, after what scoring needs is found to be there."""
         from diffplan.envs.datasets import load_dataset
@@ -154,9 +157,10 @@ class Study:
     def _ends(self) -> list[str]:
         return [] if self.terminations is None else ["--terminations", self.terminations]
 
-    def _rated(self, cell: tuple[str, str, int]) -> bool:
-        data, label, _ = cell
-        return ROWS[label].goals or not self._episodes(data).layout.goal_dim
+    def _goal_dim(self, data: str) -> int:
+        if data not in self._goal_dims:
+            self._goal_dims[data] = self._episodes(data).layout.goal_dim
+        return self._goal_dims[data]
 
     def _asked(self, data: str, label: str) -> dict[str, Any]:
         """What decides a cell: another one is not taken for it."""

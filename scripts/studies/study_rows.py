@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from diffplan.scripts.yardsticks.settings import Settings
 
@@ -32,26 +33,27 @@ class StudyRow:
     updates: float = 1.0
 
     def on(self, name: str) -> StudyRow:
-        """The row for data of this name: ReBRAC's penalties are the published ones by task."""
-        if self.method is None or self.method.method != "rebrac":
+        """The row for data of this name, with what the method's paper has for such data."""
+        published = {} if self.method is None else _PUBLISHED.get(self.method.method, {})
+        found = [key for key in published if name.startswith(key)]
+        if self.method is None or not found:
             return self
-        found = [key for key in _PENALTIES if name.startswith(key)]
-        if not found:
-            return self
-        penalties = _PENALTIES[max(found, key=len)]
-        return replace(self, method=replace(self.method, penalties=penalties))
+        return replace(self, method=replace(self.method, **published[max(found, key=len)]))
 
 
-# ReBRAC's table of penalties on actor and critic; a maze without an entry has maze2d's
-_PENALTIES = {
-    "hopper-medium": (0.01, 0.01),
-    "hopper-medium-replay": (0.05, 0.5),
-    "hopper-medium-expert": (0.1, 0.01),
-    "walker2d-medium": (0.05, 0.1),
-    "walker2d-medium-expert": (0.01, 0.01),
-    "halfcheetah-medium-replay": (0.01, 0.001),
-    "halfcheetah-medium-expert": (0.01, 0.1),
-    "pointmaze": (0.003, 0.001),
+# method -> how names of data begin -> settings; mazes have those of AntMaze and of maze2d
+_PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    "rebrac": {
+        "hopper-medium": {"penalties": (0.01, 0.01)},
+        "hopper-medium-replay": {"penalties": (0.05, 0.5)},
+        "hopper-medium-expert": {"penalties": (0.1, 0.01)},
+        "walker2d-medium": {"penalties": (0.05, 0.1)},
+        "walker2d-medium-expert": {"penalties": (0.01, 0.01)},
+        "halfcheetah-medium-replay": {"penalties": (0.01, 0.001)},
+        "halfcheetah-medium-expert": {"penalties": (0.01, 0.1)},
+        "pointmaze": {"penalties": (0.003, 0.001)},
+    },
+    "iql": {"pointmaze": {"expectile": 0.9, "temperature": 10.0}},
 }
 
 _TD3BC = Settings("td3bc")

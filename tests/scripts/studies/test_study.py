@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -104,16 +103,25 @@ def test_a_study_does_its_cells_once_and_sums_up_what_is_there(
         replace(study, seed=7, summary=True).run()
 
 
-def test_rows_fit_their_data_and_parts_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = [cell for part in (0, 1) for cell in Study(Path("x"))._cells[part::2]]
-    assert len(shares) == len(set(shares)) == 9 * (3 * 5 + 6 * 3)
-    assert ROWS["ReBRAC"].on("hopper-medium-replay-v2").method.penalties == (0.05, 0.5)
-    assert ROWS["ReBRAC"].on("hopper-medium").method.penalties == (0.01, 0.01)
-    assert ROWS["ReBRAC"].on("mine") == ROWS["ReBRAC"] and ROWS["ours"].on("x") == ROWS["ours"]
-    goal = SimpleNamespace(layout=SimpleNamespace(goal_dim=2))
-    monkeypatch.setattr(Study, "_episodes", lambda *_: goal)
-    rated = [row for row in ROWS if Study(Path("x"))._rated(("x", row, 1))]
-    assert rated == ["ours", "cloning", "TD3+BC", "IQL", "ReBRAC"]
+def test_rows_fit_their_data_and_parts_share_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {name: ROWS["ReBRAC"].on(name).method for name in ("hopper-medium-replay-v2", "mine")}
+    assert found["hopper-medium-replay-v2"].penalties == (0.05, 0.5)
+    assert found["mine"] == ROWS["ReBRAC"].method and ROWS["ours"].on("x") == ROWS["ours"]
+    assert ROWS["IQL"].on("pointmaze-large").method.expectile == 0.9
+    done: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(Study, "_goal_dim", lambda _, data: data == "goal")
+    monkeypatch.setattr(Study, "_cell", lambda _, *cell: done.append(cell))
+    monkeypatch.setattr(Study, "_left", lambda *_: "")
+    for part in ("1/2", "2/2"):
+        with pytest.raises(DiffplanError, match="holds no cells"):
+            Study(tmp_path, ("goal", "reward"), part=part).run()
+    # five seeds of ours and cloning, three of the others; no 10 %, no other discount with goals
+    of = {data: [row for name, row, _ in done if name == data] for data in ("goal", "reward")}
+    assert len(done) == len(set(done)) and set(of["reward"]) == set(ROWS)
+    assert [of["reward"].count(row) for row in ROWS] == [5] * 3 + [3] * 6
+    assert [of["goal"].count(row) for row in ROWS] == [5, 5, 0, 3, 3, 3, 0, 0, 0]
 
 
 def test_scores_without_a_reference_lie_between_chance_and_the_controller(
