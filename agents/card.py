@@ -35,6 +35,12 @@ def model_card(
     rows["versions"] = rows.get("versions", "") + wrote
     settings = (f"{key} {value}" for key, value in agent.planning.items() if value is not None)
     rows["planning"] = ", ".join(settings)
+    tuning = None if agent.origin is None else agent.origin.tuning
+    if tuning is not None and tuning.planning:
+        rows["planning was"] = tuning.line
+        if agent.origin is not None and agent.origin.given:
+            over = (f"{key} {value}" for key, value in agent.origin.given.items())
+            rows["planning was"] += f"; over it by hand: {', '.join(over)}"
     lines = [f"| {key} | {value} |" for key, value in (rows | dict(more)).items()]
     return "\n".join(
         [

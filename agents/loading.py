@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.lazy import late
 from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import find_checkpoint
+from diffplan.model.tuned import read_tuning, tuned_before
 from diffplan.nn.device import find_device
 from diffplan.planning.calibration import load_statistics
 
@@ -27,6 +29,7 @@ def load_agent(
     engine: str = "auto",
     batch_size: int | None = None,
     detailed: bool = False,
+    tuned: bool = True,
     **planning: Any,
 ) -> PlannerAgent:
     """The trained agent of a run folder or checkpoint folder, or of the Hugging Face Hub.
@@ -40,12 +43,23 @@ def load_agent(
     installed and changes nothing. Its graphs are kept beside the
     checkpoint. batch_size: make them ready for batches of up to so many rows, so that no call of
     `predict` waits for them. detailed: plans in the state hold their proposals and candidates, too.
-    planning: settings of
-    `diffplan.config.PlanningConfig` to change, e.g. denoising_steps=3, replan_every=8.
+    tuned: plan with what `diffplan tune` chose for the checkpoint, if it did; False: with the
+    settings of its training. planning: settings of `diffplan.config.PlanningConfig` to change, e.g.
+    denoising_steps=3, replan_every=8.
     Raises DiffplanError if the folder is no run, or damaged.
     """
     path = find_checkpoint(_downloaded(run) if _is_remote(run) else run, checkpoint)
     model, header, _ = load_model(path, find_device(device))
+    tuning = read_tuning(path) if tuned else None
+    given = planning
+    if tuning is not None:
+        planning = tuning.planning | given
+    elif tuned and checkpoint == "last" and (older := tuned_before(path)) is not None:
+        warnings.warn(
+            f"{path.name} plans with the settings of its training: those in {older.name} were "
+            f"tuned for its own weights; `diffplan tune {path.parent}` tunes these",
+            stacklevel=2,
+        )
     # read only where they are used: they lie beside the checkpoint, and need not
     sampler = SAMPLERS.get(planning.get("sampler", model.config.planning.sampler))
     if sampler is not None and sampler.takes_statistics:  # the agent refuses wrong names
@@ -63,7 +77,7 @@ def load_agent(
         graphs=path / "graphs",
         **planning,
     )
-    agent.origin = Origin(header, path)
+    agent.origin = Origin(header, path, tuning, given)
     if batch_size is not None:
         agent.prepare(batch_size)
     return agent

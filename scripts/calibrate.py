@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diffplan.model.run_folder import Header
 
 # any other sampler: what is to be estimated is not there yet
-_OTHER = {"sampler": "ddim"}
+_OTHER: dict[str, Any] = {"sampler": "ddim"}
 _SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift of f"))
 
 

@@ -30,6 +30,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("datasets", "show"): ("datasets", "Show", "what a dataset holds, before training on it"),
     ("train",): ("train", "Train", "train a planner: diffplan train CONFIG --dataset ID"),
     ("evaluate",): ("evaluate", "Evaluate", "seeded episodes of a trained planner, with pictures"),
+    ("tune",): ("tune", "Tune", "choose how a trained run plans, on seeds of their own"),
     ("compare",): ("studies", "Compare", "one trained model, every way of planning with it"),
     ("export",): ("export", "Export", "a trained planner for a machine without PyTorch"),
     ("calibrate",): ("calibrate", "Calibrate", "statistics of a trained model for dpm-solver-v3"),
@@ -42,7 +43,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
 }
 
 # of these the same words go on where they were
-_GOING_ON = {("compare",), ("study",), ("survey",), ("demo",), ("datasets", "download")}
+_GOING_ON = {("tune",), ("compare",), ("study",), ("survey",), ("demo",), ("datasets", "download")}
 _LONG = 120  # characters of a path in a message
 _GROUPS = {words[0] for words in COMMANDS if len(words) == 2}
 

@@ -25,6 +25,7 @@ import tyro
 from diffplan.config.config import replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.model.run_folder import read_header
+from diffplan.model.tuned import tuned_planning
 
 OWN: Literal["own"] = "own"
 """Stands for the run's own setting; None does so for flags alone, it is a value of others."""
@@ -107,11 +108,12 @@ class PlanningOptions:
         own = {name: getattr(type(self), name) for name in asked}
         return {name: value for name, value in asked.items() if value != own[name]}
 
-    def check(self, checkpoint: Path, **fixed: Any) -> None:
+    def check(self, checkpoint: Path, tuned: bool = True, **fixed: Any) -> None:
         """Raise DiffplanError where the model of a checkpoint cannot plan so; reads no weights.
 
-        fixed: settings that are what they are whatever was given.
+        tuned: as in `load_agent`. fixed: settings that are what they are whatever was given.
         """
         # the own settings were checked when they were written
         if self.given:
-            replace_planning(read_header(checkpoint).config, **self.given | fixed)
+            own = tuned_planning(checkpoint) if tuned else {}
+            replace_planning(read_header(checkpoint).config, **own | self.given | fixed)

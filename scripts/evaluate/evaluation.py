@@ -34,7 +34,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         if options.pictures or options.video:
             check_writable(folder / "plans.png", "picture")
         _check_tasks(options, runs[0].agent.info)
-        where = places(options, runs[0].agent)
+        where = places(runs[0].agent, options.env, options.time_limit)
         # the same for frames that cannot be drawn
         if options.video:
             check_video(where[0])
@@ -63,11 +63,6 @@ def _check_tasks(options: EvaluateOptions, info: DatasetInfo) -> None:
                 f"{options.runs[0]} has one; leave it out"
             )
         return
-    if options.env is not None:
-        raise DiffplanError(
-            f"--env {options.env} goes with a model of one task; each of several is evaluated in "
-            "its own environment"
-        )
     if options.video:
         raise DiffplanError("--video goes with a model of one task; leave it out")
 

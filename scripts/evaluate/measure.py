@@ -32,13 +32,21 @@ from diffplan.scripts.report.results import Score
 _PANELS = 4  # recorded episodes of every task
 
 
-def places(options: EvaluateOptions, agent: PlannerAgent) -> list[Place]:
-    """Where every task is evaluated; DiffplanError for an environment that does not fit or end."""
+def places(agent: PlannerAgent, env: str | None, time_limit: int | None) -> list[Place]:
+    """Where every task is evaluated; DiffplanError for an environment that does not fit or end.
+
+    env, time_limit: asked for in place of the data's own.
+    """
     found = []
-    if options.env is not None:
-        check_env_id(options.env, named=True)
+    if env is not None:
+        check_env_id(env, named=True)
+        if len(agent.info.tasks) > 1:
+            raise DiffplanError(
+                f"--env {env} goes with a model of one task; each of several is evaluated in its "
+                "own environment"
+            )
     for own in task_infos(agent.info):
-        used = _used(own, options)
+        used = _used(own, env, time_limit)
         limit = check_environment(agent.layout, used)
         if limit is None:
             raise DiffplanError(
@@ -50,13 +58,13 @@ def places(options: EvaluateOptions, agent: PlannerAgent) -> list[Place]:
     return found
 
 
-def _used(own: DatasetInfo, options: EvaluateOptions) -> DatasetInfo:
+def _used(own: DatasetInfo, env: str | None, time_limit: int | None) -> DatasetInfo:
     """What the dataset says about itself, with the environment that was asked for."""
     info = own
-    if options.env is not None and options.env != own.env_id:
-        info = replace(own, env_id=options.env, env_kwargs={})
-    if options.time_limit is not None:
-        limit = {"max_episode_steps": options.time_limit}
+    if env is not None and env != own.env_id:
+        info = replace(own, env_id=env, env_kwargs={})
+    if time_limit is not None:
+        limit = {"max_episode_steps": time_limit}
         info = replace(info, env_kwargs={**info.env_kwargs, **limit})
     return info
 

@@ -11,7 +11,8 @@ import tyro
 
 from diffplan.engines import check_engine
 from diffplan.errors import DiffplanError
-from diffplan.model.run_folder import find_checkpoint
+from diffplan.model.run_folder import find_checkpoint, list_checkpoints
+from diffplan.model.tuned import read_tuning
 from diffplan.nn.device import check_device
 from diffplan.scripts.planning_options import PlanningOptions, as_words
 
@@ -69,6 +70,8 @@ class EvaluateOptions:
     ] = None
     """What a model of several tasks is told of each: its number, one episode of its data, nothing
     but the episode so far, or nothing."""
+    tuned: bool = True
+    """Plan with what `diffplan tune` chose for the checkpoint; else as it was trained."""
     planning: Annotated[PlanningOptions, tyro.conf.arg(name="")] = field(
         default_factory=PlanningOptions
     )
@@ -98,6 +101,7 @@ class EvaluateOptions:
             "time_limit": self.time_limit,
             "task_given": self.task_given,
             "engine": self.engine if self.engine != "auto" else None,
+            "tuned": None if self.tuned else False,
         }
         # also names the files, so that another way of planning does not overwrite the usual one
         return {k: v for k, v in asked.items() if v is not None} | self.planning.given
@@ -156,4 +160,23 @@ class EvaluateOptions:
         check_engine(self.engine, "--engine")
         for folder in self.runs:
             at = "last" if self.checkpoint == "best" else self.checkpoint
-            self.planning.check(find_checkpoint(folder, at))
+            self.planning.check(find_checkpoint(folder, at), self.tuned)
+            if self.tuned:
+                self._check_tuning(folder, find_checkpoint(folder, at))
+
+    def _check_tuning(self, folder: Path, checkpoint: Path) -> None:
+        """Refuse the seeds that chose the settings: these would look better than they are."""
+        played = [("--seed", self.seed, self.episodes)]
+        checkpoints = [checkpoint]
+        if self.checkpoint == "best":
+            played.append(("--select-seed", self.select_seed, self.select_episodes))
+            checkpoints = list_checkpoints(folder)
+        for path in checkpoints:
+            tuning = read_tuning(path)
+            for option, first, count in played:
+                if tuning is not None and (seeds := tuning.overlap(first, count)):
+                    raise DiffplanError(
+                        f"seeds {first} to {first + count - 1} touch {seeds[0]} to {seeds[1]}, by "
+                        f"which `diffplan tune` chose how {path} plans; choose another {option}, "
+                        "or give --no-tuned"
+                    )

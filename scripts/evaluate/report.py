@@ -155,6 +155,8 @@ def notes(found: Evaluation) -> list[str]:
         lines.append(f"not counted: {len(lost) - _SHOWN} more, see results.json")
     # a checkpoint that was chosen must not pass for the last one
     lines += [f"{run.folder}: {run.selection.line}" for run in found.runs if run.selection]
+    # nor settings that were chosen for those of the training, which may differ by run
+    lines += [f"{run.folder}: planning {run.tuned}" for run in found.runs if run.tuned]
     if len(found.tasks) == 1:
         lines += _place_notes(found.tasks[0].place, found.tasks[0].others.get("data"))
     return lines

@@ -76,6 +76,12 @@ class Run:
     selection: Selection | None = None
 
     @property
+    def tuned(self) -> str | None:
+        """What `diffplan tune` chose of how it plans."""
+        tuning = None if self.agent.origin is None else self.agent.origin.tuning
+        return tuning.line if tuning is not None and tuning.planning else None
+
+    @property
     def seed(self) -> int:
         """Training seed."""
         return self.header.seed
@@ -111,6 +117,7 @@ def run_summary(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
         "updates": run.header.step,
         "train_seconds": run.agent.train_seconds,
         "selection": run.selection.summary() if run.selection else None,
+        "tuned": run.tuned,
         **{key: own[key] for key in _RUN_FIELDS if key in own},
     }
 
@@ -167,6 +174,7 @@ def _agent(folder: Path, checkpoint: str, options: EvaluateOptions) -> PlannerAg
         engine=options.engine,
         # what is drawn of a plan beside the plan itself
         detailed=options.pictures or options.video,
+        tuned=options.tuned,
         **options.planning.given,
     )
 

@@ -64,7 +64,7 @@ class Evaluation:
 
     @property
     def agent(self) -> PlannerAgent:
-        """Of the first run; planning settings are the same in all."""
+        """Of the first run; all are trained alike, and plan alike but for what was tuned."""
         return self.runs[0].agent
 
     @property

@@ -29,6 +29,7 @@ class StubPlanner:
     train_seconds = 12.5
     planning: ClassVar[dict[str, Any]] = {"replan_every": REPLAN_EVERY}
     uses_returns = False
+    origin = None
     engine = SimpleNamespace(name="eager")
 
     def __init__(self, info: DatasetInfo, layout: ObservationLayout) -> None:

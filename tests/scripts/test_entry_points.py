@@ -207,6 +207,7 @@ ON_RUNS: dict[str, list[str]] = {
     "evaluate-best": ["evaluate", "RUN", *SMALL, "--checkpoint", "best", "--select-episodes", "1"],
     "compare": ["compare", "RUN", "--episodes", "2", "--tune-episodes", "1"],
     "export": ["export", "RUN", "DIR"],
+    "tune": ["tune", "RUN", "--budget", "48", "--settings", "2"],
     "calibrate": ["calibrate", "RUN", "--samples", "8", "--start", "noise"],
     "queries": ["queries", "RUN", *FEW],
     "queries-against": ["queries", "RUN", "--against", "SEPARATE", *FEW],

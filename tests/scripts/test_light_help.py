@@ -80,7 +80,7 @@ TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
         (["datasets", "make", "no-such-data"], "no-such-data"),
         (["evaluate", ".", "--episodes", "few"], "few"),
         (["evaluate", "."], "holds no checkpoint"),
-        *(([name, "no-run"], "no-run") for name in ("evaluate", "compare", "calibrate", "queries")),
+        *(([name, "no-run"], "no-run") for name in ("evaluate", "tune", "calibrate", "queries")),
         *(([name], "RUN") for name in ("evaluate", "compare", "calibrate", "queries")),
         (["benchmark"], "RUN"),
         *(

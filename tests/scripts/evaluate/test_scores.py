@@ -50,6 +50,7 @@ class Agent:
     stride = 2
     planning: ClassVar[dict[str, Any]] = {"start": "process", "steps": 3, "start_level": None}
     uses_returns = False
+    origin = None
     engine: ClassVar[Any] = SimpleNamespace(name="eager")
 
     @property

@@ -78,6 +78,7 @@ class Acting:
     """Does what it was told of its task; remembers how it was told."""
 
     stride, config_name, train_seconds, uses_returns = 2, "stub", 3.0, False
+    origin = None
     planning: dict[str, Any] = {"steps": 1}  # noqa: RUF012
     engine = SimpleNamespace(name="eager")
 
