@@ -14,6 +14,7 @@ from diffplan.config.presets import config_for
 from diffplan.envs.makers.pointmaze_data import make_pointmaze
 from diffplan.errors import DiffplanError
 from diffplan.scripts.studies import survey as survey_module
+from diffplan.scripts.studies import survey_beside
 from diffplan.scripts.studies.family import Family
 from diffplan.scripts.studies.survey import Survey
 from diffplan.scripts.studies.survey_rows import GROUPS
@@ -40,6 +41,14 @@ def mine(minari_root: Path, tmp_path: Path) -> Survey:
 def test_a_survey_does_its_cells_once_and_sums_up_what_is_there(
     mine: Survey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tables: Any
 ) -> None:
+    # every interval is another graph to export
+    rows = {
+        label: dataclasses.replace(GROUPS["processes"][label], goal_strides=(8, 16))
+        for label in mine.only
+    }
+    monkeypatch.setitem(GROUPS, "processes", rows)
+    monkeypatch.setattr(survey_beside, "ROUNDS", 1)
+    monkeypatch.setattr(survey_beside, "_PLANS_A_ROUND", 2)
     first, folder = mine.run(), next(p for p in mine.out.iterdir() if p.is_dir())
     found = first["survey"][folder.name]
     assert list(found["rows"]) == ["proposal alone", "RDDM"]
