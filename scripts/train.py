@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from diffplan.config.config import Config, settled
+from diffplan.config.config import Config, with_settings
 from diffplan.config.planners import CONFIGS, get_config
-from diffplan.config.presets import Preset, apply, preset_for, presets_of, why_none
+from diffplan.config.presets import Preset, config_for, preset_for, presets_of, why_none
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import checkpoint_updates
 from diffplan.scripts.parser import read_options
 from diffplan.scripts.stopping import Brake, Stopped
 
 if TYPE_CHECKING:
+    from diffplan.config.decisions import Decision
     from diffplan.data.episodes import Episodes
     from diffplan.data.info import DatasetInfo, ObservationLayout
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 class Train:
     """Train a planner. CONFIG is the starting point; every setting below can be overridden.
 
-    From Python `config` is taken as it is; see `diffplan.config.config_for`.
+    What is None is decided from the data and shown with the reason.
     """
 
     dataset: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]")]
@@ -67,7 +68,7 @@ class Train:
     """What ends at a time limit, though the data call it terminated, is: the end of the task, or
     a cut. Asked for where there are such ends."""
     preset: Literal["auto", "none"] = "auto"
-    """Defaults for this dataset (auto), or those of CONFIG whatever the dataset (none)."""
+    """Of other papers' planners: as published for this dataset (auto), or not (none)."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     given: Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()
     """CONFIG and the options as given, for the record and over the defaults of a preset."""
@@ -118,6 +119,7 @@ class Train:
             checkpoint_every=self.checkpoint_every,
             threads=self.threads,
             command=shlex.join(["diffplan", "train", *self.given]) if self.given else None,
+            tell=_tell,
         )
         # torchrun starts this once per process; one of them speaks
         main = int(os.environ.get("RANK", "0")) == 0
@@ -144,12 +146,6 @@ class Train:
             )
             for text in doubts(episodes):
                 print(f"note: {text}")
-            kinds = settled(config, episodes.layout.goal_dim > 0)
-            if not kinds.trains_value and not kinds.tells_returns:
-                print(
-                    "no value is trained: one candidate is planned, so nothing reads it "
-                    "(--heads.value returns trains one)"
-                )
         with Brake() as brake:
             last = train(episodes, config, dataclasses.replace(options, stop=brake))
         if brake.signum is not None and (done := checkpoint_updates(last)) < self.steps:
@@ -180,11 +176,11 @@ class Train:
             return self.config
         name, dataset = _named(self.given), _d4rl_name(info)
         preset = preset_for(name, dataset, layout.goal_dim > 0)
-        if main and preset is None:
-            print(f"no preset of {name} for {dataset}: {why_none(name, dataset)}")
+        if main and preset is None and name == "trajectory-diffuser-published":
+            print(f"no preset of {name} for {dataset}: {why_none(dataset)}")
         elif main and preset is not None:
             print(f"{preset} ({preset.source}); options that are given win")
-        return _parse(self.given, apply(get_config(name), preset)).config
+        return _parse(self.given, config_for(name, dataset, layout.goal_dim > 0)).config
 
     def ended(self, episodes: Episodes, before: DatasetInfo | None) -> Episodes:
         """The episodes with the ends that the user means. before: of the run that goes on."""
@@ -249,6 +245,13 @@ class Train:
         check_writable(self.out / "metrics.jsonl" if self.out.is_dir() else self.out, "--out")
 
 
+def _tell(decisions: Sequence[Decision]) -> None:
+    if decisions:
+        print("decided from the data, as nothing was given:")
+    for each in decisions:
+        print(f"  {each}")
+
+
 def _held_out(episodes: Episodes) -> int:
     """How many episodes measure the proposals' error and are not learned from."""
     from diffplan.data.drawing import DRAWING, held_out_of
@@ -270,16 +273,16 @@ def _parse(args: Sequence[str], config: Config) -> Train:
     listing = "\n".join(f"  {key:30} {line}" for key, (line, _) in CONFIGS.items())
     known = presets_of(name)
     published = name == "trajectory-diffuser-published"
-    listed = " ".join(f"The {preset}." for preset in known) or "It has none."
-    presets = "It has one for most D4RL datasets." if published else listed
+    listed = " ".join(f"The {preset}." for preset in known)
+    presets = "It has a preset for most D4RL datasets." if published else listed
     parsed: Train = read_options(
         Train,
         args[1:] if asked else ["--help"],
         f"diffplan train {name if asked else 'CONFIG'}",
         description="Train a planner. CONFIG is the starting point; every setting below can be "
         f"overridden.\n\nCONFIG is one of\n{listing}\n\nThe defaults shown are those of {name}. "
-        "The preset of the data changes some of them, but none that is given.\n\n"
-        f"{presets} All are in docs/method.md.",
+        "None: decided from the data, and said why; what is given wins.\n\n"
+        f"{presets} See docs/method.md.",
         # what has no default is asked for, the settings come from the config
         default=Train(tyro.MISSING, tyro.MISSING, config=config),
     )
@@ -289,7 +292,7 @@ def _parse(args: Sequence[str], config: Config) -> Train:
 def _try(args: Sequence[str], config: Config, preset: Preset) -> Train | None:
     """What `_parse` reads with a preset; None where the options do not go with it."""
     try:
-        return _parse(args, apply(config, preset))
+        return _parse(args, with_settings(config, preset.settings))
     except DiffplanError:
         return None
 

@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from diffplan.config import sections
-from diffplan.config.config import Config
+from diffplan.config.config import Config, by_kind
 from diffplan.config.planners import get_config
 from diffplan.config.sections import PlanningConfig
 from diffplan.data import drawing
@@ -176,9 +176,15 @@ def tiny_config() -> Callable[..., Config]:
     """
 
     def make(name: str = "trajectory-diffuser", changes: dict[str, Any] | None = None) -> Config:
-        config = get_config(name)
+        named = get_config(name)
+        config = by_kind(named, has_goal=True)
+        returns = named.data.condition_on_returns  # open: where there is no goal
         stride = (changes or {}).get("plan.stride", config.plan.stride)
-        values = {**_SMALL, "planning.replan_every": min(3 * stride, config.planning.replan_every)}
+        values = {
+            **_SMALL,
+            "planning.replan_every": min(3 * stride, config.planning.replan_every or 16),
+            "data.condition_on_returns": returns,
+        }
         if name != "trajectory-diffuser-published":
             values["planning.candidates"] = 1
         # tests choose among candidates of models whose own planning does not

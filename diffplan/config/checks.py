@@ -111,7 +111,7 @@ def _check_start_level(config: Sections, require: Require) -> None:
         return
     # where no start reads it, it waits for one that does
     used = planning.start in ("sdedit", "raw")
-    least = max(1, planning.denoising_steps) if used else 1
+    least = _steps(config) if used else 1
     require(
         least <= planning.start_level <= levels,
         "planning.start_level",
@@ -119,11 +119,16 @@ def _check_start_level(config: Sections, require: Require) -> None:
     )
 
 
+def _steps(config: Sections) -> int:
+    """The fewest levels that planning needs; what is decided from data fits."""
+    return max(1, config.planning.denoising_steps or 0)
+
+
 def _check_columns(config: Sections, require: Require) -> None:
     """What plans hold must be enough for whoever reads them."""
     plan, heads = config.plan, config.heads
     require(
-        heads.lookahead <= plan.horizon,
+        config.is_open("plan.horizon") or heads.lookahead <= plan.horizon,
         "heads.lookahead",
         f"at most the {plan.horizon} states of a plan (plan.horizon)",
     )
@@ -139,6 +144,8 @@ def _check_columns(config: Sections, require: Require) -> None:
 def _check_replanning(config: Sections, require: Require) -> None:
     """A plan can be followed to its end, and gone on from only where some whole states are left."""
     plan, planning = config.plan, config.planning
+    if config.is_open("plan.horizon", "plan.stride", "planning.replan_every"):
+        return  # what is decided from data fits
     span = plan.horizon * plan.stride
     require(
         planning.replan_every <= span,
@@ -211,7 +218,7 @@ def _check_heads(config: Sections, require: Require) -> None:
         )
         return
     require(
-        config.planning.start != "none" and config.planning.denoising_steps >= 1,
+        config.planning.start != "none" and config.planning.denoising_steps != 0,
         "heads.kind",
         "separate where no denoiser is run (planning.start none, or no steps)",
     )
@@ -236,7 +243,7 @@ def _check_streams(config: Sections, require: Require) -> None:
         ("denoiser.prediction", denoiser.prediction == "x0", "x0"),
         ("plan.space", plan.space == "displacement", "displacement"),
         ("heads.train_on_proposals", not heads.train_on_proposals, "False"),
-        ("heads.value", heads.value in ("auto", "returns"), "returns"),
+        ("heads.value", heads.value in ("auto", "returns", "none"), "returns"),
         ("planning.value_guidance", not planning.value_guidance, "0"),
         ("planning.reuse", not planning.reuse, "False"),
     ):
@@ -257,7 +264,7 @@ def _check_features(config: Sections, require: Require) -> None:
         "x0 with heads.kind shared, whose heads read the plan that was just denoised",
     )
     require(
-        heads.value in ("auto", "returns") or not config.has_head("returns"),
+        heads.value in ("auto", "returns", "none") or not config.has_head("returns"),
         "heads.value",
         "returns where the denoiser has a head for the return-to-go",
     )
@@ -307,7 +314,7 @@ def _check_main_start(config: Sections, require: Require, main: Process) -> None
         "cosine where planning starts at the end of the process: the others stop short of it",
     )
     require(
-        config.planning.denoising_steps <= main.T,
+        _steps(config) <= main.T,
         "planning.denoising_steps",
         f"at most the {main.T} levels of the {main.name} process",
     )
@@ -317,7 +324,7 @@ def _check_plain_start(config: Sections, require: Require, plain: Process) -> No
     """These starts lie on the way of plain DDPM, of which training must have had samples."""
     planning = config.planning
     require(
-        planning.denoising_steps <= plain.T,
+        _steps(config) <= plain.T,
         "planning.denoising_steps",
         f"at most the {plain.T} levels of the ddpm process",
     )
@@ -328,7 +335,7 @@ def _check_plain_start(config: Sections, require: Require, plain: Process) -> No
         "--denoiser.condition-on-proposal)",
     )
     if planning.start == "noise":
-        require(planning.denoising_steps >= 1, "planning.denoising_steps", "at least 1 from noise")
+        require(planning.denoising_steps != 0, "planning.denoising_steps", "at least 1 from noise")
         require(
             plain.a[-1] <= FAR,
             "denoiser.schedule",

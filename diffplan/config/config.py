@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -27,7 +28,7 @@ class Config(Sections):
     """A planner: data, networks, training and planning."""
 
     def __post_init__(self) -> None:
-        check(self)
+        check(self)  # what is None fits: it is decided to fit the rest
 
 
 _ADAPTER = TypeAdapter(Config)
@@ -62,22 +63,84 @@ def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
         ) from None
 
 
-def settled(config: Config, has_goal: bool, tasks: int = 0) -> Config:
-    """A copy with what None stands for in `planning`, where there is a goal or none.
+# what None stands for where the data decide nothing else: with a goal, without one
+BY_KIND: dict[str, tuple[Any, Any]] = {
+    "plan.horizon": (16, 8),
+    "plan.stride": (2, 2),
+    "data.discount": (0.99, 0.999),  # without a goal: a fast gait may fall only in 200 steps
+    "data.best_of_windows": (1, 16),
+    "data.condition_on_returns": (False, True),
+    "heads.train_on_proposals": (False, True),
+    "heads.value_ensemble": (1, 4),
+    "planning.start": ("process", "raw"),
+    "planning.denoising_steps": (3, 5),
+    "planning.temperature": (0.5, 0.0),
+    "planning.target_quantile": (0.75, 0.75),
+}
 
-    That is the number of candidates, and how far ahead plans aim. tasks: how many the data have, 0
-    where it is not said.
+
+def by_kind(config: Config, has_goal: bool) -> Config:
+    """A copy with what None stands for by the kind of the data alone: with a goal, or without."""
+    kind = 0 if has_goal else 1
+    chosen = {key: values[kind] for key, values in BY_KIND.items() if config.is_open(key)}
+    if "planning.start" in chosen and not config.denoiser.learns_from_noise:
+        chosen["planning.start"] = "process"  # the others lie on the way of plain DDPM
+    return with_settings(config, chosen)
+
+
+def settled(config: Config, has_goal: bool, tasks: int = 0) -> Config:
+    """A copy in which no None waits for a value: by whether there is a goal, without the data.
+
+    What is to be decided from data is decided before, see `diffplan.training.defaults`. tasks: how
+    many the data have, 0 where it is not said.
     """
-    changes, planning = dict[str, Any](), config.planning
-    if planning.candidates is None:
+    config = by_kind(config, has_goal)
+    span = config.plan.horizon * config.plan.stride
+    derived = dict[str, Any]()
+    if config.is_open("planning.candidates"):
         ranks = has_goal and not config.tells_returns
-        changes["candidates"] = _CANDIDATES if ranks else 1
-    if planning.subgoal_steps is None:
+        derived["planning.candidates"] = _CANDIDATES if ranks else 1
+    if config.is_open("planning.subgoal_steps"):
         # of several tasks each has a graph of its own, and which to take is not known
         stitched = has_goal and tasks <= 1 and config.data.relabel == "stitched"
-        span = config.plan.horizon * config.plan.stride
-        changes["subgoal_steps"] = round(_REACH * span) if stitched else 0
-    return replace_planning(config, **changes) if changes else config
+        derived["planning.subgoal_steps"] = round(_REACH * span) if stitched else 0
+    if config.is_open("planning.replan_every"):
+        derived["planning.replan_every"] = config.plan.stride * max(1, config.plan.horizon // 2)
+    config = with_settings(config, derived)
+    if config.heads.value != "auto":
+        return config
+    reads = config.planning.chooses and not config.tells_returns
+    return with_settings(config, {"heads.value": "returns" if reads else "none"})
+
+
+def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A copy with other settings, "section.key" -> value. DiffplanError if they do not fit."""
+    if not settings:
+        return config
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, option = key.partition(".")
+        sections.setdefault(section, {})[option] = value
+    # all at once: a configuration is checked when it is made
+    parts = {
+        section: dataclasses.replace(getattr(config, section), **options)
+        for section, options in sections.items()
+    }
+    return dataclasses.replace(config, **parts)
+
+
+def adopted(config: Config, run: Config) -> Config:
+    """A copy with a run's settings in place of what is open: a run goes on as it was begun."""
+    names = [
+        f"{section.name}.{setting.name}"
+        for section in dataclasses.fields(Config)
+        if section.name != "name"
+        for setting in dataclasses.fields(getattr(config, section.name))
+    ]
+    taken = {name: attrgetter(name)(run) for name in names if config.is_open(name)}
+    if config.heads.value == "auto" and config.is_open("planning.candidates"):
+        taken["heads.value"] = run.heads.value
+    return with_settings(config, taken)
 
 
 def replace_planning(config: Config, **changes: Any) -> Config:

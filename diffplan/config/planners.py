@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffplan.config.config import Config
+from diffplan.config.config import Config, by_kind
 from diffplan.config.sections import (
     DataConfig,
     DenoiserConfig,
@@ -16,7 +16,13 @@ from diffplan.config.sections import (
 )
 from diffplan.errors import DiffplanError
 
-_PUBLISHED = Config(
+
+def _of_paper(**settings: Any) -> Config:
+    """Another's planner: nothing of it is left for the data to decide."""
+    return by_kind(Config(**settings), has_goal=True)
+
+
+_PUBLISHED = _of_paper(
     name="trajectory-diffuser-published",
     # 16 plan states with the current one first; released settings, methods of arXiv 2407.16142
     plan=PlanSpaceConfig(horizon=15, stride=1, space="absolute"),
@@ -55,7 +61,7 @@ _PUBLISHED = Config(
 
 # Not the papers' network sizes: those of ours, so that the ideas are compared and not the budgets.
 
-_DIFFUSER = Config(
+_DIFFUSER = _of_paper(
     name="diffuser",
     # Janner et al. 2022, arXiv 2205.09991: released locomotion settings, but for the network
     plan=PlanSpaceConfig(horizon=31, stride=1, space="absolute"),
@@ -73,7 +79,7 @@ _DIFFUSER = Config(
     training=TrainingConfig(batch_size=256),
 )
 
-_DECISION_DIFFUSER = Config(
+_DECISION_DIFFUSER = _of_paper(
     name="decision-diffuser",
     # Ajay et al. 2023, arXiv 2211.15657: released settings, but for the network, its 200 levels
     # and its prediction of eps, which this network does not learn in this many columns
@@ -98,7 +104,7 @@ _DECISION_DIFFUSER = Config(
     training=TrainingConfig(batch_size=256),
 )
 
-_DIFFUSION_VETERAN = Config(
+_DIFFUSION_VETERAN = _of_paper(
     name="diffusion-veteran",
     # Lu et al. 2025, arXiv 2503.00535: jump steps, unguided, the critic selects among 50; here
     # too the network predicts x0 where theirs predicts eps
@@ -110,7 +116,7 @@ _DIFFUSION_VETERAN = Config(
     training=TrainingConfig(batch_size=256),
 )
 
-_DECISION_TRANSFORMER = Config(
+_DECISION_TRANSFORMER = _of_paper(
     name="decision-transformer",
     # Chen et al. 2021, arXiv 2106.01345: width and depth as published; the proposer plans states,
     # so inverse dynamics acts, and it sees the current state alone
@@ -131,7 +137,8 @@ _DECISION_TRANSFORMER = Config(
 
 def _ours(name: str, **denoiser: Any) -> Config:
     """Ours with another forward process."""
-    return Config(name=name, denoiser=DenoiserConfig(**denoiser))
+    planning = PlanningConfig(start="process")
+    return Config(name=name, denoiser=DenoiserConfig(**denoiser), planning=planning)
 
 
 CONFIGS: dict[str, tuple[str, Config]] = {
@@ -188,7 +195,9 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         "states, actions and return from noise, each at its own level (UniDiffuser's idea)",
         Config(
             name="streams",
-            heads=HeadsConfig(kind="streams"),
+            heads=HeadsConfig(
+                kind="streams", train_on_proposals=False
+            ),  # proposals hold no actions
             denoiser=DenoiserConfig(process="ddpm", condition_on_proposal=False),
             planning=PlanningConfig(start="noise", denoising_steps=5, replan_every=4),
             training=TrainingConfig(batch_size=256),

@@ -1,109 +1,20 @@
-"""Settings by dataset: the published ones per D4RL dataset, and ours per kind of data.
+"""Settings by dataset of other papers' planners, as published.
 
-A preset changes the defaults of a named configuration; whatever is set by hand wins over it.
+A preset changes the defaults of a named configuration; whatever is set by hand wins over it. Ours
+have none: what differs between tasks is measured on the data, see `diffplan.training.defaults`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from diffplan.config.config import Config
+from diffplan.config.config import Config, with_settings
 from diffplan.config.planners import get_config
 
 SOURCE = "RenMing-Huang/TrajectoryDiffuser main.py @6bd98fa"
-
-# --- Ours, for data without a goal: this block is all there is to edit ---------------------------
-
-REWARD_SETTINGS: dict[str, Any] = {
-    "plan.horizon": 8,
-    "plan.stride": 2,
-    "data.discount": 0.999,
-    "data.best_of_windows": 16,
-    "heads.train_on_proposals": True,
-    "heads.expectile": 0.7,
-    "heads.value_ensemble": 4,
-    "planning.replan_every": 8,
-}
-"""For every configuration of ours. "section.key" -> value."""
-
-REWARD_REFINING: dict[str, Any] = {
-    "planning.start": "sdedit",
-    "planning.denoising_steps": 5,
-    "planning.start_level": 6,
-    "planning.temperature": 0.0,
-    "planning.candidates": 4,
-}
-"""Beside them for trajectory-diffuser, which refines proposals."""
-
-REWARD_PROCESSES: dict[str, Any] = {
-    "planning.denoising_steps": 5,
-    "planning.temperature": 0.0,
-    "planning.candidates": 4,
-}
-"""Beside REWARD_SETTINGS for ours with other forward processes, from their own starts."""
-
-# which of `CONFIGS` are ours, by what they need beside REWARD_SETTINGS
-_PROCESSES = ("resfusion", "interpolant", "rectified-flow", "diffuse-vae", "conditioned")
-_MULTI_TASK = ("multi-task", "streams")
-_OURS = ("trajectory-diffuser", "proposer-only", "from-noise", *_PROCESSES, *_MULTI_TASK)
-
-REWARD_BY_TASK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "*hopper*": (
-        {},
-        {
-            "planning.start": "raw",
-            "planning.denoising_steps": 5,
-            "planning.start_level": 5,
-            "planning.candidates": 1,
-        },
-    ),
-    "*halfcheetah*": (
-        {"plan.stride": 1, "planning.replan_every": 1, "planning.target_quantile": 0.6},
-        {
-            "planning.start": "process",
-            "planning.denoising_steps": 3,
-            "planning.start_level": None,
-            "planning.candidates": 1,
-        },
-    ),
-    "*metaworld*": (
-        {"data.condition_on_returns": False, "data.best_of_windows": 1},
-        {
-            "planning.start": "process",
-            "planning.denoising_steps": 3,
-            "planning.start_level": None,
-            "planning.candidates": 1,
-        },
-    ),
-}
-"""Pattern of a dataset's name -> what differs there, in both of the above."""
-
-REWARD_SOURCE = 'ours; reasons in docs/method.md, "Settings per dataset"'
-REWARD_REASON = (
-    'Why, measured (docs/archive.md, "What was tried on the way"). Hopper: short plans that are '
-    "soon made anew beat longer and coarser ones (horizon 16: 2181, stride 4: 1218, others about "
-    "2700). A discount of 0.99 does not see the fall that a fast gait ends in (1850; with 0.999 "
-    "and the value's choice 2700). Noise at a middle level makes distinct, plausible candidates "
-    "out of one mean proposal, and the value chooses among them; four networks averaged over a "
-    "plan's states rank better than one on its last state (2650 to 2960). Drawing windows and "
-    "actions of good returns gave the largest step (2415 and 2757 to 2977 and 3349, by training "
-    "seed). With inverse dynamics that have seen proposals a few candidates near the proposal do "
-    "as well as many far from it (3034 and 3375 against 2640 and 3318). Hopper itself starts "
-    'from one raw proposal, as published but at more noise ("Forward processes"; by training '
-    "seed 3495 and 3524 against 3336 and 3408 for four noised ones, on the mixture 3598 and 3600 "
-    "against 3311 and 3506): its name in the data's decides. HalfCheetah: its gait "
-    "changes at every step, so a stride of two is too coarse, a plan that is kept goes out of "
-    "step (kept one, two, four steps: 10431, 4207, 1444), and the value's choice hurts. On the "
-    "mixture a high target asks for what few episodes show: with quantiles 0.9, 0.75 and 0.6 the "
-    "proposal alone returns 10555, 10435, 11454, and refined from its own residual noise 11543. "
-    "Meta-World: its episodes end soon after success, so that the highest returns are those of "
-    "whoever stands close by and does not succeed: asked for them MT10 succeeds in 20 % of its "
-    "episodes after 5000 updates (10 x 4), imitated without returns in 88 %."
-)
 
 # --- Other papers' planners --------------------------------------------------------------------
 
@@ -273,21 +184,6 @@ def _published(row: Released, has_goal: bool) -> Preset:
     return Preset(row.label, row.settings(has_goal), f"{SOURCE}{note}")
 
 
-def _rewards(config_name: str, task: str | None = None) -> Preset:
-    """Ours; task: a pattern of REWARD_BY_TASK."""
-    refines = config_name in ("trajectory-diffuser", "multi-task")
-    settings = REWARD_SETTINGS | (REWARD_REFINING if refines else {})
-    if config_name == "streams":  # proposals hold no actions
-        settings = settings | {"heads.train_on_proposals": False}
-    if config_name in _PROCESSES:
-        settings = settings | REWARD_PROCESSES
-    if task is None:
-        return Preset("data without a goal", settings, REWARD_SOURCE)
-    shared, refining = REWARD_BY_TASK[task]
-    settings = settings | shared | (refining if refines else {})
-    return Preset(task.strip("*"), settings, REWARD_SOURCE)
-
-
 def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
     """The preset of a named configuration for a dataset; None: its own settings are meant.
 
@@ -299,10 +195,7 @@ def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
         if name == config_name and fits:
             return Preset("data with a goal" if data == "goal" else data, settings, source)
     if config_name != "trajectory-diffuser-published":
-        if has_goal or config_name not in _OURS:
-            return None
-        tasks = (task for task in REWARD_BY_TASK if _matches(dataset.lower(), (task,)))
-        return _rewards(config_name, next(tasks, None))
+        return None
     # case counts here: these are the names of D4RL
     for row in RELEASED:
         if _matches(dataset, row.datasets):
@@ -312,8 +205,6 @@ def preset_for(config_name: str, dataset: str, has_goal: bool) -> Preset | None:
 
 def presets_of(config_name: str) -> list[Preset]:
     """Every preset that a named configuration can get, one for each kind of data."""
-    if config_name in _OURS:
-        return [_rewards(config_name, task) for task in (None, *REWARD_BY_TASK)]
     if config_name != "trajectory-diffuser-published":
         return [
             Preset(data, settings, source)
@@ -323,35 +214,18 @@ def presets_of(config_name: str) -> list[Preset]:
     return [_published(row, has_goal) for row in RELEASED for has_goal in (False, True)]
 
 
-def why_none(config_name: str, dataset: str) -> str:
-    """Why `preset_for` found none, in a line."""
-    if config_name in _OURS:
-        return "the defaults are made for goal-reaching data"
-    if config_name != "trajectory-diffuser-published":
-        return "its defaults are those of its paper"
+def why_none(dataset: str) -> str:
+    """Why `preset_for` found nothing published for a dataset, in a line."""
     for pattern, reason in NOT_RELEASED.items():
         if _matches(dataset, (pattern,)):
             return reason
     return "nothing is published for these data"
 
 
-def apply(config: Config, preset: Preset | None) -> Config:
-    """A copy with the preset's settings. DiffplanError if they do not fit the rest of `config`."""
-    sections: dict[str, dict[str, Any]] = {}
-    for key, value in (preset.settings if preset else {}).items():
-        section, _, option = key.partition(".")
-        sections.setdefault(section, {})[option] = value
-    # all at once: a configuration is checked when it is made
-    parts = {
-        section: dataclasses.replace(getattr(config, section), **options)
-        for section, options in sections.items()
-    }
-    return dataclasses.replace(config, **parts)
-
-
 def config_for(config_name: str, dataset: str, has_goal: bool) -> Config:
     """The named configuration with the preset of a dataset; see `preset_for`."""
-    return apply(get_config(config_name), preset_for(config_name, dataset, has_goal))
+    preset = preset_for(config_name, dataset, has_goal)
+    return with_settings(get_config(config_name), preset.settings if preset else {})
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypeVar
 
 from pydantic import ConfigDict
 from tyro.conf import DisallowNone  # on the command line a flag, --x or --no-x
@@ -17,6 +18,13 @@ Modality = Literal["actions", "rewards", "returns", "goal", "task"]
 """Names of `diffplan.model.modalities.MODALITIES`."""
 
 STRICT = ConfigDict(extra="forbid")
+_T = TypeVar("_T")
+AUTO: Any = None
+if TYPE_CHECKING:
+    # whoever reads such a setting reads it settled, but for `diffplan.config.config`
+    Auto = Annotated[_T, "a value"]
+else:
+    Auto = Optional  # None: decided from the data, or by their kind
 _FEATURES = 128  # of the time and of the conditions, where the network says nothing else
 
 
@@ -26,10 +34,10 @@ class PlanSpaceConfig:
 
     __pydantic_config__ = STRICT
 
-    horizon: int = 16
-    """Future states in a plan, H."""
-    stride: int = 2
-    """Environment steps between two plan states."""
+    horizon: Auto[int] = AUTO
+    """Future states in a plan, H. None: 16 with a goal, else 8."""
+    stride: Auto[int] = AUTO
+    """Environment steps between two plan states. None: by the data."""
     space: Literal["displacement", "absolute"] = "displacement"
     """Scaled differences from the current state, or states of which the first is pinned."""
     columns: Literal["all", "goal"] = "all"
@@ -45,14 +53,17 @@ class DataConfig:
 
     __pydantic_config__ = STRICT
 
-    discount: float = 0.99
-    """Discount of the return-to-go per environment step; 1 for the undiscounted one."""
+    discount: Auto[float] = AUTO
+    """Discount of the return-to-go per environment step; 1 for the undiscounted one. None: .99 with
+    a goal, else .999."""
     relabel: Literal["stitched", "hindsight"] = "stitched"
     """Goals come from the same episode (hindsight) or, by shortest paths, also from others."""
-    best_of_windows: int = 1
-    """Starts drawn per window and action (without a goal); one of good return is kept."""
-    condition_on_returns: DisallowNone[bool | None] = None
-    """Condition on the return-to-go. Neither said: where there is no goal."""
+    best_of_windows: Auto[int] = AUTO
+    """Starts drawn per window and action (without a goal); one of good return is kept. None: 16
+    without a goal, unless the data say that a high return is nothing to ask for."""
+    condition_on_returns: DisallowNone[Auto[bool]] = AUTO
+    """Condition on the return-to-go. Neither said: where there is no goal, unless the data say that
+    a high return is nothing to ask for."""
     tasks: Literal["id", "prompt", "none"] = "id"
     """What a model of several tasks is told of each: its number, states of a demonstration or of
     the past, or nothing."""
@@ -154,18 +165,18 @@ class HeadsConfig:
     lookahead: int = 1
     """Plan states ahead that the inverse dynamics leads to: one, or more where a single stride
     says less of the way than of the gait."""
-    train_on_proposals: bool = False
+    train_on_proposals: DisallowNone[Auto[bool]] = AUTO
     """Train the inverse dynamics, or the head of actions, also on proposed states, not on true ones
-    alone."""
+    alone. Neither said: where there is no goal."""
     expectile: float = 0.7
     """Expectile of the value regression; 0.5 is the mean."""
-    value: Literal["auto", "returns", "bootstrapped", "critic"] = "auto"
+    value: Literal["auto", "returns", "bootstrapped", "critic", "none"] = "auto"
     """returns: V on the data's returns-to-go (with a goal, from steps-to-goal). bootstrapped: V on
     reward plus its own value one step on (implicit Q-learning without actions). critic: Q of the
-    current state and first action on returns-to-go (as published). auto: returns if planning
-    chooses among candidates, else no value is trained."""
-    value_ensemble: int = 1
-    """Value networks that are averaged."""
+    current state and first action on returns-to-go (as published). none: no network for it. auto:
+    returns if planning chooses among candidates, else none."""
+    value_ensemble: Auto[int] = AUTO
+    """Value networks that are averaged. None: 1 with a goal, else 4."""
 
     @property
     def facts(self) -> HeadsKind:
@@ -179,11 +190,12 @@ class PlanningConfig:
 
     __pydantic_config__ = STRICT
 
-    start: Literal["process", "sdedit", "raw", "noise", "none"] = "process"
+    start: Auto[Literal["process", "sdedit", "raw", "noise", "none"]] = AUTO
     """process: its far end, for rddm proposal plus scaled noise. sdedit: the proposal noised.
-    raw: the proposal as it is (as published). noise: no proposal. none: not refined."""
-    denoising_steps: int = 3
-    """Reverse steps."""
+    raw: the proposal as it is (as published). noise: no proposal. none: not refined. None: process
+    with a goal, else raw."""
+    denoising_steps: Auto[int] = AUTO
+    """Reverse steps. None: 3 with a goal, else 5."""
     start_level: int | None = None
     """First noise level of sdedit (None: that whose noise to signal is the proposals' held-out
     error) and raw (None: denoising_steps)."""
@@ -201,8 +213,9 @@ class PlanningConfig:
     candidates: int | None = None
     """Plans per decision, K. None: 16 with a goal and a value network of its own, else 1, as other
     values rank less well."""
-    temperature: float = 0.5
-    """Scale of the proposer's noise in candidates 2 to K; the first is always the mean."""
+    temperature: Auto[float] = AUTO
+    """Scale of the proposer's noise in candidates 2 to K; the first is always the mean. None: 0.5
+    with a goal, else 0."""
     select: Literal["value", "softmax"] = "value"
     """The highest value, or a draw by softmax over values."""
     guidance_weight: float = 1.0
@@ -213,8 +226,9 @@ class PlanningConfig:
     Above 0 in training, the value of noisy plans is learned, which guidance needs."""
     value_guidance_until: int = 3
     """Noise level, 1 the least, below which the gradient no longer guides."""
-    replan_every: int = 16
-    """Environment steps that a plan is followed before the next one is made."""
+    replan_every: Auto[int] = AUTO
+    """Environment steps that a plan is followed before the next one is made. None: half a plan,
+    unless the data say less."""
     subgoal_steps: int | None = None
     """With stitched goals: a plan aims at most so many environment steps ahead on the data's
     shortest way to the goal; 0: at the goal. None: as far as a plan spans."""
@@ -223,9 +237,9 @@ class PlanningConfig:
     target: Literal["fixed", "by-step", "decremented"] = "fixed"
     """Target return-to-go. fixed: one for the whole episode. by-step: what the data reach from the
     episode's present step on. decremented: the first step's, less each reward (as published)."""
-    target_quantile: float = 0.75
+    target_quantile: Auto[float] = AUTO
     """Asked for is this quantile of the data's returns-to-go: over all states (fixed), or over
-    those at the same step of their episodes (by-step, decremented)."""
+    those at the same step of their episodes (by-step, decremented). None: by the data."""
     target_return: float | None = None
     """Asked for instead of the quantile, in the discounted returns of the data (fixed,
     decremented)."""
@@ -280,6 +294,10 @@ class Sections:
     planning: PlanningConfig = field(default_factory=PlanningConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    def is_open(self, *settings: str) -> bool:
+        """Whether one of these, "section.key", is None: nobody gave it a value."""
+        return any(attrgetter(setting)(self) is None for setting in settings)
+
     def has_head(self, name: Modality) -> bool:
         """Whether the denoiser has a head for this."""
         return self.heads.facts.on_features and name in self.heads.modalities
@@ -301,6 +319,5 @@ class Sections:
 
     @property
     def trains_value(self) -> bool:
-        """Whether there is a value network; of settings whose candidates are settled."""
-        asked = self.heads.value != "auto" or self.planning.chooses
-        return asked and not self.tells_returns
+        """Whether there is a value network; of settled settings."""
+        return self.heads.value != "none" and not self.tells_returns

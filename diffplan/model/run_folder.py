@@ -14,12 +14,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from diffplan.config.config import Config, config_from_dict, config_to_dict
+from diffplan.config.decisions import Decision
 from diffplan.data.header import read_json, typed
 from diffplan.data.info import DatasetInfo, ObservationLayout, without_folders
 from diffplan.errors import DiffplanError
 from diffplan.model.spec import ModelSpec
 
-FORMAT = 3
+FORMAT = 4
 BEST = "best.json"
 _SECTIONS: dict[str, type] = {"spec": ModelSpec, "layout": ObservationLayout, "info": DatasetInfo}
 _TYPES: dict[str, Any] = {
@@ -30,6 +31,7 @@ _TYPES: dict[str, Any] = {
     "seconds": Annotated[float, Field(ge=0)],
     "version": str,
     "command": str | None,
+    "decisions": tuple[Decision, ...],
 }
 _NAME = re.compile(r"checkpoint-(\d+)$")
 
@@ -48,7 +50,8 @@ class Header:
 
     fingerprint: identifies the dataset (see `data.episodes.fingerprint`). seconds: training time so
     far, without loading and compiling. version: of diffplan that wrote it. command: the command
-    line that trained it, None where it was trained from Python.
+    line that trained it, None where it was trained from Python. decisions: what of `config` the
+    data decided.
     """
 
     config: Config
@@ -61,6 +64,7 @@ class Header:
     seconds: float
     version: str = dataclasses.field(default_factory=own_version)
     command: str | None = None
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def public(self) -> Header:
@@ -226,4 +230,5 @@ def header_to_dict(header: Header) -> dict[str, Any]:
         "seconds": header.seconds,
         "version": header.version,
         "command": header.command,
+        "decisions": [asdict(each) for each in header.decisions],
     }

@@ -66,8 +66,7 @@ class PlanSpace(nn.Module):
         self.columns = Columns(
             slice(0, spec.planned_dim), slice(spec.planned_dim, end), slice(end, self.plan_dim)
         )
-        asked = config.data.condition_on_returns
-        self.use_returns = asked if asked is not None else not spec.goal_dim
+        self.use_returns = config.data.condition_on_returns
         told = spec.tasks > 1 and config.data.tasks != "none"
         self.task_dim = _TASK_FEATURES if told else 0
         self.states = Normaliser(spec.planned_dim)

@@ -18,7 +18,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 from tqdm import tqdm
 
-from diffplan.config.config import Config
+from diffplan.config.config import Config, adopted, settled
+from diffplan.config.decisions import Decision
 from diffplan.config.sections import TrainingConfig
 from diffplan.data.batches import Batch
 from diffplan.data.episodes import Episodes, fingerprint
@@ -33,6 +34,7 @@ from diffplan.model.spec import ModelSpec
 from diffplan.nn.device import find_device
 from diffplan.planning.chains import chain_of
 from diffplan.training.average import WeightAverage
+from diffplan.training.defaults import decide, decide_trained
 from diffplan.training.flat import Weights
 from diffplan.training.log import Diverged, Means, MetricsFile
 from diffplan.training.losses import Objective
@@ -73,7 +75,8 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     Writes checkpoints, TensorBoard events and metrics.jsonl under `options.out`. With
     `options.resume` a run continues exactly where its last checkpoint stood; on the CPU the
     result is bit-identical to a run that was never interrupted. On a GPU the data lie there too
-    if they fit beside the training; the batches are the CPU's.
+    if they fit beside the training; the batches are the CPU's. What the configuration leaves open
+    is decided from the data (`diffplan.training.defaults`) and saved with the reasons.
 
     Raises DiffplanError for data that `Episodes.validate` refuses, for a sampler that does not suit
     the process, and for what does not fit what `options.out` holds, see `find_previous`.
@@ -96,6 +99,14 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             f"{run} was trained on other data ({previous[1].info.id}, {previous[1].fingerprint}) "
             f"than {episodes.info.id} ({identity}); resume with the same dataset"
         )
+    asked, header = config, None if previous is None else previous[1]
+    decisions: tuple[Decision, ...]
+    if header is None:
+        config, decisions = decide(asked, episodes)
+    else:
+        goal, tasks = bool(episodes.layout.goal_dim), len(episodes.info.tasks)
+        config = settled(adopted(asked, header.config), goal, tasks)
+        decisions = tuple(each for each in header.decisions if asked.is_open(each.setting))
     check_size(ModelSpec.of(episodes, config), config, run)
     torch.manual_seed(options.seed)  # of the first weights, the same in every process
     accelerator = _accelerator(options)
@@ -109,19 +120,32 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     main = accelerator.is_main_process
     if main:
         run.mkdir(parents=True, exist_ok=True)
+        options.tell(decisions)
     # what a killed process logged beyond its checkpoint is logged again
     again = {"purge_step": step + 1} if step else {}
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": again})
 
     def save() -> Path:
-        settings = (config, learner.model.spec, episodes.layout, episodes.info)
-        header = Header(*settings, identity, step, options.seed, seconds, command=options.command)
         training = learner.state()  # of all processes, so all of them take part
         averaged = learner.average.module.state_dict()
         # every loss may have been finite, and an infinite gradient come last
         if (name := not_finite({**averaged, **training})) is not None:
             raise Diverged(f"{name} is not finite after update {step}")
-        return save_checkpoint(run, header, averaged, training) if main else run
+        if not main:
+            return run
+        model = learner.average.module
+        assert isinstance(model, PlannerModel)
+        chosen, trained = decide_trained(asked, config, model, learner.sampler)
+        if step == options.steps:
+            options.tell(trained)
+        settings = (chosen, model.spec, episodes.layout, episodes.info)
+        taken = {each.setting: each for each in (*decisions, *trained)}
+        header = Header(
+            *(*settings, identity, step, options.seed, seconds),
+            command=options.command,
+            decisions=tuple(taken.values()),
+        )
+        return save_checkpoint(run, header, averaged, training)
 
     last = run if step < options.steps else find_checkpoint(run)
     bar = tqdm(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffplan.config.config import Config, config_to_dict, settled
+from diffplan.config.config import Config, adopted, config_to_dict, settled
+from diffplan.config.decisions import Decision
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import Header, list_checkpoints, read_header
 
@@ -20,7 +21,7 @@ class RunOptions:
     checkpoint_every: updates between checkpoints; 0: only the last. threads: PyTorch's on the CPU
     while it trains; networks of the default size lose by more than one. command: the command line,
     for the record. stop: asked after every update whether to save a checkpoint and leave it at
-    that.
+    that. tell: is handed what the data decided, before training and after it.
     """
 
     out: Path
@@ -33,6 +34,7 @@ class RunOptions:
     threads: int = 1
     command: str | None = None
     stop: Callable[[], bool] = bool
+    tell: Callable[[Sequence[Decision]], object] = list
 
 
 def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | None:
@@ -58,7 +60,8 @@ def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | 
             f"{run} was started with --seed {header.seed}, got {options.seed}; resume with the same"
         )
     data = header.layout.goal_dim > 0, header.spec.tasks
-    if difference := _first_difference(_learned(header.config, *data), _learned(config, *data)):
+    wanted = _learned(adopted(config, header.config), *data)
+    if difference := _first_difference(_learned(header.config, *data), wanted):
         key, was, now = difference
         raise DiffplanError(
             f"{run} was started with {key} = {was!r}, got {now!r}; resume with the same settings"
@@ -74,8 +77,6 @@ def _learned(config: Config, goal: bool, tasks: int) -> dict[str, Any]:
     """The settings that decide what is learned: how to plan may change, which parts exist not."""
     config = settled(config, goal, tasks)
     settings, planning = config_to_dict(config), config.planning
-    if config.heads.value == "auto":
-        settings["heads"]["value"] = "returns" if config.trains_value else "none"
     parts = {
         "start": planning.start,
         "value_guidance": planning.value_guidance > 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffplan.config.config import Config
+from diffplan.config.config import Config, settled, with_settings
 from diffplan.config.planners import CONFIGS
 from diffplan.config.presets import config_for
 from diffplan.data.info import ObservationLayout
@@ -44,7 +44,11 @@ def default_config(name: str, like: str) -> Config:
     if name in CONFIGS:
         if like not in SIZES:
             raise DiffplanError(f"--like is {like!r}, expected one of {', '.join(SIZES)}")
-        return config_for(name, SIZES[like].dataset, SIZES[like].layout.goal_dim > 0)
+        has_goal = SIZES[like].layout.goal_dim > 0
+        config = config_for(name, SIZES[like].dataset, has_goal)
+        # candidates are swept: whether there is a value is for those to decide
+        value = {"heads.value": config.heads.value}
+        return with_settings(settled(config, has_goal), value)
     if not Path(name).is_dir():
         raise DiffplanError(
             f"{name!r} is neither a RUN folder nor a configuration; configurations: "

@@ -243,9 +243,9 @@ class Gpu:
     # --- Inside ----------------------------------------------------------------------------------
 
     def _config(self, **training: Any) -> Any:
-        from diffplan.config.presets import config_for
+        from diffplan.config.planners import get_config
 
-        config = config_for("trajectory-diffuser", "pointmaze-medium", True)
+        config = get_config("trajectory-diffuser")
         parts: dict[str, Any] = {"training": dataclasses.replace(config.training, **training)}
         if self._small:  # a rehearsal is to end soon, whatever it measures
             for name in ("proposer", "denoiser", "heads"):

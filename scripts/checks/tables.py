@@ -3,8 +3,8 @@
     python -m diffplan.scripts.checks.tables            # rewrite the tables
     python -m diffplan.scripts.checks.tables --check    # exit with 1 if one is out of date
 
-A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets` and
-`baselines` instead of a file are those of `diffplan.config.presets`. With a `*` in its name the
+A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets`,
+`kinds` and `baselines` instead of a file are those of `diffplan.config`. With a `*` in its name the
 files of one run each of `diffplan benchmark` become the rows of one table.
 """
 
@@ -19,14 +19,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from diffplan.config.config import BY_KIND, settled
 from diffplan.config.planners import get_config
 from diffplan.config.presets import (
     BASELINES,
     NOT_RELEASED,
     RELEASED,
-    REWARD_REASON,
     SOURCE,
-    preset_for,
 )
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark.report import benchmark_table
@@ -119,7 +118,7 @@ def counts_table(data: dict[str, Any]) -> str:
 
 
 def presets_table() -> str:
-    """The published settings by dataset, and ours beside them for data without a goal."""
+    """The published settings by dataset."""
     header = ["D4RL data", "H", "denoising steps", "guidance", "target return"]
     header += ["learning rate", "note"]
     published = [
@@ -134,27 +133,21 @@ def presets_table() -> str:
         ]
         for row in RELEASED
     ]
-    reward = preset_for("trajectory-diffuser", "", has_goal=False)
-    assert reward is not None
-    keys = [f"`{key}`" for key in reward.settings]
-    columns = [
-        [str(attrgetter(key)(get_config(name))) for key in reward.settings]
-        for name in ("trajectory-diffuser-published", "trajectory-diffuser")
-    ]
-    ours = zip(keys, *columns, [str(value) for value in reward.settings.values()], strict=True)
     without = "; ".join(f"`{pattern}`: {reason}" for pattern, reason in NOT_RELEASED.items())
     return (
         f"`trajectory-diffuser-published`, from {SOURCE}. H counts the current state, "
         "`--plan.horizon` is H − 1.\n\n"
-        f"{markdown(header, published)}\n\nNo preset: {without}.\n\n"
-        "Ours beside the published configuration (its rows above change the horizon and the "
-        "steps):\n\n"
-        + markdown(
-            ["setting", "published", "ours, with a goal", "ours, without a goal"],
-            [list(row) for row in ours],
-        )
-        + f"\n\n{REWARD_REASON}"
+        f"{markdown(header, published)}\n\nNo preset: {without}."
     )
+
+
+def kinds_table() -> str:
+    """Ours by the kind of data, beside the published configuration."""
+    published = get_config("trajectory-diffuser-published")
+    kinds = [settled(get_config("trajectory-diffuser"), has_goal) for has_goal in (True, False)]
+    keys = [*BY_KIND, "planning.replan_every", "planning.candidates"]
+    rows = [[f"`{k}`", *(str(attrgetter(k)(c)) for c in (published, *kinds))] for k in keys]
+    return markdown(["setting", "published", "ours, with a goal", "ours, without a goal"], rows)
 
 
 def baselines_table() -> str:
@@ -261,7 +254,7 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
 
 
 # tables of the code itself, which have no file of results
-_FROM_CODE = {"presets": presets_table, "baselines": baselines_table}
+_FROM_CODE = {"presets": presets_table, "kinds": kinds_table, "baselines": baselines_table}
 
 
 def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:

@@ -26,13 +26,14 @@ import dataclasses, json, sys, tempfile, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from diffplan.config.presets import config_for
+from diffplan.config.planners import get_config
 from diffplan.envs.datasets import load_datasets
 from diffplan.training import loop
+from diffplan.training.defaults import decide
 from diffplan.training.run import RunOptions
-data, name, batch, bf16 = json.loads(sys.argv[1])
+data, batch, bf16 = json.loads(sys.argv[1])
 episodes = load_datasets((data,), None, progress=False)
-config = config_for("trajectory-diffuser", name, episodes.layout.goal_dim > 0)
+config, _ = decide(get_config("trajectory-diffuser"), episodes)
 training = dataclasses.replace(config.training, batch_size=batch, bf16=bf16)
 config = dataclasses.replace(config, training=training)
 torch.manual_seed(0)
@@ -60,8 +61,6 @@ class TrainingRate:
     """Folders that hold a `diffplan` package; ratios are to the first."""
     dataset: str
     """What `diffplan train --dataset` takes."""
-    name: str = ""
-    """Whose preset to use, if not that of the dataset's own name."""
     batch: tuple[int, ...] = (64, 256)
     """Windows of an update."""
     bf16: bool = False
@@ -98,7 +97,7 @@ class TrainingRate:
         return rows
 
     def _start(self, tree: Path, batch: int) -> subprocess.Popen[str]:
-        given = json.dumps([self.dataset, self.name or self.dataset, batch, self.bf16])
+        given = json.dumps([self.dataset, batch, self.bf16])
         # safe: the folder it starts in must not come before that of the tree
         where = {"PYTHONPATH": str(tree.resolve()), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from diffplan.config.config import Config, config_from_dict, config_to_dict, replace_planning
+from diffplan.config.config import (
+    Config,
+    config_from_dict,
+    config_to_dict,
+    replace_planning,
+    settled,
+)
 from diffplan.config.planners import CONFIGS, get_config
 from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
@@ -99,7 +105,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_planning_settings_can_be_replaced() -> None:
-    config = get_config("trajectory-diffuser")
+    config = settled(get_config("trajectory-diffuser"), has_goal=True)
     changed = replace_planning(config, denoising_steps=3, candidates=8, clip=None)
     assert changed.planning.clip is None
     assert (changed.planning.denoising_steps, changed.planning.candidates) == (3, 8)
@@ -148,7 +154,7 @@ def test_planning_settings_can_be_replaced() -> None:
 )
 def test_what_cannot_work_is_refused(name: str, value: Any, expected: str) -> None:
     group, _, option = name.partition(".")
-    config = Config()
+    config = settled(Config(), has_goal=True)
     part = dataclasses.replace(getattr(config, group), **{option: value})
     message = refusal(lambda: dataclasses.replace(config, **{group: part}))
     assert message.startswith(f"{name} is {value!r}, expected ")

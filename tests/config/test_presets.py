@@ -4,12 +4,11 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from diffplan.config.config import config_to_dict
+from diffplan.config.config import config_to_dict, with_settings
 from diffplan.config.planners import CONFIGS, get_config
 from diffplan.config.presets import (
     NOT_RELEASED,
     RELEASED,
-    apply,
     config_for,
     preset_for,
     presets_of,
@@ -28,7 +27,7 @@ def test_every_d4rl_dataset_has_one_published_preset_or_one_reason(dataset: str)
     preset = preset_for(PUBLISHED, dataset, has_goal=False)
     assert (preset is None) == (not rows)
     if preset is None:
-        assert why_none(PUBLISHED, dataset) == reasons[0]
+        assert why_none(dataset) == reasons[0]
     else:
         assert "main.py" in preset.source
 
@@ -41,7 +40,7 @@ def test_every_pattern_means_some_dataset() -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_preset_fits_its_configuration(name: str) -> None:
     for preset in presets_of(name):
-        changed = config_to_dict(apply(get_config(name), preset))
+        changed = config_to_dict(with_settings(get_config(name), preset.settings))
         for key, value in preset.settings.items():
             section, _, option = key.partition(".")
             assert changed[section].pop(option) == value
@@ -75,35 +74,14 @@ def test_no_published_target_where_the_return_counts_steps_to_the_goal() -> None
     assert config.planning.target_return is None
 
 
-def test_ours_go_by_the_kind_of_data() -> None:
-    for name in ("trajectory-diffuser", "proposer-only", "from-noise"):
-        base, changed = get_config(name), config_for(name, "anything", has_goal=False)
-        assert config_for(name, "antmaze-umaze-v2", has_goal=True) == base
-        assert changed.plan != base.plan
-        assert changed.data.discount > base.data.discount
-        # what the configuration stands for stays
-        refines = name == "trajectory-diffuser"
-        assert (changed.planning.start != base.planning.start) == refines
-        assert (changed.planning.candidates != base.planning.candidates) == refines
-
-
-@pytest.mark.parametrize("dataset", ["halfcheetah-medium-v2", "mujoco/HalfCheetah/medium-v0"])
-def test_ours_differ_for_a_task_with_reasons_of_its_own(dataset: str) -> None:
-    every = config_for("trajectory-diffuser", "walker2d-medium-v2", has_goal=False)
-    own = config_for("trajectory-diffuser", dataset, has_goal=False)
-    assert (own.plan.stride, own.planning.replan_every, own.planning.candidates) == (1, 1, 1)
-    assert own.planning.start == "process"
-    assert (every.plan.stride, every.planning.replan_every) == (2, 8)
-    assert every.planning.candidates == 4
-    assert own.data == every.data
-    hopper = config_for("trajectory-diffuser", "hopper-medium-v2", has_goal=False)
-    assert (hopper.planning.start, hopper.planning.candidates) == ("raw", 1)
-    assert hopper.plan == every.plan and every.planning.start == "sdedit"
-    alone = config_for("proposer-only", dataset, has_goal=False)
-    assert (alone.plan.stride, alone.planning.start) == (1, "none")
+@pytest.mark.parametrize("name", ["trajectory-diffuser", "proposer-only", "from-noise"])
+def test_ours_know_no_names(name: str) -> None:
+    for dataset in ("hopper-medium-v2", "mujoco/HalfCheetah/medium-v0", "metaworld/mt10-v0"):
+        for has_goal in (True, False):
+            assert config_for(name, dataset, has_goal) == get_config(name)
 
 
 @pytest.mark.parametrize("dataset", ["human-v2", "D4RL/pen/human-v2", "hopper", "my-own", ""])
 def test_other_names_have_nothing_published(dataset: str) -> None:
     assert preset_for(PUBLISHED, dataset, has_goal=False) is None
-    assert "nothing is published" in why_none(PUBLISHED, dataset)
+    assert "nothing is published" in why_none(dataset)

@@ -1,4 +1,4 @@
-"""`diffplan train` takes its defaults from the preset of the data; given options win."""
+"""`diffplan train` takes its defaults from the data; given options win."""
 
 import dataclasses
 import json
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from diffplan.config.config import Config
-from diffplan.config.planners import get_config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo
 from diffplan.errors import DiffplanError
@@ -57,57 +56,37 @@ def trained(tmp_path: Path) -> Config:
     return header(tmp_path).config
 
 
-def test_the_preset_is_used_named_and_kept(
+def test_what_the_data_decide_is_shown_and_kept(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command()) == 0
     out = capsys.readouterr().out
-    assert "preset for hopper: plan.horizon=8" in out
+    first = header(tmp_path)
+    assert "plan.stride" in [each.setting for each in first.decisions]
+    assert all(f"  {each}\n" in out for each in first.decisions)
     assert out.count("windows/s") == 1
-    assert "no value is trained" in out  # on Hopper one candidate is planned
-    config = trained(tmp_path)
+    config = first.config
     assert (config.plan.horizon, config.data.discount, config.heads.width) == (8, 0.999, 16)
-    assert config.planning.start == "raw"
+    assert not config.is_open(*(each.setting for each in first.decisions))
 
     assert main(command("--resume", steps=4)) == 0
+    assert header(tmp_path).decisions == first.decisions
     assert trained(tmp_path) == config
-    assert main(command("--resume", "--preset=none", steps=5)) == 2
+    assert main(command("--resume", "--plan.horizon=7", steps=5)) == 2
     assert "resume with the same settings" in capsys.readouterr().err
     assert main(command("--resume", "--heads.value=returns", steps=5)) == 2
     assert "heads.value = 'none', got 'returns'" in capsys.readouterr().err
 
 
-def test_given_options_win_also_where_they_equal_the_bare_default(
-    command: Command, tmp_path: Path
-) -> None:
-    base = get_config("trajectory-diffuser")
-    given = ["--data.discount", str(base.data.discount), "--planning.start", base.planning.start]
+def test_given_options_win(command: Command, tmp_path: Path) -> None:
+    given = ["--data.discount=0.99", "--plan.stride=3", "--planning.replan-every=5"]
     words = command(*given)
     assert main(words) == 0
-    config = trained(tmp_path)
-    assert shlex.split(str(header(tmp_path).command)) == ["diffplan", *words]
-    assert config.data.discount == base.data.discount
-    assert config.planning.start == base.planning.start
-    assert config.planning.replan_every == 8  # what was not given
-
-
-def test_without_the_preset(
-    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bare = ["--preset", "none", "--plan.stride=1"]
-    assert main(command(*bare)) == 0
-    assert "preset for" not in capsys.readouterr().out
-    config = trained(tmp_path)
-    assert config.plan.horizon == get_config("trajectory-diffuser").plan.horizon
-    assert config.planning.replan_every == 16
-    assert main(command(*bare, "--resume", steps=3)) == 0
-
-
-def test_options_that_only_go_with_the_preset_are_taken(command: Command, tmp_path: Path) -> None:
-    # the bare configuration follows a plan for 16 steps
-    assert main(command("--plan.horizon=6")) == 0
-    config = trained(tmp_path)
-    assert (config.plan.horizon, config.planning.replan_every) == (6, 8)
+    config, found = trained(tmp_path), header(tmp_path)
+    assert shlex.split(str(found.command)) == ["diffplan", *words]
+    assert (config.data.discount, config.plan.stride, config.planning.replan_every) == (0.99, 3, 5)
+    assert not {"plan.stride", "planning.replan_every"} & {each.setting for each in found.decisions}
+    assert config.plan.horizon == 8  # what was not given
 
 
 def test_the_published_preset_goes_by_the_name_of_the_data(
@@ -133,25 +112,6 @@ def test_the_published_preset_goes_by_the_name_of_the_data(
 )
 def test_spellings_of_a_name(tiny_episodes: Episodes, given: str, meant: str) -> None:
     assert _d4rl_name(_called(tiny_episodes.info, given)) == meant
-
-
-def test_goal_data_keep_the_settings_of_the_config(
-    tmp_path: Path, tiny_goal_episodes: Episodes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tiny_goal_episodes.save(tmp_path / "goals")
-    words = ["train", "trajectory-diffuser", "--dataset", str(tmp_path / "goals"), "--steps=1"]
-    words += ["--out", str(tmp_path / "run"), "--device=cpu", *TINY]
-    assert main(words) == 0
-    assert "no preset of trajectory-diffuser" in capsys.readouterr().out
-    assert trained(tmp_path).plan == get_config("trajectory-diffuser").plan
-
-
-def test_help_tells_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    out = capsys.readouterr().out
-    assert "preset for data without a goal: plan.horizon=8" in out
-    assert "--plan.horizon" in out and "(default: 16)" in out
 
 
 def test_speed_weighs_lines_by_their_updates(tmp_path: Path) -> None:

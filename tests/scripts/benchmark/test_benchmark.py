@@ -242,12 +242,12 @@ def small_run(folder: Path) -> Path:
 
 def test_expensive_and_impossible_cases_are_left_out_by_name(tmp_path: Path) -> None:
     words = ["--sweep", "batch", "denoising-steps", "--batch", "1", "1000000"]
-    words += ["--denoising-steps", "1", "10"]
+    words += ["--denoising-steps", "1", "30"]
     found = benchmark(tmp_path / "a.json", "trajectory-diffuser", *SMALL, *words)
     assert {case["batch"] for case in found["cases"]} == {1}
     big, many = found["left_out"]
     assert "batch 1000000," in big and "--longest" in big
-    assert "10 denoising steps" in many and "start_level" in many  # the level 6 has no ten steps
+    assert "30 denoising steps" in many and "20 levels" in many
     assert found["plans_per_second_64"] is None
 
 

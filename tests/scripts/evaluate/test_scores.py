@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from diffplan.config.config import settled
 from diffplan.config.planners import get_config
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.formats.d4rl_catalogue import D4RL_FILE
@@ -87,7 +88,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     def read_header(folder: Path, checkpoint: str) -> SimpleNamespace:
         step = 30 if checkpoint == "last" else int(checkpoint)
         values = {
-            "config": get_config("trajectory-diffuser"),
+            "config": CONFIG,
             "info": world.info,
             "fingerprint": "f",
             "step": step,
@@ -198,7 +199,7 @@ def test_the_best_of_several_runs_is_chosen_for_each(world: World) -> None:
     assert sum("best of 3 checkpoints" in note for note in results["notes"]) == 2
 
 
-CONFIG = get_config("trajectory-diffuser")
+CONFIG = settled(get_config("trajectory-diffuser"), has_goal=True)
 OTHER = dataclasses.replace(CONFIG, plan=dataclasses.replace(CONFIG.plan, horizon=9))
 
 

@@ -1,0 +1,75 @@
+"""What is measured on data before training: on processes whose answer is known."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from diffplan.config.config import Config, with_settings
+from diffplan.data.episodes import Episodes
+from diffplan.training.defaults import decide
+from diffplan.training.evidence import ended_by_success, half_life
+
+Make = Callable[..., Episodes]
+
+
+def autoregressive(join: Make, factor: float, scale: float = 1.0, episodes: int = 100) -> Episodes:
+    """x_t+1 = factor x_t + noise in two columns, begun as it goes on; a third never moves."""
+    rng = np.random.default_rng(0)
+    states = np.zeros((episodes, 400, 3))
+    states[:, 0, :2] = rng.normal(size=(episodes, 2))
+    for t in range(1, 400):
+        noise = rng.normal(size=(episodes, 2)) * np.sqrt(1 - factor**2)
+        states[:, t, :2] = factor * states[:, t - 1, :2] + noise
+    states = scale * (states + 5)
+    return join(list(states), [np.zeros((399, 1))] * episodes, [np.ones(399)] * episodes)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_half_life_of_an_autoregressive_process(join_episodes: Make, steps: int) -> None:
+    factor = 0.5 ** (1 / (steps - 0.5))  # below one half from `steps` on
+    measured = [half_life(autoregressive(join_episodes, factor, scale)) for scale in (1, 1e-4, 1e4)]
+    assert measured == [steps] * 3  # whatever the units
+
+
+def test_states_that_never_change_or_never_decorrelate(join_episodes: Make) -> None:
+    still = join_episodes([np.ones((50, 2))], [np.zeros((49, 1))])
+    assert half_life(still) == 1
+    # each episode has a state of its own
+    apart = [np.full((50, 1), float(i)) for i in range(5)]
+    assert half_life(join_episodes(apart, [np.zeros((49, 1))] * 5)) == 49
+
+
+@pytest.mark.parametrize(("steps", "stride", "replan"), [(1, 1, 1), (3, 1, 3), (8, 2, 8)])
+def test_fast_states_get_finer_plans(
+    join_episodes: Make, steps: int, stride: int, replan: int
+) -> None:
+    episodes = autoregressive(join_episodes, 0.5 ** (1 / (steps - 0.5)))
+    config, decisions = decide(Config(), episodes)
+    assert (config.plan.stride, config.planning.replan_every) == (stride, replan)
+    assert all(f"for {steps} steps" in each.reason for each in decisions[:2])
+    given, left = decide(with_settings(Config(), {"plan.stride": 3}), episodes)
+    assert given.plan.stride == 3
+    assert "plan.stride" not in {each.setting for each in left}
+
+
+def lingering(join: Make, success_ends: bool) -> Episodes:
+    """Ten episodes whose reward grows; where success ends them half are short."""
+    lengths = [20 if success_ends and i % 5 else 60 for i in range(10)]
+    rewards = [np.linspace(0, 1, n) if n < 60 else np.ones(n) for n in lengths]
+    rng = np.random.default_rng(0)
+    return join(
+        [rng.normal(size=(n + 1, 2)) for n in lengths], [np.zeros((n, 1)) for n in lengths], rewards
+    )
+
+
+def test_no_return_is_asked_for_where_success_ends_episodes(join_episodes: Make) -> None:
+    ended = lingering(join_episodes, True)
+    assert ended_by_success(ended) == 0.8
+    config, decisions = decide(Config(), ended)
+    assert config.data.condition_on_returns is False
+    assert config.data.best_of_windows == 1
+    assert any("80% of the episodes" in each.reason for each in decisions)
+    plain = lingering(join_episodes, False)
+    assert ended_by_success(plain) == 0
+    assert decide(Config(), plain)[0].data.condition_on_returns is True
