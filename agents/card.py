@@ -37,10 +37,10 @@ def model_card(
     rows["planning"] = ", ".join(settings)
     tuning = None if agent.origin is None else agent.origin.tuning
     if tuning is not None and tuning.planning:
-        rows["planning was"] = tuning.line
+        rows["settings"] = tuning.line
         if agent.origin is not None and agent.origin.given:
             over = (f"{key} {value}" for key, value in agent.origin.given.items())
-            rows["planning was"] += f"; over it by hand: {', '.join(over)}"
+            rows["settings"] += f"; over these by hand: {', '.join(over)}"
     lines = [f"| {key} | {value} |" for key, value in (rows | dict(more)).items()]
     return "\n".join(
         [

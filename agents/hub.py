@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from diffplan.agents.loading import load_agent
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import write_model
-from diffplan.model.tuned import TUNING
+from diffplan.model.tuned import TUNING, with_settings
 from diffplan.planning.calibration import FILE, save_statistics
 
 _HELD = ["config.json", "model.safetensors", FILE, TUNING]  # all that is ever downloaded
@@ -35,14 +34,11 @@ class HubAgent(ModelHubMixin):
                 "this agent was not loaded from a run, so that nothing is known of its training; "
                 "save one that load_agent gave"
             )
-        header, tuning = agent.origin.header.public, agent.origin.tuning
-        if tuning is not None and not agent.origin.given:
-            # as in the run: what chose the settings stays with them
-            (save_directory / TUNING).write_text(json.dumps(tuning.record, indent=1) + "\n")
-        else:
-            config = dataclasses.replace(header.config, planning=agent.settings)
-            header = dataclasses.replace(header, config=config)
-        write_model(save_directory, header, agent.model.state_dict())
+        # as in a run: the configuration says which networks there are, and settings lie beside it
+        given = {name: agent.planning[name] for name in agent.origin.given}
+        if (settings := with_settings(agent.origin.tuning, given)) is not None:
+            (save_directory / TUNING).write_text(json.dumps(settings, indent=1) + "\n")
+        write_model(save_directory, agent.origin.header.public, agent.model.state_dict())
         if agent.model.statistics is not None:
             save_statistics(agent.model.statistics, save_directory)
 

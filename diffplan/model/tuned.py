@@ -1,4 +1,7 @@
-"""Planning settings that `diffplan tune` chose for a checkpoint; they lie beside its weights."""
+"""Planning settings in place of those of the training, beside a checkpoint's weights.
+
+`diffplan tune` chooses them; a planner that is shared keeps those it was loaded with.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +23,37 @@ class Tuning:
 
     planning: settings in place of the trained ones, none where nothing was better. seeds: (first,
     last) of the episodes that chose. episodes: how many were played. gain: of the settings over
-    those before, mean and 80 % interval. record: all of the file.
+    those before, mean and 80 % interval. by_hand: names of settings that somebody gave. record: all
+    of the file.
     """
 
     planning: dict[str, Any]
     seeds: tuple[tuple[int, int], ...]
     episodes: int
     gain: tuple[float, float, float]
+    by_hand: tuple[str, ...]
     record: dict[str, Any]
 
     @property
     def line(self) -> str:
         """For reports and model cards."""
-        seeds = ", ".join(f"{first}-{last}" for first, last in self.seeds)
-        settings = ", ".join(f"{name} {value}" for name, value in self.planning.items())
-        mean, low, high = self.gain
-        return (
-            f"tuned on seeds {seeds} ({self.episodes} episodes): {settings}; "
-            f"{self.record['by']} {mean:+.3g} [80 %: {low:+.3g}, {high:+.3g}] there"
+        chosen, given = (
+            ", ".join(
+                f"{name} {value}"
+                for name, value in self.planning.items()
+                if (name in self.by_hand) is by_hand
+            )
+            for by_hand in (False, True)
         )
+        parts = []
+        if chosen:
+            seeds = ", ".join(f"{first}-{last}" for first, last in self.seeds)
+            mean, low, high = self.gain
+            parts = [
+                f"tuned on seeds {seeds} ({self.episodes} episodes): {chosen}",
+                f"{self.record['by']} {mean:+.3g} [80 %: {low:+.3g}, {high:+.3g}] there",
+            ]
+        return "; ".join([*parts, *([f"by hand: {given}"] if given else [])])
 
     def overlap(self, first: int, count: int) -> tuple[int, int] | None:
         """The seeds that chose, where they touch `count` seeds from `first` on."""
@@ -62,8 +77,10 @@ def read_tuning(checkpoint: Path) -> Tuning | None:
         # JSON has no infinity: a gain without an interval is null
         mean, low, high = (float("nan") if x is None else float(x) for x in found["gain"])
         seeds = tuple((int(first), int(last)) for first, last in found["seeds"])
+        by_hand = tuple(map(str, found.get("by_hand", ())))
+        gain = mean, low, high
         tuning = Tuning(
-            dict(found["planning"]), seeds, int(found["episodes"]), (mean, low, high), found
+            dict(found["planning"]), seeds, int(found["episodes"]), gain, by_hand, found
         )
         str(found["by"])
         replace_planning(read_header(checkpoint).config, **tuning.planning)
@@ -74,6 +91,22 @@ def read_tuning(checkpoint: Path) -> Tuning | None:
             "checkpoint plans with the settings of its training"
         ) from None
     return tuning
+
+
+def with_settings(tuning: Tuning | None, given: dict[str, Any]) -> dict[str, Any] | None:
+    """What tuning.json holds where settings are given over the tuned ones; None without either."""
+    if not given:
+        return None if tuning is None else tuning.record
+    none: dict[str, Any] = {
+        "planning": {},
+        "seeds": [],
+        "episodes": 0,
+        "gain": [None] * 3,
+        "by": None,
+    }
+    record = none if tuning is None else tuning.record
+    by_hand = [*record.get("by_hand", ()), *given]
+    return {**record, "planning": record["planning"] | given, "by_hand": by_hand}
 
 
 def tuned_planning(checkpoint: Path) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _compare(options: Compare, target: Path) -> dict[str, Any]:
     from diffplan.scripts.report.files import write_json
     from diffplan.scripts.report.results import machine
 
-    agent = load_agent(options.folder, device=options.device)
+    agent = load_agent(options.folder, device=options.device, tuned=False)
     tasks = Tasks.of(agent, options.folder, options.seed)
     report: dict[str, Any] = {
         "command": _command(options),
@@ -246,7 +246,8 @@ def _row(options: Compare, name: str, settings: dict[str, Any], tasks: Tasks) ->
 def _agent(options: Compare, settings: dict[str, Any]) -> PlannerAgent:
     from diffplan.agents import load_agent
 
-    return load_agent(options.folder, device=options.device, **settings)
+    # ways are compared as trained: what was tuned is one way, and chosen on other seeds
+    return load_agent(options.folder, device=options.device, tuned=False, **settings)
 
 
 def _score(name: str, played: Rollout, tasks: Tasks) -> Score:

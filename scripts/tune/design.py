@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -82,15 +81,21 @@ def design(
     seen = [_effective(agent)]
     chosen: list[Settings] = [{}]
 
-    def take(settings: Settings) -> bool:
+    def effect(settings: Settings) -> Settings | None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # candidates that are copies: told apart below
-                facts = _effective(make(settings))
+            return _effective(make(settings))
         except DiffplanError:
+            return None
+
+    def take(settings: Settings) -> bool:
+        facts = effect(settings)
+        if facts is None or facts in seen:
             return False
-        if facts in seen:
-            return False
+        # without what makes no difference beside the rest
+        for name in list(settings):
+            less = {key: value for key, value in settings.items() if key != name}
+            if effect(less) == facts:
+                settings = less
         seen.append(facts)
         chosen.append(settings)
         return True

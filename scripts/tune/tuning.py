@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,14 +49,16 @@ def tune(options: TuneOptions) -> dict[str, Any]:
     check_writable(file, "tuning")
 
     def make(settings: Settings) -> PlannerAgent:
-        return PlannerAgent(
-            agent.model,
-            agent.layout,
-            agent.info,
-            config_name=agent.config_name,
-            engine="eager",
-            **agent_settings(before) | settings,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of candidates that are copies: `design` knows
+            return PlannerAgent(
+                agent.model,
+                agent.layout,
+                agent.info,
+                config_name=agent.config_name,
+                engine="eager",
+                **agent_settings(before) | settings,
+            )
 
     tried = design(agent, plan.rounds[0][0], seed, make)
     if len(tried) < 2:

@@ -64,7 +64,7 @@ def test_a_saved_agent_plans_as_before(run: Path, observe: Make, tmp_path: Path)
     agent = load_agent(run, engine="eager", candidates=2, denoising_steps=2)
     agent.save_pretrained(tmp_path / "saved")
     held = {path.name for path in (tmp_path / "saved").iterdir()}
-    assert held == {"README.md", "config.json", "model.safetensors"}
+    assert held == {"README.md", "config.json", "model.safetensors", "tuning.json"}
     expected = agent.predict(observe(2))[0]
     for again in (
         load_agent(tmp_path / "saved", engine="eager"),

@@ -207,7 +207,7 @@ ON_RUNS: dict[str, list[str]] = {
     "evaluate-best": ["evaluate", "RUN", *SMALL, "--checkpoint", "best", "--select-episodes", "1"],
     "compare": ["compare", "RUN", "--episodes", "2", "--tune-episodes", "1"],
     "export": ["export", "RUN", "DIR"],
-    "tune": ["tune", "RUN", "--budget", "48", "--settings", "2"],
+    "tune": ["tune", "RUN", "--budget", "48", "--settings", "2", "--num-envs", "2"],
     "calibrate": ["calibrate", "RUN", "--samples", "8", "--start", "noise"],
     "queries": ["queries", "RUN", *FEW],
     "queries-against": ["queries", "RUN", "--against", "SEPARATE", *FEW],
@@ -243,6 +243,7 @@ def test_every_command_works_or_says_why_not(
     ways = ("proposer only", "from noise, 10 steps")
     monkeypatch.setattr(compare, "ROWS", {name: compare.ROWS[name] for name in ways})
     monkeypatch.setattr(compare, "STRIDES", (2,))
+    monkeypatch.setattr(compare, "_ROUNDS", 1)
     run = train(*model)
     capsys.readouterr()
     words = {"RUN": str(run), "DIR": str(tmp_path / "robot")}

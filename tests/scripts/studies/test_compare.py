@@ -68,7 +68,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maze_agent: Any) -> W
     world = World(tmp_path / "run")
     (world.run / "checkpoint-00000060").mkdir(parents=True)
 
-    def load_agent(folder: Path, device: str, **planning: Any) -> Agent:
+    def load_agent(folder: Path, device: str, tuned: bool, **planning: Any) -> Agent:
         if planning.get("start") == "noise":
             raise DiffplanError("this model cannot plan from noise")
         return Agent(maze_agent.info, {"replan_every": 6, **planning})
