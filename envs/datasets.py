@@ -17,7 +17,7 @@ from diffplan.data.episodes import Episodes, fingerprint
 from diffplan.data.info import DatasetInfo
 from diffplan.envs import formats
 from diffplan.envs.formats.d4rl import load_d4rl
-from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, d4rl_folder
+from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, canonical_name, d4rl_folder
 from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, fetch_d4rl
 from diffplan.envs.formats.minari import is_local, load_minari, local_datasets
 from diffplan.envs.formats.minari_remote import fetch_minari, is_minari_id
@@ -27,7 +27,14 @@ from diffplan.envs.formats.ogbench import (
     ogbench_file,
 )
 from diffplan.envs.formats.other_kinds import refuse_other_kind
-from diffplan.envs.makers.catalogue import MAKEABLE, MAZE2D, METAWORLD, OGBENCH_MAZES, POINTMAZES
+from diffplan.envs.makers.catalogue import (
+    LOCOMOTION,
+    MAKEABLE,
+    MAZE2D,
+    METAWORLD,
+    OGBENCH_MAZES,
+    POINTMAZES,
+)
 from diffplan.envs.makers.metaworld_data import metaworld_id
 from diffplan.envs.makers.pointmaze_data import pointmaze_id
 from diffplan.envs.simulators.environments import check_env_id
@@ -123,12 +130,12 @@ def fetch_dataset(name: str, progress: bool = True) -> str:
     return f"the Minari dataset {name}"
 
 
-def made_maze2d(name: str) -> Path | None:
-    """The file that `diffplan datasets make` writes for maze2d-umaze, maze2d-large-dense etc.
+def made_d4rl(name: str) -> Path | None:
+    """The file that `diffplan datasets make` writes for maze2d-umaze, hopper-medium etc.
 
     None for any other name. Apart from D4RL's own files, so that neither passes for the other.
     """
-    if name not in MAZE2D:
+    if name not in (*MAZE2D, *LOCOMOTION):
         return None
     return d4rl_folder() / "made" / f"{name}.hdf5"
 
@@ -175,7 +182,7 @@ def _load(name: str, env: str | None, layout: str | None, progress: bool) -> Epi
         # one remade here before the official one is asked for over the network
         return load_ogbench(name, ogbench_file(name) or fetch_ogbench(name))
     # the file, not its folder, makes it ours: D4RL's own have a version in the name
-    made = made_maze2d(name)
+    made = made_d4rl(name)
     if made is not None and made.is_file():
         return _called(name, load_d4rl(made, env, progress=progress))
     if is_local(_made_id(name)) and "/" not in name:
@@ -217,8 +224,10 @@ def _unknown(name: str, as_minari: str = "") -> DiffplanError:
     """as_minari: what came of asking Minari for it, "" if it was not asked."""
     if name in MAKEABLE:
         steps = "" if name in METAWORLD else " --env-steps 200000"
+        official = canonical_name(name)
+        beside = f"; D4RL's own is {official}" if official else ""
         return DiffplanError(
-            f"{name} is not made yet; make it with: diffplan datasets make {name}{steps}"
+            f"{name} is not made yet; make it with: diffplan datasets make {name}{steps}{beside}"
         )
     # without the remote's: a typing error should not wait for a network
     known = [entry.name for entry in list_datasets()]
@@ -255,13 +264,12 @@ def _d4rl() -> list[DatasetEntry]:
 
 def _makeable() -> list[DatasetEntry]:
     entries = []
-    for name in MAZE2D:
-        path = made_maze2d(name)
+    for name in (*MAZE2D, *LOCOMOTION):
+        path = made_d4rl(name)
         made = path is not None and path.is_file()
         note = f"made: {path}" if made else f"diffplan datasets make {name}"
-        entries.append(
-            DatasetEntry(name, "maze2d, made here", "local" if made else "can be made", note)
-        )
+        domain = f"{name.partition('-')[0]}, made here"
+        entries.append(DatasetEntry(name, domain, "local" if made else "can be made", note))
     for name in OGBENCH_MAZES:
         file = ogbench_file(name)
         note = f"{file}" if file else f"download it, or: diffplan datasets make {name}"
@@ -346,6 +354,8 @@ def _is_here(name: str) -> bool:
         return CATALOGUE[name].path.is_file()
     if name in OGBENCH_MAZES:
         return ogbench_file(name) is not None
+    if (made := made_d4rl(name)) is not None:
+        return made.is_file()
     return is_local(name) or Path(name).exists()
 
 

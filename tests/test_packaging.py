@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import diffplan
+from diffplan.envs.makers.catalogue import LOCOMOTION_TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("agents", "envs", "scripts")  # at the top of the repository, installed inside diffplan
@@ -126,6 +127,7 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 import diffplan
+from diffplan.envs.makers.catalogue import LOCOMOTION_TASKS
 ours = Path(diffplan.__file__).resolve().parent.parent
 installed = importlib.metadata.files("diffplan")
 for room in {ROOMS}:
@@ -170,8 +172,9 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
 def test_the_wheel_holds_every_module_and_nothing_else(built):
     with zipfile.ZipFile(built[1]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    actor = "diffplan/envs/makers/ant-direction.npz"  # that leads the ant in data made here
-    assert names == {*sources(), "diffplan/py.typed", actor}
+    walkers = [f"{t}-{n}" for t, a in LOCOMOTION_TASKS.items() for n in (*a.until_medium, a.expert)]
+    actors = {f"diffplan/envs/makers/{name}.npz" for name in ("ant-direction", *walkers)}
+    assert names == {*sources(), "diffplan/py.typed", *actors}
 
 
 @checkout_only

@@ -23,6 +23,30 @@ MAZE2D = tuple(
 )
 """maze2d-umaze, maze2d-large-dense, ...: D4RL's names without their version."""
 
+
+@dataclass(frozen=True)
+class Locomotion:
+    """The actors of a locomotion task, each a file TASK-STEPS.npz beside this one.
+
+    env_id: where they were trained and are rolled out. until_medium: steps of their training, the
+    last of them medium; medium-replay has all of them. expert: steps, too.
+    """
+
+    env_id: str
+    until_medium: tuple[str, ...]
+    expert: str
+
+
+LOCOMOTION_TASKS = {
+    "walker2d": Locomotion("Walker2d-v5", ("50k", "100k", "150k", "200k"), "400k"),
+}
+LOCOMOTION = tuple(
+    f"{task}-{kind}"
+    for task in LOCOMOTION_TASKS
+    for kind in ("medium", "expert", "medium-replay", "medium-expert")
+)
+"""hopper-medium, ...: D4RL's names without their version."""
+
 # In the benchmark's own order.
 MT10 = (
     "reach-v3",
@@ -77,5 +101,5 @@ def _ogbench_mazes() -> dict[str, MazeSet]:
 OGBENCH_MAZES = _ogbench_mazes()
 """NAME, as OGBench's -> how its data are made."""
 
-MAKEABLE = (*sorted(POINTMAZES), *MAZE2D, *METAWORLD, *OGBENCH_MAZES)
+MAKEABLE = (*sorted(POINTMAZES), *MAZE2D, *LOCOMOTION, *METAWORLD, *OGBENCH_MAZES)
 """What `diffplan datasets make` takes."""

@@ -11,16 +11,14 @@ the observation after the end of a leg; here the trajectory has no such step.
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
-from diffplan.data.folders import building_folder
+from diffplan.envs.formats.d4rl_write import already_made, write_d4rl
 from diffplan.envs.formats.minari_write import software_versions
 from diffplan.envs.makers.maze2d_controllers import Grid, steer
 from diffplan.envs.simulators.maze2d import LAYOUTS, Maze2D, goal_point, reward_at
@@ -126,7 +124,7 @@ def make_maze2d(
         "mujoco": versions["mujoco"],
         "versions": json.dumps(versions),
     }
-    if path.exists() and not overwrite and _already_made(path, attributes):
+    if not overwrite and already_made(path, attributes, _RECIPE):
         return path
     require_memory(_STEP_BYTES * steps, f"{steps:,} steps", "make fewer")
     require_disk(path.parent, _STEP_BYTES / 4 * steps, f"{steps:,} steps", "make fewer")
@@ -141,33 +139,5 @@ def make_maze2d(
         "infos/qpos": run.states[:, :2],
         "infos/qvel": run.states[:, 2:],
     }
-    with building_folder(path.parent, path.name) as building:
-        (building / path.name).write_bytes(_file_of(arrays, attributes))
-        os.replace(building / path.name, path)
+    write_d4rl(path, arrays, attributes)
     return path
-
-
-def _file_of(arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> bytes:
-    """An HDF5 file, made in memory: the library does not survive a disk that is full."""
-    with h5py.File("in memory", "w", driver="core", backing_store=False) as file:
-        # D4RL's types: float32, and bool for the flags
-        for key, array in arrays.items():
-            stored = array if array.dtype == np.bool_ else array.astype(np.float32)
-            file.create_dataset(key, data=stored, compression="gzip")
-        file.attrs.update(attributes)
-        file.flush()
-        return bytes(file.id.get_file_image())
-
-
-def _already_made(path: Path, attributes: dict[str, object]) -> bool:
-    """Whether the file there is the one asked for. DiffplanError if it is another one."""
-    try:
-        with h5py.File(path, "r") as file:
-            there = {key: file.attrs.get(key) for key in _RECIPE}
-    except OSError:
-        there = dict.fromkeys(_RECIPE)
-    if there == {key: attributes[key] for key in _RECIPE}:
-        return True
-    asked = ", ".join(f"{key} {attributes[key]}" for key in _RECIPE)
-    has = ", ".join(f"{key} {there[key]}" for key in _RECIPE)
-    raise DiffplanError(f"{path} exists with {has}; asked for {asked}: give --overwrite")

@@ -4,6 +4,7 @@ python -m diffplan.scripts.checks.tables               the tables in docs/ from 
 python -m diffplan.scripts.checks.pointmaze_counts     PointMaze data beside published counts
 python -m diffplan.scripts.checks.maze2d_controllers   maze2d beside D4RL's reference scores
 python -m diffplan.scripts.checks.export RUN           exported planners beside their agents
+python -m diffplan.scripts.checks.behaviour ENV       the actors whose rollouts are made data
 python -m diffplan.scripts.checks.bad_inputs           hundreds of bad inputs, each named in a line
 python -m diffplan.scripts.checks.stalls               whether a control loop ever waits
 python -m diffplan.scripts.checks.gpu                  what a GPU gives (`make gpu`)

@@ -14,6 +14,7 @@ from diffplan.errors import DiffplanError
 _OF: dict[str, tuple[str, ...]] = {
     "pointmaze": ("env_steps", "path_rule"),
     "maze2d": ("env_steps", "path_rule"),
+    "locomotion": ("env_steps", "workers"),
     "metaworld": ("env_steps", "episodes", "action_noise", "workers"),
     "OGBench": ("episodes", "workers"),
 }
@@ -21,15 +22,17 @@ _OF: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Make:
-    """Make data by their published procedures: PointMaze, maze2d, Meta-World, OGBench's mazes.
+    """Make data: PointMaze, maze2d, Meta-World and OGBench's mazes by their published procedures,
+    locomotion with actors that come with the package.
 
     pointmaze-* and metaworld-* become local Minari datasets (`minari list local` shows them too),
-    maze2d-* files in D4RL's layout and frame, OGBench's names files with OGBench's keys. The same
-    settings and seed give the same data.
+    maze2d-* and locomotion files in D4RL's layout, OGBench's names files with OGBench's keys. The
+    same settings and seed give the same data.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """pointmaze-{open,umaze,medium,large}, maze2d-{open,umaze,medium,large}[-dense],
+    walker2d-{medium,expert,medium-replay,medium-expert},
     metaworld-mt10 or one of its tasks (metaworld-reach),
     {pointmaze,antmaze}-{medium,large,giant,teleport}-{navigate,stitch}-v0 and
     antmaze-{medium,large,teleport}-explore-v0 of OGBench."""
@@ -37,8 +40,8 @@ class Make:
         int | None,
         tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 200,000; metaworld: 150)"),
     ] = None
-    """pointmaze, maze2d: environment steps in all; the published sets have 1,000,000 (maze2d: 1 to
-    4 millions). Meta-World: steps of the longest episode."""
+    """pointmaze, maze2d, locomotion: environment steps in all; the published sets have 1,000,000
+    (maze2d: 1 to 4 millions). Meta-World: steps of the longest episode."""
     seed: int = 0
     """Seed of the environment and of the controller's noise."""
     episodes: Annotated[
@@ -56,7 +59,7 @@ class Make:
         int | None,
         tyro.conf.arg(metavar="INT", help_behavior_hint="(default: one per core, at most 8)"),
     ] = None
-    """Meta-World, OGBench: processes."""
+    """Meta-World, OGBench, locomotion: processes."""
     path_rule: Literal["depth-first", "shortest"] | None = None
     """pointmaze: how the controller finds its way, with detours as in the published data (by
     default) or without. maze2d's takes shortest paths."""
@@ -77,6 +80,7 @@ class Make:
         make = {
             "pointmaze": self._pointmaze,
             "maze2d": self._maze2d,
+            "locomotion": self._locomotion,
             "metaworld": self._metaworld,
             "OGBench": self._ogbench,
         }[family]
@@ -84,8 +88,10 @@ class Make:
         print(f"look at it:  diffplan datasets show {self.name}")
 
     def _family(self) -> str:
-        from diffplan.envs.makers.catalogue import OGBENCH_MAZES
+        from diffplan.envs.makers.catalogue import LOCOMOTION, OGBENCH_MAZES
 
+        if self.name in LOCOMOTION:
+            return "locomotion"
         return "OGBench" if self.name in OGBENCH_MAZES else self.name.partition("-")[0]
 
     def _check(self, family: str) -> None:
@@ -116,13 +122,29 @@ class Make:
         return 200_000 if self.env_steps is None else self.env_steps
 
     def _maze2d(self) -> str:
-        from diffplan.envs.datasets import made_maze2d
+        from diffplan.envs.datasets import made_d4rl
         from diffplan.envs.makers.maze2d_data import make_maze2d
 
-        file = made_maze2d(self.name)
+        file = made_d4rl(self.name)
         assert file is not None
         make_maze2d(self.name, self._steps, self.seed, file, overwrite=self.overwrite)
         return f"the file {file}"
+
+    def _locomotion(self) -> str:
+        from diffplan.envs.datasets import made_d4rl
+        from diffplan.envs.makers.locomotion_data import make_locomotion
+
+        file = made_d4rl(self.name)
+        assert file is not None
+        make_locomotion(
+            self.name,
+            self._steps,
+            self.seed,
+            file,
+            workers=self.workers,
+            overwrite=self.overwrite,
+        )
+        return f"the file {file}, made by diffplan's own actors, not D4RL's"
 
     def _pointmaze(self) -> str:
         from diffplan.envs.makers.pointmaze_data import make_pointmaze

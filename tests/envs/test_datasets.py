@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from diffplan.data.info import DatasetInfo
-from diffplan.envs.datasets import fetch_dataset, list_datasets, load_dataset, made_maze2d
+from diffplan.envs.datasets import fetch_dataset, list_datasets, load_dataset, made_d4rl
 from diffplan.envs.formats import minari_remote
 from diffplan.envs.formats.d4rl_catalogue import CATALOGUE
 from diffplan.envs.formats.d4rl_hdf5 import check_d4rl_file
@@ -164,7 +164,7 @@ def test_damage_inside_an_array_is_found(tmp_path: Path) -> None:
     [
         ("pointmaze-mediun", "did you mean pointmaze-medium"),
         ("hopper-medum-v2", "did you mean hopper-medium-v2"),
-        ("hopper-medium", "did you mean hopper-medium-v2"),
+        ("walker2d-medium", "make walker2d-medium .*; D4RL's own is walker2d-medium-v2"),
         ("pointmaze-large", "diffplan datasets make pointmaze-large"),
         ("maze2d-large", "diffplan datasets make maze2d-large"),
         ("nothing", "unknown dataset 'nothing'"),
@@ -225,7 +225,7 @@ def test_minari_ids_are_downloaded(
 
 
 def test_made_mazes_are_no_official_files(d4rl: Path) -> None:
-    path = made_maze2d("maze2d-umaze")
+    path = made_d4rl("maze2d-umaze")
     assert path is not None
     path.parent.mkdir()
     with h5py.File(path, "w") as file:
@@ -244,7 +244,7 @@ def test_made_mazes_are_no_official_files(d4rl: Path) -> None:
         "maze2d-umaze": "local",
         "maze2d-umaze-dense": "can be made",
     }
-    assert made_maze2d("maze2d-umaze-v1") is None
+    assert made_d4rl("maze2d-umaze-v1") is None
 
 
 def test_bad_data_are_refused_and_can_still_be_looked_at(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from diffplan.data.info import DatasetInfo
-from diffplan.envs.datasets import load_dataset, made_maze2d
+from diffplan.envs.datasets import load_dataset, made_d4rl
+from diffplan.envs.formats import d4rl_write
 from diffplan.envs.makers import maze2d_data
 from diffplan.envs.makers.maze2d_controllers import Grid, Maze2DController, maze2d_controllers
 from diffplan.envs.makers.maze2d_data import make_maze2d, run_maze2d
@@ -145,7 +146,7 @@ def test_controllers_reach_their_known_returns(
     replan: bool, expected: float, spread: float
 ) -> None:
     """Means and standard deviations of 2,000 episodes; D4RL's maximum is 161.86 of 100."""
-    episodes = 60
+    episodes = 24
     result = rollout(
         Maze2DController("umaze", replan),
         evaluation_env_factory(info("umaze")),
@@ -225,7 +226,7 @@ def test_what_is_made_loads_by_its_name(
 ) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     assert main(["datasets", "make", name, "--env-steps", "900", "--seed", "2"]) == 0
-    path = made_maze2d(name)
+    path = made_d4rl(name)
     assert path is not None
     with h5py.File(path) as file:
         xy, rewards = file["observations"][:, :2], file["rewards"][:]
@@ -269,7 +270,7 @@ def test_an_interrupted_call_leaves_nothing(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(maze2d_data.os, "replace", fail)
+    monkeypatch.setattr(d4rl_write.os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         make_quietly("maze2d-open", 20, 0, tmp_path / "x.hdf5")
     assert list(tmp_path.iterdir()) == []

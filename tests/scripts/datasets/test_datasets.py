@@ -56,8 +56,8 @@ def test_download_says_where_things_are(
     ]
     with pytest.raises(DiffplanError, match="no dataset named"):
         tyro.cli(Download, args=[]).run()
-    with pytest.raises(DiffplanError, match="did you mean hopper-medium-v2"):
-        Download(("hopper-medium",)).run()
+    with pytest.raises(DiffplanError, match="D4RL's own is walker2d-medium-v2"):
+        Download(("walker2d-medium",)).run()
 
 
 def test_show_tells_where_rewards_and_data_come_from(tmp_path: Path) -> None:
