@@ -69,13 +69,18 @@ def _nearest(
 
 
 def design(
-    agent: PlannerAgent, count: int, seed: int, make: Callable[[Settings], PlannerAgent]
+    agent: PlannerAgent,
+    count: int,
+    seed: int,
+    make: Callable[[Settings], PlannerAgent],
+    known: Sequence[Settings] = (),
 ) -> list[Settings]:
     """At most `count` ways of planning, no two alike; the first, {}, is the agent's own.
 
     Half of the others change one thing, each thing in turn; half are combinations, in which every
     value of a setting occurs as often as its others and the default in half of them. make: the
-    agent that plans so; ways that it cannot plan in, DiffplanError, are left out.
+    agent that plans so; ways that it cannot plan in, DiffplanError, are left out. known: tried in
+    any case.
     """
     tried = dimensions(agent)
     seen = [_effective(agent)]
@@ -100,7 +105,7 @@ def design(
         chosen.append(settings)
         return True
 
-    for settings in _in_turn(tried):
+    for settings in (*known, *_in_turn(tried)):
         if len(chosen) > count // 2:
             break
         take(settings)

@@ -19,7 +19,7 @@ from diffplan.envs.datasets import training_data
 from diffplan.envs.simulators.tasks import task_env_factory
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import find_checkpoint, read_header
-from diffplan.model.tuned import TUNING, Tuning, read_tuning
+from diffplan.model.tuned import TUNING, Tuning, read_tuning, tuned_before
 from diffplan.scripts.evaluate.measure import places
 from diffplan.scripts.evaluate.scores import Place
 from diffplan.scripts.evaluate.task_given import teller, what_is_given
@@ -40,11 +40,14 @@ def tune(options: TuneOptions) -> dict[str, Any]:
     """Do what `Tune.run` says."""
     torch.set_num_threads(options.threads)
     path = find_checkpoint(options.folder, options.checkpoint)
-    before = read_tuning(path)
-    agent = load_agent(path, device=options.device, engine="eager")
+    before, older = read_tuning(path), tuned_before(path)
+    inherited = None if older is None else read_tuning(older)
+    agent = load_agent(
+        path, device=options.device, engine="eager", tuned=False, **agent_settings(before)
+    )
     where = places(agent, options.env, options.time_limit)
     plan = schedule(options.budget, options.settings, len(where))
-    seed = _first_seed(options, before, plan)
+    seed = _first_seed(options, before or inherited, plan)
     file, picture = path / TUNING, path / "tuning.png"
     check_writable(file, "tuning")
 
@@ -60,7 +63,8 @@ def tune(options: TuneOptions) -> dict[str, Any]:
                 **agent_settings(before) | settings,
             )
 
-    tried = design(agent, plan.rounds[0][0], seed, make)
+    # what suited earlier weights is a way to begin with
+    tried = design(agent, plan.rounds[0][0], seed, make, [agent_settings(inherited)])
     if len(tried) < 2:
         raise DiffplanError(f"{path} can plan in no other way: there is nothing to choose")
     if len(tried) < plan.rounds[0][0]:
@@ -115,12 +119,12 @@ def agent_settings(before: Tuning | None) -> Settings:
 
 
 def _first_seed(options: TuneOptions, before: Tuning | None, plan: Schedule) -> int:
-    """DiffplanError where the seeds have chosen the default that they would judge."""
+    """DiffplanError where the seeds have chosen what they would judge."""
     if options.seed is None:
         return SEED if before is None else max(SEED, *(last + 1 for _, last in before.seeds))
     if before is not None and (used := before.overlap(options.seed, plan.length)):
         raise DiffplanError(
-            f"seeds {used[0]} to {used[1]} chose the settings that this tuning begins with; leave "
+            f"seeds {used[0]} to {used[1]} chose settings that this tuning begins with; leave "
             f"--seed out, or give one from {used[1] + 1} on"
         )
     return options.seed

@@ -198,6 +198,12 @@ def test_what_was_tuned_belongs_to_its_weights(run: Path, world: World) -> None:
     with pytest.warns(UserWarning, match="checkpoint-00000004 plans with the settings of its tra"):
         assert load_agent(run).settings.replan_every == 4
     assert load_agent(run, checkpoint=2).settings.replan_every == 2
+    # trained on, it may begin with them, on seeds that have not chosen them
+    last = json.loads((run / "checkpoint-00000002" / TUNING).read_text())["seeds"][0][1]
+    assert tune(run) == 0
+    record = json.loads((later / TUNING).read_text())
+    assert record["seeds"][0][0] == last + 1 and record["earlier"] is None
+    assert record["trials"][1]["settings"]["replan_every"] == 2
 
 
 def test_failed_episodes_do_not_end_it_unless_there_are_no_others(
