@@ -198,7 +198,7 @@ def _check_goal(config: Sections, require: Require) -> None:
         return
     require(config.plan.space == "absolute", "plan.space", "absolute with plan.pin_goal")
     require(
-        config.data.relabel == "hindsight",
+        config.data.relabel in (None, "hindsight"),
         "data.relabel",
         "hindsight with plan.pin_goal, which takes a plan's own end for its goal",
     )

@@ -68,6 +68,7 @@ BY_KIND: dict[str, tuple[Any, Any]] = {
     "plan.horizon": (16, 8),
     "plan.stride": (2, 2),
     "data.discount": (0.99, 0.999),  # without a goal: a fast gait may fall only in 200 steps
+    "data.relabel": ("stitched", "stitched"),
     "data.best_of_windows": (1, 16),
     "data.condition_on_returns": (False, True),
     "heads.train_on_proposals": (False, True),
@@ -85,6 +86,8 @@ def by_kind(config: Config, has_goal: bool) -> Config:
     chosen = {key: values[kind] for key, values in BY_KIND.items() if config.is_open(key)}
     if "planning.start" in chosen and not config.denoiser.learns_from_noise:
         chosen["planning.start"] = "process"  # the others lie on the way of plain DDPM
+    if "data.relabel" in chosen and (config.data.discount == 1 or config.plan.pin_goal):
+        chosen["data.relabel"] = "hindsight"  # the other goes with neither
     return with_settings(config, chosen)
 
 

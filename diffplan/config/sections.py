@@ -35,7 +35,7 @@ class PlanSpaceConfig:
     __pydantic_config__ = STRICT
 
     horizon: Auto[int] = AUTO
-    """Future states in a plan, H. None: 16 with a goal, else 8."""
+    """Future states in a plan, H. None: 8, with a goal 16 unless the data say less."""
     stride: Auto[int] = AUTO
     """Environment steps between two plan states. None: by the data."""
     space: Literal["displacement", "absolute"] = "displacement"
@@ -56,8 +56,9 @@ class DataConfig:
     discount: Auto[float] = AUTO
     """Discount of the return-to-go per environment step; 1 for the undiscounted one. None: .99 with
     a goal, else .999."""
-    relabel: Literal["stitched", "hindsight"] = "stitched"
-    """Goals come from the same episode (hindsight) or, by shortest paths, also from others."""
+    relabel: Auto[Literal["stitched", "hindsight"]] = AUTO
+    """Goals come from the same episode (hindsight) or, by shortest paths, also from others. None:
+    stitched, unless the data say that the goal's columns are not what moves."""
     best_of_windows: Auto[int] = AUTO
     """Starts drawn per window and action (without a goal); one of good return is kept. None: 16
     without a goal, unless the data say that a high return is nothing to ask for."""

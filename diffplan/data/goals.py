@@ -24,12 +24,14 @@ class Aims:
 
     goal: [B] states whose goal columns they are. own: [B] bool, of the window's own episode.
     steps: [B] how far they are from the start. weight: [B] of the window, in [0, 1].
+    until: [B] steps from which on the window rests elsewhere, of which nothing is learned.
     """
 
     goal: Tensor
     own: Tensor
     steps: Tensor
     weight: Tensor
+    until: Tensor
 
 
 class Goals:
@@ -46,7 +48,9 @@ class Goals:
         A = steps(s_t, g) - n - steps(s_{t+n}, g) - A0,    n the steps in the window,
 
     and the window weighs exp(min(A, 0) / temperature): detours teach little. A0 places the zero
-    at the upper quartile of the data's own advantages.
+    at the upper quartile of the data's own advantages. Data that have come to rest lose nothing:
+    n counts the steps until the window stays where it ends. One that never moves teaches to stay at
+    a goal, and nothing about goals elsewhere.
 
     Rewards are 1 while the goal is held, times (1 - discount): R = discount^(steps to goal);
     undiscounted they are -1 a step: R = -(steps to goal).
@@ -65,7 +69,8 @@ class Goals:
         parts: states to draw from, as of `WindowSampler`.
         """
         self.config, self.drawing = config.data, drawing
-        self.span = config.plan.horizon * config.plan.stride
+        self.stride = config.plan.stride
+        self.span = config.plan.horizon * self.stride
         aimed = config.planning.subgoal_steps if config.data.relabel == "stitched" else 0
         self.reach = math.ceil(drawing.goal_reach * aimed) if aimed else None
         self._last, self._task_of, self._parts = last, task_of, parts
@@ -100,7 +105,7 @@ class Goals:
         generator = torch.Generator().manual_seed(seed)
         train = self._parts["train"]
         start = train.draw((_CALIBRATION,), generator, train.draw_tasks((_CALIBRATION,), generator))
-        advantage = self.pick(start, self.between, generator)[1]
+        advantage = self._pick(start, self.between, generator)[1]
         # pairs without a path say nothing about what is usual
         reached = advantage[advantage > -_NO_PATH]
         self.offset = float(reached.quantile(0.75)) if len(reached) else 0.0
@@ -116,21 +121,28 @@ class Goals:
         weight = torch.ones(len(start))
         # without a graph every goal is of the own episode
         own = torch.ones(len(start), dtype=torch.bool)
+        until = torch.full_like(start, self.span)
         if self.between is not None:
-            # the window may end before its goal; from there on the graph knows the way
-            steps = (goal - start).clamp(max=self.span)
-            here, there = self.between(torch.stack([start, start + steps]), goal)
-            advantage = here - steps - there * (goal - start > steps) - self.offset
             # drawn for every row, so that the draws do not depend on the coin
-            other, other_advantage, rest = self.pick(start, self.between, generator)
+            other, *of_other = self._pick(start, self.between, generator)
             own = torch.rand(len(start), generator=generator) < drawing.hindsight_share
-            goal = torch.where(own, goal, other)
-            advantage = torch.where(own, advantage, other_advantage)
+            # the window may end before its goal; from there on the graph knows the way
+            end = torch.minimum(goal, start + self.span)
+            here, there = self.between(torch.stack([start, end]), goal)
+            there = there * (end < goal)
+            moved = self.between.come_to_rest(start, end, self.stride)
+            # it has come when it comes to rest there, however long the data then wait
+            goal = torch.where(there <= self.stride, start + moved, goal)
+            of_own = self._advantage(here, moved, there), there, moved
+            advantage, rest, moved = (
+                torch.where(own, a, b) for a, b in zip(of_own, of_other, strict=True)
+            )
             weight = (advantage.clamp(max=0) / drawing.advantage_temperature).exp()
             # to another episode's goal: the window as it is driven, then the shortest way
-            far = (self._last[start] - start).clamp(max=self.span) + rest
-            to_goal = torch.where(own, to_goal, far)
-        return Aims(goal, own, to_goal, weight)
+            to_goal = torch.where(own, (goal - start).float(), moved + rest)
+            goal = torch.where(own, goal, other)
+            until = torch.where(rest <= self.stride, self.span, moved)
+        return Aims(goal, own, to_goal, weight, until)
 
     def near_and_far(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Goals for values of states `start` [B], half of them near: states [B], steps [B]."""
@@ -147,25 +159,31 @@ class Goals:
             steps = torch.where(own, torch.minimum(steps, found), found)
         return goal, steps
 
-    def pick(
+    def _pick(
         self, start: Tensor, between: StepsBetween, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A goal state of the same task in training per start [B].
 
-        Index [B], its advantage [B], and the steps [B] to it from where the window ends.
+        Index [B], its advantage [B], the steps [B] to it from where the window ends, and those
+        [B] that the window moves for.
         """
         drawing = self.drawing
         candidates = self._anywhere(start, drawing.goal_candidates, generator)
-        steps = (self._last[start] - start).clamp(max=self.span)
-        here, there = between(torch.stack([start, start + steps])[..., None], candidates)
-        advantage = here - steps[:, None] - there - self.offset
-        # a window teaches nothing about a goal out of reach
-        advantage = torch.where(here < _NO_PATH, advantage, -2 * _NO_PATH)
+        end = torch.minimum(self._last[start], start + self.span)
+        here, there = between(torch.stack([start, end])[..., None], candidates)
+        moved = between.come_to_rest(start, end, self.stride)
+        advantage = self._advantage(here, moved[:, None], there)
         # argmax with Gumbel noise is a draw by softmax
         gumbel = -torch.empty(candidates.shape).exponential_(generator=generator).log()
         pick = (advantage.clamp(max=0) / drawing.advantage_temperature + gumbel).argmax(1)
         row = torch.arange(len(start))
-        return candidates[row, pick], advantage[row, pick], there[row, pick]
+        return candidates[row, pick], advantage[row, pick], there[row, pick], moved
+
+    def _advantage(self, here: Tensor, moved: Tensor, there: Tensor) -> Tensor:
+        """A of windows that move for so many steps."""
+        # a goal out of reach, or one that the window does not set out for
+        nothing = (here >= _NO_PATH) | ((there > self.stride) & (moved == 0))
+        return torch.where(nothing, -2 * _NO_PATH, here - moved - there - self.offset)
 
     def _ends(self, start: Tensor) -> Tensor:
         """The last states that can be goals of hindsight for states `start` [B]."""

@@ -6,13 +6,16 @@ within a few steps; all-pairs shortest paths (Floyd-Warshall) then join pieces o
 episodes. This is dynamic programming over the data's own transitions, the same idea as a
 goal-conditioned value function, for goals of few dimensions.
 
-Two details keep the estimate nearly unbiased. An edge also pays for the gap between the visited
+Three details keep the estimate nearly unbiased. An edge also pays for the gap between the visited
 state and the landmark's centre, at the data's own speed; otherwise each hop would jump a
-landmark's width for free. And a query looks at the nearest few landmarks, not at one.
+landmark's width for free. A query looks at the nearest few landmarks, not at one. And edges are no
+longer than brisk motion lasts: a reach of four steps, after which the data rest, would seem to take
+as long as the edge.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +24,12 @@ from torch import Tensor
 from diffplan.data.rows import Rows
 from diffplan.errors import DiffplanError
 
-_LAGS = (4, 8, 16, 32)  # steps spanned by an edge
 NEIGHBOURS = 3  # landmarks considered around a point
-_SPEED_LAG = 16
+_PACES = (2, 4, 8, 16)  # steps over which the speed is measured
+_KEPT = 0.5  # share of the speed over the fewest steps that is kept over a pace
+_EDGES = (0.25, 0.5, 1, 2)  # paces spanned by an edge
+_BRISK, _FASTEST = 0.9, 0.99  # quantiles of the speed
+_STILL = 0.1  # share of the fastest that counts as none
 _SUBSAMPLE = 20_000  # points among which landmarks are chosen
 _CHUNK = 200_000  # states at once
 _UNREACHABLE = 1e9
@@ -81,11 +87,7 @@ def fit_landmarks(points: Tensor, starts: Tensor, count: int, seed: int) -> Land
     centres = _spread(points[order], count)
     lengths = starts[1:] - starts[:-1]
 
-    lag = min(_SPEED_LAG, int(lengths.max()) - 1)
-    # torch.quantile takes at most 2**24 entries
-    start = next(Rows(starts[:-1], lengths - lag).split(1_000_000)) if lag else starts[:0]
-    moved = (points[start + lag] - points[start]).norm(dim=-1) / max(lag, 1)
-    speed = float(moved.quantile(0.9)) if len(moved) else 0.0
+    brisk, speed = pace(points, starts)
     if speed <= 0:
         raise DiffplanError(
             "the achieved goals never move, so no steps-to-goal can be found; "
@@ -95,7 +97,7 @@ def fit_landmarks(points: Tensor, starts: Tensor, count: int, seed: int) -> Land
     near, gap = graph.locate(points)
     m, k = len(centres), near.shape[1]
     flat = torch.full((m * m,), _UNREACHABLE)
-    for lag in _LAGS:
+    for lag in sorted({math.ceil(brisk * share) for share in _EDGES}):
         for start in Rows(starts[:-1], lengths - lag).split(_CHUNK):
             here, there = near[start].long() * m, near[start + lag].long()
             gaps = gap[start], gap[start + lag]
@@ -107,6 +109,25 @@ def fit_landmarks(points: Tensor, starts: Tensor, count: int, seed: int) -> Land
     for via in range(m):  # Floyd-Warshall
         distances = torch.minimum(distances, distances[:, via : via + 1] + distances[via])
     return LandmarkGraph(centres, distances, speed)
+
+
+def pace(points: Tensor, starts: Tensor) -> tuple[int, float]:
+    """Steps that brisk motion keeps on for, 16 at most, and its speed over them.
+
+    points: [M, G] in time order. starts: [E+1] offsets of the episodes.
+    """
+    lengths = starts[1:] - starts[:-1]
+    # torch.quantile takes at most 2**24 entries
+    found = dict[int, float]()
+    for lag in [lag for lag in _PACES if lag < int(lengths.max())] or [1]:
+        start = next(Rows(starts[:-1], lengths - lag).split(1_000_000), None)
+        if start is not None:
+            moved = (points[start + lag] - points[start]).norm(dim=-1)
+            # of what moves at all: data may rest for most of the time
+            moving = moved[moved >= _STILL * moved.quantile(_FASTEST)]
+            found[lag] = float(moving.quantile(_BRISK)) / lag
+    least = _KEPT * next(iter(found.values()), 0.0)
+    return max(((lag, speed) for lag, speed in found.items() if speed >= least), default=(1, 0.0))
 
 
 class StepsBetween:
@@ -121,6 +142,7 @@ class StepsBetween:
         self._near = torch.zeros(len(states), NEIGHBOURS, dtype=torch.int32)
         self._gap = torch.zeros(len(states), NEIGHBOURS)
         self.graph = LandmarkGraph(torch.empty(0, len(columns)), torch.empty(0, 0), 0.0)
+        self._speeds = torch.empty(0)  # of the task of each landmark
 
     def add(self, known: Rows, starts: Tensor, members: Rows, count: int, seed: int) -> None:
         """Fit a graph to one task and locate its states.
@@ -141,6 +163,7 @@ class StepsBetween:
         distances[:before, :before] = self.graph.distances
         # two blocks: between tasks no path exists
         distances[before:, before:] = own.distances
+        self._speeds = torch.cat([self._speeds, torch.full((len(own.centres),), own.speed)])
         # states are located in the graphs of their tasks: the joint speed is never asked for
         self.graph = LandmarkGraph(centres, distances, max(self.graph.speed, own.speed))
 
@@ -148,6 +171,21 @@ class StepsBetween:
         """Steps from states `a` to states `b`, indices that broadcast; at least 1e8 if unknown."""
         here, there = (self._near[a], self._gap[a]), (self._near[b], self._gap[b])
         return self.graph.steps_between(here, there)
+
+    def come_to_rest(self, start: Tensor, end: Tensor, stride: int) -> Tensor:
+        """Steps [B] after which windows from states `start` [B] stay where they are at `end` [B].
+
+        That is within a stride of brisk motion. 0: they never left, in more than a stride.
+        """
+        rows = int((end - start).max()) // stride + 1
+        at = torch.minimum(start[:, None] + stride * torch.arange(rows), end[:, None])
+        gap = (self._points(at) - self._points(end)[:, None]).norm(dim=-1)
+        near = stride * self._speeds[self._near[start, 0].long()].to(gap.device)
+        away = (gap > near[:, None]) * torch.arange(1, rows + 1, device=gap.device)
+        last = away.amax(1).cpu()
+        # the stride that leads there is under way
+        steps = torch.minimum(stride * (last + (last > 0)), end - start)
+        return torch.where(end - start > stride, steps, end - start)
 
     def index(self, states: Tensor) -> None:
         """Prepare `within`: states [N] to draw from."""
@@ -173,7 +211,7 @@ class StepsBetween:
         return self._members[self._offsets[chosen] + place]
 
     def _points(self, index: Tensor) -> Tensor:
-        return self._states[index][:, self._columns]
+        return self._states[index][..., self._columns]
 
 
 def _spread(points: Tensor, count: int) -> Tensor:

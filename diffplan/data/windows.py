@@ -261,8 +261,9 @@ class WindowSampler:
         rest_columns = list(self.rest_columns)
         states[..., rest_columns] = states[..., rest_columns].masked_fill(resting, 0)
         returns = self.goals.returns((aims.steps[:, None] - elapsed).clamp(min=0))
-        # resting at the goal is something to learn, past an episode's end nothing is
-        mask = (inside | reached)[:, 1:].float()
+        # resting at the goal is something to learn; elsewhere, or past an episode's end, nothing is
+        moving = inside & (elapsed <= aims.until[:, None])
+        mask = (moving | reached)[:, 1:].float()
         goals = take(self.states, goal)[:, list(self.goal_columns)]
         # past its own goal a window rests, which no action of the data shows
         until = torch.where(own, goal, last)

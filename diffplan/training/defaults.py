@@ -15,14 +15,14 @@ from diffplan.config.decisions import Decision, with_decisions
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
 from diffplan.model.planner_model import PlannerModel
-from diffplan.training.evidence import returns_rule, time_scale_rule
+from diffplan.training.evidence import goal_rule, returns_rule, time_scale_rule
 
 DataRule = Callable[[Config, Episodes], Iterable[Decision]]
 """Looks at the data alone. Later rules see what earlier ones decided."""
 TrainedRule = Callable[[Config, PlannerModel, WindowSampler], Iterable[Decision]]
 """Looks at held-out windows with the trained networks, and decides on `planning` alone."""
 
-DATA_RULES: tuple[DataRule, ...] = (time_scale_rule, returns_rule)
+DATA_RULES: tuple[DataRule, ...] = (goal_rule, time_scale_rule, returns_rule)
 TRAINED_RULES: tuple[TrainedRule, ...] = ()
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from diffplan.config.config import Config
 from diffplan.config.decisions import Decision
 from diffplan.data.episodes import Episodes
+from diffplan.data.landmarks import pace
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
 _CLOSE = 4  # plan states in a half-life, so that neighbours tell of each other
 _COARSEST = 2  # steps; coarser plans did worse wherever they were tried
+_AFTER = 4  # steps over which the goal's columns move with the rest, or stand still
+_STILL, _MOVING, _BRISK = 0.05, 0.3, 0.9  # shares of brisk motion, and its quantile
 _LAST = 10  # steps at an episode's end
 _HIGH = 0.75  # quantile of an episode's own rewards
 
@@ -27,7 +31,6 @@ def half_life(episodes: Episodes) -> int:
     """
     states, starts = episodes.states, np.asarray(episodes.state_starts)
     rng = np.random.default_rng(0)
-    counts = np.diff(starts)
     sample = states[np.sort(rng.integers(0, len(states), min(len(states), _PAIRS)))]
     variance = sample.var(0, dtype=np.float64)
     moving = variance > 1e-12 * np.square(np.abs(sample).max(0)).clip(min=1e-12)
@@ -35,15 +38,10 @@ def half_life(episodes: Episodes) -> int:
         return 1
 
     def correlation(lag: int) -> float:
-        room = np.maximum(counts - lag, 0)
-        ends = np.cumsum(room)
-        drawn = np.sort(rng.integers(0, ends[-1], _PAIRS))
-        episode = np.searchsorted(ends, drawn, side="right")
-        first = starts[episode] + drawn - (ends[episode] - room[episode])
-        change = states[first + lag].astype(np.float64) - states[first]
+        change = _changes(episodes, lag, rng)
         return float((1 - np.square(change).mean(0)[moving] / (2 * variance[moving])).mean())
 
-    longest = min(_LONGEST_LAG, int(counts.max()) - 1)
+    longest = min(_LONGEST_LAG, int(np.diff(starts).max()) - 1)
     low, high = 0, 1  # correlation(low) >= 1/2 > correlation(high)
     while correlation(high) >= 0.5:
         if high >= longest:
@@ -55,9 +53,62 @@ def half_life(episodes: Episodes) -> int:
     return high
 
 
+def _changes(episodes: Episodes, lag: int, rng: np.random.Generator) -> np.ndarray:
+    """States `lag` steps apart, one less the other: [20,000, D] float64."""
+    starts = np.asarray(episodes.state_starts)
+    room = np.maximum(np.diff(starts) - lag, 0)
+    ends = np.cumsum(room)
+    drawn = np.sort(rng.integers(0, ends[-1], _PAIRS))
+    episode = np.searchsorted(ends, drawn, side="right")
+    first = starts[episode] + drawn - (ends[episode] - room[episode])
+    return np.asarray(episodes.states[first + lag], np.float64) - episodes.states[first]
+
+
+def left_alone(episodes: Episodes) -> float:
+    """Share of the time in which the goal's columns stand still while the others move.
+
+    Over 4 steps; still and moving is less than 5 % and more than 30 % of what the data do at most
+    (their 90 % quantile). High where the agent has to fetch what the goal is about.
+    """
+    columns = np.isin(np.arange(episodes.layout.state_dim), episodes.layout.goal_columns)
+    lag = min(_AFTER, int(np.diff(np.asarray(episodes.state_starts)).max()) - 1)
+    if columns.all() or lag < 1:
+        return 0.0
+    change = _changes(episodes, lag, np.random.default_rng(0))
+    spread = change.std(0)
+    change = change[:, spread > 0] / spread[spread > 0]
+    size = [np.linalg.norm(change[:, part[spread > 0]], axis=1) for part in (columns, ~columns)]
+    goal, rest = (each / max(float(np.quantile(each, _BRISK)), 1e-12) for each in size)
+    return float(((goal < _STILL) & (rest > _MOVING)).mean())
+
+
+def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
+    """Whose goals, and plans about as long as brisk motion lasts."""
+    if not episodes.layout.goal_dim:
+        return
+    if config.is_open("data.relabel"):
+        share = left_alone(episodes)
+        if share > 0.2:
+            reason = (
+                f"in {share:.0%} of the time the goal's columns stand still while the others move: "
+                "how far a goal is cannot be told from these columns alone"
+            )
+            yield Decision("data.relabel", "hindsight", reason)
+            yield Decision("plan.stride", 1, reason)
+            yield Decision("plan.horizon", 8, reason)
+            return
+    if not config.is_open("plan.horizon", "plan.stride"):
+        return
+    points = torch.from_numpy(np.asarray(episodes.states))[:, list(episodes.layout.goal_columns)]
+    steps = pace(points, torch.from_numpy(np.asarray(episodes.state_starts)))[0]
+    reason = f"what moves briskly keeps on for {steps} steps (at most 16 are looked at)"
+    yield Decision("plan.stride", max(1, steps // 8), f"{reason}; a plan spans twice as many")
+    yield Decision("plan.horizon", 8 if steps <= 4 else 16, f"{reason}; a plan spans twice as many")
+
+
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     """Plan states that still tell of each other, plans made anew before they are out of date."""
-    if not config.is_open("plan.stride", "planning.replan_every"):
+    if episodes.layout.goal_dim or not config.is_open("plan.stride", "planning.replan_every"):
         return
     steps = half_life(episodes)
     measured = f"states keep half of their correlation for {steps} steps"
@@ -67,8 +118,7 @@ def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     )
     if not config.is_open("plan.stride"):
         stride = config.plan.stride
-    horizon = config.plan.horizon or (16 if episodes.layout.goal_dim else 8)
-    half_plan = stride * max(1, horizon // 2)
+    half_plan = stride * max(1, (config.plan.horizon or 8) // 2)
     if steps < half_plan:
         replan = max(stride, steps)
         yield Decision(

@@ -101,3 +101,24 @@ def test_goals_that_never_move_are_an_error(steps: int) -> None:
     with pytest.raises(DiffplanError, match=r"never move.*--data.relabel hindsight") as error:
         fit_landmarks(points, torch.tensor([0, steps]), count=5, seed=0)
     assert "\n" not in str(error.value)
+
+
+def test_a_short_reach_after_which_the_data_rest_takes_as_long_as_it_takes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ends = 2 * torch.rand(200, 2, 2, generator=generator)
+    # four steps from one point to another, then forty at rest, but for some jitter
+    share = (torch.arange(45) / 4).clamp(max=1)[:, None]
+    points = ends[:, :1] * (1 - share) + ends[:, 1:] * share
+    points = points + 0.01 * torch.randn(points.shape, generator=generator)
+    starts = 45 * torch.arange(201)
+    brisk, speed = landmarks.pace(points.flatten(0, 1), starts)
+    assert brisk == 4
+    graph = fit_landmarks(points.flatten(0, 1), starts, count=200, seed=0)
+    assert graph.speed == speed
+    way = (ends[:, 0] - ends[:, 1]).norm(dim=1)
+    far = way > 1
+    here, there = (graph.locate(ends[far, i]) for i in (0, 1))
+    assert graph.steps_between(here, there).median() < 8
+    # what keeps on moving is measured over as long as there is
+    assert landmarks.pace(*walks([(0, 0), (10, 0)]))[0] == 16
+    assert landmarks.pace(*walks([(0, 0), (0.5, 0)]))[0] == 4

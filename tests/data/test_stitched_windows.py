@@ -171,3 +171,37 @@ def test_goals_that_never_move_are_an_error(join_episodes: Make, tiny_config: Ma
         WindowSampler(still, steps_config(tiny_config), seed=0)
     config = steps_config(tiny_config, data__relabel="hindsight")
     assert len(WindowSampler(still, config, seed=0).sample(4, generator()).states) == 4
+
+
+def test_data_at_rest_teach_to_stay_and_nothing_else(
+    join_episodes: Make, tiny_config: Make
+) -> None:
+    # two walks of 6 units, a unit a step, that rest where they end for 30 steps
+    places = [np.minimum(np.arange(37), 6) + 20 * e for e in range(2)]
+    states = [
+        np.stack([x, 0 * x, np.append(np.diff(x), 0), 0 * x], 1).astype(float) for x in places
+    ]
+    # joined by one that only walks
+    walk = np.stack([np.arange(-2.0, 28), *np.array([[0.0, 1.0, 0.0]] * 30).T], 1)
+    episodes = join_episodes(
+        [*states, walk], [np.zeros((len(s) - 1, 2)) for s in (*states, walk)], layout=MAZE
+    )
+    drawing = Drawing(hindsight_share=0.5, landmarks=40, held_out=0.0)
+    config = steps_config(tiny_config, plan__horizon=6)
+    sampler = WindowSampler(episodes, config, seed=0, drawing=drawing)
+    assert sampler.goals is not None
+    assert sampler.goals.offset > -6  # resting is no part of what windows usually lose
+    windows = sampler.sample(20_000, generator())
+    assert windows.goals is not None
+    x, goal = windows.states[..., 0], windows.goals[:, 0]
+    at_rest = (x[:, 0] == 6) & (windows.states[:, 0, 2] == 0)
+    elsewhere, here = at_rest & ((goal - 6).abs() > 6), at_rest & ((goal - 6).abs() < 1)
+    assert elsewhere.sum() > 20 and here.sum() > 1000
+    assert windows.weight[elsewhere].max() == 0
+    assert windows.weight[here].min() > 0.5 and windows.weight[here].median() > 0.95
+    assert windows.mask[here].all()
+    # on the way to a goal further on, what counts is the part that moves
+    passing = (x[:, 0] == 0) & (goal > 12) & (windows.states[:, -1, 2] == 0)
+    assert passing.sum() > 20
+    assert torch.equal(windows.mask[passing][0], torch.tensor([1.0, 1, 1, 0, 0, 0]))
+    assert windows.weight[passing].min() > 0.5

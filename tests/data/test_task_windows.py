@@ -136,7 +136,7 @@ def test_stitched_goals_and_paths_stay_in_their_task(mirrored: Episodes, tiny_co
         assert sampler.goals.between(states[20:], states[:1]).min() >= NO_PATH
     assert sampler.goals.between(right[:, None], left).min() >= NO_PATH
     start = sampler.parts["train"].draw((500,), generator(), torch.tensor([0, 1]).repeat(250))
-    goal, *_ = sampler.goals.pick(start, sampler.goals.between, generator())
+    goal, *_ = sampler.goals._pick(start, sampler.goals.between, generator())
     assert torch.equal(sampler.task_of[goal], sampler.task_of[start])  # type: ignore[index]
     valued = sampler.valued(4000, generator())
     assert valued.goals is not None and valued.task is not None

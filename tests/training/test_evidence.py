@@ -7,8 +7,9 @@ import pytest
 
 from diffplan.config.config import Config, with_settings
 from diffplan.data.episodes import Episodes
+from diffplan.data.info import ObservationLayout
 from diffplan.training.defaults import decide
-from diffplan.training.evidence import ended_by_success, half_life
+from diffplan.training.evidence import ended_by_success, half_life, left_alone
 
 Make = Callable[..., Episodes]
 
@@ -73,3 +74,46 @@ def test_no_return_is_asked_for_where_success_ends_episodes(join_episodes: Make)
     plain = lingering(join_episodes, False)
     assert ended_by_success(plain) == 0
     assert decide(Config(), plain)[0].data.condition_on_returns is True
+
+
+def carried(join: Make, waits: int, scale: float = 1.0) -> Episodes:
+    """A hand that moves throughout, and what it carries for the last 20 of 20 + waits steps."""
+    episodes = []
+    for seed in range(20):
+        steps = np.random.default_rng(seed).normal(size=(20 + waits, 2))
+        hand = np.cumsum(np.sign(steps), 0)
+        thing = hand - hand[waits] * 1.0
+        thing[:waits] = 0
+        episodes.append(scale * np.concatenate([thing, hand], 1))
+    layout = ObservationLayout(4, 2, (0, 1), (), ("observation",))
+    return join(episodes, [np.zeros((len(e) - 1, 1)) for e in episodes], layout=layout)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5])
+def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
+    join_episodes: Make, scale: float
+) -> None:
+    waiting = carried(join_episodes, 20, scale)
+    assert 0.3 < left_alone(waiting) < 0.6
+    config, decisions = decide(Config(), waiting)
+    assert config.data.relabel == "hindsight"
+    assert config.planning.subgoal_steps == 0
+    assert any("the goal's columns stand still" in each.reason for each in decisions)
+    assert decide(Config(), carried(join_episodes, 0, scale))[0].data.relabel == "stitched"
+    given = decide(with_settings(Config(), {"data.relabel": "stitched"}), waiting)[0]
+    assert given.data.relabel == "stitched"
+
+
+def test_plans_span_twice_what_brisk_motion_lasts(join_episodes: Make) -> None:
+    layout = ObservationLayout(2, 2, (0, 1), (), ("observation",))
+
+    def moving(steps: int) -> Episodes:
+        """From one point to another in so many steps, then at rest."""
+        share = np.minimum(np.arange(60) / steps, 1)[:, None]
+        ends = np.random.default_rng(0).normal(size=(50, 2, 2))
+        states = [a * (1 - share) + b * share for a, b in ends]
+        return join_episodes(states, [np.zeros((59, 1))] * 50, layout=layout)
+
+    for steps, stride, horizon in ((4, 1, 8), (40, 2, 16)):
+        plan = decide(Config(), moving(steps))[0].plan
+        assert (plan.stride, plan.horizon) == (stride, horizon)
