@@ -184,6 +184,7 @@ def tiny_config() -> Callable[..., Config]:
             **_SMALL,
             "planning.replan_every": min(3 * stride, config.planning.replan_every or 16),
             "data.condition_on_returns": returns,
+            "planning.target_quantile": config.planning.target_quantile or 0.75,
         }
         if name != "trajectory-diffuser-published":
             values["planning.candidates"] = 1

@@ -76,7 +76,7 @@ BY_KIND: dict[str, tuple[Any, Any]] = {
     "planning.start": ("process", "raw"),
     "planning.denoising_steps": (3, 5),
     "planning.temperature": (0.5, 0.0),
-    "planning.target_quantile": (0.75, 0.75),
+    "planning.target": ("fixed", "by-step"),
 }
 
 
@@ -86,6 +86,8 @@ def by_kind(config: Config, has_goal: bool) -> Config:
     chosen = {key: values[kind] for key, values in BY_KIND.items() if config.is_open(key)}
     if "planning.start" in chosen and not config.denoiser.learns_from_noise:
         chosen["planning.start"] = "process"  # the others lie on the way of plain DDPM
+    if "planning.target" in chosen and config.planning.target_return is not None:
+        chosen["planning.target"] = "fixed"
     if "data.relabel" in chosen and (config.data.discount == 1 or config.plan.pin_goal):
         chosen["data.relabel"] = "hindsight"  # the other goes with neither
     return with_settings(config, chosen)
@@ -157,6 +159,8 @@ def replace_planning(config: Config, **changes: Any) -> Config:
     # asking for a quantile of the data means not asking for the number set in training
     if "target_quantile" in changes or changes.get("target") == "by-step":
         changes = {"target_return": None} | changes
+    elif changes.get("target_return") is not None and config.planning.target == "by-step":
+        changes = {"target": "fixed"} | changes
     # read as a file is: dataclasses alone would take a word for a number
     planning = _read(_PLANNING, dataclasses.asdict(config.planning) | changes, "planning settings")
     return dataclasses.replace(config, planning=planning)

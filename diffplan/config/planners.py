@@ -49,6 +49,7 @@ _PUBLISHED = _of_paper(
         select="softmax",
         guidance_weight=1.2,
         replan_every=1,
+        target_quantile=0.75,
     ),
     training=TrainingConfig(
         batch_size=32,

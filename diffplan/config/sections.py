@@ -235,12 +235,14 @@ class PlanningConfig:
     shortest way to the goal; 0: at the goal. None: as far as a plan spans."""
     reuse: bool = False
     """At a replan go on from the plan before: propose only the missing tail, refine a little."""
-    target: Literal["fixed", "by-step", "decremented"] = "fixed"
+    target: Auto[Literal["fixed", "by-step", "decremented"]] = AUTO
     """Target return-to-go. fixed: one for the whole episode. by-step: what the data reach from the
-    episode's present step on. decremented: the first step's, less each reward (as published)."""
-    target_quantile: Auto[float] = AUTO
+    episode's present step on. decremented: the first step's, less each reward (as published).
+    None: by-step without a goal, unless a return is given."""
+    target_quantile: float | None = None
     """Asked for is this quantile of the data's returns-to-go: over all states (fixed), or over
-    those at the same step of their episodes (by-step, decremented). None: by the data."""
+    those at the same step of their episodes (by-step, decremented). None: the mean return of the
+    windows that training draws."""
     target_return: float | None = None
     """Asked for instead of the quantile, in the discounted returns of the data (fixed,
     decremented)."""

@@ -22,6 +22,7 @@ from diffplan.errors import DiffplanError
 
 _GOOD = 0.9  # quantile of the returns at a step from which on they all count as good
 _SAMPLE = 1_000_000  # states behind the target returns
+_DRAWN = 100_000  # windows behind the return that training shows
 _GOALS = 8192  # states and goals behind them
 
 
@@ -388,4 +389,11 @@ class WindowSampler:
         drawn = len(part) > _SAMPLE or self.tasks is not None
         count = min(len(part), _SAMPLE)
         index = self._starts(count, generator, "train") if drawn else part.tensor()
+        return Sample(take(self.returns, index), index - self.first[index])
+
+    def returns_drawn(self, seed: int) -> Sample | None:
+        """Returns-to-go of a seeded draw of training windows with their steps; None: as of all."""
+        if self.returns is None or self.preference is None:
+            return None
+        index = self._good_starts(_DRAWN, torch.Generator().manual_seed(seed), "train")
         return Sample(take(self.returns, index), index - self.first[index])

@@ -67,7 +67,7 @@ class PlannerModel(PlanSpace):
     def fit(self, sampler: WindowSampler, low: Tensor, high: Tensor, seed: int) -> None:
         """Fit every scale once, on training windows. low, high: action bounds [A]."""
         generator = torch.Generator().manual_seed(seed)
-        self.targets.fit(sampler.returns_by_step(seed))
+        self.targets.fit(sampler.returns_by_step(seed), sampler.returns_drawn(seed))
         if self.subgoals is not None and (graph := sampler.graph) is not None:
             self.subgoals.fit(graph)
         windows = self.fit_scales(sampler, low, high, generator)

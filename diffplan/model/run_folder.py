@@ -20,7 +20,7 @@ from diffplan.data.info import DatasetInfo, ObservationLayout, without_folders
 from diffplan.errors import DiffplanError
 from diffplan.model.spec import ModelSpec
 
-FORMAT = 4
+FORMAT = 5
 BEST = "best.json"
 _SECTIONS: dict[str, type] = {"spec": ModelSpec, "layout": ObservationLayout, "info": DatasetInfo}
 _TYPES: dict[str, Any] = {

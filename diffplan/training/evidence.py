@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from diffplan.config.config import Config
+from diffplan.config.config import Config, by_kind
 from diffplan.config.decisions import Decision
 from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import pace
@@ -18,6 +18,7 @@ _CLOSE = 4  # plan states in a half-life, so that neighbours tell of each other
 _COARSEST = 2  # steps; coarser plans did worse wherever they were tried
 _AFTER = 4  # steps over which the goal's columns move with the rest, or stand still
 _STILL, _MOVING, _BRISK = 0.05, 0.3, 0.9  # shares of brisk motion, and its quantile
+_STARTS = 16  # about one of which is among the best tenth
 _LAST = 10  # steps at an episode's end
 _HIGH = 0.75  # quantile of an episode's own rewards
 
@@ -108,23 +109,22 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
 
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     """Plan states that still tell of each other, plans made anew before they are out of date."""
-    if episodes.layout.goal_dim or not config.is_open("plan.stride", "planning.replan_every"):
+    if not config.is_open("plan.stride", "planning.replan_every"):
         return
     steps = half_life(episodes)
-    measured = f"states keep half of their correlation for {steps} steps"
+    measured = f"states lose half of their correlation in {steps} step{'s' * (steps > 1)}"
     stride = min(_COARSEST, max(1, steps // _CLOSE))
     yield Decision(
-        "plan.stride", stride, f"{measured}; {_CLOSE} plan states in that time, at most 2 apart"
+        "plan.stride", stride, f"{measured}; a quarter of that, but 1 to {_COARSEST} steps"
     )
     if not config.is_open("plan.stride"):
         stride = config.plan.stride
-    half_plan = stride * max(1, (config.plan.horizon or 8) // 2)
+    half_plan = stride * max(1, by_kind(config, bool(episodes.layout.goal_dim)).plan.horizon // 2)
     if steps < half_plan:
-        replan = max(stride, steps)
         yield Decision(
             "planning.replan_every",
-            replan,
-            f"{measured}; a plan is followed for as long, and not for {half_plan}",
+            max(stride, steps),
+            f"{measured}; a plan is followed no longer, where half of it would take {half_plan}",
         )
 
 
@@ -160,3 +160,12 @@ def returns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         )
         yield Decision("data.condition_on_returns", False, reason)
         yield Decision("data.best_of_windows", 1, reason)
+        return
+    starts = np.asarray(episodes.step_starts)
+    returns = np.sort(np.add.reduceat(episodes.rewards, starts[:-1], dtype=np.float64))
+    best, middle = returns[-max(1, len(returns) // 10) :].mean(), np.median(returns)
+    reason = (
+        f"the best tenth of the episodes returns {best:,.5g}, the middle one {middle:,.5g}: of as "
+        "many starts one of good return is kept"
+    )
+    yield Decision("data.best_of_windows", _STARTS, reason)

@@ -42,7 +42,7 @@ def dimensions(agent: PlannerAgent) -> list[list[Settings]]:
     ]
     if agent.uses_returns:
         # a number that is asked for is no quantile: the middle of these comes first
-        asked = own.target_quantile if own.target_return is None else 0.75
+        asked = 0.75 if own.target_quantile is None else own.target_quantile
         found.append([{"target_quantile": q} for q in _nearest(_QUANTILES, asked)])
     found.append(list(_REFINEMENTS))
     found.append([{"candidates": k} for k in _nearest(_CANDIDATES, own.k, np.log)])

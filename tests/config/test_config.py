@@ -115,6 +115,9 @@ def test_planning_settings_can_be_replaced() -> None:
     assert "'steps'" in message and "'denoising_steps'" in message
     assert "planning.replan_every" in refusal(lambda: replace_planning(config, replan_every=33))
     assert "'nosie'" in refusal(lambda: replace_planning(config, start="nosie"))
+    rewards = settled(get_config("trajectory-diffuser"), has_goal=False)
+    assert replace_planning(rewards, target_return=3.0).planning.target == "fixed"
+    assert replace_planning(rewards, target_quantile=0.5).planning.target == "by-step"
     assert "'many'" in refusal(lambda: replace_planning(config, denoising_steps="many"))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.config.config import Config
+from diffplan.config.sections import DataConfig, PlanSpaceConfig
 from diffplan.data.targets import BINS, QUANTILES, Sample, TargetTable
 from diffplan.data.windows import WindowSampler
 
@@ -93,3 +95,26 @@ def test_targets_sink_to_an_end_but_not_to_a_time_limit_that_is_bridged(
     # a bin's quantile stands at its centre, half a step on
     asked = table(0.5, torch.tensor([0.5, 35.5]))
     assert asked.tolist() == pytest.approx([first, late], rel=1e-4)
+
+
+def test_of_a_mixture_the_return_that_training_shows_is_asked_for(join_episodes: Make) -> None:
+    # one episode in nine pays 1 a step for 60 steps, the others fall after 20
+    lengths = [60 if i % 9 == 0 else 20 for i in range(90)]
+    rng = np.random.default_rng(0)
+    states = [rng.normal(size=(n + 1, 2)) for n in lengths]
+    actions, rewards = [np.zeros((n, 1)) for n in lengths], [np.ones(n) for n in lengths]
+    episodes = join_episodes(states, actions, rewards)
+    none = np.zeros_like(episodes.truncations)
+    episodes = dataclasses.replace(episodes, terminations=episodes.truncations, truncations=none)
+    plan, data = PlanSpaceConfig(horizon=4, stride=2), DataConfig(discount=1.0, relabel="hindsight")
+    sampler = WindowSampler(episodes, Config(plan=plan, data=data), seed=0)
+    table = TargetTable()
+    table.fit(sampler.returns_by_step(0), sampler.returns_drawn(0))
+    early = torch.tensor([0.5, 10.5])
+    low, high = (table(q, early) for q in (0.75, 1.0))
+    assert low.tolist() == [20, 10] and high.tolist() == [60, 50]
+    # a quantile of all states means the falls; most of what is drawn are the walks
+    assert (table(None, early) > high - 15).all() and (table(None, early) < high).all()
+    assert table(None, torch.tensor([40.5])).tolist() == [20]  # only these are left
+    table.fit(sampler.returns_by_step(0))
+    assert float(table(None)) == pytest.approx(float(sampler.returns_by_step(0).returns.mean()))

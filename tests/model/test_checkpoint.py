@@ -217,7 +217,7 @@ def test_a_missing_file_is_named(tmp_path: Path, header: Header, model: PlannerM
         ('{"model_type": "bert", "hidden_size": 768}', "was not written by diffplan"),
         ('{"diffplan_checkpoint": 99}', "checkpoint format 99"),
         ('{"diffplan_checkpoint": 2}', "by an older version of diffplan"),
-        ('{"diffplan_checkpoint": 4}', "lacks the key 'config'"),
+        ('{"diffplan_checkpoint": 5}', "lacks the key 'config'"),
     ],
 )
 def test_a_foreign_header_is_refused(tmp_path: Path, text: str, expected: str) -> None:

@@ -48,7 +48,7 @@ def test_fast_states_get_finer_plans(
     episodes = autoregressive(join_episodes, 0.5 ** (1 / (steps - 0.5)))
     config, decisions = decide(Config(), episodes)
     assert (config.plan.stride, config.planning.replan_every) == (stride, replan)
-    assert all(f"for {steps} steps" in each.reason for each in decisions[:2])
+    assert all(f"in {steps} step" in each.reason for each in decisions if "plan" in each.setting)
     given, left = decide(with_settings(Config(), {"plan.stride": 3}), episodes)
     assert given.plan.stride == 3
     assert "plan.stride" not in {each.setting for each in left}
@@ -73,7 +73,9 @@ def test_no_return_is_asked_for_where_success_ends_episodes(join_episodes: Make)
     assert any("80% of the episodes" in each.reason for each in decisions)
     plain = lingering(join_episodes, False)
     assert ended_by_success(plain) == 0
-    assert decide(Config(), plain)[0].data.condition_on_returns is True
+    config, (*_, returns) = decide(Config(), plain)
+    assert (config.data.condition_on_returns, config.planning.target) == (True, "by-step")
+    assert "the best tenth of the episodes returns 60, the middle one 60" in returns.reason
 
 
 def carried(join: Make, waits: int, scale: float = 1.0) -> Episodes:
