@@ -30,6 +30,8 @@ def model_card(
             f"{header.step:,} updates in {header.seconds:,.0f} s, seed {header.seed}"
             + (f": `{header.command}`" if header.command else "")
         )
+        if header.decisions:
+            rows["decided from the data"] = "; ".join(map(str, header.decisions))
         rows["versions"] = f"trained by diffplan {header.version}, "
     wrote = f"written by diffplan {own_version()}, PyTorch {version('torch')}"
     rows["versions"] = rows.get("versions", "") + wrote

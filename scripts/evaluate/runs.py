@@ -118,6 +118,7 @@ def run_summary(run: Run, own: Mapping[str, Any]) -> dict[str, Any]:
         "train_seconds": run.agent.train_seconds,
         "selection": run.selection.summary() if run.selection else None,
         "tuned": run.tuned,
+        "decided": [str(each) for each in run.header.decisions],
         **{key: own[key] for key in _RUN_FIELDS if key in own},
     }
 

@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub import hub_mixin
 
 from diffplan.agents import PlannerAgent, hub, load_agent
+from diffplan.config.decisions import Decision
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.run_folder import Header
@@ -41,6 +42,7 @@ def run(tmp_path: Path, make_agent: Make) -> Path:
     header = Header(
         *(agent.model.config, agent.model.spec, agent.layout, info, "12-200-ab", 20, 4, 3.5),
         command=command,
+        decisions=(Decision("plan.stride", 2, "states change slowly"),),
     )
     save_checkpoint(tmp_path / "run", header, agent.model.state_dict(), {})
     return tmp_path / "run"
@@ -91,6 +93,7 @@ def test_the_card_states_data_score_command_and_versions(run: Path, tmp_path: Pa
     assert "not evaluated with these settings" in said
     for expected in ("mine.npz, fingerprint `12-200-ab`", "20 updates", "seed 4", "PyTorch"):
         assert expected in said
+    assert "| decided from the data | plan.stride = 2: states change slowly |" in said
     assert "`diffplan train x --dataset mine.npz`" in said and "/home/me" not in said
     found = {**SCORE, "planning": agent.planning}
     (run / "results.json").write_text(json.dumps(found))

@@ -88,6 +88,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     def read_header(folder: Path, checkpoint: str) -> SimpleNamespace:
         step = 30 if checkpoint == "last" else int(checkpoint)
         values = {
+            "decisions": (),
             "config": CONFIG,
             "info": world.info,
             "fingerprint": "f",
