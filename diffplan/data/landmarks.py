@@ -175,17 +175,18 @@ class StepsBetween:
     def come_to_rest(self, start: Tensor, end: Tensor, stride: int) -> Tensor:
         """Steps [B] after which windows from states `start` [B] stay where they are at `end` [B].
 
-        That is within a stride of brisk motion. 0: they never left, in more than a stride.
+        That is within a stride of brisk motion, in windows of a stride within a quarter. 0: they
+        never left.
         """
         rows = int((end - start).max()) // stride + 1
         at = torch.minimum(start[:, None] + stride * torch.arange(rows), end[:, None])
         gap = (self._points(at) - self._points(end)[:, None]).norm(dim=-1)
         near = stride * self._speeds[self._near[start, 0].long()].to(gap.device)
+        near = torch.where((end - start > stride).to(gap.device), near, near / 4)
         away = (gap > near[:, None]) * torch.arange(1, rows + 1, device=gap.device)
         last = away.amax(1).cpu()
         # the stride that leads there is under way
-        steps = torch.minimum(stride * (last + (last > 0)), end - start)
-        return torch.where(end - start > stride, steps, end - start)
+        return torch.minimum(stride * (last + (last > 0)), end - start)
 
     def index(self, states: Tensor) -> None:
         """Prepare `within`: states [N] to draw from."""

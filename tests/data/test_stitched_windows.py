@@ -181,12 +181,11 @@ def test_data_at_rest_teach_to_stay_and_nothing_else(
     states = [
         np.stack([x, 0 * x, np.append(np.diff(x), 0), 0 * x], 1).astype(float) for x in places
     ]
-    # joined by one that only walks
+    # joined by one that only walks; twice, as one episode is held out
     walk = np.stack([np.arange(-2.0, 28), *np.array([[0.0, 1.0, 0.0]] * 30).T], 1)
-    episodes = join_episodes(
-        [*states, walk], [np.zeros((len(s) - 1, 2)) for s in (*states, walk)], layout=MAZE
-    )
-    drawing = Drawing(hindsight_share=0.5, goal_candidates=1, landmarks=40, held_out=0.0)
+    every = [*states, walk] * 2
+    episodes = join_episodes(every, [np.zeros((len(s) - 1, 2)) for s in every], layout=MAZE)
+    drawing = Drawing(hindsight_share=0.5, goal_candidates=1, landmarks=40)
     config = steps_config(tiny_config, plan__horizon=6)
     sampler = WindowSampler(episodes, config, seed=0, drawing=drawing)
     assert sampler.goals is not None
