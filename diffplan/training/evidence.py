@@ -108,8 +108,11 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
 
 
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
-    """Plan states that still tell of each other, plans made anew before they are out of date."""
-    if not config.is_open("plan.stride", "planning.replan_every"):
+    """Plan states that still tell of each other, plans made anew before they are out of date.
+
+    Where there is a goal `goal_rule` decides: of the state not all is worth knowing.
+    """
+    if episodes.layout.goal_dim or not config.is_open("plan.stride", "planning.replan_every"):
         return
     steps = half_life(episodes)
     measured = f"states lose half of their correlation in {steps} step{'s' * (steps > 1)}"
@@ -119,7 +122,7 @@ def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     )
     if not config.is_open("plan.stride"):
         stride = config.plan.stride
-    half_plan = stride * max(1, by_kind(config, bool(episodes.layout.goal_dim)).plan.horizon // 2)
+    half_plan = stride * max(1, by_kind(config, has_goal=False).plan.horizon // 2)
     if steps < half_plan:
         yield Decision(
             "planning.replan_every",
