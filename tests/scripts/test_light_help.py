@@ -10,6 +10,7 @@ import pytest
 
 import diffplan
 from diffplan.config import get_config
+from diffplan.config.config import settled
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.model.run_folder import Header, checkpoint_path, header_to_dict
 from diffplan.model.spec import ModelSpec
@@ -46,10 +47,8 @@ def call(args: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def write_run(folder: Path) -> None:
     """As much of a run as can be read without PyTorch."""
-    config, info = (
-        get_config("trajectory-diffuser"),
-        DatasetInfo("x", "x", None, {}, (0,), (1,), {}),
-    )
+    config = settled(get_config("trajectory-diffuser"), has_goal=False)
+    info = DatasetInfo("x", "x", None, {}, (0,), (1,), {})
     header = Header(config, ModelSpec(2, 1, ()), ObservationLayout(2), info, "", 1, 0, 0.0)
     checkpoint = checkpoint_path(folder, 1)
     checkpoint.mkdir(parents=True)

@@ -67,7 +67,7 @@ def test_everything_for_a_maze(maze_agent, loads, run_folder, capsys):
     results = options.run()
     assert torch.get_num_threads() == threads
     expected = {"folder": run_folder, "checkpoint": "last", "device": "cpu", "engine": "auto"}
-    assert given == {**expected, "detailed": True}
+    assert given == {**expected, "detailed": True, "tuned": True}
 
     on_disk = json.loads((run_folder / "results.json").read_text())
     assert on_disk["episodes"] == 5 and on_disk["seed"] == 7 and on_disk["train_seconds"] == 12.5
