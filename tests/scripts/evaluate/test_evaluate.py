@@ -40,7 +40,9 @@ def loads(monkeypatch):
 
         monkeypatch.setattr(runs, "load_agent", load_agent)
         config = get_config("trajectory-diffuser")
-        header = SimpleNamespace(seed=4, step=60, fingerprint=trained_on, config=config)
+        header = SimpleNamespace(
+            seed=4, step=60, fingerprint=trained_on, config=config, decisions=()
+        )
         monkeypatch.setattr(planning_options, "read_header", lambda checkpoint: header)
         monkeypatch.setattr(runs, "read_header", lambda folder, checkpoint: header)
         return given

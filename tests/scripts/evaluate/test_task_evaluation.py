@@ -129,7 +129,7 @@ def evaluated(
             runs,
             "read_header",
             lambda folder, checkpoint: SimpleNamespace(
-                seed=int(folder.name[-1]), step=60, fingerprint="x", config=config
+                seed=int(folder.name[-1]), step=60, fingerprint="x", config=config, decisions=()
             ),
         )
         monkeypatch.setattr(measure, "training_data", lambda info, trained_on: episodes)
