@@ -38,6 +38,7 @@ class Locomotion:
 
 
 LOCOMOTION_TASKS = {
+    "hopper": Locomotion("Hopper-v5", ("50k", "100k", "150k", "225k"), "350k"),
     "walker2d": Locomotion("Walker2d-v5", ("50k", "100k", "150k", "200k"), "400k"),
 }
 LOCOMOTION = tuple(
