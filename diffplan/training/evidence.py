@@ -19,6 +19,7 @@ _COARSEST = 2  # steps; coarser plans did worse wherever they were tried
 _AFTER = 4  # steps over which the goal's columns move with the rest, or stand still
 _STILL, _MOVING, _BRISK = 0.05, 0.3, 0.9  # shares of brisk motion, and its quantile
 _STARTS = 16  # about one of which is among the best tenth
+_FEW = 3  # reverse steps from the far end of the process
 _LAST = 10  # steps at an episode's end
 _HIGH = 0.75  # quantile of an episode's own rewards
 
@@ -120,6 +121,10 @@ def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     yield Decision(
         "plan.stride", stride, f"{measured}; a quarter of that, but 1 to {_COARSEST} steps"
     )
+    if steps < _CLOSE and not episodes.layout.goal_dim and config.is_open("planning.start"):
+        reason = f"{measured}: neighbours tell too little of each other to refine a raw proposal"
+        yield Decision("planning.start", "process", reason)
+        yield Decision("planning.denoising_steps", _FEW, reason)
     if not config.is_open("plan.stride"):
         stride = config.plan.stride
     half_plan = stride * max(1, by_kind(config, has_goal=False).plan.horizon // 2)

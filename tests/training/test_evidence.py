@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffplan.config.config import Config, with_settings
+from diffplan.config.planners import get_config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import ObservationLayout
 from diffplan.training.defaults import decide
@@ -48,7 +49,10 @@ def test_fast_states_get_finer_plans(
     episodes = autoregressive(join_episodes, 0.5 ** (1 / (steps - 0.5)))
     config, decisions = decide(Config(), episodes)
     assert (config.plan.stride, config.planning.replan_every) == (stride, replan)
+    assert config.planning.start == ("process" if steps < 4 else "raw")
     assert all(f"in {steps} step" in each.reason for each in decisions if "plan" in each.setting)
+    kept, left = decide(get_config("proposer-only"), episodes)
+    assert (kept.planning.start, kept.planning.denoising_steps) == ("none", 0)
     given, left = decide(with_settings(Config(), {"plan.stride": 3}), episodes)
     assert given.plan.stride == 3
     assert "plan.stride" not in {each.setting for each in left}
