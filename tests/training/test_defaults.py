@@ -1,0 +1,75 @@
+"""Decisions by rules: taken once from data, anew from trained networks, never against a hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffplan.config.config import Config, adopted, settled, with_settings
+from diffplan.config.decisions import Decision
+from diffplan.data.episodes import Episodes
+from diffplan.model.checkpoint import load_model
+from diffplan.model.run_folder import read_header
+from diffplan.training import defaults
+from diffplan.training.loop import train
+from diffplan.training.run import RunOptions
+
+SMALL = {
+    "plan.horizon": 4,
+    "proposer.width": 8,
+    "denoiser.width": 8,
+    "heads.width": 8,
+    "heads.value_ensemble": 1,
+    "training.batch_size": 8,
+}
+
+
+def test_trained_networks_decide_at_every_checkpoint(
+    tmp_path: Path, tiny_episodes: Episodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value is trained for the candidates that were meant, whatever is decided of them."""
+
+    def rule(config: Config, *_: Any) -> Iterator[Decision]:
+        yield Decision("planning.candidates", config.plan.horizon, "as many as states")
+        yield Decision("planning.replan_every", 3, "three")
+
+    monkeypatch.setattr(defaults, "TRAINED_RULES", (rule,))
+    told: list[str] = []
+    asked = with_settings(Config(), SMALL | {"planning.replan_every": 2})
+
+    def run(steps: int, config: Config) -> Path:
+        options = RunOptions(
+            tmp_path / "run",
+            steps=steps,
+            resume=True,
+            device="cpu",
+            progress=False,
+            tell=lambda decisions: told.extend(each.setting for each in decisions),
+        )
+        return train(tiny_episodes, config, options)
+
+    first = read_header(run(2, asked))
+    taken = {each.setting: each.value for each in first.decisions}
+    assert taken["planning.candidates"] == first.config.planning.candidates == 4
+    assert "planning.replan_every" not in taken  # given by hand
+    assert first.config.planning.replan_every == 2
+    assert told == list(taken)
+    second = run(4, asked)
+    assert read_header(second).decisions == first.decisions
+    model, _, _ = load_model(second)
+    assert model.config.heads.value == "none" and model.value is None
+    # a hand changes how it plans, also where networks had decided
+    third = read_header(run(6, with_settings(asked, {"planning.candidates": 1})))
+    assert third.config.planning.candidates == 1
+    assert "planning.candidates" not in {each.setting for each in third.decisions}
+
+
+def test_a_run_lends_what_is_open_and_nothing_else() -> None:
+    run = with_settings(settled(Config(), has_goal=False), {"plan.stride": 3, "heads.width": 7})
+    again = adopted(with_settings(Config(), {"plan.horizon": 5}), run)
+    assert (again.plan.horizon, again.plan.stride) == (5, 3)
+    assert again.heads.width == Config().heads.width
+    assert again.heads.value == run.heads.value == "none"
+    # candidates by hand may need a value
+    assert adopted(with_settings(Config(), {"planning.candidates": 4}), run).heads.value == "auto"
