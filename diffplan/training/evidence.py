@@ -14,8 +14,7 @@ from diffplan.data.landmarks import pace
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
-_CLOSE = 4  # plan states in a half-life, so that neighbours tell of each other
-_COARSEST = 2  # steps; coarser plans did worse wherever they were tried
+_FAST = 4  # steps of a half-life; with fewer, states two steps apart tell little of each other
 _AFTER = 4  # steps over which the goal's columns move with the rest, or stand still
 _STILL, _MOVING, _BRISK = 0.05, 0.3, 0.9  # shares of brisk motion, and its quantile
 _STARTS = 16  # about one of which is among the best tenth
@@ -117,11 +116,11 @@ def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         return
     steps = half_life(episodes)
     measured = f"states lose half of their correlation in {steps} step{'s' * (steps > 1)}"
-    stride = min(_COARSEST, max(1, steps // _CLOSE))
-    yield Decision(
-        "plan.stride", stride, f"{measured}; a quarter of that, but 1 to {_COARSEST} steps"
-    )
-    if steps < _CLOSE and not episodes.layout.goal_dim and config.is_open("planning.start"):
+    fast = steps < _FAST
+    stride = 1 if fast else 2  # coarser plans did worse wherever they were tried
+    kind = f"fewer than {_FAST}: every" if fast else f"{_FAST} or more: every second"
+    yield Decision("plan.stride", stride, f"{measured}, {kind} step is planned")
+    if fast and not episodes.layout.goal_dim and config.is_open("planning.start"):
         reason = f"{measured}: neighbours tell too little of each other to refine a raw proposal"
         yield Decision("planning.start", "process", reason)
         yield Decision("planning.denoising_steps", _FEW, reason)
