@@ -130,7 +130,7 @@ def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     if steps < half_plan:
         yield Decision(
             "planning.replan_every",
-            max(stride, steps),
+            stride * max(1, steps // stride),
             f"{measured}; a plan is followed no longer, where half of it would take {half_plan}",
         )
 
