@@ -83,16 +83,17 @@ def test_a_replay_has_the_snapshots_in_proportion(
 
 
 def test_every_set_has_its_actors_and_they_are_small() -> None:
-    assert len(LOCOMOTION) == 4 * len(LOCOMOTION_TASKS)
+    assert {"hopper-medium-expert", "halfcheetah-medium-replay"} < set(LOCOMOTION)
     for task, known in LOCOMOTION_TASKS.items():
         scores = []
-        for steps in (*known.until_medium, known.expert):
+        for steps in known.actors:
             file = actor_file(f"{task}-{steps}")
             meta = load_actor(file).meta
             assert meta["env"] == known.env_id and file.stat().st_size < 150_000
             assert meta["steps"] == pytest.approx(1000 * int(steps[:-1]), rel=0.01)
             scores.append(meta["return"])
-        assert scores[-2] < 0.6 * scores[-1] and max(scores) == scores[-1]
+        assert scores[-2] < 0.6 * scores[-1] or not known.expert
+        assert max(scores) == scores[-1]
 
 
 def test_an_actor_acts_as_its_arrays_say(tmp_path: Path) -> None:
