@@ -123,7 +123,7 @@ def _settings(agent: PlannerAgent, engine: OnnxEngine, sizes: list[int]) -> dict
             key: list(PlanStep(model, planning, reuse=key == "again").sizes)
             for key in ("plan", *(["again"] if planning.reuse else []))
         },
-        "gumbel": planning.k if planning.select == "softmax" else 0,
+        "gumbel": planning.candidates if planning.select == "softmax" else 0,
     }
 
 

@@ -82,10 +82,10 @@ class PlannerAgent(Portable):
         # now: a decision is too late to hear of it
         if model.statistics is not None and SAMPLERS[settings.sampler].takes_statistics:
             check_conditions(model.statistics, settings)
-        if settings.k > 1 and not settings.chooses:
+        if settings.candidates > 1 and not settings.chooses:
             warnings.warn(
-                f"{settings.k} candidates would be copies of one plan (temperature 0 and a start "
-                "without noise): one is made",
+                f"{settings.candidates} candidates would be copies of one plan (temperature 0 and "
+                "a start without noise): one is made",
                 stacklevel=2,
             )
             settings = dataclasses.replace(settings, candidates=1)
@@ -120,7 +120,7 @@ class PlannerAgent(Portable):
 
         DiffplanError for no number of rows, and where their plans would not fit into memory.
         """
-        many = whole_number(rows, "batch size", least=1) * self.settings.k
+        many = whole_number(rows, "batch size", least=1) * self.settings.candidates
         plan = (self.horizon + 1) * self.layout.state_dim
         # each and the noise that it is made of
         require_memory(8.0 * many * plan, f"planning {many:,} candidates at once", "ask for fewer")
@@ -319,7 +319,7 @@ class PlannerAgent(Portable):
     def _blank(self, rows: int) -> AgentState:
         """Before the first call: rows without a plan."""
         zeros = np.zeros(rows, np.int64)
-        k, length, dim = self.settings.k, self.horizon + 1, self.layout.state_dim
+        k, length, dim = self.settings.candidates, self.horizon + 1, self.layout.state_dim
 
         def blank(*shape: int) -> Tensor:
             return torch.zeros(rows, *shape, device=self.device)

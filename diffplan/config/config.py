@@ -19,7 +19,6 @@ from diffplan.config.sections import PlanningConfig, Sections
 from diffplan.errors import DiffplanError
 
 _T = TypeVar("_T")
-_CANDIDATES = 16  # plans per decision where there is a goal
 _REACH = 1.0  # spans of a plan, which ends about where it aims
 
 
@@ -102,9 +101,6 @@ def settled(config: Config, has_goal: bool, tasks: int = 0) -> Config:
     config = by_kind(config, has_goal)
     span = config.plan.horizon * config.plan.stride
     derived = dict[str, Any]()
-    if config.is_open("planning.candidates"):
-        ranks = has_goal and not config.tells_returns
-        derived["planning.candidates"] = _CANDIDATES if ranks else 1
     if config.is_open("planning.subgoal_steps"):
         # of several tasks each has a graph of its own, and which to take is not known
         stitched = has_goal and tasks <= 1 and config.data.relabel == "stitched"
@@ -143,7 +139,7 @@ def adopted(config: Config, run: Config) -> Config:
         for setting in dataclasses.fields(getattr(config, section.name))
     ]
     taken = {name: attrgetter(name)(run) for name in names if config.is_open(name)}
-    if config.heads.value == "auto" and config.is_open("planning.candidates"):
+    if config.heads.value == "auto" and config.planning.candidates == 1:
         taken["heads.value"] = run.heads.value
     return with_settings(config, taken)
 

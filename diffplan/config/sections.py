@@ -211,9 +211,9 @@ class PlanningConfig:
     """Scale of the start noise and of the steps' noise; below 1: low-temperature sampling."""
     clip: float | None = 5.0
     """Bound on the predicted clean plan, in plan units; None: no bound."""
-    candidates: int | None = None
-    """Plans per decision, K. None: 16 with a goal and a value network of its own, else 1, as other
-    values rank less well."""
+    candidates: int = 1
+    """Plans per decision, K. More than one needs a value, which is trained where they are asked
+    for in training; choosing paid on none of the tasks it was tried on."""
     temperature: Auto[float] = AUTO
     """Scale of the proposer's noise in candidates 2 to K; the first is always the mean. None: 0.5
     with a goal, else 0."""
@@ -248,17 +248,13 @@ class PlanningConfig:
     decremented)."""
 
     @property
-    def k(self) -> int:
-        """Plans per decision of a model's own settings, where None has been settled."""
-        assert self.candidates is not None
-        return self.candidates
-
-    @property
     def chooses(self) -> bool:
         """Whether there are several candidates, and they are no copies of one."""
         drawn = self.start not in ("raw", "none") or self.temperature > 0
         stepping = self.start != "none" and self.denoising_steps > 0
-        return self.k > 1 and (drawn or (stepping and SAMPLERS[self.sampler].eta(self.eta) > 0))
+        return self.candidates > 1 and (
+            drawn or (stepping and SAMPLERS[self.sampler].eta(self.eta) > 0)
+        )
 
 
 @dataclass(frozen=True)

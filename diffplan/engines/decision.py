@@ -108,7 +108,7 @@ class PlanStep(nn.Module):
         self.chain = chain_of(model, settings, reuse)
         stride = model.config.plan.stride
         proposed = settings.replan_every // stride if reuse else model.config.plan.horizon
-        k, rows, dim = settings.k, model.rows, model.plan_dim
+        k, rows, dim = settings.candidates, model.rows, model.plan_dim
         many = k > 1 and settings.temperature > 0 and settings.start != "noise"
         stochastic = SAMPLERS[settings.sampler].eta(settings.eta) > 0
         steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
@@ -173,7 +173,7 @@ class PlanStep(nn.Module):
         gumbel = normal[:, :0]
         if self.settings.select == "softmax":
             # other counts, so that the choice does not depend on the plans' noise
-            gumbel = -(-uniform(seeds, ~counts, self.settings.k).log()).log()
+            gumbel = -(-uniform(seeds, ~counts, self.settings.candidates).log()).log()
         propose, start, steps = normal.split(self.sizes, 1)
         return Draws(propose, start, steps, gumbel)
 
@@ -185,7 +185,7 @@ class PlanStep(nn.Module):
         model, settings = self.model, self.settings
         context = model.normalised_context(self._aimed(given))
         propose, start, steps, select = draws
-        k, state_dim = settings.k, model.spec.planned_dim
+        k, state_dim = settings.candidates, model.spec.planned_dim
         shape = (k, model.rows, model.plan_dim)
         noise = Noise(
             propose.unflatten(1, (k, -1, state_dim + 1)) if self.sizes[0] else propose,

@@ -137,7 +137,7 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     chain = chain_of(model, settings)
     if chain is None:
         return calls
-    asks = settings.k > 1
+    asks = settings.candidates > 1
     if isinstance(chain, StreamChain):
         return calls + len(chain.grid) - 1 + asks
     if asks and model.config.has_head("returns"):  # the denoiser once more

@@ -79,7 +79,7 @@ def make_plan(
     leaves the values NaN where they choose nothing, as they are of a model that tells none.
     Decoding, the fourth stage, happens at every environment step: `decode`.
     """
-    rows, k = context.state.shape[0], settings.k
+    rows, k = context.state.shape[0], settings.candidates
     proposal = propose(model, context, noise.propose, settings)
     # from here on every candidate is a row, so that all are denoised in one pass
     context = context.repeat(k)
@@ -128,7 +128,7 @@ def propose(
             f"planning.start is {settings.start!r}, which needs a proposer, but this model was "
             "trained without one (config from-noise); expected 'noise'"
         )
-    k = settings.k
+    k = settings.candidates
     sampled = k > 1 and settings.temperature > 0
     scaled = None
     if sampled:

@@ -206,7 +206,7 @@ class Benchmark:
         for device, threads, engine in places:
             own = Case(
                 *(device, threads, engine, self.batch[0]),
-                *(settings.k, settings.denoising_steps, horizon),
+                *(settings.candidates, settings.denoising_steps, horizon),
             )
             plans.append(
                 (own, {n: self._sweep(n, own) for n in (s.replace("-", "_") for s in self.sweep)})

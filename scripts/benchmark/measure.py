@@ -167,7 +167,7 @@ class Stages:
         self.model, self.settings = agent.model, agent.settings
         self.context = self.model.normalised_context(agent.context(observation))
         device, batch = agent.device, len(self.context)
-        settings, model, k = self.settings, self.model, self.settings.k
+        settings, model, k = self.settings, self.model, self.settings.candidates
         shape = (batch, k, model.rows, model.plan_dim)
         # drawn once: the stages are timed without their random numbers, as engines draw them
         # apart
@@ -184,7 +184,7 @@ class Stages:
 
     def run(self, mark: Callable[[], None] = lambda: None) -> None:
         """All stages once; `mark` is called before the first and after each."""
-        model, settings, k = self.model, self.settings, self.settings.k
+        model, settings, k = self.model, self.settings, self.settings.candidates
         rows = len(self.context.state)
         mark()
         proposal = stages.propose(model, self.context, self.noise.propose, settings)

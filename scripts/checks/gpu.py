@@ -166,11 +166,13 @@ class Gpu:
             # the same on tensors that are on the device already
             inside = self._times(lambda: agent.engine.plan(context, seeds, torch.zeros_like(seeds)))
         # operations are counted in eager: a graph hides them
-        case = Case(self.device, 1, "eager", 1, settings.k, settings.denoising_steps, horizon)
+        case = Case(
+            self.device, 1, "eager", 1, settings.candidates, settings.denoising_steps, horizon
+        )
         flops = prepare(subject, case).work.flops * batch
         row = {
             "size": size, "engine": engine + (", tf32" if tf32 else ""), "batch": batch,
-            "candidates": settings.k, "start-up s": round(started, 2),
+            "candidates": settings.candidates, "start-up s": round(started, 2),
             "predict ms": _ms(whole), "between plans ms": _ms(between), "device ms": _ms(inside),
             "plans/s by predict": round(batch / statistics.median(whole)),
             "plans/s on the device": round(batch / statistics.median(inside)),

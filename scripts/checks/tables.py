@@ -145,7 +145,7 @@ def kinds_table() -> str:
     """Ours by the kind of data, beside the published configuration."""
     published = get_config("trajectory-diffuser-published")
     kinds = [settled(get_config("trajectory-diffuser"), has_goal) for has_goal in (True, False)]
-    keys = [*BY_KIND, "planning.replan_every", "planning.candidates"]
+    keys = [*BY_KIND, "planning.replan_every"]
     rows = [[f"`{k}`", *(str(attrgetter(k)(c)) for c in (published, *kinds))] for k in keys]
     return markdown(["setting", "published", "ours, with a goal", "ours, without a goal"], rows)
 

@@ -45,7 +45,7 @@ def dimensions(agent: PlannerAgent) -> list[list[Settings]]:
         asked = 0.75 if own.target_quantile is None else own.target_quantile
         found.append([{"target_quantile": q} for q in _nearest(_QUANTILES, asked)])
     found.append(list(_REFINEMENTS))
-    found.append([{"candidates": k} for k in _nearest(_CANDIDATES, own.k, np.log)])
+    found.append([{"candidates": k} for k in _nearest(_CANDIDATES, own.candidates, np.log)])
     if agent.uses_returns:
         found.append([{"target": target} for target in _TARGETS])
     if model.subgoals is not None:

@@ -258,7 +258,7 @@ def test_every_config_plans(name: str, kind: str, models: Make, plan_inputs: Mak
     plan = make_plan(model, context, noise, settings, chain_of(model, settings))
     shape = (model.config.plan.horizon + 1, model.spec.state_dim)
     assert plan.states.shape == (2, *shape)
-    assert plan.candidates.shape == plan.proposal.shape == (2, settings.k, *shape)
+    assert plan.candidates.shape == plan.proposal.shape == (2, settings.candidates, *shape)
     assert torch.isfinite(plan.states).all()
     assert torch.equal(plan.states[:, 0], context.state)
     assert (model.proposer is None) == (name in FROM_NOISE)

@@ -117,16 +117,6 @@ def test_actions_are_scaled_between_their_bounds(
 # --- Candidates ----------------------------------------------------------------------------------
 
 
-def test_the_number_of_candidates_is_settled_by_the_task(
-    tiny_episodes: Episodes, tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make
-) -> None:
-    open_ = tiny_config(changes={"planning.candidates": None})
-    assert tiny_model(open_, tiny_goal_episodes).config.planning.k > 1
-    assert tiny_model(open_, tiny_episodes).config.planning.k == 1
-    asked = tiny_config(changes={"planning.candidates": 3})
-    assert tiny_model(asked, tiny_episodes).config.planning.k == 3
-
-
 def test_a_value_is_trained_where_planning_reads_one(
     tiny_episodes: Episodes, tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make
 ) -> None:
@@ -135,11 +125,13 @@ def test_a_value_is_trained_where_planning_reads_one(
         model = tiny_model(tiny_config(changes={"heads.value": "auto", **changes}), episodes)
         # copies of one plan are what an agent makes once
         step = PlanStep(model, model.config.planning)
-        assert model.config.trains_value == (model.config.planning.k > 1 and step.draws_anything)
+        assert model.config.trains_value == (
+            model.config.planning.candidates > 1 and step.draws_anything
+        )
         return model.value is not None
 
-    assert has_value(tiny_goal_episodes, candidates=None) and has_value(candidates=2)
-    assert not has_value(candidates=None) and not has_value(tiny_goal_episodes, candidates=1)
+    assert has_value(tiny_goal_episodes, candidates=2) and has_value(candidates=2)
+    assert not has_value() and not has_value(tiny_goal_episodes, candidates=1)
     assert not has_value(candidates=2, start="none", temperature=0.0)
     copies = {"candidates": 2, "temperature": 0.0, "start": "raw", "start_level": 5}
     assert not has_value(**copies)

@@ -300,4 +300,4 @@ def test_one_network_learns_to_answer(
             assert np.corrcoef(told, model.normalised_returns(valued.returns))[0, 1] > 0.8
         now = answers_of(model).policy(context, noise)
         first = actions[:, 0, 0]
-        assert (now - first).square().mean() < 0.8 * first.var(0).mean()
+        assert (now - first).square().mean() < 0.9 * first.var(0).mean()

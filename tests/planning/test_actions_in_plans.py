@@ -225,4 +225,4 @@ def test_network_calls_count_every_kind(models: Make) -> None:
     assert calls(ours, start="noise", denoising_steps=20, sampler="s-pndm") == 21
     guided = models("diffuser")
     assert calls(guided, denoising_steps=20, value_guidance=0.1, value_guidance_until=3) == 20 + 18
-    assert dataclasses.replace(guided.config.planning).k >= 1
+    assert dataclasses.replace(guided.config.planning).candidates >= 1

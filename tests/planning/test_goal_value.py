@@ -21,7 +21,10 @@ DISCOUNT, HORIZON, STRIDE = 0.99, 8, 2
 @pytest.fixture(params=["separate", "shared"])
 def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PlannerModel:
     """One coordinate: `100 * |s - g|` steps to go, in plain units."""
-    plan, heads = PlanSpaceConfig(horizon=HORIZON, stride=STRIDE), HeadsConfig(request.param)
+    plan, heads = (
+        PlanSpaceConfig(horizon=HORIZON, stride=STRIDE),
+        HeadsConfig(request.param, value="returns"),
+    )
     model = PlannerModel(ModelSpec(1, 1, (0,)), Config(plan=plan, heads=heads)).eval()
 
     def forward(

@@ -9,7 +9,6 @@ import pytest
 from diffplan.config.config import Config, adopted, settled, with_settings
 from diffplan.config.decisions import Decision
 from diffplan.data.episodes import Episodes
-from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import read_header
 from diffplan.training import defaults
 from diffplan.training.loop import train
@@ -28,10 +27,9 @@ SMALL = {
 def test_trained_networks_decide_at_every_checkpoint(
     tmp_path: Path, tiny_episodes: Episodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The value is trained for the candidates that were meant, whatever is decided of them."""
 
     def rule(config: Config, *_: Any) -> Iterator[Decision]:
-        yield Decision("planning.candidates", config.plan.horizon, "as many as states")
+        yield Decision("planning.denoising_steps", config.plan.horizon, "as many as states")
         yield Decision("planning.replan_every", 3, "three")
 
     monkeypatch.setattr(defaults, "TRAINED_RULES", (rule,))
@@ -51,18 +49,16 @@ def test_trained_networks_decide_at_every_checkpoint(
 
     first = read_header(run(2, asked))
     taken = {each.setting: each.value for each in first.decisions}
-    assert taken["planning.candidates"] == first.config.planning.candidates == 4
+    assert taken["planning.denoising_steps"] == first.config.planning.denoising_steps == 4
     assert "planning.replan_every" not in taken  # given by hand
     assert first.config.planning.replan_every == 2
     assert told == list(taken)
     second = run(4, asked)
     assert read_header(second).decisions == first.decisions
-    model, _, _ = load_model(second)
-    assert model.config.heads.value == "none" and model.value is None
     # a hand changes how it plans, also where networks had decided
-    third = read_header(run(6, with_settings(asked, {"planning.candidates": 1})))
-    assert third.config.planning.candidates == 1
-    assert "planning.candidates" not in {each.setting for each in third.decisions}
+    third = read_header(run(6, with_settings(asked, {"planning.denoising_steps": 1})))
+    assert third.config.planning.denoising_steps == 1
+    assert "planning.denoising_steps" not in {each.setting for each in third.decisions}
 
 
 def test_a_run_lends_what_is_open_and_nothing_else() -> None:

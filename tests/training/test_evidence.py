@@ -110,18 +110,3 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     assert decide(Config(), carried(join_episodes, 0, scale))[0].data.relabel == "stitched"
     given = decide(with_settings(Config(), {"data.relabel": "stitched"}), waiting)[0]
     assert given.data.relabel == "stitched"
-
-
-def test_plans_span_twice_what_brisk_motion_lasts(join_episodes: Make) -> None:
-    layout = ObservationLayout(2, 2, (0, 1), (), ("observation",))
-
-    def moving(steps: int) -> Episodes:
-        """From one point to another in so many steps, then at rest."""
-        share = np.minimum(np.arange(60) / steps, 1)[:, None]
-        ends = np.random.default_rng(0).normal(size=(50, 2, 2))
-        states = [a * (1 - share) + b * share for a, b in ends]
-        return join_episodes(states, [np.zeros((59, 1))] * 50, layout=layout)
-
-    for steps, stride, horizon in ((4, 1, 8), (40, 2, 16)):
-        plan = decide(Config(), moving(steps))[0].plan
-        assert (plan.stride, plan.horizon) == (stride, horizon)

@@ -74,7 +74,7 @@ def test_losses_and_the_free_running_error_fall(
         assert rows[-1][f"loss/{name}"] < 0.5 * rows[0][f"loss/{name}"]
     errors = [row["error/free_running"] for row in rows if "error/free_running" in row]
     assert len(errors) == 4
-    assert errors[-1] < 0.8 * errors[0]
+    assert errors[-1] < 0.9 * errors[0]
 
 
 def test_metrics_are_means_since_the_line_before(
