@@ -87,7 +87,7 @@ Look at
 Try next
   diffplan evaluate {out} --start none                          the proposal alone, not optimised
   diffplan evaluate {out} --start noise --denoising-steps 10    diffusion without a proposal
-  diffplan evaluate {out} --replan-every 8 --video              plans made anew twice as often, a video
+  diffplan evaluate {out} --replan-every 8 --video              plans made anew more often, a video
   diffplan compare {out}                                        all ways of planning in one table
   diffplan demo --maze large --out runs/large --steps 8000
 (the command is .venv/bin/diffplan unless the environment is active)"""
