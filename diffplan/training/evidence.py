@@ -102,7 +102,8 @@ def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
 
     Where there is a goal `goal_rule` decides: of the state not all is worth knowing.
     """
-    if episodes.layout.goal_dim or not config.is_open("plan.stride", "planning.replan_every"):
+    decided = ("plan.stride", "planning.replan_every", "planning.start")
+    if episodes.layout.goal_dim or not config.is_open(*decided):
         return
     steps = half_life(episodes)
     measured = f"states lose half of their correlation in {steps} step{'s' * (steps > 1)}"
@@ -110,7 +111,7 @@ def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     stride = 1 if fast else 2  # coarser plans did worse wherever they were tried
     kind = f"fewer than {_FAST}: every" if fast else f"{_FAST} or more: every second"
     yield Decision("plan.stride", stride, f"{measured}, {kind} step is planned")
-    if fast and not episodes.layout.goal_dim and config.is_open("planning.start"):
+    if fast and config.is_open("planning.start"):
         reason = f"{measured}: neighbours tell too little of each other to refine a raw proposal"
         yield Decision("planning.start", "process", reason)
         yield Decision("planning.denoising_steps", _FEW, reason)
