@@ -28,6 +28,7 @@ from diffplan.envs.formats.ogbench import (
 )
 from diffplan.envs.formats.other_kinds import refuse_other_kind
 from diffplan.envs.makers.catalogue import (
+    FETCH,
     LOCOMOTION,
     MAKEABLE,
     MAZE2D,
@@ -35,6 +36,7 @@ from diffplan.envs.makers.catalogue import (
     OGBENCH_MAZES,
     POINTMAZES,
 )
+from diffplan.envs.makers.fetch_data import fetch_id
 from diffplan.envs.makers.metaworld_data import metaworld_id
 from diffplan.envs.makers.pointmaze_data import pointmaze_id
 from diffplan.envs.simulators.environments import check_env_id
@@ -199,7 +201,8 @@ def _load(name: str, env: str | None, layout: str | None, progress: bool) -> Epi
 
 def _made_id(name: str) -> str:
     """The Minari id under which `diffplan datasets make` saves a NAME."""
-    return metaworld_id(name) if name in METAWORLD else pointmaze_id(name)
+    ids = {"metaworld": metaworld_id, "fetch": fetch_id}
+    return ids.get(name.partition("-")[0], pointmaze_id)(name)
 
 
 def _fetch_minari(name: str) -> None:
@@ -223,7 +226,7 @@ def _called(name: str, episodes: Episodes) -> Episodes:
 def _unknown(name: str, as_minari: str = "") -> DiffplanError:
     """as_minari: what came of asking Minari for it, "" if it was not asked."""
     if name in MAKEABLE:
-        steps = "" if name in METAWORLD else " --env-steps 200000"
+        steps = "" if name in (*METAWORLD, *FETCH) else " --env-steps 200000"
         official = canonical_name(name)
         beside = f"; D4RL's own is {official}" if official else ""
         return DiffplanError(
@@ -274,10 +277,10 @@ def _makeable() -> list[DatasetEntry]:
         file = ogbench_file(name)
         note = f"{file}" if file else f"download it, or: diffplan datasets make {name}"
         entries.append(DatasetEntry(name, "OGBench", "local" if file else "remote", note))
-    for name in (*sorted(POINTMAZES), *METAWORLD):
+    for name in (*sorted(POINTMAZES), *METAWORLD, *FETCH):
         made = is_local(_made_id(name))
         note = f"made: {_made_id(name)}" if made else f"diffplan datasets make {name}"
-        domain = "metaworld" if name in METAWORLD else "pointmaze"
+        domain = name.partition("-")[0]
         entries.append(DatasetEntry(name, domain, "local" if made else "can be made", note))
     return entries
 

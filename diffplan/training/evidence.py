@@ -93,8 +93,9 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
             "how far a goal is cannot be told from these columns alone"
         )
         yield Decision("data.relabel", "hindsight", reason)
-        yield Decision("plan.stride", 1, reason)
-        yield Decision("plan.horizon", 8, reason)
+        short = "goals are the episode's own, and what has to be fetched first is planned too"
+        yield Decision("plan.stride", 1, short)
+        yield Decision("plan.horizon", 8, short)
 
 
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:

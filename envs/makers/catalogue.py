@@ -108,5 +108,12 @@ def _ogbench_mazes() -> dict[str, MazeSet]:
 OGBENCH_MAZES = _ogbench_mazes()
 """NAME, as OGBench's -> how its data are made."""
 
-MAKEABLE = (*sorted(POINTMAZES), *MAZE2D, *LOCOMOTION, *METAWORLD, *OGBENCH_MAZES)
+FETCH = {
+    "fetch-reach": ("FetchReach-v4", 0.3),
+    "fetch-push": ("FetchPush-v4", 0.2),
+    "fetch-pick-and-place": ("FetchPickAndPlace-v4", 0.15),
+}
+"""NAME -> Gymnasium id, standard deviation of the noise on the controller's actions."""
+
+MAKEABLE = (*sorted(POINTMAZES), *MAZE2D, *LOCOMOTION, *METAWORLD, *FETCH, *OGBENCH_MAZES)
 """What `diffplan datasets make` takes."""

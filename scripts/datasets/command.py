@@ -16,6 +16,7 @@ _OF: dict[str, tuple[str, ...]] = {
     "maze2d": ("env_steps", "path_rule"),
     "locomotion": ("env_steps", "workers"),
     "metaworld": ("env_steps", "episodes", "action_noise", "workers"),
+    "fetch": ("episodes", "action_noise", "workers"),
     "OGBench": ("episodes", "workers"),
 }
 
@@ -23,18 +24,18 @@ _OF: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Make:
     """Make data: PointMaze, maze2d, Meta-World and OGBench's mazes by their published procedures,
-    locomotion with actors that come with the package.
+    locomotion with actors that come with the package, the Fetch arm by scripted controllers.
 
-    pointmaze-* and metaworld-* become local Minari datasets (`minari list local` shows them too),
-    maze2d-* and locomotion files in D4RL's layout, OGBench's names files with OGBench's keys. The
-    same settings and seed give the same data.
+    pointmaze-*, metaworld-* and fetch-* become local Minari datasets (`minari list local` shows
+    them too), maze2d-* and locomotion files in D4RL's layout, OGBench's names files with OGBench's
+    keys. The same settings and seed give the same data.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """pointmaze-{open,umaze,medium,large}, maze2d-{open,umaze,medium,large}[-dense],
     {hopper,walker2d}-{medium,expert,medium-replay,medium-expert}, halfcheetah-{medium,
     medium-replay},
-    metaworld-mt10 or one of its tasks (metaworld-reach),
+    metaworld-mt10 or one of its tasks (metaworld-reach), fetch-{reach,push,pick-and-place},
     {pointmaze,antmaze}-{medium,large,giant,teleport}-{navigate,stitch}-v0 and
     antmaze-{medium,large,teleport}-explore-v0 of OGBench."""
     env_steps: Annotated[
@@ -48,19 +49,20 @@ class Make:
     episodes: Annotated[
         int | None,
         tyro.conf.arg(
-            metavar="INT", help_behavior_hint="(default: 50; OGBench: as in the official file)"
+            metavar="INT", help_behavior_hint="(default: 50; fetch: 1,500; OGBench: as in its file)"
         ),
     ] = None
-    """Meta-World: episodes of each task. OGBench: in all."""
+    """Meta-World: episodes of each task. Fetch, OGBench: in all."""
     action_noise: Annotated[
-        float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0)")
+        float | None,
+        tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 0; fetch: .15 to .3)"),
     ] = None
-    """Meta-World: standard deviation of the noise on the scripted policies' actions."""
+    """Meta-World, Fetch: standard deviation of the noise on the scripted policies' actions."""
     workers: Annotated[
         int | None,
         tyro.conf.arg(metavar="INT", help_behavior_hint="(default: one per core, at most 8)"),
     ] = None
-    """Meta-World, OGBench, locomotion: processes."""
+    """Meta-World, Fetch, OGBench, locomotion: processes."""
     path_rule: Literal["depth-first", "shortest"] | None = None
     """pointmaze: how the controller finds its way, with detours as in the published data (by
     default) or without. maze2d's takes shortest paths."""
@@ -83,6 +85,7 @@ class Make:
             "maze2d": self._maze2d,
             "locomotion": self._locomotion,
             "metaworld": self._metaworld,
+            "fetch": self._fetch,
             "OGBench": self._ogbench,
         }[family]
         print(f"{self.name} is {make()}")
@@ -175,6 +178,19 @@ class Make:
         if official_file(self.name).is_file():
             return f"{official_file(self.name)}, OGBench's own; remade beside it: {file}"
         return f"the file {file}, remade by OGBench's public procedure"
+
+    def _fetch(self) -> str:
+        from diffplan.envs.makers.fetch_data import make_fetch
+
+        given = {"episodes": self.episodes, "action_noise": self.action_noise}
+        dataset_id = make_fetch(
+            self.name,
+            seed=self.seed,
+            workers=self.workers,
+            overwrite=self.overwrite,
+            **{key: value for key, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )
+        return f"the Minari dataset {dataset_id}"
 
     def _metaworld(self) -> str:
         from diffplan.envs.datasets import load_dataset
