@@ -29,28 +29,28 @@ class Locomotion:
     """The actors of a locomotion task, each a file TASK-STEPS.npz beside this one.
 
     env_id: where they were trained and are rolled out. until_medium: steps of their training, the
-    last of them medium; medium-replay has all of them. expert: steps, too, "" without one.
+    last of them medium; medium-replay has all of them. expert: steps, too.
     """
 
     env_id: str
     until_medium: tuple[str, ...]
-    expert: str = ""
+    expert: str
 
     @property
     def actors(self) -> tuple[str, ...]:
         """All of them, in the order of their training."""
-        return (*self.until_medium, self.expert) if self.expert else self.until_medium
+        return (*self.until_medium, self.expert)
 
 
 LOCOMOTION_TASKS = {
     "hopper": Locomotion("Hopper-v5", ("50k", "100k", "150k", "225k"), "350k"),
     "walker2d": Locomotion("Walker2d-v5", ("50k", "100k", "150k", "200k"), "400k"),
-    "halfcheetah": Locomotion("HalfCheetah-v5", ("20k", "40k", "60k")),
+    "halfcheetah": Locomotion("HalfCheetah-v5", ("20k", "40k", "60k"), "160k"),
 }
 LOCOMOTION = tuple(
     f"{task}-{kind}"
-    for task, known in LOCOMOTION_TASKS.items()
-    for kind in ("medium", "medium-replay", *(("expert", "medium-expert") if known.expert else ()))
+    for task in LOCOMOTION_TASKS
+    for kind in ("medium", "medium-replay", "expert", "medium-expert")
 )
 """hopper-medium, ...: D4RL's names without their version."""
 

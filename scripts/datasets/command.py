@@ -33,8 +33,7 @@ class Make:
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """pointmaze-{open,umaze,medium,large}, maze2d-{open,umaze,medium,large}[-dense],
-    {hopper,walker2d}-{medium,expert,medium-replay,medium-expert}, halfcheetah-{medium,
-    medium-replay},
+    {hopper,walker2d,halfcheetah}-{medium,expert,medium-replay,medium-expert},
     metaworld-mt10 or one of its tasks (metaworld-reach), fetch-{reach,push,pick-and-place},
     {pointmaze,antmaze}-{medium,large,giant,teleport}-{navigate,stitch}-v0 and
     antmaze-{medium,large,teleport}-explore-v0 of OGBench."""

@@ -84,15 +84,16 @@ def test_no_return_is_asked_for_where_success_ends_episodes(join_episodes: Make)
     assert "the best tenth of the episodes returns 60, the middle one 60" in returns.reason
 
 
-def carried(join: Make, waits: int, scale: float = 1.0) -> Episodes:
-    """A hand that moves throughout, and what it carries for the last 20 of 20 + waits steps."""
+def carried(join: Make, waits: int, scale: float = 1.0, rests: int = 0) -> Episodes:
+    """A hand and what it carries for the last 20 of 20 + waits steps; then both rest."""
     episodes = []
     for seed in range(20):
         steps = np.random.default_rng(seed).normal(size=(20 + waits, 2))
         hand = np.cumsum(np.sign(steps), 0)
         thing = hand - hand[waits] * 1.0
         thing[:waits] = 0
-        episodes.append(scale * np.concatenate([thing, hand], 1))
+        both = np.concatenate([thing, hand], 1)
+        episodes.append(scale * np.concatenate([both, np.repeat(both[-1:], rests, 0)]))
     layout = ObservationLayout(4, 2, (0, 1), (), ("observation",))
     return join(episodes, [np.zeros((len(e) - 1, 1)) for e in episodes], layout=layout)
 
@@ -103,6 +104,7 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
 ) -> None:
     waiting = carried(join_episodes, 20, scale)
     assert 0.3 < left_alone(waiting) < 0.6
+    assert 0.3 < left_alone(carried(join_episodes, 20, scale, rests=100)) < 0.6
     config, decisions = decide(Config(), waiting)
     assert config.data.relabel == "hindsight"
     assert config.planning.subgoal_steps == 0
