@@ -15,7 +15,6 @@ _LONGEST_LAG = 1024
 _FAST = 4  # steps of a half-life; with fewer, states two steps apart tell little of each other
 _AFTER = 4  # steps over which the goal's columns move with the rest, or stand still
 _STILL, _MOVING, _BRISK = 0.05, 0.3, 0.9  # shares of brisk motion, and its quantile
-_STARTS = 16  # about one of which is among the best tenth
 _FEW = 3  # reverse steps from the far end of the process
 _FETCHED = 0.15  # share of the time: at most .05 in mazes and reaches, .25 to .5 in pushes
 _LAST = 10  # steps at an episode's end
@@ -34,14 +33,14 @@ def half_life(episodes: Episodes) -> int:
     sample = states[np.sort(rng.integers(0, len(states), min(len(states), _PAIRS)))]
     variance = sample.var(0, dtype=np.float64)
     moving = variance > 1e-12 * np.square(np.abs(sample).max(0)).clip(min=1e-12)
-    if not moving.any():
+    longest = min(_LONGEST_LAG, int(np.diff(starts).max()) - 1)
+    if not moving.any() or longest < 1:
         return 1
 
     def correlation(lag: int) -> float:
         change = _changes(episodes, lag, rng)
         return float((1 - np.square(change).mean(0)[moving] / (2 * variance[moving])).mean())
 
-    longest = min(_LONGEST_LAG, int(np.diff(starts).max()) - 1)
     low, high = 0, 1  # correlation(low) >= 1/2 > correlation(high)
     while correlation(high) >= 0.5:
         if high >= longest:
@@ -73,7 +72,7 @@ def left_alone(episodes: Episodes) -> float:
     """
     columns = np.isin(np.arange(episodes.layout.state_dim), episodes.layout.goal_columns)
     lag = min(_AFTER, int(np.diff(np.asarray(episodes.state_starts)).max()) - 1)
-    if columns.all() or lag < 1:
+    if columns.all() or not columns.any() or lag < 1:
         return 0.0
     change = _changes(episodes, lag, np.random.default_rng(0))
     spread = change.std(0)
@@ -162,12 +161,3 @@ def returns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         )
         yield Decision("data.condition_on_returns", False, reason)
         yield Decision("data.best_of_windows", 1, reason)
-        return
-    starts = np.asarray(episodes.step_starts)
-    returns = np.sort(np.add.reduceat(episodes.rewards, starts[:-1], dtype=np.float64))
-    best, middle = returns[-max(1, len(returns) // 10) :].mean(), np.median(returns)
-    reason = (
-        f"the best tenth of the episodes returns {best:,.5g}, the middle one {middle:,.5g}: of as "
-        "many starts one of good return is kept"
-    )
-    yield Decision("data.best_of_windows", _STARTS, reason)

@@ -1,6 +1,7 @@
 """What is measured on data before training: on processes whose answer is known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,8 @@ def test_half_life_of_an_autoregressive_process(join_episodes: Make, steps: int)
 def test_states_that_never_change_or_never_decorrelate(join_episodes: Make) -> None:
     still = join_episodes([np.ones((50, 2))], [np.zeros((49, 1))])
     assert half_life(still) == 1
+    single = [np.full((1, 1), float(i)) for i in range(5)]
+    assert half_life(join_episodes(single, [np.zeros((1, 1))] * 5)) == 1
     # each episode has a state of its own
     apart = [np.full((50, 1), float(i)) for i in range(5)]
     assert half_life(join_episodes(apart, [np.zeros((49, 1))] * 5)) == 49
@@ -79,9 +82,11 @@ def test_no_return_is_asked_for_where_success_ends_episodes(join_episodes: Make)
     assert any("80% of the episodes" in each.reason for each in decisions)
     plain = lingering(join_episodes, False)
     assert ended_by_success(plain) == 0
-    config, (*_, returns) = decide(Config(), plain)
+    config, decisions = decide(Config(), plain)
     assert (config.data.condition_on_returns, config.planning.target) == (True, "by-step")
-    assert "the best tenth of the episodes returns 60, the middle one 60" in returns.reason
+    # what is so for all data of the kind is nothing that these have decided
+    assert config.data.best_of_windows == 16
+    assert not any(each.setting.startswith("data.") for each in decisions)
 
 
 def carried(join: Make, waits: int, scale: float = 1.0, rests: int = 0) -> Episodes:
@@ -110,5 +115,8 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     assert config.planning.subgoal_steps == 0
     assert any("the goal's columns stand still" in each.reason for each in decisions)
     assert decide(Config(), carried(join_episodes, 0, scale))[0].data.relabel == "stitched"
+    # columns that are not known cannot stand still
+    unknown = replace(waiting, layout=replace(waiting.layout, goal_columns=()))
+    assert left_alone(unknown) == 0
     given = decide(with_settings(Config(), {"data.relabel": "stitched"}), waiting)[0]
     assert given.data.relabel == "stitched"
