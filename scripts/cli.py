@@ -24,7 +24,7 @@ from diffplan.scripts.stopping import Stopped, stopped_by_signals
 
 # words on the command line -> (module, class, one line for the overview)
 COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
-    ("datasets", "make"): ("datasets", "Make", "make a maze dataset here, seeded"),
+    ("datasets", "make"): ("datasets", "Make", "make data here, seeded: mazes, locomotion, arms"),
     ("datasets", "list"): ("datasets", "List", "datasets on this machine and those it can make"),
     ("datasets", "download"): ("datasets", "Download", "fetch D4RL or Minari data by name"),
     ("datasets", "show"): ("datasets", "Show", "what a dataset holds, before training on it"),

@@ -273,8 +273,8 @@ def _parse(args: Sequence[str], config: Config) -> Train:
     listing = "\n".join(f"  {key:30} {line}" for key, (line, _) in CONFIGS.items())
     known = presets_of(name)
     published = name == "trajectory-diffuser-published"
-    listed = " ".join(f"The {preset}." for preset in known)
-    presets = "It has a preset for most D4RL datasets." if published else listed
+    listed = "".join(f"The {preset}. " for preset in known)
+    presets = "It has a preset for most D4RL datasets. " if published else listed
     parsed: Train = read_options(
         Train,
         args[1:] if asked else ["--help"],
@@ -282,7 +282,7 @@ def _parse(args: Sequence[str], config: Config) -> Train:
         description="Train a planner. CONFIG is the starting point; every setting below can be "
         f"overridden.\n\nCONFIG is one of\n{listing}\n\nThe defaults shown are those of {name}. "
         "None: decided from the data, and said why; what is given wins.\n\n"
-        f"{presets} See docs/method.md.",
+        f"{presets}See docs/method.md.",
         # what has no default is asked for, the settings come from the config
         default=Train(tyro.MISSING, tyro.MISSING, config=config),
     )

@@ -120,7 +120,7 @@ def _check_start_level(config: Sections, require: Require) -> None:
 
 
 def _steps(config: Sections) -> int:
-    """The fewest levels that planning needs; what is decided from data fits."""
+    """The fewest levels that planning needs, as far as they are decided."""
     return max(1, config.planning.denoising_steps or 0)
 
 
@@ -145,7 +145,7 @@ def _check_replanning(config: Sections, require: Require) -> None:
     """A plan can be followed to its end, and gone on from only where some whole states are left."""
     plan, planning = config.plan, config.planning
     if config.is_open("plan.horizon", "plan.stride", "planning.replan_every"):
-        return  # what is decided from data fits
+        return  # checked when they are decided
     span = plan.horizon * plan.stride
     require(
         planning.replan_every <= span,

@@ -27,7 +27,7 @@ class Config(Sections):
     """A planner: data, networks, training and planning."""
 
     def __post_init__(self) -> None:
-        check(self)  # what is None fits: it is decided to fit the rest
+        check(self)  # what is None is checked when it is decided
 
 
 _ADAPTER = TypeAdapter(Config)
