@@ -88,7 +88,10 @@ def test_without_the_data_the_models_own_plans_do(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], r"start is 'process', which begins at level 10 of 'rddm'.*--start noise or sdedit"),
+        (
+            ["--start", "process"],
+            r"start is 'process', which begins at level 10 of 'rddm'.*--start noise or sdedit",
+        ),
         (["--start", "none"], "refines nothing"),
         (["--samples", "1"], "--samples must be at least 2, got 1"),
         (["--checkpoint", "9"], "checkpoint-00000009"),

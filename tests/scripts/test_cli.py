@@ -75,6 +75,10 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
                 "x",
                 "--out",
                 "x",
+                "--plan.horizon",
+                "8",
+                "--plan.stride",
+                "2",
                 "--planning.replan-every",
                 "99",
             ],
@@ -122,6 +126,7 @@ def test_make_train_resume_evaluate_compare(
     assert main(["datasets", "make", "pointmaze-umaze", "--env-steps", "3000", "--seed", "1"]) == 0
     run = tmp_path / "run"
     train = ["train", "trajectory-diffuser", "--dataset", "pointmaze-umaze", "--out", str(run)]
+    tiny_options = [*tiny_options, "--heads.value", "returns"]
     assert main([*train, "--steps", "6", "--checkpoint-every", "3", *tiny_options]) == 0
     assert [p.name for p in sorted(run.glob("checkpoint-*"))] == [
         "checkpoint-00000003",

@@ -117,7 +117,8 @@ def test_who_tells_the_truth_makes_no_error(
 @pytest.mark.parametrize("config", ["multi-task", "streams"])
 def test_every_question_has_its_figures_and_a_picture(config: str, train, tmp_path: Path) -> None:
     run = train(config, config, ("a",))
-    separate = train("separate", "trajectory-diffuser", ("a",))
+    value = ("--heads.value", "returns")
+    separate = train("with-value", "trajectory-diffuser", ("a",), *value)
     file = tmp_path / "answers.json"
     assert main(["queries", str(run), "--against", str(separate), "--json", str(file), *FEW]) == 0
     found = json.loads(file.read_text())
