@@ -132,12 +132,8 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 def adopted(config: Config, run: Config) -> Config:
     """A copy with a run's settings in place of what is open: a run goes on as it was begun."""
-    names = [
-        f"{section.name}.{setting.name}"
-        for section in dataclasses.fields(Config)
-        if section.name != "name"
-        for setting in dataclasses.fields(getattr(config, section.name))
-    ]
+    # None is a value of the others
+    names = (*BY_KIND, "planning.replan_every", "planning.subgoal_steps")
     taken = {name: attrgetter(name)(run) for name in names if config.is_open(name)}
     if config.heads.value == "auto" and config.planning.candidates == 1:
         taken["heads.value"] = run.heads.value

@@ -49,11 +49,22 @@ class Tuning:
         if chosen:
             seeds = ", ".join(f"{first}-{last}" for first, last in self.seeds)
             mean, low, high = self.gain
+            gain = f"{self.record['by']} {mean:+.3g} [80 %: {low:+.3g}, {high:+.3g}] there"
             parts = [
                 f"tuned on seeds {seeds} ({self.episodes} episodes): {chosen}",
-                f"{self.record['by']} {mean:+.3g} [80 %: {low:+.3g}, {high:+.3g}] there",
+                gain + self._where,
             ]
         return "; ".join([*parts, *([f"by hand: {given}"] if given else [])])
+
+    @property
+    def _where(self) -> str:
+        """The environment that was played, and its time limit."""
+        found = self.record.get("environments", ())
+        if len(found) != 1:
+            return ""
+        name, options = found[0]
+        limit = options.get("max_episode_steps")
+        return f", in {name}" + ("" if limit is None else f" of {limit} steps")
 
     def overlap(self, first: int, count: int) -> tuple[int, int] | None:
         """The seeds that chose, where they touch `count` seeds from `first` on."""

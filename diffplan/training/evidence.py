@@ -83,15 +83,27 @@ def left_alone(episodes: Episodes) -> float:
     return float(alone.sum() / max((alone | (goal >= _STILL)).sum(), 1))
 
 
+def length_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
+    """Plans no longer than the longest episode."""
+    plan = by_kind(config, bool(episodes.layout.goal_dim)).plan
+    longest = int(np.diff(np.asarray(episodes.state_starts)).max()) - 1
+    if config.is_open("plan.horizon") and plan.stride <= longest < plan.horizon * plan.stride:
+        reason = f"the longest episode has {longest} steps"
+        yield Decision("plan.horizon", longest // plan.stride, reason)
+
+
 def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     """Whose goals; where something has to be fetched first, also shorter plans."""
-    if not episodes.layout.goal_dim or not config.is_open("data.relabel"):
+    known = bool(episodes.layout.goal_columns) and config.is_open("data.relabel")
+    usual = by_kind(config, has_goal=True).data.relabel
+    # hindsight where the discount or a pinned goal ask for it
+    if not known or usual != "stitched":
         return
     share = left_alone(episodes)
     measured = f"in {share:.0%} of the time the goal's columns stand still though others move"
     if share <= _FETCHED:
         reason = f"{measured}: they tell how far a goal is, also one of another episode"
-        yield Decision("data.relabel", by_kind(config, has_goal=True).data.relabel, reason)
+        yield Decision("data.relabel", usual, reason)
     else:
         reason = f"{measured}: how far a goal is cannot be told from these columns alone"
         yield Decision("data.relabel", "hindsight", reason)

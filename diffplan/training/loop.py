@@ -34,7 +34,7 @@ from diffplan.model.spec import ModelSpec
 from diffplan.nn.device import find_device
 from diffplan.planning.chains import chain_of
 from diffplan.training.average import WeightAverage
-from diffplan.training.defaults import decide, decide_trained
+from diffplan.training.defaults import decide
 from diffplan.training.flat import Weights
 from diffplan.training.log import Diverged, Means, MetricsFile
 from diffplan.training.losses import Objective
@@ -135,15 +135,11 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             return run
         model = learner.average.module
         assert isinstance(model, PlannerModel)
-        chosen, trained = decide_trained(asked, config, model, learner.sampler)
-        if step == options.steps:
-            options.tell(trained)
-        settings = (chosen, model.spec, episodes.layout, episodes.info)
-        taken = {each.setting: each for each in (*decisions, *trained)}
+        settings = (config, model.spec, episodes.layout, episodes.info)
         header = Header(
             *(*settings, identity, step, options.seed, seconds),
             command=options.command,
-            decisions=tuple(taken.values()),
+            decisions=decisions,
         )
         return save_checkpoint(run, header, averaged, training)
 

@@ -35,7 +35,7 @@ class Study:
     Nothing is chosen: every learner is scored as its last update leaves it. A cell is one row,
     dataset and training seed and has a file of its own; what is there is not done again, so that
     a stopped study goes on where it was, and two processes share the work with --part 1/2 and
-    --part 2/2. The summary holds what is there.
+    --part 2/2, of data that are there. The summary holds what is there.
     """
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
@@ -126,6 +126,14 @@ class Study:
         return {}
 
     @cached_property
+    def _identities(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def _settled(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {}
+
+    @cached_property
     def _goal_dims(self) -> dict[str, int]:
         return {}
 
@@ -168,7 +176,29 @@ class Study:
         length = self.steps if row.method is None else self._updates(row)
         asked = {"row": asdict(row), "updates": length, "terminations": self.terminations}
         asked |= {"episodes": self.episodes, "seed": self.seed}
+        asked["data"] = self._identity(data)
+        if row.method is None:
+            asked["settings"] = self._settings(data, row.config)
         return dict(json.loads(json.dumps(asked)))
+
+    def _identity(self, data: str) -> str:
+        """Of what is in the dataset."""
+        from diffplan.data.episodes import fingerprint
+
+        if data not in self._identities:
+            self._identities[data] = fingerprint(self._episodes(data))
+        return self._identities[data]
+
+    def _settings(self, data: str, config: str) -> dict[str, Any]:
+        """The settings that a configuration has on these data."""
+        from diffplan.config.config import config_to_dict
+        from diffplan.config.planners import get_config
+        from diffplan.training.defaults import decide
+
+        if (data, config) not in self._settled:
+            chosen = decide(get_config(config), self._episodes(data))[0]
+            self._settled[data, config] = config_to_dict(chosen)
+        return self._settled[data, config]
 
     def _updates(self, row: StudyRow) -> int:
         return round(self.updates * row.updates)
@@ -198,12 +228,19 @@ class Study:
     def _planner(self, data: str, row: StudyRow, seed: int) -> dict[str, Any]:
         """Train a configuration, or go on with it, and score it."""
         from diffplan.agents import load_agent
-        from diffplan.model.run_folder import checkpoint_updates, list_checkpoints
+        from diffplan.config.config import config_to_dict
+        from diffplan.model.run_folder import checkpoint_updates, list_checkpoints, read_header
 
         self._episodes(data)
         run = self.out / data_name(data) / "ours" / f"seed-{seed}"
         there = list_checkpoints(run)
         before = checkpoint_updates(there[-1]) if there else 0
+        if there and config_to_dict(read_header(there[-1]).config) != self._settings(
+            data, row.config
+        ):
+            raise DiffplanError(
+                f"{run} was trained with other settings than {row.config} has on {data}; remove it"
+            )
         options = ["--dataset", data, "--out", str(run), "--steps", str(self.steps), *self._ends]
         begin = time.process_time()
         Train.parse([row.config, *options, "--seed", str(seed), "--resume"]).run()

@@ -166,7 +166,9 @@ def halve(plan: Schedule, play: Play) -> Outcome:
     difference = paired(new, own, plan.tasks)
     lost = [sum(score is None for score in scores) for scores in (new, own)]
     # NaN, of a single pair, is above nothing
-    better = difference is not None and difference.low > 0
+    # of a tie rounding may make a gain
+    least = 1e-6 * max((abs(score) for score in own if score is not None), default=0.0)
+    better = difference is not None and difference.low > least
     adopted = lost[0] <= lost[1] and better
     return Outcome(tuple(trials), tuple(reached), challenger, difference, adopted)
 

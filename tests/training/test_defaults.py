@@ -1,4 +1,4 @@
-"""Decisions by rules: taken once from data, anew from trained networks, never against a hand."""
+"""Decisions by rules: taken once, from the data, never against a hand."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ SMALL = {
 }
 
 
-def test_trained_networks_decide_at_every_checkpoint(
+def test_what_was_decided_stays_and_a_hand_wins(
     tmp_path: Path, tiny_episodes: Episodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
@@ -32,7 +32,7 @@ def test_trained_networks_decide_at_every_checkpoint(
         yield Decision("planning.denoising_steps", config.plan.horizon, "as many as states")
         yield Decision("planning.replan_every", 3, "three")
 
-    monkeypatch.setattr(defaults, "TRAINED_RULES", (rule,))
+    monkeypatch.setattr(defaults, "DATA_RULES", (rule,))
     told: list[str] = []
     asked = with_settings(Config(), SMALL | {"planning.replan_every": 2})
 
@@ -53,9 +53,11 @@ def test_trained_networks_decide_at_every_checkpoint(
     assert "planning.replan_every" not in taken  # given by hand
     assert first.config.planning.replan_every == 2
     assert told == list(taken)
+    assert taken["planning.denoising_steps"] == 4
+    monkeypatch.setattr(defaults, "DATA_RULES", ())
     second = run(4, asked)
     assert read_header(second).decisions == first.decisions
-    # a hand changes how it plans, also where networks had decided
+    # a hand changes how it plans, also where the data had decided
     third = read_header(run(6, with_settings(asked, {"planning.denoising_steps": 1})))
     assert third.config.planning.denoising_steps == 1
     assert "planning.denoising_steps" not in {each.setting for each in third.decisions}
@@ -67,5 +69,8 @@ def test_a_run_lends_what_is_open_and_nothing_else() -> None:
     assert (again.plan.horizon, again.plan.stride) == (5, 3)
     assert again.heads.width == Config().heads.width
     assert again.heads.value == run.heads.value == "none"
+    # of the others None is a value
+    clipped = with_settings(run, {"planning.clip": 3.0})
+    assert adopted(with_settings(Config(), {"planning.clip": None}), clipped).planning.clip is None
     # candidates by hand may need a value
     assert adopted(with_settings(Config(), {"planning.candidates": 4}), run).heads.value == "auto"

@@ -120,3 +120,15 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     assert left_alone(unknown) == 0
     given = decide(with_settings(Config(), {"data.relabel": "stitched"}), waiting)[0]
     assert given.data.relabel == "stitched"
+
+
+def test_plans_are_no_longer_than_episodes(join_episodes: Make) -> None:
+    def steps(count: int) -> Episodes:
+        states = np.random.default_rng(0).normal(size=(9, count + 1, 2))
+        return join_episodes(list(states), [np.zeros((count, 1))] * 9)
+
+    plan = decide(Config(), steps(5))[0].plan
+    assert plan.horizon * plan.stride <= 5
+    assert decide(Config(), steps(50))[0].plan.horizon == 8
+    given = decide(with_settings(Config(), {"plan.horizon": 7}), steps(5))[0]
+    assert given.plan.horizon == 7
