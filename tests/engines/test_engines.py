@@ -29,7 +29,7 @@ KINDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("trajectory-diffuser", {"proposer.kind": "gru"}, {"candidates": 2, "temperature": 0.0}),
     ("trajectory-diffuser", {"plan.space": "absolute", "denoiser.network": "dit"}, {}),
     ("trajectory-diffuser", {"plan.columns": "goal", "heads.lookahead": 2}, {"candidates": 2}),
-    ("trajectory-diffuser-published", {"plan.horizon": 7}, {"candidates": 4}),
+    ("trajectory-diffuser-published", {"plan.horizon": 4}, {"candidates": 4}),
     ("proposer-only", {"proposer.kind": "one-shot"}, {"candidates": 4}),
     ("from-noise", {}, {"guidance_weight": 1.5}),
     ("multi-task", {}, {"candidates": 3}),
