@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from diffplan.config import sections
-from diffplan.config.config import Config, by_kind
+from diffplan.config.config import Config, by_kind, with_settings
 from diffplan.config.planners import get_config
 from diffplan.config.sections import PlanningConfig
 from diffplan.data import drawing
@@ -193,16 +193,7 @@ def tiny_config() -> Callable[..., Config]:
             values["heads.value"] = "returns"
         if name == "trajectory-diffuser":
             values["planning.denoising_steps"] = 1
-        values.update(changes or {})
-        groups: dict[str, dict[str, Any]] = {}
-        for key, value in values.items():
-            group, _, option = key.partition(".")
-            groups.setdefault(group, {})[option] = value
-        parts = {
-            group: dataclasses.replace(getattr(config, group), **options)
-            for group, options in groups.items()
-        }
-        return dataclasses.replace(config, **parts)
+        return with_settings(config, values | (changes or {}))
 
     return make
 
