@@ -93,11 +93,16 @@ def summary(outcome: Outcome, tried: Sequence[Settings], plan: Schedule) -> dict
 
 
 def draw(path: Path, outcome: Outcome, tried: Sequence[Settings], plan: Schedule) -> None:
-    """Write the mean of every setting after each of its rounds, against the episodes played."""
+    """Write the mean of every setting after each of its rounds, against the episodes played.
+
+    What the first round drops and lies far below stands at the lower edge.
+    """
     ends = list(accumulate([each for _, each in plan.rounds] + [plan.final]))
     with style():
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
+        kept: list[float] = []
+        others: str | None = "others, at the lower edge if below"
         for index, (trial, reached) in enumerate(zip(outcome.trials, outcome.reached, strict=True)):
             scores = np.array([np.nan if s is None else s for s in trial.scores])
             means = []
@@ -106,14 +111,22 @@ def draw(path: Path, outcome: Outcome, tried: Sequence[Settings], plan: Schedule
                 means.append(np.nanmean(played) if np.isfinite(played).any() else np.nan)
             final = reached == len(plan.rounds)
             colour = CANDIDATE if not final else PLAN if index else EXECUTED
+            kept += means if reached else []
             axes.plot(
                 *(ends[: reached + 1], means),
                 color=colour,
                 marker="o",
                 alpha=1 if final else 0.5,
                 linewidth=2 if final else 1,
-                label=name_of(tried[index]) if final else None,
+                label=name_of(tried[index]) if final else others,
             )
+            others = None if not final else others  # one entry for all of them
+        low, high = np.nanmin(kept), np.nanmax(kept)
+        low -= 0.5 * (high - low) + 1e-9
+        for line in axes.get_lines():
+            line.set_ydata(np.maximum(np.asarray(line.get_ydata(), float), low))
+            line.set_clip_on(False)
+        axes.set_ylim(low, high + 0.1 * (high - low) + 1e-9)
         axes.set_xscale("log")
         axes.set_xticks(ends, [str(end) for end in ends])
         axes.minorticks_off()
