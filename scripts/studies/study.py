@@ -350,6 +350,7 @@ class Study:
         # files by name alone: where they lie is a matter of the machine
         words = ["diffplan", "study"]
         words += [] if self.data == MAIN else [Path(data).name for data in self.data]
+        words += ["--only", *self.only] if self.only else []
         for name in ("seeds", "steps", "updates", "episodes", "seed"):
             words += [f"--{name}", str(getattr(self, name))]
         return shlex.join([*words, *self._ends, "--out", str(self.out)])
