@@ -196,9 +196,8 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         "states, actions and return from noise, each at its own level (UniDiffuser's idea)",
         Config(
             name="streams",
-            heads=HeadsConfig(
-                kind="streams", train_on_proposals=False
-            ),  # proposals hold no actions
+            # proposals hold no actions
+            heads=HeadsConfig(kind="streams", train_on_proposals=False),
             denoiser=DenoiserConfig(process="ddpm", condition_on_proposal=False),
             planning=PlanningConfig(start="noise", denoising_steps=5, replan_every=4),
             training=TrainingConfig(batch_size=256),

@@ -181,10 +181,9 @@ class StepsBetween:
         rows = int((end - start).max()) // stride + 1
         at = torch.minimum(start[:, None] + stride * torch.arange(rows), end[:, None])
         gap = (self._points(at) - self._points(end)[:, None]).norm(dim=-1)
-        near = stride * self._speeds[self._near[start, 0].long()].to(gap.device)
-        near = torch.where((end - start > stride).to(gap.device), near, near / 4)
-        away = (gap > near[:, None]) * torch.arange(1, rows + 1, device=gap.device)
-        last = away.amax(1).cpu()
+        near = stride * self._speeds[self._near[start, 0].long()]
+        near = torch.where(end - start > stride, near, near / 4)
+        last = ((gap > near[:, None]) * torch.arange(1, rows + 1)).amax(1)
         # the stride that leads there is under way
         return torch.minimum(stride * (last + (last > 0)), end - start)
 

@@ -67,14 +67,14 @@ def test_losses_and_the_free_running_error_fall(
     tmp_path: Path, tiny_goal_episodes: Episodes, tiny_config: Make
 ) -> None:
     config = tiny_config(changes={"training.learning_rate": 3e-3, "training.ema": 0.9})
-    train(tiny_goal_episodes, config, options(tmp_path, 400))
+    train(tiny_goal_episodes, config, options(tmp_path, 600))
     rows = lines(tmp_path)
-    assert [row["step"] for row in rows] == list(range(50, 401, 50))
+    assert [row["step"] for row in rows] == list(range(50, 601, 50))
     for name in ("proposer", "denoiser", "denoiser_plain", "inverse_dynamics", "value"):
         assert rows[-1][f"loss/{name}"] < 0.5 * rows[0][f"loss/{name}"]
     errors = [row["error/free_running"] for row in rows if "error/free_running" in row]
-    assert len(errors) == 4
-    assert errors[-1] < 0.9 * errors[0]
+    assert len(errors) == 6
+    assert errors[-1] < 0.8 * errors[0]
 
 
 def test_metrics_are_means_since_the_line_before(
