@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _LOCK = ".lock"
 _ABANDONED = 24 * 3600.0  # seconds; where nothing is locked, age alone tells
 
@@ -32,8 +34,7 @@ def building_folder(parent: Path, prefix: str) -> Iterator[Path]:
     folder = parent / f".{prefix}-{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     try:
-        with (folder / _LOCK).open("w") as held:
-            _lock(held.fileno())
+        with FileLock(folder / _LOCK):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -44,19 +45,8 @@ def _remove_abandoned(folder: Path) -> None:
     # another process may be at it
     with contextlib.suppress(OSError):
         old = time.time() - folder.stat().st_mtime > _ABANDONED
-        if not old:
-            with (folder / _LOCK).open("r+") as held:
-                old = _lock(held.fileno())
+        if not old and (folder / _LOCK).exists():
+            with contextlib.suppress(Timeout), FileLock(folder / _LOCK, timeout=0):
+                old = True
         if old:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file until it is closed; False where it is locked, or no locks are to be had."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True

@@ -16,14 +16,10 @@ from dataclasses import asdict, dataclass
 from email.message import Message
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from diffplan.errors import DiffplanError
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock; renaming still keeps half-written files away
-    fcntl = None  # type: ignore[assignment]
 
 _PIECE = 1 << 18
 _PROGRESS = 1 << 20  # bytes beyond the best attempt so far that count as getting on
@@ -271,14 +267,13 @@ def _discard(partial: Path) -> None:
 @contextlib.contextmanager
 def _one_at_a_time(target: Path) -> Iterator[None]:
     """Hold the lock of a file; the system frees it when a process ends in whatever way."""
-    path = target.with_name(f".{target.name}.lock")
-    with open(path, "a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process to download {target.name}", file=sys.stderr)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
-                pass  # some network file systems know no locks
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process to download {target.name}", file=sys.stderr)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -1,14 +1,15 @@
 """Videos of an evaluation: mazes drawn with the plans, other environments as they render."""
 
+import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import RecordVideo
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -102,25 +103,50 @@ def write_video(stem: Path, frames: Iterable[np.ndarray]) -> Path:
     """Write frames [height, width, 3] uint8 as H.264 or, without imageio-ffmpeg, as a GIF."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     try:
-        import imageio_ffmpeg
+        import imageio_ffmpeg  # noqa: F401
     except ImportError:
         return _write_gif(stem.with_suffix(".gif"), frames)
-    frames = iter(frames)
-    first = next(frames)
-    height, width = (size - size % 2 for size in first.shape[:2])  # H.264 wants even sides
     path = stem.with_suffix(".mp4")
+    film = _film(path, _FPS)
+    for frame in frames:
+        film.send(frame)
+    _end(film)
+    return path
+
+
+_Film = Generator[None, np.ndarray | None, None]
+
+
+def _film(path: Path, fps: int) -> _Film:
+    """A film that takes frames by `send`; None ends it, and then the file is there."""
+    film = _filming(path, fps)
+    next(film)
+    return film
+
+
+def _filming(path: Path, fps: int) -> _Film:
+    import imageio_ffmpeg
+
     with written_whole(path) as partial:
+        frame = yield
+        assert frame is not None
+        height, width = (size - size % 2 for size in frame.shape[:2])  # H.264 wants even sides
         writer = imageio_ffmpeg.write_frames(
-            str(partial), (width, height), fps=_FPS, macro_block_size=2, quality=7
+            str(partial), (width, height), fps=fps, macro_block_size=2, quality=7
         )
         # a generator: it takes frames once it was started
         writer.send(None)
         try:
-            for frame in (first, *frames):
+            while frame is not None:
                 writer.send(np.ascontiguousarray(frame[:height, :width]))
+                frame = yield
         finally:
             writer.close()
-    return path
+
+
+def _end(film: _Film) -> None:
+    with contextlib.suppress(StopIteration):
+        film.send(None)
 
 
 def _write_gif(path: Path, frames: Iterable[np.ndarray]) -> Path:
@@ -146,10 +172,10 @@ def check_rendering(make_env: Callable[[], gym.Env]) -> None:
     if sys.platform == "linux" and no_display:
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
-        import moviepy  # noqa: F401
+        import imageio_ffmpeg  # noqa: F401
     except ImportError:
         raise DiffplanError(
-            "--video needs moviepy here; pip install 'diffplan[video]' or leave --video out"
+            "--video needs imageio-ffmpeg here; pip install 'diffplan[video]' or leave --video out"
         ) from None
     env = make_env()
     try:
@@ -169,21 +195,46 @@ def check_rendering(make_env: Callable[[], gym.Env]) -> None:
         raise DiffplanError("--video: the environment draws no rgb_array; leave --video out")
 
 
+class _Filmed(gym.Wrapper[Any, Any, Any, Any]):
+    """An rgb_array environment, a file for each of its episodes."""
+
+    def __init__(self, env: gym.Env, folder: Path) -> None:
+        super().__init__(env)
+        self.folder, self.files = folder, list[Path]()
+        self._film: _Film | None = None
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        self.end()
+        found = super().reset(**options)
+        self.files.append(self.folder / f"video-episode-{len(self.files)}.mp4")
+        self._film = _film(self.files[-1], self.metadata.get("render_fps", _FPS))
+        self._film.send(self.render())  # type: ignore[arg-type]
+        return found
+
+    def step(self, action: Any) -> Any:
+        found = super().step(action)
+        if self._film is not None:
+            self._film.send(self.render())  # type: ignore[arg-type]
+        return found
+
+    def end(self) -> None:
+        if self._film is not None:
+            _end(self._film)
+            self._film = None
+
+
 def rendered_video(
     folder: Path, policy: Policy, make_env: Callable[[], gym.Env], *, episodes: int, seed: int
 ) -> list[Path]:
-    """Run `episodes` in rgb_array environments, recorded by Gymnasium; returns the files."""
+    """Run `episodes` in an rgb_array environment and film them; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    filmed: list[_Filmed] = []
 
     def recorded() -> gym.Env:
-        return RecordVideo(
-            make_env(),
-            str(folder),
-            episode_trigger=lambda _: True,
-            name_prefix="video",
-            disable_logger=True,
-        )
+        filmed.append(_Filmed(make_env(), folder))
+        return filmed[-1]
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Overwriting existing videos")
-        rollout(policy, recorded, episodes=episodes, num_envs=1, seed=seed, description="video")
-    return [folder / f"video-episode-{episode}.mp4" for episode in range(episodes)]
+    rollout(policy, recorded, episodes=episodes, num_envs=1, seed=seed, description="video")
+    for env in filmed:
+        env.end()
+    return [file for env in filmed for file in env.files]

@@ -73,7 +73,7 @@ def _trap(scene: Scene) -> tuple[Path, Path]:
     folder = scene.folder()
     marker = folder / "marker"
     (folder / "hostile").mkdir()
-    for name in ("hostile/__init__.py", "hostile/sub.py", "moviepy.py", "imageio_ffmpeg.py"):
+    for name in ("hostile/__init__.py", "hostile/sub.py", "imageio_ffmpeg.py"):
         (folder / name).write_text(_HOSTILE.format(marker=str(marker)))
     return folder, marker
 

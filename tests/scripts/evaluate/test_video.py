@@ -1,4 +1,4 @@
-"""Videos: mazes by matplotlib, other environments by Gymnasium, machines that cannot draw."""
+"""Videos: mazes by matplotlib, other environments as they render, machines that cannot draw."""
 
 import sys
 
@@ -81,16 +81,18 @@ def test_frames_show_the_ball_moving(maze_agent):
 
 
 def test_other_environments_are_recorded_as_they_render(tmp_path):
-    pytest.importorskip("moviepy")
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     video.check_rendering(Painted)
     for _ in range(2):  # the second time over the first
-        paths = video.rendered_video(tmp_path, Still(), Painted, episodes=2, seed=0)
+        paths = video.rendered_video(tmp_path / "new", Still(), Painted, episodes=2, seed=0)
     assert [path.name for path in paths] == ["video-episode-0.mp4", "video-episode-1.mp4"]
-    assert all(path.stat().st_size > 0 for path in paths)
+    assert sorted(paths) == sorted((tmp_path / "new").iterdir())
+    for path in paths:  # a frame of the reset and one of every step, at the environment's rate
+        assert imageio_ffmpeg.count_frames_and_secs(str(path)) == (6, 0.6)
 
 
 def test_a_machine_without_opengl_says_so_in_one_line():
-    pytest.importorskip("moviepy")
+    pytest.importorskip("imageio_ffmpeg")
 
     class Blind(Painted):
         def render(self):
@@ -101,7 +103,7 @@ def test_a_machine_without_opengl_says_so_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_moviepy_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "moviepy", None)
+def test_a_missing_encoder_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(DiffplanError, match=r"diffplan\[video\]"):
         video.check_rendering(Painted)
