@@ -6,6 +6,7 @@ python -m diffplan.scripts.checks.maze2d_controllers   maze2d beside D4RL's refe
 python -m diffplan.scripts.checks.export RUN           exported planners beside their agents
 python -m diffplan.scripts.checks.behaviour ENV       the actors whose rollouts are made data
 python -m diffplan.scripts.checks.bad_inputs           hundreds of bad inputs, each named in a line
+python -m diffplan.scripts.checks.coverage             how often intervals hold the truth
 python -m diffplan.scripts.checks.stalls               whether a control loop ever waits
 python -m diffplan.scripts.checks.gpu                  what a GPU gives (`make gpu`)
 python -m diffplan.scripts.checks.training_rate        windows/s of several commits in turn

@@ -26,7 +26,7 @@ from diffplan.model.run_folder import (
 from diffplan.model.run_folder import read_header as read_checkpoint_header
 from diffplan.scripts.evaluate.options import EvaluateOptions
 from diffplan.scripts.report.files import write_json
-from diffplan.scripts.report.intervals import Estimate, bootstrap_mean
+from diffplan.scripts.report.intervals import Estimate, estimate_mean
 
 _RUN_FIELDS = (
     "return_mean", "return_ci95", "normalised_score", "normalised_ci95", "success_rate",
@@ -157,7 +157,7 @@ def with_best_checkpoint(
             score = normalised_score(reference_key(own), played.returns)
             found.append(played.returns if score is None else score)
         # tasks play as many episodes each, so together they weigh alike
-        scores[step] = bootstrap_mean(np.concatenate(found))
+        scores[step] = estimate_mean(np.concatenate(found))
     last_seed = options.select_seed + options.select_episodes - 1
     selection = Selection(scores, options.select_seed, last_seed)
     # for `load_agent` and other commands

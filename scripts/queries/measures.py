@@ -17,7 +17,7 @@ from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.nn.embeddings import mlp
 from diffplan.planning.queries import answers_of
-from diffplan.scripts.report.intervals import Estimate, wilson
+from diffplan.scripts.report.intervals import FEW, Estimate, wilson
 
 _RESAMPLES = 2000
 _LEVELS = 6  # of noise at which the task is asked
@@ -112,7 +112,7 @@ def draw(agent: PlannerAgent, sampler: WindowSampler, n: int, seed: int, part: s
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
     """Weighted mean of values [N], with a bootstrap interval over the windows that weigh anything.
 
-    n counts these; without any all figures are NaN.
+    n counts these; without any all figures are NaN, and the interval is where they are few.
     """
     values, weights = values[weights > 0], weights[weights > 0]
     n = len(values)
@@ -121,7 +121,7 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> Estimate:
     rng = np.random.default_rng(0)
     index = (rng.integers(n, size=n) for _ in range(_RESAMPLES))
     drawn = [np.average(values[i], weights=weights[i]) for i in index]
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    low, high = np.quantile(drawn, (0.025, 0.975)) if n >= FEW else (np.nan, np.nan)
     return Estimate(float(np.average(values, weights=weights)), float(low), float(high), n)
 
 
@@ -146,7 +146,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> Estimate:
         # pairs are drawn together: the correlation is between them
         index = rng.integers(len(a), size=len(a))
         drawn.append(rho(a[index], b[index]))
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    low, high = np.quantile(drawn, (0.025, 0.975)) if len(a) >= FEW else (np.nan, np.nan)
     return Estimate(rho(a, b), float(low), float(high), len(a))
 
 

@@ -22,7 +22,7 @@ from diffplan.data.info import ObservationLayout
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
 from diffplan.scripts.report.files import written_whole
-from diffplan.scripts.report.intervals import bootstrap_mean
+from diffplan.scripts.report.intervals import estimate_mean
 
 if TYPE_CHECKING:
     from diffplan.engines.decision import Plan
@@ -235,7 +235,7 @@ def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
         for place, values in enumerate(returns.values()):
             heights = place + rng.uniform(-0.22, 0.22, len(values))
             axes.plot(values, heights, "o", color=EXECUTED, alpha=0.35, markersize=4.5, mew=0)
-            mean = bootstrap_mean(values)
+            mean = estimate_mean(values)
             axes.plot([mean.low, mean.high], [place, place], color=START, linewidth=3.5)
             axes.plot(mean.mean, place, "D", color=PLAN, markeredgecolor="white", markersize=7)
         labels = [f"{name}\nmean {values.mean():.1f}" for name, values in returns.items()]

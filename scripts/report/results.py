@@ -20,20 +20,20 @@ from diffplan.envs.rollouts.serial import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
 from diffplan.scripts.report.intervals import (
     Estimate,
-    bootstrap_mean,
     pooled_mean,
     pooled_rate,
+    stratified_mean,
     wilson,
 )
 
 _PROTOCOL = (
     "Episode e of E starts with reset(seed=seed + e); row i of M environments runs episodes i, "
     "i + M, ..., a fixed number each. Returns are undiscounted sums up to the environment's own "
-    "end or time limit; success means reported at any step. Intervals are 95 %: percentile "
-    "bootstrap over episodes for returns and scores, Wilson for rates; they leave out the spread "
-    "over training seeds. decision_ms is the wall time of a decision for one environment on the "
-    "stated number of threads, environment time excluded; batched_ms is call time over running "
-    "rows."
+    "end or time limit; success means reported at any step. Intervals are 95 %: for returns and "
+    "scores Student's t over fewer than 30 episodes, else a percentile bootstrap over them, Wilson "
+    "for rates; they leave out the spread over training seeds. decision_ms is the wall time of a "
+    "decision for one environment on the stated number of threads, environment time excluded; "
+    "batched_ms is call time over running rows."
 )
 _POOLED_PROTOCOL = (
     " The row over training seeds is the mean of the runs' means, and the runs are its units: "
@@ -42,8 +42,9 @@ _POOLED_PROTOCOL = (
 )
 TASK_PROTOCOL = (
     " Each task plays as many episodes, on the same seeds. The mean over tasks weighs them alike "
-    "and takes them as given: its interval leaves out how they differ (rates: Wilson over all "
-    "episodes, which is a little wider)."
+    "and takes them as given: its interval, Student's t within tasks, leaves out how they differ "
+    "(rates: Wilson over all episodes, which is a little wider). With one episode of each there is "
+    "no spread within tasks, and the interval is over the tasks."
 )
 _PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "metaworld")
 
@@ -163,11 +164,7 @@ class Score:
     def _mean(self, values: np.ndarray) -> Estimate:
         if self.runs > 1:
             return pooled_mean(np.split(values, self.runs))
-        if self.strata > 1:
-            # resampled around the mean of each task, which leaves out how these differ
-            means = np.repeat(values.reshape(self.strata, -1).mean(1), len(values) // self.strata)
-            values = values - means + values.mean()
-        return bootstrap_mean(values)
+        return stratified_mean(np.split(values, self.strata))
 
     def summary(self, *references: str | None) -> dict[str, Any]:
         """Everything about the policy, for results.json; see `normalised_estimate`."""

@@ -306,14 +306,14 @@ def _baseline(options: Compare, found: list[Baseline], tasks: Tasks) -> dict[str
 
 def _differences(rows: dict[str, Any]) -> None:
     """Add each row's mean paired difference to the proposer alone, with its interval."""
-    from diffplan.scripts.report.intervals import bootstrap_mean
+    from diffplan.scripts.report.intervals import estimate_mean
 
     base = rows.get(BASE)
     for row in rows.values():
         row["difference"] = None
         if base is not None and row is not base:
             # the same seeds in both rows, so that the luck of an episode cancels
-            paired = bootstrap_mean(np.array(row["returns"]) - np.array(base["returns"]))
+            paired = estimate_mean(np.array(row["returns"]) - np.array(base["returns"]))
             row["difference"] = [paired.mean, paired.low, paired.high]
 
 

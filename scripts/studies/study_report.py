@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffplan.scripts.report.intervals import Estimate
 from diffplan.scripts.report.markdown import machine_line, markdown, mean_interval
 
 if TYPE_CHECKING:
@@ -18,11 +20,12 @@ _OURS = "ours"
 _PROTOCOL = (
     "Nothing was chosen on these training seeds or episodes: each learner is scored by its last "
     "update, on {episodes} episodes, seeds {first} to {last}, to the environment's own end or time "
-    "limit. By data: interquartile means over the episodes of all training seeds, in brackets "
-    "95 % bootstrap intervals over training seeds and the episodes of each, and the mean. Over "
-    "data: interquartile means over runs, a run's score the mean of its episodes, with 95 % "
-    "stratified bootstrap intervals (Agarwal et al. 2021, arXiv 2108.13264), on the {common} sets "
-    "that all rows have: {names}. Ours ahead: how likely a run of ours scores above one of the "
+    "limit. A run's score is the mean of its episodes. By data: the mean over training seeds with "
+    "a 95 % Student's t interval over them (of one seed: over its episodes), then the "
+    "interquartile mean over all episodes. Over data: interquartile means (IQM) over runs with "
+    "stratified bootstrap intervals (Agarwal et al. 2021, arXiv 2108.13264), stretched for few "
+    "runs, and means with Student's t within data, on the {common} sets that all rows have: "
+    "{names}. Ours ahead: how likely a run of ours scores above one of the "
     "row. CPU seconds are those of one run. With goals, model-free methods observe state and "
     "goal and relabel goals in hindsight, reward -1 a step until the goal. Rows called 0.999 have "
     "that discount, ours for data without a goal, in place of their papers' 0.99. Curves are mean "
@@ -84,16 +87,16 @@ def summary(
 
 
 def _row(cells: list[dict[str, Any]], by: dict[str, Any]) -> dict[str, Any]:
-    from diffplan.scripts.report.intervals import nested_interquartile
+    from diffplan.scripts.report.intervals import interquartile_mean, runs_mean
 
     scores = [_scores(cell["returns"], by) for cell in cells]
-    estimate = nested_interquartile(scores)
+    estimate = runs_mean(scores)
     seeds = [float(run.mean()) for run in scores]
     trained = [s for cell in cells if (s := cell["train_cpu_seconds"]) is not None]
     found: dict[str, Any] = {
-        "iqm": estimate.mean,
-        "iqm_ci95": [estimate.low, estimate.high],
-        "mean": sum(seeds) / len(seeds),
+        "mean": estimate.mean,
+        "mean_ci95": bounds(estimate),
+        "iqm": interquartile_mean(np.concatenate(scores)),
         "seed_scores": seeds,
         "updates": cells[0]["asked"]["updates"],
         "train_cpu_seconds": sum(trained) / len(trained) if trained else None,
@@ -118,17 +121,22 @@ def _scores(returns: list[float], by: dict[str, Any]) -> np.ndarray:
 
 def _over(study: dict[str, Any], labels: list[str], common: Sequence[str]) -> dict[str, Any]:
     """Each row over the common data."""
-    from diffplan.scripts.report.intervals import improvement, stratified_interquartile
+    from diffplan.scripts.report.intervals import (
+        improvement,
+        stratified_interquartile,
+        stratified_mean,
+    )
 
     found: dict[str, Any] = {}
     for label in labels if common else []:
         rows = [study[name]["rows"][label] for name in common]
         runs = [row["seed_scores"] for row in rows]
-        estimate = stratified_interquartile(runs)
+        estimate, mean = stratified_interquartile(runs), stratified_mean(runs)
         figures = {
             "iqm": estimate.mean,
-            "iqm_ci95": [estimate.low, estimate.high],
-            "mean": _mean([row["mean"] for row in rows]),
+            "iqm_ci95": bounds(estimate),
+            "mean": mean.mean,
+            "mean_ci95": bounds(mean),
             "updates": rows[0]["updates"],
             "train_cpu_seconds": _mean([row["train_cpu_seconds"] for row in rows]),
             "evaluation_cpu_seconds": _mean([row["evaluation_cpu_seconds"] for row in rows]),
@@ -140,9 +148,14 @@ def _over(study: dict[str, Any], labels: list[str], common: Sequence[str]) -> di
         if label != _OURS and _OURS in labels:
             ours = [study[name]["rows"][_OURS]["seed_scores"] for name in common]
             ahead = improvement(ours, runs)
-            figures |= {"ours_ahead": ahead.mean, "ours_ahead_ci95": [ahead.low, ahead.high]}
+            figures |= {"ours_ahead": ahead.mean, "ours_ahead_ci95": bounds(ahead)}
         found[label] = figures
     return found
+
+
+def bounds(estimate: Estimate) -> list[float] | None:
+    """The interval for JSON, None where the values are too few for one."""
+    return None if math.isnan(estimate.low) else [estimate.low, estimate.high]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -159,7 +172,13 @@ def study_table(data: dict[str, Any]) -> str:
         lines.append([name, *("–" if row is None else _cell(row) for row in rows)])
     parts = [markdown(["data", *labels], lines)]
     if data["over"]:
-        header = ["over data", "score [95 % CI]", "mean", "ours ahead [95 % CI]", "training seeds"]
+        header = [
+            "over data",
+            "IQM [95 % CI]",
+            "mean [95 % CI]",
+            "ours ahead [95 % CI]",
+            "training seeds",
+        ]
         header += ["updates", "mean on the way", "CPU s training", "CPU s evaluation"]
         parts.append(markdown(header, [_line(key, row) for key, row in data["over"].items()]))
     scales = dict.fromkeys(
@@ -178,7 +197,7 @@ def study_table(data: dict[str, Any]) -> str:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    text = f"{mean_interval(row['iqm'], row['iqm_ci95'])}; {row['mean']:.1f}"
+    text = f"{mean_interval(row['mean'], row['mean_ci95'])}; {row['iqm']:.1f}"
     success = row.get("success_rate")
     return text if success is None else f"{text}; {100 * success:.0f} % succeed"
 
@@ -188,7 +207,7 @@ def _line(label: str, row: dict[str, Any]) -> list[str]:
     return [
         label,
         mean_interval(row["iqm"], row["iqm_ci95"]),
-        f"{row['mean']:.1f}",
+        mean_interval(row["mean"], row["mean_ci95"]),
         mean_interval(row["ours_ahead"], row["ours_ahead_ci95"], 2) if "ours_ahead" in row else "–",
         str(row["training_seeds"]),
         f"{row['updates']:,}",
@@ -221,10 +240,12 @@ def draw(data: dict[str, Any], path: Path) -> None:
                 if label not in rows:
                     continue
                 row, colour = rows[label], PLAN if label == _OURS else CANDIDATE
-                axes.plot(row["iqm_ci95"], [place, place], color=colour, linewidth=5, alpha=0.4)
-                axes.plot(row["iqm"], place, "o", color=colour, markersize=4)
+                if row["mean_ci95"] is not None:
+                    ends = row["mean_ci95"]
+                    axes.plot(ends, [place, place], color=colour, linewidth=5, alpha=0.4)
+                axes.plot(row["mean"], place, "o", color=colour, markersize=4)
             axes.set_yticks(range(len(labels)), labels)
             axes.set_ylim(len(labels) - 0.5, -0.5)
             axes.set_title(name, loc="left", fontsize=9)
-        figure.supxlabel("score: interquartile mean, bars: 95 % intervals", fontsize=9)
+        figure.supxlabel("score: mean, bars: 95 % intervals", fontsize=9)
         save(figure, path)

@@ -316,7 +316,7 @@ class Survey:
 
         from diffplan.agents import load_agent
         from diffplan.envs.rollouts.references import normalised_score, reference_key
-        from diffplan.scripts.report.intervals import nested_mean
+        from diffplan.scripts.report.intervals import runs_mean
 
         cells = {
             label: [
@@ -343,7 +343,7 @@ class Survey:
         for label, found in cells.items():
             returns = [cell["returns"] for cell in found]
             # seeds are the units, episodes are nested in them
-            estimate = nested_mean(returns)
+            estimate = runs_mean(returns)
             rows[label] = {
                 "return_mean": estimate.mean,
                 "return_ci95": [estimate.low, estimate.high],
@@ -362,7 +362,7 @@ class Survey:
             reference = reference_key(agent.info)
             scored = [normalised_score(reference, np.asarray(r)) for r in returns]
             if all(score is not None for score in scored):
-                score = nested_mean([s for s in scored if s is not None])
+                score = runs_mean([s for s in scored if s is not None])
                 rows[label]["normalised_score"] = score.mean
                 rows[label]["normalised_ci95"] = [score.low, score.high]
         return {

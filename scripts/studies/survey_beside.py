@@ -23,7 +23,7 @@ def others(folder: Path, agent: PlannerAgent, episodes: int, seed: int) -> dict[
     from diffplan.model.run_folder import find_checkpoint, read_header
     from diffplan.scripts.evaluate.baselines import baselines, data_score
     from diffplan.scripts.report.files import write_json
-    from diffplan.scripts.report.intervals import bootstrap_mean
+    from diffplan.scripts.report.intervals import estimate_mean
 
     file = folder / "cells" / "others.json"
     asked = [episodes, seed]
@@ -44,7 +44,7 @@ def others(folder: Path, agent: PlannerAgent, episodes: int, seed: int) -> dict[
             seed=seed,
             description=other.name,
         )
-        estimate = bootstrap_mean(result.returns)
+        estimate = estimate_mean(result.returns)
         found[other.name] = [estimate.mean, estimate.low, estimate.high]
     # with goals the data end where they are reached, and episodes here go on
     if not agent.layout.goal_dim:

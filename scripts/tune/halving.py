@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diffplan.errors import DiffplanError
-from diffplan.scripts.report.intervals import Estimate, bootstrap_mean
+from diffplan.scripts.report.intervals import Estimate, stratified_mean
 
 _FINAL = 1 / 3  # of the episodes, for the final
 _SIZES, _FIRST = (64, 32, 16, 8, 4), 4
@@ -178,7 +178,7 @@ def paired(
 ) -> Estimate | None:
     """Mean difference over the episodes that both have finished, with its interval.
 
-    A bootstrap over episodes within tasks: how these differ is no chance.
+    Over episodes within tasks: how these differ is no chance.
     """
     differences = [
         np.array([a - b for a, b in pairs if a is not None and b is not None])
@@ -188,7 +188,4 @@ def paired(
     ]
     if not all(len(each) for each in differences):
         return None
-    mean = np.mean([each.mean() for each in differences])
-    centred = np.concatenate([each - each.mean() for each in differences])
-    found = bootstrap_mean(centred + mean, level=LEVEL)
-    return Estimate(float(mean), found.low, found.high, found.n)
+    return stratified_mean(differences, level=LEVEL)

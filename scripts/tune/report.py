@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffplan.scripts.report.intervals import Estimate, bootstrap_mean
+from diffplan.scripts.report.intervals import Estimate, estimate_mean
 from diffplan.scripts.report.pictures import CANDIDATE, EXECUTED, PLAN, save, style
 from diffplan.scripts.report.results import aligned, interval
 from diffplan.scripts.tune.design import Settings
@@ -24,7 +24,7 @@ def name_of(settings: Settings) -> str:
 
 def _estimate(trial: Trial) -> Estimate | None:
     scores = [score for score in trial.scores if score is not None]
-    return bootstrap_mean(scores) if scores else None
+    return estimate_mean(scores) if scores else None
 
 
 def table(outcome: Outcome, tried: Sequence[Settings], plan: Schedule) -> str:

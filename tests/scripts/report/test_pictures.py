@@ -12,7 +12,7 @@ from diffplan.engines.decision import Plan
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
 from diffplan.scripts.report import pictures
-from diffplan.scripts.report.intervals import bootstrap_mean
+from diffplan.scripts.report.intervals import estimate_mean
 
 MAZE = Maze.from_map([[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]])
 # The position is in columns 2 and 1, so that a picture of columns 0 and 1 would be noticed.
@@ -140,7 +140,7 @@ def test_returns_show_every_episode_and_the_interval(tmp_path, drawn):
     dots = [xy[:, 0] for xy in lines(axes, pictures.EXECUTED)]
     np.testing.assert_array_equal(dots[0], values)
     interval = lines(axes, pictures.START)[0][:, 0]
-    expected = bootstrap_mean(values)
+    expected = estimate_mean(values)
     np.testing.assert_allclose(interval, [expected.low, expected.high])
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "a\nmean 4.5",
