@@ -144,6 +144,17 @@ def _chosen(run: Path) -> int:
     return chosen
 
 
+def chosen_by(checkpoint: Path) -> tuple[int, int] | None:
+    """First and last episode seed by which this checkpoint was chosen as its run's best, if so."""
+    try:
+        found = read_json(checkpoint.parent / BEST)
+        first, last = found["seeds"]
+        mine = checkpoint_path(checkpoint.parent, int(found["chosen"])) == checkpoint
+        return (int(first), int(last)) if mine else None
+    except (OSError, DiffplanError, ValueError, KeyError, TypeError):
+        return None  # what is damaged chooses nothing
+
+
 def read_header(path: Path) -> Header:
     """Read config.json strictly. DiffplanError for a foreign, older or damaged folder."""
     file = path / "config.json"

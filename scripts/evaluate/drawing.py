@@ -63,4 +63,4 @@ def film(options: EvaluateOptions, folder: Path, found: Evaluation) -> list[Path
         return [maze_video(folder / "video", task.traces[:_VIDEO_EPISODES], agent.layout, maze)]
     # other environments draw themselves, so the episodes are played again for their frames
     drawn = evaluation_env_factory(task.place.used, render_mode="rgb_array")
-    return rendered_video(folder, agent, drawn, episodes=_VIDEO_EPISODES, seed=options.seed)
+    return rendered_video(folder, agent, drawn, episodes=_VIDEO_EPISODES, seed=options.first)

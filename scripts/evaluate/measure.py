@@ -77,7 +77,7 @@ def measure(options: EvaluateOptions, runs: Sequence[Run], where: Sequence[Place
     info, header = runs[0].agent.info, runs[0].header
     given = what_is_given(options.task_given, header.config) if len(info.tasks) > 1 else None
     # asked for the data only where a demonstration is shown
-    tell = teller(given, info, partial(training_data, info, header.fingerprint), options.seed)
+    tell = teller(given, info, partial(training_data, info, header.fingerprint), options.first)
     if options.checkpoint == "best":
         used = [place.used for place in where]
         runs = [with_best_checkpoint(run, options, used, tell) for run in runs]
@@ -139,7 +139,7 @@ def _player(
             episodes=options.episodes,
             # some controllers keep a route for one environment alone
             num_envs=min(options.num_envs, rows or options.num_envs),
-            seed=options.seed,
+            seed=options.first,
             workers=workers,
             record=_PANELS if record and drawn else 0,
             description=name if alone else f"{place.task}, {name}",
@@ -161,7 +161,9 @@ def _times(
 ) -> DecisionTimes | None:
     """Times of single decisions; None, and a line, where the environment gives no chance."""
     try:
-        return time_decisions(policy, factory, seed=options.seed, step_seconds=options.step_timeout)
+        return time_decisions(
+            policy, factory, seed=options.first, step_seconds=options.step_timeout
+        )
     except DiffplanError as error:
         tqdm.write(str(error), file=sys.stderr)
         return None
@@ -172,7 +174,7 @@ def _others(
 ) -> dict[str, Score]:
     """Scores of the controllers (mazes) or of the data's own episodes, and of chance."""
     scores = {}
-    policies = baselines(place.used, options.seed)
+    policies = baselines(place.used, options.first)
     # one file holds the episodes of all tasks: their returns together say nothing
     if alone and len(policies) == 1:
         data = data_score(run.agent.info, run.header.fingerprint)

@@ -11,10 +11,15 @@ import tyro
 
 from diffplan.engines import check_engine
 from diffplan.errors import DiffplanError
-from diffplan.model.run_folder import find_checkpoint, list_checkpoints
+from diffplan.model.run_folder import (
+    chosen_by,
+    find_checkpoint,
+    list_checkpoints,
+)
 from diffplan.model.tuned import read_tuning
 from diffplan.nn.device import check_device
 from diffplan.scripts.planning_options import PlanningOptions, as_words
+from diffplan.scripts.report.seeds import CHOOSING, REPORTING, check_apart, check_choosing
 
 TaskGiven = Literal["id", "demonstration", "history", "unknown"]
 """What an agent is told of the task that it is evaluated on."""
@@ -33,8 +38,16 @@ class EvaluateOptions:
     """Episodes of each policy, of several tasks in each, on the same seeds."""
     num_envs: int = 50
     """Environments stepped together."""
-    seed: int = 1000
-    """Of the first episode; episode e starts with seed + e."""
+    seed: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="INT",
+            help_behavior_hint=f"(default: {REPORTING}; {CHOOSING} where a checkpoint or planning "
+            "settings are given, as trying them chooses)",
+        ),
+    ] = None
+    """Of the first episode; episode e starts with seed + e. Seeds below 5000 are held back for
+    scores to report."""
     json: Annotated[
         Path | None,
         tyro.conf.arg(
@@ -93,6 +106,19 @@ class EvaluateOptions:
     """Draw plans, returns and training curves into RUN/pictures."""
 
     @property
+    def first(self) -> int:
+        """Seed of the first episode."""
+        if self.seed is not None:
+            return self.seed
+        return CHOOSING if self.by_hand else REPORTING
+
+    @property
+    def by_hand(self) -> dict[str, Any]:
+        """What is given in place of what the run has: others may have been tried before."""
+        at = {"checkpoint": self.checkpoint} if self.checkpoint.isdigit() else {}
+        return at | self.planning.given
+
+    @property
     def unusual(self) -> dict[str, Any]:
         """What was asked for in place of the run's own: checkpoint, environment, engine, plans."""
         asked: dict[str, Any] = {
@@ -113,7 +139,7 @@ class EvaluateOptions:
         settings: dict[str, Any] = {
             "episodes": self.episodes,
             "num_envs": self.num_envs,
-            "seed": self.seed,
+            "seed": self.first,
         }
         # what is as usual is left out: the command is to be read
         settings |= self.unusual
@@ -132,22 +158,20 @@ class EvaluateOptions:
                 raise DiffplanError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if not self.step_timeout > 0:
             raise DiffplanError(f"--step-timeout must be above 0, got {self.step_timeout:g}")
-        for name in ("seed", "select_seed"):
-            if (value := getattr(self, name)) < 0:
-                raise DiffplanError(f"--{name.replace('_', '-')} must not be negative, got {value}")
+        if self.first < 0:
+            raise DiffplanError(f"--seed must not be negative, got {self.first}")
         if self.checkpoint not in ("last", "best") and not self.checkpoint.isdigit():
             raise DiffplanError(
                 f"--checkpoint is {self.checkpoint!r}, expected last, best or a number of updates"
             )
         if self.checkpoint == "best":
             # a checkpoint chosen on the seeds that judge it would look better than it is
-            judged = range(self.seed, self.seed + self.episodes)
-            chosen = range(self.select_seed, self.select_seed + self.select_episodes)
-            if max(judged.start, chosen.start) < min(judged.stop, chosen.stop):
-                raise DiffplanError(
-                    f"selection seeds {chosen.start} to {chosen.stop - 1} overlap evaluation seeds "
-                    f"{judged.start} to {judged.stop - 1}; choose another --select-seed"
-                )
+            check_choosing("--select-seed", self.select_seed)
+            check_apart(
+                range(self.select_seed, self.select_seed + self.select_episodes),
+                range(self.first, self.first + self.episodes),
+                "--select-seed",
+            )
         asked = self.planning.given
         if asked.get("target_return") is not None and "target_quantile" in asked:
             raise DiffplanError(
@@ -160,13 +184,15 @@ class EvaluateOptions:
         check_engine(self.engine, "--engine")
         for folder in self.runs:
             at = "last" if self.checkpoint == "best" else self.checkpoint
-            self.planning.check(find_checkpoint(folder, at), self.tuned)
+            path = find_checkpoint(folder, at)
+            self.planning.check(path, self.tuned)
             if self.tuned:
-                self._check_tuning(folder, find_checkpoint(folder, at))
+                self._check_tuning(folder, path)
+            self._check_selection(path)
 
     def _check_tuning(self, folder: Path, checkpoint: Path) -> None:
         """Refuse the seeds that chose the settings: these would look better than they are."""
-        played = [("--seed", self.seed, self.episodes)]
+        played = [("--seed", self.first, self.episodes)]
         checkpoints = [checkpoint]
         if self.checkpoint == "best":
             played.append(("--select-seed", self.select_seed, self.select_episodes))
@@ -180,3 +206,15 @@ class EvaluateOptions:
                         f"which `diffplan tune` chose how {path} plans; choose another {option}, "
                         "or give --no-tuned"
                     )
+
+    def _check_selection(self, checkpoint: Path) -> None:
+        """Refuse the seeds by which the checkpoint was chosen among the run's."""
+        # the last one of a run is nobody's choice, and the best one is chosen anew
+        if self.checkpoint in ("last", "best") and checkpoint not in self.runs:
+            return
+        first, last = chosen_by(checkpoint) or (0, -1)
+        if first < self.first + self.episodes and self.first <= last:
+            raise DiffplanError(
+                f"seeds {self.first} to {self.first + self.episodes - 1} touch {first} to {last}, "
+                f"by which {checkpoint} was chosen as the best of its run; choose another --seed"
+            )

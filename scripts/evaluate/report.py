@@ -21,6 +21,7 @@ from diffplan.scripts.report.results import (
     speed_line,
     table,
 )
+from diffplan.scripts.report.seeds import chosen, scored, seeds_line
 
 # environments whose episodes do not end where the goal is reached
 _GO_ON_AT_GOAL = ("PointMaze_", "diffplan/maze2d-")
@@ -41,8 +42,9 @@ def page(options: EvaluateOptions, found: Evaluation) -> str:
     """The table under what was evaluated and how, then notes and what a plan costs."""
     head = _one_task_head if len(found.tasks) == 1 else _several_tasks_head
     shown = _policies_table if len(found.tasks) == 1 else tasks_table
+    seeds = seeds_line(**_provenance(options, found))
     speed = speed_line(found.mean, min(options.num_envs, options.episodes))
-    return "\n".join([*head(options, found), "", shown(found), "", *notes(found), speed])
+    return "\n".join([*head(options, found), "", shown(found), "", *notes(found), seeds, speed])
 
 
 def _one_task_head(options: EvaluateOptions, found: Evaluation) -> list[str]:
@@ -69,7 +71,29 @@ def _several_tasks_head(options: EvaluateOptions, found: Evaluation) -> list[str
 
 
 def _seeds(options: EvaluateOptions) -> str:
-    return f"seeds {options.seed} to {options.seed + options.episodes - 1}"
+    return f"seeds {options.first} to {options.first + options.episodes - 1}"
+
+
+def _provenance(options: EvaluateOptions, found: Evaluation) -> dict[str, Any]:
+    """Which seeds chose and which scored, for results.json."""
+    runs, hand = found.runs, options.by_hand
+    choices = [
+        chosen(f"checkpoint of {run.folder.name}", [run.selection.seeds])
+        for run in runs
+        if run.selection is not None
+    ]
+    choices += [
+        chosen(f"planning of {run.folder.name}", run.tuning.seeds)
+        for run in runs
+        if run.tuning is not None
+    ]
+    if hand:
+        choices.append(chosen(", ".join(f"{key} {value}" for key, value in hand.items()), None))
+    training = [run.seed for run in runs]
+    return {
+        "scored_on": scored(options.first, options.episodes, training),
+        "chosen_on": choices,
+    }
 
 
 def _planning(agent: PlannerAgent) -> str:
@@ -205,7 +229,8 @@ def results(options: EvaluateOptions, found: Evaluation) -> dict[str, Any]:
         "engine": agent.engine.name,
         "overrides": options.planning.given,
         "dataset": agent.info.id,
-        "seed": options.seed,
+        "seed": options.first,
+        **_provenance(options, found),
         "num_envs": options.num_envs,
         "protocol": protocol(len(runs)) + (TASK_PROTOCOL if several else ""),
         "machine": machine(options.device, options.threads),

@@ -24,6 +24,7 @@ from diffplan.model.run_folder import (
     list_checkpoints,
 )
 from diffplan.model.run_folder import read_header as read_checkpoint_header
+from diffplan.model.tuned import Tuning
 from diffplan.scripts.evaluate.options import EvaluateOptions
 from diffplan.scripts.report.files import write_json
 from diffplan.scripts.report.intervals import Estimate, estimate_mean
@@ -44,6 +45,10 @@ class Selection:
     last_seed: int
 
     @property
+    def seeds(self) -> tuple[int, int]:
+        return self.first_seed, self.last_seed
+
+    @property
     def chosen(self) -> int:
         """Updates of the best checkpoint, of equal ones the last."""
         # of equals the one that has trained longest
@@ -61,7 +66,7 @@ class Selection:
         return {
             "note": self.line,
             "chosen": self.chosen,
-            "seeds": [self.first_seed, self.last_seed],
+            "seeds": list(self.seeds),
             "scores": {str(k): [e.mean, e.low, e.high] for k, e in self.scores.items()},
         }
 
@@ -76,10 +81,15 @@ class Run:
     selection: Selection | None = None
 
     @property
-    def tuned(self) -> str | None:
-        """What `diffplan tune` chose of how it plans."""
+    def tuning(self) -> Tuning | None:
+        """What `diffplan tune` found, where it chose how the agent plans."""
         tuning = None if self.agent.origin is None else self.agent.origin.tuning
-        return tuning.line if tuning is not None and tuning.planning else None
+        return tuning if tuning is not None and tuning.planning else None
+
+    @property
+    def tuned(self) -> str | None:
+        """The same in a line."""
+        return None if self.tuning is None else self.tuning.line
 
     @property
     def seed(self) -> int:

@@ -11,6 +11,7 @@ import tyro
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import find_checkpoint
 from diffplan.nn.device import check_device
+from diffplan.scripts.report.seeds import check_choosing
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class TuneOptions:
                 raise DiffplanError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.settings is not None and self.settings < 2:
             raise DiffplanError(f"--settings must be at least 2, got {self.settings}")
-        if self.seed is not None and self.seed < 0:
-            raise DiffplanError(f"--seed must not be negative, got {self.seed}")
+        if self.seed is not None:
+            check_choosing("--seed", self.seed)
         if not self.step_timeout > 0:
             raise DiffplanError(f"--step-timeout must be above 0, got {self.step_timeout:g}")
         check_device(self.device, "--device")

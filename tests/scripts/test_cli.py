@@ -145,7 +145,7 @@ def test_make_train_resume_evaluate_compare(
     assert data["overrides"] == {"candidates": 2, "start": "sdedit"}
     assert re.search(r"controller", capsys.readouterr().out)
 
-    best = ["--checkpoint", "best", "--select-episodes", "1", "--select-seed", "7"]
+    best = ["--checkpoint", "best", "--select-episodes", "1", "--select-seed", "5007"]
     small = ["--episodes", "2", "--time-limit", "9", "--no-baselines", "--no-pictures"]
     assert main(["evaluate", str(run), *small, *best]) == 0
     data = json.loads((run / "results-checkpoint-best-time_limit-9.json").read_text())

@@ -253,7 +253,11 @@ def test_one_episode_has_no_interval_and_json_stays_valid(maze_agent, loads, run
         ({"checkpoint": "first"}, "--checkpoint is 'first', expected last, best or a number"),
         (
             {"checkpoint": "best", "select_seed": 1090},
-            "selection seeds 1090 to 1129 overlap evaluation seeds 1000 to 1099",
+            "--select-seed is 1090: episode seeds below 5000 are held back for scores",
+        ),
+        (
+            {"checkpoint": "best", "select_seed": 6000, "seed": 5950},
+            "seeds 6000 to 6039, which choose, overlap seeds 5950 to 6049, which score",
         ),
         ({"env": "Hoper-v5"}, "Gymnasium knows no environment Hoper-v5"),
         (

@@ -154,6 +154,26 @@ def test_the_best_checkpoint_is_chosen_on_seeds_of_its_own_and_says_so(
     assert best["chosen"] == 20 and set(best["scores"]) == {"10", "20", "30"}
     assert best["command"] == results["command"]
 
+    # what chose and what scored stands in the results, and what chose does not score
+    seeds = [SELECT_SEED, SELECT_SEED + 2]
+    assert results["chosen_on"] == [{"what": "checkpoint of a", "episode_seeds": [seeds]}]
+    assert results["scored_on"]["episode_seeds"] == [1000, 1003]
+    assert "training seed 0; chosen on episode seeds 100000 to 100002: checkpoint of a" in out
+    with pytest.raises(DiffplanError, match=r"by which .*00000020 was chosen as the best of its"):
+        world.evaluate(checkpoint="20", seed=SELECT_SEED - 3)
+    before = world.evaluate(checkpoint="20", seed=SELECT_SEED - 4)
+    assert before["scored_on"]["range"] == "choosing"
+
+
+def test_what_is_tried_by_hand_leaves_the_seeds_of_scores_alone(world: World) -> None:
+    tried = world.evaluate(checkpoint="20")
+    assert world.rolled[0][2] == 5000 and tried["scored_on"]["range"] == "choosing"
+    assert tried["chosen_on"] == [{"what": "checkpoint 20", "episode_seeds": None}]
+    given = world.evaluate(checkpoint="20", seed=1000)["scored_on"]
+    seeds = {"episode_seeds": [1000, 1003], "training_seeds": [0]}
+    assert given == {**seeds, "range": "reporting"}
+    assert world.evaluate()["chosen_on"] == []
+
 
 def test_a_folder_without_checkpoints_has_no_best(world: World) -> None:
     (world.folder / "d").mkdir()
