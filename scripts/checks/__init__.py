@@ -8,6 +8,7 @@ python -m diffplan.scripts.checks.behaviour ENV       the actors whose rollouts 
 python -m diffplan.scripts.checks.bad_inputs           hundreds of bad inputs, each named in a line
 python -m diffplan.scripts.checks.coverage             how often intervals hold the truth
 python -m diffplan.scripts.checks.stalls               whether a control loop ever waits
+python -m diffplan.scripts.checks.mutants              one-line mistakes that no test notices
 python -m diffplan.scripts.checks.gpu                  what a GPU gives (`make gpu`)
 python -m diffplan.scripts.checks.training_rate        windows/s of several commits in turn
 python -m diffplan.scripts.checks.torture              kills, full disks, bad environments

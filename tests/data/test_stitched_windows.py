@@ -136,6 +136,66 @@ def test_goals_out_of_reach_teach_nothing(join_episodes: Make, tiny_config: Make
     assert apart.float().mean() < 0.03  # only where all eight candidates are
 
 
+def test_a_quarter_of_the_windows_to_other_goals_lose_nothing(
+    tiny_goal_episodes: Episodes, tiny_config: Make
+) -> None:
+    drawing = Drawing(hindsight_share=0.0, goal_candidates=2, landmarks=40)
+    sampler = WindowSampler(tiny_goal_episodes, steps_config(tiny_config), seed=0, drawing=drawing)
+    weight = sampler.sample(4000, generator()).weight
+    reached = weight[weight > 0]
+    assert len(reached) > 1000
+    assert float(reached.eq(1).float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+class Apart:
+    """Steps between states of one walk, so many more than it took."""
+
+    def __init__(self, more: float) -> None:
+        self.more = more
+
+    def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (b - a).abs() + self.more
+
+    def come_to_rest(self, start: torch.Tensor, end: torch.Tensor, stride: int) -> torch.Tensor:
+        return end - start
+
+
+def test_from_a_goal_within_the_window_there_is_no_way_to_go(
+    join_episodes: Make, tiny_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing = Drawing(hindsight_share=1.0, advantage_temperature=1.0, landmarks=40)
+    episodes = walking(join_episodes, [30] * 4)
+    goals = WindowSampler(episodes, steps_config(tiny_config), seed=0, drawing=drawing).goals
+    assert goals is not None
+    monkeypatch.setattr(goals, "between", Apart(5.0))
+    monkeypatch.setattr(goals, "offset", 5.0)
+    aims = goals.aim(torch.zeros(500, dtype=torch.long), generator())
+    inside = aims.goal <= goals.span
+    assert inside.sum() > 50 and (~inside).sum() > 50
+    # n + 5 steps, of which n are done; else 5 more are left, too
+    assert aims.weight[inside].eq(1).all()
+    expected = torch.full_like(aims.weight[~inside], np.exp(-5))
+    torch.testing.assert_close(aims.weight[~inside], expected)
+
+
+@pytest.mark.parametrize(("more", "kept"), [(5.0, {0.0, 5.0}), (-1.0, {-1.0})])
+def test_values_know_the_shorter_way(
+    join_episodes: Make,
+    tiny_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    more: float,
+    kept: set[float],
+) -> None:
+    """Of the graph's and the episode's own, where there is one."""
+    episodes = walking(join_episodes, [30] * 4)
+    goals = WindowSampler(episodes, steps_config(tiny_config), seed=0).goals
+    assert goals is not None
+    monkeypatch.setattr(goals, "between", Apart(more))
+    start = torch.zeros(300, dtype=torch.long)
+    goal, steps = goals.near_and_far(start, generator())
+    assert set((steps - goal).tolist()) == kept
+
+
 def test_the_share_of_hindsight_goals(join_episodes: Make, tiny_config: Make) -> None:
     episodes = walking(join_episodes, [30] * 40)
     drawing = Drawing(hindsight_share=0.3, goal_candidates=1, landmarks=40)

@@ -247,6 +247,14 @@ def test_resfusion_ends_where_nothing_of_x0_is_left() -> None:
         resfusion([0.1, 1.2])
 
 
+@pytest.mark.parametrize(("last", "length"), [(0.505, 2), (0.515, 3)])
+def test_resfusion_takes_no_last_step_of_next_to_nothing(last: float, length: int) -> None:
+    signal = [1.0, 0.8, last, 0.4]
+    process = resfusion([1 - (after / before) ** 2 for before, after in pairwise(signal)])
+    assert len(process.a) == length + 1
+    assert process.a == pytest.approx((*(1.0, 0.6, 2 * last - 1)[:length], 0.0))
+
+
 def test_resfusion_is_ddpm_of_what_lies_beyond_the_residual() -> None:
     """y = x - (x̂ - x0) is DDPM of 2 x0 - x̂."""
     process = PROCESSES["resfusion"]

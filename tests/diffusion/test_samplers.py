@@ -1,5 +1,6 @@
 """What suits what, what is refused and why, and what a sampler costs."""
 
+import math
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from diffplan.diffusion.ddim import ddim
 from diffplan.diffusion.grids import time_grid
+from diffplan.diffusion.process import Process
 from diffplan.diffusion.processes import betas_cosine, ddpm, rddm, rectified_flow
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
@@ -40,6 +42,28 @@ def test_pndm_needs_a_signal_everywhere(name: str) -> None:
     with pytest.raises(DiffplanError, match=message):
         SAMPLERS[name].run(halved, process, grid, normal(1, H, D), proposal=normal(1, H, D))
     SAMPLERS[name].check(process, (8, 6, 4, 2, 0), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "middle", "start", "factor"),
+    [
+        ("s-pndm", 0.3, 0.1, None),  # .6 .6 / .1 = 3.6 times
+        ("s-pndm", 0.3, 0.08, "4.5"),
+        ("f-pndm", 0.25, 0.1, None),  # .6 / .1 (.25 .25 / .1) = 3.75
+        ("f-pndm", 0.3, 0.1, "5.4"),
+    ],
+)
+def test_pndm_lets_errors_grow_fourfold(
+    name: str, middle: float, start: float, factor: str | None
+) -> None:
+    a = (1.0, 0.6, middle, start)
+    sigma = tuple(math.sqrt(1 - value**2) for value in a)
+    process, grid = Process("steep", a, (0.0,) * 4, sigma, a), (3, 1, 0)
+    if factor is None:
+        SAMPLERS[name].check(process, grid, None)
+        return
+    with pytest.raises(DiffplanError, match=f"from level 3 to 1 .* grow {factor} times"):
+        SAMPLERS[name].check(process, grid, None)
 
 
 def test_f_pndm_needs_levels_half_way() -> None:

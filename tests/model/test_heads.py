@@ -225,6 +225,10 @@ def test_noisy_levels_count_less_but_never_nothing() -> None:
     weight = level_weight(torch.tensor(process.a[1:]), torch.tensor(process.sigma[1:]))
     assert (weight.diff() <= 0).all()
     assert weight[0] == 1.0 and weight[-1] == pytest.approx(0.1)
+    # of a signal-to-noise ratio of five all, of half as much half
+    snr = torch.tensor([6.0, 5.0, 2.5, 0.1])
+    found = level_weight(snr.sqrt(), torch.ones(4))
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 0.5, 0.1]))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -241,6 +245,8 @@ def test_a_head_teaches_the_backbone_and_no_other_head(
 
     assert {other for other, head in heads.decoders.items() if taught(head)} == {name}
     assert model.denoiser is not None and taught(model.denoiser.network)
+    # the last layer makes plans, not plans that are easy to read
+    assert not taught(model.denoiser.network.leave)
     assert model.proposer is not None and not taught(model.proposer)
 
 
@@ -281,6 +287,23 @@ def test_known_data_enter_the_plan_only_with_weight(models: Make) -> None:
     x = torch.randn(2, 4, 4, generator=generator(9))
     e = heads.aggregate({n: heads.encode_known(n, v) for n, v in known.items()})
     torch.testing.assert_close(aware(x, 10), blind(x + process.c[10] * e, 10))
+
+
+def test_what_nobody_gave_enters_as_it_was_said_last(models: Make) -> None:
+    model = models("multi-task", heads__modalities=EVERY, heads__aggregation=0.9)
+    denoiser, heads = model.multi_task, heads_of(model)
+    assert denoiser is not None
+    process, grid = model.plain_process, (10, 5, 0)
+    encoded = denoiser.encode(Context(torch.zeros(2, 4), torch.zeros(2, 2)))
+    telling = Telling(model.path_from(torch.zeros(2, 4)), {"goal": torch.ones(2, 2)})
+    aware = denoiser.bind(process, grid, encoded, Inputs(telling=telling))
+    blind = denoiser.bind(ddpm(BETAS), grid, encoded)
+    x = torch.randn(2, 4, 4, generator=generator(9))
+    aware(x, 10)
+    inside = {n: heads.encode_decoded(n, raw) for n, raw in telling.said.items()}
+    inside["goal"] = heads.encode_known("goal", telling.known["goal"])
+    seen = x + process.c[5] * heads.aggregate(inside)
+    torch.testing.assert_close(aware(x, 5), blind(seen, 5))
 
 
 def test_a_shared_model_needs_no_other_networks(models: Make) -> None:

@@ -131,12 +131,16 @@ def test_the_network_sees_held_entries_clean_and_learns_nothing_there(
         )
 
     monkeypatch.setattr(network, "bind_features", watched)
+    assert diffuser.noisy_value is not None
+    diffuser.noisy_value.register_forward_pre_hook(lambda value, given: seen.append(given[0]))
     losses = Objective(diffuser)(batch, torch.Generator().manual_seed(0))
-    x, z = seen[0], diffuser.states(batch.windows.states)
+    z = diffuser.states(batch.windows.states)
     columns = list(diffuser.spec.goal_columns)
-    assert torch.equal(x[:, 0, :4], z[:, 0])
-    assert torch.equal(x[:, -1, columns], z[:, -1, columns])
-    assert not torch.equal(x[:, -1, 2:4], z[:, -1, 2:4])
+    assert len(seen) == 2
+    for x in seen:  # of the denoiser and of the noisy value
+        assert torch.equal(x[:, 0, :4], z[:, 0])
+        assert torch.equal(x[:, -1, columns], z[:, -1, columns])
+        assert not torch.equal(x[:, -1, 2:4], z[:, -1, 2:4])
     assert set(losses) >= {"denoiser", "noisy_value", "value"}
     assert all(torch.isfinite(loss) for loss in losses.values())
 

@@ -125,6 +125,34 @@ def test_s_is_the_regression_of_the_slope_on_f() -> None:
     torch.testing.assert_close(found.b[10:-1], torch.full_like(inside, 0.14), rtol=0, atol=2e-3)
 
 
+def test_slopes_between_uneven_levels_are_those_of_a_parabola() -> None:
+    """x0_hat = z + lambda + lambda^2: f' = -1 - 2 lambda, whatever z and the gaps."""
+    process = ddpm(betas_cosine(12))
+    lam = half_log_snrs(process)
+    z, noise = samples(50, COVARIANCE)
+    found = estimate(process, [Part(lambda x, t: z + lam[t] + lam[t] ** 2, z, noise)])
+    inside = range(2, last_level(process))
+    for t in inside:
+        expected = torch.full((H, D), -1 - 2 * lam[t], dtype=torch.float64)
+        torch.testing.assert_close(found.b[t], expected, rtol=0, atol=1e-6)
+    assert found.s[list(inside)].abs().max() < 1e-6
+
+
+def test_neighbours_are_reached_along_the_ode() -> None:
+    """x0_hat = k y / sigma: y / sigma and f grow like exp(k a / sigma)."""
+    process = ddpm([0.4, 0.3])
+    lam = half_log_snrs(process)
+    k = 0.3 / (math.exp(lam[1]) - math.exp(lam[2]))
+    x0, noise = samples(50, COVARIANCE)
+    # detached, as if it had no slope of its own: l is 1 and f is -x0_hat
+    found = estimate(process, [Part(lambda x, t: k * x.detach() / process.sigma[t], x0, noise)])
+    for t, grown in ((1, -0.3), (2, 0.3)):
+        expected = math.expm1(grown) / float(lam[3 - t] - lam[t])
+        torch.testing.assert_close(
+            found.s[t], torch.full((H, D), expected, dtype=torch.float64), rtol=0.03, atol=0
+        )
+
+
 def test_steep_slopes_are_clamped_and_still_ones_ridged() -> None:
     process = ddpm(betas_vp(400, 0.1, 10.0))
     lam = half_log_snrs(process)

@@ -66,6 +66,17 @@ def test_a_jump_costs_twice_what_it_gains(model: PlannerModel) -> None:
     assert left > steps_left(model, [[0.0] * (HORIZON + 1)])[0]
 
 
+def test_a_jump_in_a_last_part_that_is_shorter_costs_as_much(model: PlannerModel) -> None:
+    horizon = 6  # looked at after four strides and after two more
+    plan = PlanSpaceConfig(horizon=horizon, stride=STRIDE)
+    model.config = dataclasses.replace(model.config, plan=plan)
+    early, late = [0.0] + [0.5] * horizon, [0.0] * horizon + [0.5]
+    step = STRIDE / 100
+    brisk = [step * k for k in range(horizon + 1)]
+    expected = [50 + 2 * (50 - 4 * STRIDE), 50 + 2 * (50 - 2 * STRIDE), 100 - horizon * STRIDE]
+    assert steps_left(model, [early, late, brisk]) == pytest.approx(expected, abs=0.05)
+
+
 def test_undiscounted_a_plan_is_worth_its_last_state(model: PlannerModel) -> None:
     model.config = dataclasses.replace(
         model.config, data=DataConfig(discount=1.0, relabel="hindsight")
