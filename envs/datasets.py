@@ -33,7 +33,7 @@ from diffplan.envs.makers.catalogue import (
     MAKEABLE,
     MAZE2D,
     METAWORLD,
-    OGBENCH_MAZES,
+    OGBENCH,
     POINTMAZES,
 )
 from diffplan.envs.makers.fetch_data import fetch_id
@@ -126,7 +126,7 @@ def fetch_dataset(name: str, progress: bool = True) -> str:
     """
     if name in CATALOGUE:
         return str(fetch_d4rl(CATALOGUE[name], progress))
-    if name in OGBENCH_MAZES:
+    if name in OGBENCH:
         return str(fetch_ogbench(name))
     _fetch_minari(name)
     return f"the Minari dataset {name}"
@@ -180,7 +180,7 @@ def _load(name: str, env: str | None, layout: str | None, progress: bool) -> Epi
     if name in CATALOGUE:
         path = fetch_d4rl(CATALOGUE[name], progress)
         return _called(name, load_d4rl(path, env, progress=progress))
-    if name in OGBENCH_MAZES:
+    if name in OGBENCH:
         # one remade here before the official one is asked for over the network
         return load_ogbench(name, ogbench_file(name) or fetch_ogbench(name))
     # the file, not its folder, makes it ours: D4RL's own have a version in the name
@@ -273,7 +273,7 @@ def _makeable() -> list[DatasetEntry]:
         note = f"made: {path}" if made else f"diffplan datasets make {name}"
         domain = f"{name.partition('-')[0]}, made here"
         entries.append(DatasetEntry(name, domain, "local" if made else "can be made", note))
-    for name in OGBENCH_MAZES:
+    for name in OGBENCH:
         file = ogbench_file(name)
         note = f"{file}" if file else f"download it, or: diffplan datasets make {name}"
         entries.append(DatasetEntry(name, "OGBench", "local" if file else "remote", note))
@@ -335,7 +335,7 @@ def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
     reason = ""
     # A file without timeouts is cut by the environment, which may have been given in training.
     environments = dict.fromkeys((None, info.env_id if info.source == "d4rl" else None))
-    if not here and (known or info.id in OGBENCH_MAZES or is_minari_id(info.id)):
+    if not here and (known or info.id in OGBENCH or is_minari_id(info.id)):
         reason, environments = f"{info.id} is not on this machine", {}
     for env in environments:
         try:
@@ -355,7 +355,7 @@ def _is_here(name: str) -> bool:
     """Whether a dataset can be loaded without a download."""
     if name in CATALOGUE:
         return CATALOGUE[name].path.is_file()
-    if name in OGBENCH_MAZES:
+    if name in OGBENCH:
         return ogbench_file(name) is not None
     if (made := made_d4rl(name)) is not None:
         return made.is_file()

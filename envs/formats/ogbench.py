@@ -19,11 +19,12 @@ from diffplan.envs.formats.npz_archive import check_archive
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.ogbench import (
     ENV_ID,
+    environment_of,
     evaluation_tasks,
     goal_columns,
     rest_columns,
+    time_limit,
 )
-from diffplan.envs.simulators.registration import OGBENCH_LIMIT
 from diffplan.errors import DiffplanError
 
 OFFICIAL = "official OGBench file"
@@ -107,7 +108,8 @@ def _convert(name: str, path: Path, folder: Path) -> None:
     steps = int(acted.sum())
     truncations = np.zeros(steps, np.bool_)
     truncations[step_starts[1:] - 1] = True
-    columns = list(goal_columns(name))
+    env_name = environment_of(name)
+    columns = list(goal_columns(env_name))
     width = actions.shape[1]
     Episodes(
         states=states,
@@ -119,15 +121,14 @@ def _convert(name: str, path: Path, folder: Path) -> None:
         state_starts=state_starts,
         step_starts=step_starts,
         layout=ObservationLayout(
-            states.shape[1], len(columns), tuple(columns), rest_columns(name), ("observation",)
+            states.shape[1], len(columns), tuple(columns), rest_columns(env_name), ("observation",)
         ),
         info=_info(name, states.shape[1], width, recipe),
     ).save(folder)
 
 
 def _info(name: str, state_dim: int, width: int, recipe: dict[str, Any] | None) -> DatasetInfo:
-    domain, maze, _, version = name.split("-")
-    env_name = f"{domain}-{maze}-{version}"
+    env_name = environment_of(name)
     details: dict[str, Any] = {"data_source": OFFICIAL, "goals": "where the state itself is"}
     if recipe is not None:
         details["data_source"] = (
@@ -138,9 +139,9 @@ def _info(name: str, state_dim: int, width: int, recipe: dict[str, Any] | None) 
         id=name,
         source="ogbench",
         env_id=ENV_ID,
-        env_kwargs={"env_name": env_name, "max_episode_steps": OGBENCH_LIMIT},
+        env_kwargs={"env_name": env_name, "max_episode_steps": time_limit(env_name)},
         action_low=(-1.0,) * width,
         action_high=(1.0,) * width,
         details=details,
-        evaluation_tasks=evaluation_tasks(env_name, state_dim, OGBENCH_LIMIT),
+        evaluation_tasks=evaluation_tasks(env_name, state_dim),
     )

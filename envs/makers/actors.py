@@ -35,16 +35,19 @@ class Actor:
         heads = ("log_std",) if "log_std" in arrays else ("log_std_w", "log_std_b")
         self._log_std = [arrays[key].astype(np.float32) for key in heads]
 
-    def __call__(self, observation: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draw the action [A] float32 for an observation [D]."""
+    def __call__(
+        self, observation: np.ndarray, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """Draw the action [A] float32 for an observation [D]; without rng the one of the mean."""
         x = observation.astype(np.float32)
         for weight, bias in self._hidden:
             x = self._activation(weight @ x + bias)
         action = self._head[0] @ x + self._head[1]
-        log_std = self._log_std[0]
-        if len(self._log_std) == 2:
-            log_std = np.clip(log_std @ x + self._log_std[1], *_LOG_STD)
-        action = action + np.exp(log_std) * rng.standard_normal(len(action), dtype=np.float32)
+        if rng is not None:
+            log_std = self._log_std[0]
+            if len(self._log_std) == 2:
+                log_std = np.clip(log_std @ x + self._log_std[1], *_LOG_STD)
+            action = action + np.exp(log_std) * rng.standard_normal(len(action), dtype=np.float32)
         return np.tanh(action) if self.meta["squash"] else np.clip(action, -1.0, 1.0)
 
 

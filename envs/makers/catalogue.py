@@ -105,7 +105,27 @@ def _ogbench_mazes() -> dict[str, MazeSet]:
     return found
 
 
-OGBENCH_MAZES = _ogbench_mazes()
+@dataclass(frozen=True)
+class PlaySet:
+    """One of OGBench's datasets of an arm at play.
+
+    env_name: OGBench's id. stack: bounds of the probability, drawn for each episode, that a cube
+    is put on another one. episodes, steps: as in `MazeSet`.
+    """
+
+    env_name: str
+    stack: tuple[float, float]
+    episodes: int = 1000
+    steps: int = 1001
+
+
+OGBENCH: dict[str, MazeSet | PlaySet] = {
+    **_ogbench_mazes(),
+    "cube-single-play-v0": PlaySet("cube-single-v0", (0.0, 0.0)),
+    "cube-double-play-v0": PlaySet("cube-double-v0", (0.0, 0.25)),
+    "scene-play-v0": PlaySet("scene-v0", (0.5, 0.5)),
+    "puzzle-3x3-play-v0": PlaySet("puzzle-3x3-v0", (0.5, 0.5)),
+}
 """NAME, as OGBench's -> how its data are made."""
 
 FETCH = {
@@ -115,5 +135,5 @@ FETCH = {
 }
 """NAME -> Gymnasium id, standard deviation of the noise on the controller's actions."""
 
-MAKEABLE = (*sorted(POINTMAZES), *MAZE2D, *LOCOMOTION, *METAWORLD, *FETCH, *OGBENCH_MAZES)
+MAKEABLE = (*sorted(POINTMAZES), *MAZE2D, *LOCOMOTION, *METAWORLD, *FETCH, *OGBENCH)
 """What `diffplan datasets make` takes."""

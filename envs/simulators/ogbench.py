@@ -6,24 +6,69 @@ Park et al. 2024, arXiv 2410.20092; https://github.com/seohongpark/ogbench (MIT)
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 
 from diffplan.data.info import Task
 from diffplan.envs.simulators.installed import require_simulator
+from diffplan.envs.simulators.registration import OGBENCH_LIMIT
 from diffplan.errors import DiffplanError
 
 TASKS = 5
 ENV_ID = "diffplan/ogbench-v0"
 
-# Columns of the observation that say where the goal is reached: x and y of the mazes' bodies.
-_GOAL_COLUMNS: dict[str, tuple[int, ...]] = {"pointmaze": (0, 1), "antmaze": (0, 1)}
-_REST_COLUMNS: dict[str, tuple[int, ...]] = {"antmaze": tuple(range(15, 29))}
+
+@dataclass(frozen=True)
+class _Facts:
+    """goal: columns of the observation in which success is judged. rest: zero at rest.
+
+    limit: steps after which OGBench cuts an episode.
+    """
+
+    goal: tuple[int, ...]
+    rest: tuple[int, ...] = ()
+    limit: int = OGBENCH_LIMIT
+
+
+_ARM = 19  # columns of arm and gripper, which every observation of the arm begins with
+_ARM_SPEEDS = tuple(range(6, 12))
+
+
+def _places(cubes: int) -> tuple[int, ...]:
+    """The columns of cubes' positions, which stand in 9 each behind the arm."""
+    return tuple(_ARM + 9 * cube + axis for cube in range(cubes) for axis in range(3))
+
+
+def _pressed(buttons: int, first: int) -> tuple[int, ...]:
+    """The columns that are 1 where a button is pressed: the second of 4 each."""
+    return tuple(first + 4 * button + 1 for button in range(buttons))
+
+
+def _speeds(buttons: int, first: int) -> tuple[int, ...]:
+    return tuple(first + 4 * button + 3 for button in range(buttons))
+
+
+# By an environment's name without its version, or the first word of that. What is judged of the arm
+# is what OGBench's own short goals hold (use_oracle_rep), a button's state by one of its columns.
+_FACTS = {
+    "pointmaze": _Facts((0, 1)),
+    "antmaze": _Facts((0, 1), tuple(range(15, 29))),
+    "cube-single": _Facts(_places(1), _ARM_SPEEDS, 200),
+    "cube-double": _Facts(_places(2), _ARM_SPEEDS, 500),
+    # a cube, two buttons, drawer and window: a position and a speed each
+    "scene": _Facts(
+        (*_places(1), *_pressed(2, 28), 36, 38), (*_ARM_SPEEDS, *_speeds(2, 28), 37, 39), 750
+    ),
+    "puzzle-3x3": _Facts(_pressed(9, _ARM), (*_ARM_SPEEDS, *_speeds(9, _ARM)), 500),
+}
 
 
 class OGBench(gym.Env[Any, np.ndarray]):
@@ -32,11 +77,12 @@ class OGBench(gym.Env[Any, np.ndarray]):
     Observation: {"observation": [D], the columns of the files; "achieved_goal": [G], those of
     `goal_columns`; "desired_goal": [G], the same columns of the goal}. Reward: 1 in the step that
     reaches the goal, which ends the episode (terminated), 0 before; `info["success"]` says so.
-    `gymnasium.make` cuts episodes after OGBench's own limit.
+    `gymnasium.make` cuts episodes after 1,000 steps, OGBench's limit of the mazes, unless
+    `max_episode_steps` says other (`time_limit`).
 
     task: 1 to 5, start and goal of one of the environment's tasks; None: one that the seed draws.
-    OGBench draws the noise on both, and the steps before the start, from NumPy's global generator
-    and unseeded spaces; here `reset(seed=)` decides them, and the global generator is left as it
+    OGBench draws the noise on both, and the steps before them, from NumPy's global generator and
+    from unseeded spaces; here `reset(seed=)` decides them, and the global generator is left as it
     was. Raises DiffplanError where OGBench is not installed.
     """
 
@@ -50,11 +96,13 @@ class OGBench(gym.Env[Any, np.ndarray]):
         self.sim, self.task, self.render_mode = sim, task, render_mode
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
         self._columns = list(goal_columns(env_name))
+        with seeded(sim, 0):  # the arm resets itself to see how wide an observation is
+            width = sim.observation_space.shape
         unbounded = (-np.inf, np.inf)
         point = spaces.Box(*unbounded, (len(self._columns),), np.float64)
         self.observation_space = spaces.Dict(
             {
-                "observation": spaces.Box(*unbounded, sim.observation_space.shape, np.float64),
+                "observation": spaces.Box(*unbounded, width, np.float64),
                 "achieved_goal": point,
                 "desired_goal": point,
             }
@@ -77,7 +125,7 @@ class OGBench(gym.Env[Any, np.ndarray]):
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         # teleports alone draw from the global generator, and seeding costs as much as a step
         drawing: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        if self.sim._teleport_info is not None:
+        if getattr(self.sim, "_teleport_info", None) is not None:
             drawing = seeded(self.sim, int(self.np_random.integers(2**31)))
         with drawing:
             observation, reward, terminated, _, info = self.sim.step(action)
@@ -101,12 +149,24 @@ class OGBench(gym.Env[Any, np.ndarray]):
 def make_simulator(env_name: str, **kwargs: Any) -> Any:
     """OGBench's own environment without Gymnasium's wrappers; kwargs: as its constructor's."""
     require_simulator("ogbench", f"environment {env_name}")
-    import ogbench.locomaze  # noqa: F401 - registers its ids
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a viewer that nobody opens looks for a display
+        import ogbench.locomaze
+        import ogbench.manipspace  # noqa: F401 - they register their ids
 
-    if env_name not in gym.registry or domain_of(env_name) not in _GOAL_COLUMNS:
-        known = [name for name in gym.registry if domain_of(name) in _GOAL_COLUMNS]
-        raise DiffplanError(f"OGBench environment '{env_name}' is not known; {', '.join(known)}")
-    sim = gym.make(env_name, **kwargs).unwrapped
+        known = [name for name in gym.registry if _facts(name) is not None]
+        if env_name not in known:
+            raise DiffplanError(
+                f"OGBench environment '{env_name}' is not known; {', '.join(known)}"
+            )
+        spec = gym.spec(env_name)
+        assert isinstance(spec.entry_point, str)
+        creator: Any = load_env_creator(spec.entry_point)
+    if isinstance(getattr(creator, "action_space", None), property):
+        # the arm makes a new space at every look, whose draws no seed would reach
+        box = spaces.Box(-1.0, 1.0, (5,), np.float32)
+        creator = type(creator.__name__, (creator,), {"action_space": box})
+    sim = creator(**{**spec.kwargs, **kwargs})
     # it leaves the file of every maze behind that it has loaded
     if written := getattr(sim, "fullpath", None):
         Path(written).unlink(missing_ok=True)
@@ -125,28 +185,46 @@ def seeded(sim: Any, seed: int) -> Iterator[int]:
         np.random.set_state(before)  # noqa: NPY002
 
 
-def domain_of(name: str) -> str:
-    """First word of an id or of a dataset's name: pointmaze, antmaze, ..."""
-    return name.partition("-")[0]
+def environment_of(dataset: str) -> str:
+    """OGBench's id of a dataset's environment: cube-single-v0 of cube-single-play-v0."""
+    words = dataset.split("-")
+    return "-".join([*words[:-2], words[-1]])
 
 
-def goal_columns(name: str) -> tuple[int, ...]:
+def goal_columns(env_name: str) -> tuple[int, ...]:
     """Columns of an observation in which its success is judged."""
-    return _GOAL_COLUMNS[domain_of(name)]
+    return _known(env_name).goal
 
 
-def rest_columns(name: str) -> tuple[int, ...]:
+def rest_columns(env_name: str) -> tuple[int, ...]:
     """Columns that are zero at rest: velocities, where there are any."""
-    return _REST_COLUMNS.get(domain_of(name), ())
+    return _known(env_name).rest
 
 
-def evaluation_tasks(env_name: str, state_dim: int, limit: int) -> tuple[Task, ...]:
-    """The five tasks of an environment, as they are scored; limit: steps of an episode."""
+def time_limit(env_name: str) -> int:
+    """Steps after which OGBench cuts an episode."""
+    return _known(env_name).limit
+
+
+def _facts(env_name: str) -> _Facts | None:
+    words = env_name.split("-")
+    # a body and its maze: pointmaze-giant-v0
+    return _FACTS.get(words[0] if len(words) == 3 and "maze" in words[0] else "-".join(words[:-1]))
+
+
+def _known(env_name: str) -> _Facts:
+    facts = _facts(env_name)
+    assert facts is not None, env_name
+    return facts
+
+
+def evaluation_tasks(env_name: str, state_dim: int) -> tuple[Task, ...]:
+    """The five tasks of an environment, as they are scored."""
     return tuple(
         Task(
             f"task{task}",
             ENV_ID,
-            {"env_name": env_name, "task": task, "max_episode_steps": limit},
+            {"env_name": env_name, "task": task, "max_episode_steps": time_limit(env_name)},
             state_dim,
         )
         for task in range(1, TASKS + 1)

@@ -1,4 +1,4 @@
-"""Train the actors whose rollouts are the locomotion data made here.
+"""Train the actors whose rollouts are the locomotion data, and the ant's maze data, made here.
 
 python -m diffplan.scripts.checks.behaviour Walker2d-v5 --out runs/behaviour
 
@@ -23,6 +23,8 @@ import torch
 import tyro
 
 from diffplan.envs.makers.actors import load_actor, save_actor
+from diffplan.envs.simulators.installed import require_simulator
+from diffplan.envs.simulators.ogbench import seeded
 from diffplan.errors import DiffplanError
 from diffplan.scripts.checks import main
 
@@ -42,8 +44,11 @@ _RATE = 3e-4  # of learning, falling to zero
 _NETWORK = {"net_arch": [64, 64], "optimizer_kwargs": {"fused": True}}
 # log_std_init, ent_coef; with narrower actions the hopper learns to stand still
 _EXPLORATION = {"Hopper-v5": (0.0, 0.002), "Walker2d-v5": (-1.0, 0.0)}
+_DIRECTED_ANT = "online-ant-v0"
 _SAC: dict[str, dict[str, Any]] = {
-    "HalfCheetah-v5": {"learning_starts": 5000, "train_freq": 2, "gradient_steps": 1}
+    "HalfCheetah-v5": {"learning_starts": 5000, "train_freq": 2, "gradient_steps": 1},
+    # OGBench's own: 400,000 steps, an update after each
+    _DIRECTED_ANT: {"learning_rate": 1e-4, "learning_starts": 10_000, "target_entropy": -4.0},
 }
 _SCORED_FROM = 10_000  # seeds of the episodes that score a snapshot
 
@@ -53,7 +58,8 @@ class Behaviour:
     """Train one actor and keep snapshots of it on the way."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
-    """Hopper-v5, Walker2d-v5 or HalfCheetah-v5."""
+    """Hopper-v5, Walker2d-v5, HalfCheetah-v5, or online-ant-v0: OGBench's ant, which is told a
+    direction, another every 100 steps, and rewarded by its way along it."""
     steps: int = 1_000_000
     """Environment steps in all, those before a resume included."""
     out: Path = Path("runs/behaviour")
@@ -61,7 +67,7 @@ class Behaviour:
     every: int = 100_000
     """Steps between snapshots."""
     episodes: int = 10
-    """Episodes that score a snapshot, with actions drawn as in the data."""
+    """Episodes that score a snapshot, with actions as in the data."""
     seed: int = 0
     """Of the training."""
 
@@ -104,15 +110,28 @@ class Behaviour:
 
 
 def _score(env: str, path: Path, episodes: int) -> list[float]:
-    actor, simulator, returns = load_actor(path), gym.make(env), []
+    actor, simulator, returns = load_actor(path), _environment(env), []
     for seed in range(_SCORED_FROM, _SCORED_FROM + episodes):
-        observation, _ = simulator.reset(seed=seed)
-        rng, total, over = np.random.default_rng(seed), 0.0, False
-        while not over:
-            observation, reward, ended, cut, _ = simulator.step(actor(observation, rng))
-            total, over = total + float(reward), ended or cut
+        # the ant leads by its mean, to which its data add noise of their own
+        rng = None if env == _DIRECTED_ANT else np.random.default_rng(seed)
+        with seeded(simulator, seed):
+            observation, _ = simulator.reset(seed=seed)
+            total, over = 0.0, False
+            while not over:
+                observation, reward, ended, cut, _ = simulator.step(actor(observation, rng))
+                total, over = total + float(reward), ended or cut
         returns.append(total)
     return returns
+
+
+def _environment(env: str) -> gym.Env:
+    if env != _DIRECTED_ANT:
+        return gym.make(env)
+    require_simulator("ogbench", env)
+    from ogbench.online_locomotion.wrappers import GymXYWrapper
+
+    # draws directions from NumPy's global generator, which stable-baselines3 seeds
+    return GymXYWrapper(gym.make(env), resample_interval=100)
 
 
 @dataclass(frozen=True)
@@ -179,7 +198,7 @@ def _sac(given: Behaviour, folder: Path) -> _Learner:
     from stable_baselines3 import SAC
 
     state, buffer = folder / "state.zip", folder / "buffer.pkl"
-    environment = gym.make(given.env)
+    environment = _environment(given.env)
     if state.exists() and buffer.exists():
         model = SAC.load(state, env=environment, device="cpu")
         model.load_replay_buffer(buffer)

@@ -23,7 +23,7 @@ _OF: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Make:
-    """Make data: PointMaze, maze2d, Meta-World and OGBench's mazes by their published procedures,
+    """Make data: PointMaze, maze2d, Meta-World and OGBench by their published procedures,
     locomotion with actors that come with the package, the Fetch arm by scripted controllers.
 
     pointmaze-*, metaworld-* and fetch-* become local Minari datasets (`minari list local` shows
@@ -35,8 +35,9 @@ class Make:
     """pointmaze-{open,umaze,medium,large}, maze2d-{open,umaze,medium,large}[-dense],
     {hopper,walker2d,halfcheetah}-{medium,expert,medium-replay,medium-expert},
     metaworld-mt10 or one of its tasks (metaworld-reach), fetch-{reach,push,pick-and-place},
-    {pointmaze,antmaze}-{medium,large,giant,teleport}-{navigate,stitch}-v0 and
-    antmaze-{medium,large,teleport}-explore-v0 of OGBench."""
+    {pointmaze,antmaze}-{medium,large,giant,teleport}-{navigate,stitch}-v0,
+    antmaze-{medium,large,teleport}-explore-v0 and {cube-single,cube-double,scene,
+    puzzle-3x3}-play-v0 of OGBench."""
     env_steps: Annotated[
         int | None,
         tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 200,000; metaworld: 150)"),
@@ -91,11 +92,11 @@ class Make:
         print(f"look at it:  diffplan datasets show {self.name}")
 
     def _family(self) -> str:
-        from diffplan.envs.makers.catalogue import LOCOMOTION, OGBENCH_MAZES
+        from diffplan.envs.makers.catalogue import LOCOMOTION, OGBENCH
 
         if self.name in LOCOMOTION:
             return "locomotion"
-        return "OGBench" if self.name in OGBENCH_MAZES else self.name.partition("-")[0]
+        return "OGBench" if self.name in OGBENCH else self.name.partition("-")[0]
 
     def _check(self, family: str) -> None:
         """Refuse the options that mean nothing to these data, and numbers out of range."""
@@ -163,10 +164,10 @@ class Make:
 
     def _ogbench(self) -> str:
         from diffplan.envs.formats.ogbench import official_file, remade_file
-        from diffplan.envs.makers.ogbench_mazes import make_ogbench_maze
+        from diffplan.envs.makers.ogbench_data import make_ogbench
 
         file = remade_file(self.name)
-        make_ogbench_maze(
+        make_ogbench(
             self.name,
             file,
             episodes=self.episodes,

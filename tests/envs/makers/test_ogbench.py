@@ -1,5 +1,6 @@
-"""OGBench's mazes: remade data, the environment with goals and seeds, five tasks to evaluate in."""
+"""OGBench: remade data, the environment with goals and seeds, five tasks to evaluate in."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ pytest.importorskip("ogbench")
 
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.formats import ogbench as files
-from diffplan.envs.makers.catalogue import OGBENCH_MAZES
-from diffplan.envs.makers.ogbench_mazes import made_with, make_ogbench_maze
+from diffplan.envs.makers.catalogue import OGBENCH, PlaySet
+from diffplan.envs.makers.ogbench_data import made_with, make_ogbench
+from diffplan.envs.makers.ogbench_play import cube_lost, play_episode
 from diffplan.envs.simulators.environments import make_env
 from diffplan.envs.simulators.ogbench import make_simulator
 from diffplan.envs.simulators.tasks import task_infos
@@ -21,7 +23,7 @@ from diffplan.errors import DiffplanError
 from diffplan.scripts.cli import main
 
 STITCH, NAVIGATE = "pointmaze-medium-stitch-v0", "pointmaze-medium-navigate-v0"
-make = partial(make_ogbench_maze, workers=1, progress=False)
+make = partial(make_ogbench, workers=1, progress=False)
 
 
 def made(name: str, path: Path, **options: Any) -> dict[str, np.ndarray]:
@@ -63,6 +65,45 @@ def test_the_ant_walks(tmp_path: Path) -> None:
     assert episodes[..., 2].min() > 0.2  # the torso's height: it has not fallen over
 
 
+def test_an_arm_at_play_moves_a_cube() -> None:
+    short = PlaySet("cube-single-v0", (0.0, 0.0), steps=150)
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    observations, actions = play_episode(short, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert observations.shape == (150, 28) and np.abs(actions).max() <= 1.0
+    x, y, height = observations[:, 19:22].T
+    # lifted and carried away; a cube's half is 0.2 of these units
+    assert height[0] < 0.25 < 0.8 < height.max()
+    assert np.hypot(x[-1] - x[0], y[-1] - y[0]) > 0.5
+    shorter = dataclasses.replace(short, steps=5)
+    again, other = (play_episode(shorter, np.random.default_rng(seed))[0] for seed in (0, 1))
+    np.testing.assert_array_equal(again, observations[:5])
+    assert (other[0] != again[0]).any()
+
+
+def test_a_scenes_cube_out_of_sight_is_drawn_again() -> None:
+    seen = [(0.4, 0.1, 0.02), (0.33, -0.35, 0.07)]  # on the table, in the drawer
+    lost = [(0.4, 0.3, 0.02), (0.33, -0.35, 0.02), (0.33, -0.31, 0.1)]
+    assert [cube_lost(np.array(place)) for place in (*seen, *lost)] == [False] * 2 + [True] * 3
+
+
+def test_goals_of_the_arm_are_what_is_judged() -> None:
+    env: Any = gym.make("diffplan/ogbench-v0", env_name="scene-v0", task=3, max_episode_steps=2)
+    first, _ = env.reset(seed=4)
+    env.step(env.action_space.sample())
+    again, other = env.reset(seed=4)[0], env.reset(seed=5)[0]
+    for key in first:
+        np.testing.assert_array_equal(first[key], again[key])
+    assert (first["observation"] != other["observation"]).any()
+    task = env.unwrapped.sim.task_infos[2]
+    for key, when in (("achieved_goal", "init"), ("desired_goal", "goal")):
+        told = task[when]
+        cube = (told["block_xyzs"][0] - [0.425, 0.0, 0.0]) * 10
+        slides = [told["drawer_pos"] * 18, told["window_pos"] * 15]
+        expected = np.concatenate([cube, told["button_states"], slides])
+        np.testing.assert_allclose(first[key], expected, atol=0.25)
+
+
 def test_a_seed_decides_and_the_first_episodes_stay(tmp_path: Path) -> None:
     few = made(STITCH, tmp_path / "few.npz", episodes=2, seed=3)
     np.random.seed(5)  # noqa: NPY002 - OGBench draws from this generator
@@ -81,10 +122,10 @@ def test_a_seed_decides_and_the_first_episodes_stay(tmp_path: Path) -> None:
 
 
 def test_the_published_sizes() -> None:
-    assert len(OGBENCH_MAZES) == 4 * 2 * 2 + 3
-    giant, explore = OGBENCH_MAZES["pointmaze-giant-navigate-v0"], "antmaze-large-explore-v0"
+    assert len(OGBENCH) == 4 * 2 * 2 + 3 + 4
+    giant, explore = OGBENCH["pointmaze-giant-navigate-v0"], "antmaze-large-explore-v0"
     assert (giant.episodes, giant.steps, giant.noise) == (500, 2001, 0.5)
-    assert (OGBENCH_MAZES[explore].episodes, OGBENCH_MAZES[explore].steps) == (10_000, 501)
+    assert (OGBENCH[explore].episodes, OGBENCH[explore].steps) == (10_000, 501)
 
 
 @pytest.fixture

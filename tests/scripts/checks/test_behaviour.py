@@ -35,3 +35,16 @@ def test_an_actor_is_the_trained_policy(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["steps"] for line in lines] == [2048]
     assert lines[-1]["return"] == pytest.approx(actor.meta["return"], abs=0.1)
+
+
+def test_the_ant_that_is_told_a_direction(tmp_path: Path) -> None:
+    pytest.importorskip("ogbench")
+    behaviour.Behaviour("online-ant-v0", steps=40, every=40, episodes=1, out=tmp_path).run()
+    folder = tmp_path / "online-ant-v0-0"
+    model = sb3.SAC.load(folder / "state.zip", device="cpu")
+    assert (model.learning_rate, model.target_entropy) == (1e-4, -4.0)
+    actor = load_actor(folder / "00000040.npz")
+    seen = np.random.default_rng(0).normal(size=29)  # the ant without x and y, and a direction
+    expected, _ = model.predict(seen, deterministic=True)
+    np.testing.assert_allclose(actor(seen), expected, atol=3e-3)
+    assert expected.shape == (8,) and np.abs(expected).max() > 1e-3
