@@ -259,6 +259,7 @@ def edited(path: Path, keys: list[str], value: Any) -> None:
         (["spec", "state_dim"], "4", "spec.state_dim is '4'"),
         (["step"], "abc", "step is 'abc'"),
         (["step"], -1, "step is -1"),
+        (["step"], 2**41, "step is 2199023255552"),
         (["seed"], 1.5, "seed is 1.5"),
         (["seconds"], None, "seconds is None"),
         (["config", "planning", "start"], "nosie", "planning.start is 'nosie'"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
 from diffplan.engines.decision import PlanStep
@@ -112,6 +113,31 @@ def test_actions_are_scaled_between_their_bounds(
     torch.testing.assert_close(
         model.scaled_actions(actions), torch.tensor([[-1.0, 1.0], [0.0, 0.0]])
     )
+
+
+# --- Tasks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["id", "prompt"])
+def test_networks_are_told_of_a_window_s_task_or_of_none(
+    given: str, tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    parts = [
+        dataclasses.replace(tiny_episodes, info=dataclasses.replace(tiny_episodes.info, id=name))
+        for name in "ab"
+    ]
+    episodes = combine(parts, "both")
+    model = tiny_model(tiny_config(changes={"data.tasks": given}), episodes)
+    sampler = WindowSampler(episodes, model.config, seed=0)
+    windows = model.normalised_windows(sampler.sample(600, generator()))
+    assert windows.task is not None and windows.task.unique().tolist() == [0, 1]
+    tasks = model.tasks
+    code = tasks.from_id(windows.task) if given == "id" else tasks.from_states(windows.prompt)
+    assert torch.equal(model.context_of(windows).task, code)
+    in_training = model.context_of(windows, generator()).task
+    untold = (in_training == tasks.unknown).all(1)
+    assert torch.equal(in_training[~untold], code[~untold])
+    assert float(untold.float().mean()) == pytest.approx(0.2, abs=0.05)
 
 
 # --- Candidates ----------------------------------------------------------------------------------

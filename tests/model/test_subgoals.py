@@ -14,6 +14,8 @@ from diffplan.data.windows import WindowSampler
 from diffplan.engines.decision import PlanStep
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.spec import ModelSpec
 from diffplan.model.subgoals import Subgoals
 
 Make = Callable[..., Any]
@@ -58,6 +60,10 @@ def test_rows_do_not_know_each_other() -> None:
     together = corridor()(here, goal, 32.0)
     alone = torch.cat([corridor()(here[i : i + 1], goal[i : i + 1], 32.0) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=0, atol=0)
+
+
+def test_without_a_graph_there_are_no_subgoals(tiny_config: Make) -> None:
+    assert PlannerModel(ModelSpec(4, 2, (0, 1)), tiny_config()).subgoals is None
 
 
 def test_how_far_plans_aim_is_settled_by_what_goals_are(tiny_config: Make) -> None:
