@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
-from diffplan.envs.simulators import antmaze, maze2d
+from diffplan.envs.simulators import antmaze, maze2d, ogbench
 from diffplan.envs.simulators.environments import env_from_spec
 from diffplan.errors import DiffplanError
 
@@ -157,7 +159,9 @@ def lay_waypoints(
 
 
 def maze_of(env_id: str | None, env_kwargs: dict[str, Any]) -> Maze | None:
-    """The maze of a PointMaze, AntMaze or D4RL maze environment, None for any other."""
+    """The maze of a PointMaze, AntMaze, D4RL or OGBench maze environment, None for any other."""
+    if env_id == ogbench.ENV_ID:
+        return _ogbench_maze(env_kwargs["env_name"])
     if env_id is None or env_id.startswith("diffplan/"):
         return None if env_id is None else _d4rl_maze(env_id)
     if not env_id.startswith(("PointMaze_", "AntMaze_")):
@@ -169,6 +173,23 @@ def maze_of(env_id: str | None, env_kwargs: dict[str, Any]) -> Maze | None:
             return None
         maze_map = env_from_spec(gym.spec(env_id))[1]["maze_map"]
     return Maze.from_map(maze_map, scale=1.0 if env_id.startswith("PointMaze_") else 4.0)
+
+
+@functools.cache
+def _ogbench_maze(env_name: str) -> Maze | None:
+    try:
+        sim = ogbench.make_simulator(env_name)
+    except DiffplanError:  # not installed: no map to read
+        return None
+    if not hasattr(sim, "maze_map"):
+        return None
+    with contextlib.closing(sim):
+        walls = sim.maze_map[::-1]  # y grows along its rows
+        corners = [np.asarray(sim.ij_to_xy(ij)) for ij in ((0, 0), (1, 1), walls.shape)]
+    scale = float(corners[1][0] - corners[0][0])
+    middle = (corners[0] + corners[2] - scale) / 2
+    # a teleport's cell may be cut off from the others
+    return Maze(tuple(map(tuple, walls.tolist())), scale, (float(middle[0]), float(middle[1])))
 
 
 def _d4rl_maze(env_id: str) -> Maze | None:

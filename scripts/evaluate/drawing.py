@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from diffplan.agents import PlannerAgent
+from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.environments import evaluation_env_factory
 from diffplan.envs.simulators.mazes import Maze, maze_of
 from diffplan.scripts.evaluate.options import EvaluateOptions
@@ -31,7 +36,8 @@ def draw(folder: Path, found: Evaluation) -> list[Path]:
         written.append(folder / f"{name}.png")
         maze = _maze(task.place)
         if maze is not None:
-            pictures.plans_in_maze(written[-1], task.traces, agent.layout, maze)
+            aims = [_aims(agent, trace) for trace in task.traces]
+            pictures.plans_in_maze(written[-1], task.traces, agent.layout, maze, aims)
         else:
             pictures.plans_over_time(written[-1], task.traces, agent.layout, agent.stride)
     returns = {str(task.place.task): task.planner.returns for task in found.tasks}
@@ -47,6 +53,19 @@ def draw(folder: Path, found: Evaluation) -> list[Path]:
         written.append(folder / "training.png")
         pictures.training_curves(written[-1], curves)
     return written
+
+
+def _aims(agent: PlannerAgent, trace: Trace) -> np.ndarray:
+    """The subgoals [N, 2] of an episode's plans, those that aimed at the goal itself left out."""
+    subgoals, reach = agent.model.subgoals, agent.settings.subgoal_steps
+    states, goals = agent.layout.split(trace.observations)
+    if subgoals is None or not reach or goals is None:
+        return np.zeros((0, 2))
+    made = list(trace.plans)
+    here = torch.from_numpy(states[made][:, list(agent.layout.goal_columns)])
+    goal = torch.from_numpy(goals[made])
+    aims = subgoals(here.to(agent.device), goal.to(agent.device), float(reach)).numpy(force=True)
+    return aims[(aims != goals[made]).any(1), :2]
 
 
 def check_video(place: Place) -> None:

@@ -33,6 +33,7 @@ PROPOSAL = "#E69F00"
 PLAN = "#D55E00"
 CANDIDATE = "#666666"
 GOAL = "#009E73"
+AIM = "#CC79A7"
 START = "#000000"
 WALL = "#C4C4C4"
 _BAND: Any = {"linewidth": 6, "alpha": 0.35, "solid_capstyle": "round"}
@@ -79,10 +80,15 @@ def draw_maze(axes: Axes, maze: Maze) -> None:
 
 
 def plans_in_maze(
-    path: Path, traces: Sequence[Trace], layout: ObservationLayout, maze: Maze
+    path: Path,
+    traces: Sequence[Trace],
+    layout: ObservationLayout,
+    maze: Maze,
+    aims: Sequence[np.ndarray] = (),
 ) -> None:
     """Write two panels per episode: all of it in the maze, and one plan from close by.
 
+    aims: of each episode the positions [N, 2] that its plans aimed at, where not at the goal.
     The plan shown from close by is the one that optimisation moved most, framed in the maze.
     """
     ratio = (len(maze.rows) - 1) / (len(maze.rows[0]) - 1)
@@ -94,8 +100,10 @@ def plans_in_maze(
         for (whole, near), trace in zip(panels.T, traces, strict=True):
             _draw_episode(whole, trace, layout, maze)
             _draw_closest(whole, near, trace, layout, maze)
+        for whole, points in zip(panels[0], aims, strict=False):
+            whole.plot(*points.T, "D", color=AIM, markersize=5, markeredgecolor="white", zorder=5)
         several = any(len(plan.candidates) > 1 for trace in traces for plan in trace.plans.values())
-        _legend(figure, _maze_entries(several))
+        _legend(figure, _maze_entries(several, aimed=any(map(len, aims))))
         save(figure, path)
 
 
@@ -344,7 +352,7 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[ends] - sums[begins]) / (ends - begins)
 
 
-def _maze_entries(candidates: bool) -> list[Line2D]:
+def _maze_entries(candidates: bool, aimed: bool) -> list[Line2D]:
     entries = [
         Line2D([], [], color=START, marker="o", linestyle="", markersize=8, label="start"),
         Line2D([], [], color=GOAL, marker="*", linestyle="", markersize=14, label="goal"),
@@ -355,6 +363,10 @@ def _maze_entries(candidates: bool) -> list[Line2D]:
     if candidates:
         label = "other candidates"
         entries.append(Line2D([], [], color=CANDIDATE, linewidth=0.9, alpha=0.8, label=label))
+    if aimed:
+        entries.append(
+            Line2D([], [], color=AIM, marker="D", linestyle="", label="subgoal of a plan")
+        )
     return entries
 
 

@@ -17,11 +17,13 @@ from diffplan.envs.makers.catalogue import OGBENCH, PlaySet
 from diffplan.envs.makers.ogbench_data import made_with, make_ogbench
 from diffplan.envs.makers.ogbench_play import cube_lost, play_episode
 from diffplan.envs.simulators.environments import make_env
+from diffplan.envs.simulators.mazes import maze_of
 from diffplan.envs.simulators.ogbench import make_simulator
 from diffplan.envs.simulators.tasks import task_infos
 from diffplan.errors import DiffplanError
 from diffplan.scripts.cli import main
 
+TELEPORT = "pointmaze-teleport-v0"
 STITCH, NAVIGATE = "pointmaze-medium-stitch-v0", "pointmaze-medium-navigate-v0"
 make = partial(make_ogbench, workers=1, progress=False)
 
@@ -194,6 +196,14 @@ def test_resets_follow_the_seed_and_leave_the_global_generator_alone() -> None:
         assert (first[key] != other[key]).any()
     np.testing.assert_array_equal(first["achieved_goal"], first["observation"][:2])
     assert env.observation_space.contains(first)
+
+
+def test_mazes_are_drawn_as_they_are_simulated() -> None:
+    drawn, sim = maze_of("diffplan/ogbench-v0", {"env_name": TELEPORT}), make_simulator(TELEPORT)
+    assert drawn is not None and drawn.scale == 4.0
+    for ij, wall in np.ndenumerate(sim.maze_map):
+        cell = drawn.cell(np.array(sim.ij_to_xy(ij)))
+        assert drawn.centre(cell) == tuple(sim.ij_to_xy(ij)) and drawn.is_free(cell) != wall
 
 
 def test_success_ends_the_episode_with_reward_one() -> None:

@@ -89,6 +89,17 @@ def test_the_maze_shows_path_plans_and_goal(tmp_path, drawn):
     assert len(labels) == len(set(labels)) == 6
 
 
+def test_subgoals_are_marked_in_their_episode_alone(tmp_path, drawn):
+    points = np.array([[0.5, 0.25], [-1.0, 0.5]])
+    aims = [points, np.zeros((0, 2))]
+    pictures.plans_in_maze(tmp_path / "x.png", [make_trace(), make_trace()], LAYOUT, MAZE, aims)
+    aimed, straight = drawn[0].axes[:2]
+    (marks,) = lines(aimed, pictures.AIM)
+    np.testing.assert_allclose(marks, points)
+    assert not len(np.concatenate([np.zeros((0, 2)), *lines(straight, pictures.AIM)]))
+    assert "subgoal of a plan" in [text.get_text() for text in drawn[0].legends[0].get_texts()]
+
+
 def test_the_plan_that_optimisation_moved_most_is_shown_from_close_by(tmp_path, drawn):
     first, second, third = make_trace().plans.values()
     moved = second.proposal.copy()
