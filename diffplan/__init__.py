@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffplan.config import CONFIGS, Config, config_for, get_config
     from diffplan.data import DatasetInfo, Episodes, ObservationLayout
     from diffplan.diffusion import SAMPLERS
-    from diffplan.envs import load_dataset, load_datasets
+    from diffplan.envs import load_arrays, load_dataset, load_datasets
     from diffplan.errors import DiffplanError
     from diffplan.model import Context, PlannerModel
     from diffplan.planning import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         propose,
         select,
     )
-    from diffplan.training import RunOptions, train
+    from diffplan.scripts.train import Run, train
 else:
     __getattr__, __dir__ = attributes(
         __name__,
@@ -35,13 +35,13 @@ else:
             "diffplan.config": "CONFIGS Config config_for get_config",
             "diffplan.data": "DatasetInfo Episodes ObservationLayout",
             "diffplan.diffusion": "SAMPLERS",
-            "diffplan.envs": "load_dataset load_datasets",
+            "diffplan.envs": "load_arrays load_dataset load_datasets",
             "diffplan.errors": "DiffplanError",
             "diffplan.model": "Context PlannerModel",
             "diffplan.planning": (
                 "Noise NormalisedPlan chain_of decode make_plan optimise propose select"
             ),
-            "diffplan.training": "RunOptions train",
+            "diffplan.scripts.train": "Run train",
         },
     )
 
@@ -63,13 +63,14 @@ __all__ = [
     "PlannerAgent",
     "PlannerModel",
     "Queries",
-    "RunOptions",
+    "Run",
     "__version__",
     "chain_of",
     "config_for",
     "decode",
     "get_config",
     "load_agent",
+    "load_arrays",
     "load_dataset",
     "load_datasets",
     "make_plan",

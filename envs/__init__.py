@@ -11,10 +11,12 @@ if TYPE_CHECKING:
         load_dataset,
         load_datasets,
     )
+    from diffplan.envs.formats.arrays import load_arrays
 else:
     __getattr__, __dir__ = attributes(
         __name__,
         {
+            "diffplan.envs.formats.arrays": "load_arrays",
             "diffplan.envs.datasets": "fetch_dataset list_datasets load_dataset load_datasets",
         },
     )
@@ -22,6 +24,7 @@ else:
 __all__ = [
     "fetch_dataset",
     "list_datasets",
+    "load_arrays",
     "load_dataset",
     "load_datasets",
 ]

@@ -12,14 +12,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from minari import MinariDataset
+
 from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes, fingerprint
 from diffplan.data.info import DatasetInfo
 from diffplan.envs import formats
+from diffplan.envs.formats.arrays import load_arrays
 from diffplan.envs.formats.d4rl import load_d4rl
 from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, canonical_name, d4rl_folder
 from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, fetch_d4rl
-from diffplan.envs.formats.minari import is_local, load_minari, local_datasets
+from diffplan.envs.formats.minari import (
+    is_local,
+    load_minari,
+    load_minari_dataset,
+    local_datasets,
+)
 from diffplan.envs.formats.minari_remote import fetch_minari, is_minari_id
 from diffplan.envs.formats.ogbench import (
     fetch_ogbench,
@@ -81,15 +89,43 @@ def load_dataset(
     if env is not None:
         check_env_id(env, named=True)
     episodes = _load(name_or_path, env, layout, progress)
-    if env is not None and episodes.info.env_id != env:
-        info = dataclasses.replace(episodes.info, env_id=env, env_kwargs={})
-        episodes = dataclasses.replace(episodes, info=info)
+    episodes = _evaluated_in(episodes, env)
     if not validate:
         return episodes
     # what was dropped of the environment would be missed only after training
     if env is None and (refused := episodes.info.details.get("environment_refused")):
         raise DiffplanError(f"dataset {episodes.info.id}: {refused}")
     return episodes.validate()
+
+
+def _evaluated_in(episodes: Episodes, env: str | None) -> Episodes:
+    if env is None or episodes.info.env_id == env:
+        return episodes
+    info = dataclasses.replace(episodes.info, env_id=env, env_kwargs={})
+    return dataclasses.replace(episodes, info=info)
+
+
+def as_episodes(data: Any, env: str | None = None, *, progress: bool = True) -> Episodes:
+    """Data in memory as `Episodes`, validated.
+
+    data: `Episodes`, a Minari dataset object, or a dict of arrays, see `load_arrays`. env: the
+    evaluation environment; replaces what the data say. Raises DiffplanError for anything else, and
+    for what `Episodes.validate` refuses.
+    """
+    if env is not None:
+        check_env_id(env, named=True)
+    if isinstance(data, Episodes):
+        episodes = data
+    elif isinstance(data, Mapping):
+        episodes = load_arrays(data, env=env)
+    elif isinstance(data, MinariDataset):
+        episodes = load_minari_dataset(data, progress)
+    else:
+        raise DiffplanError(
+            f"dataset is a {type(data).__name__}, expected a name, a path, Episodes, a Minari "
+            "dataset or a dict of arrays (diffplan.load_arrays)"
+        )
+    return _evaluated_in(episodes, env).validate()
 
 
 def load_datasets(

@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from diffplan import __version__
 from diffplan.errors import DiffplanError, PartialResult
+from diffplan.model.run_folder import own_version
 from diffplan.scripts.parser import check_counts, read_options
 from diffplan.scripts.stopping import Stopped, stopped_by_signals
 
@@ -55,7 +55,7 @@ def _overview(group: str | None = None) -> str:
     command = "COMMAND" if group is None else f"{group} COMMAND"
     return "\n".join(
         [
-            f"diffplan {__version__}: planning from offline data",
+            f"diffplan {own_version()}: planning from offline data",
             "",
             f"usage: diffplan {command} [OPTIONS]      (diffplan {command} --help tells more)",
             "",
@@ -89,7 +89,7 @@ def _run(args: Sequence[str]) -> None:
     elif args[0] in _GROUPS and args[1:] in (["-h"], ["--help"]):
         print(_overview(args[0]))
     elif args[0] == "--version":
-        print(f"diffplan {__version__}")
+        print(f"diffplan {own_version()}")
     else:
         words, rest = _split(args)
         module, name, _ = COMMANDS[words]

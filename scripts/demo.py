@@ -40,7 +40,6 @@ class Demo:
             if (value := getattr(self, name)) < least:
                 option = f"--{name.replace('_', '-')}"
                 raise DiffplanError(f"{option} is {value}, expected at least {least}")
-        from diffplan.config.planners import get_config
         from diffplan.envs.makers.pointmaze_data import make_pointmaze
         from diffplan.scripts.evaluate.command import Evaluate
         from diffplan.scripts.train import Train
@@ -56,14 +55,9 @@ class Demo:
         )
         print(f"\n2/3  training: trajectory-diffuser, {self.steps} updates")
         # resumed: a demo that was cut goes on, a finished one is evaluated again
-        Train(
-            (dataset,),
-            self.out,
-            steps=self.steps,
-            seed=self.seed,
-            resume=True,
-            config=get_config("trajectory-diffuser"),
-        ).run()
+        words = ["trajectory-diffuser", "--dataset", dataset, "--out", str(self.out)]
+        words += ["--steps", str(self.steps), "--seed", str(self.seed)]
+        Train.parse([*words, "--resume"]).run()
         print(f"\n3/3  evaluation: {self.episodes} episodes, beside the data's own controller")
         results = Evaluate((self.out,), episodes=self.episodes).run()
         print(_closing(self.out, results))

@@ -7,8 +7,8 @@ import dataclasses
 import io
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from diffplan.errors import DiffplanError
 
@@ -28,14 +28,30 @@ _MOST = {
 }
 
 
-def read_options(command: Any, args: Sequence[str], prog: str, **options: Any) -> Any:
+def read_options(
+    command: Any,
+    args: Sequence[str],
+    prog: str,
+    turned: Collection[str] | None = None,
+    **options: Any,
+) -> Any:
     """A command, a dataclass, with the options of a command line.
 
-    options: of `tyro.cli`. Raises DiffplanError for what its parser refuses, which is drawn as a
-    box of several lines there; SystemExit after --help.
+    turned: names of the options, "section.key" in sections, that --help shows; --help-all shows
+    the rest, too. None: all of them. options: of `tyro.cli`. Raises DiffplanError for what its
+    parser refuses, which is drawn as a box of several lines there; SystemExit after --help.
     """
     import tyro
 
+    brief = turned is not None and bool({"-h", "--help"} & set(args))
+    if brief:
+        assert turned is not None
+        command, hidden = _brief(command, turned)
+        if "default" in options:
+            options["default"] = _as_brief(command, options["default"])
+        more = f"{hidden} more options: {prog} --help-all"
+        options["description"] = f"{options.get('description', command.__doc__)}\n\n{more}"
+    args = ["--help" if word == "--help-all" else word for word in args]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -46,6 +62,43 @@ def read_options(command: Any, args: Sequence[str], prog: str, **options: Any) -
         raise DiffplanError(f"{_refusal(said.getvalue())}; see {prog} --help") from None
     sys.stderr.write(said.getvalue())
     return found
+
+
+def _brief(command: Any, turned: Collection[str], prefix: str = "") -> tuple[Any, int]:
+    """The dataclass with all but some options left out of the help, and how many these are."""
+    import tyro
+
+    hints = get_type_hints(command, include_extras=True)
+    annotations: dict[str, Any] = {}
+    inside: dict[str, Any] = {}
+    hidden = 0
+    for each in dataclasses.fields(command):
+        hint, name = hints[each.name], f"{prefix}{each.name}"
+        kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if dataclasses.is_dataclass(kind):
+            # a section that has no name of its own stands at the top
+            plain = any(getattr(mark, "name", None) == "" for mark in marks)
+            kind, inner = _brief(kind, turned, prefix if plain else f"{name}.")
+            hidden += inner
+        elif tyro.conf.Suppress not in marks and name not in turned:
+            marks.append(tyro.conf.Suppress)
+            hidden += 1
+        annotations[each.name] = Annotated[kind, *marks] if marks else kind
+        if each.default_factory is not dataclasses.MISSING:
+            inside[each.name] = dataclasses.field(default_factory=each.default_factory)
+    about = {name: getattr(command, name) for name in ("__doc__", "__module__", "__qualname__")}
+    made = type(command.__name__, (command,), {"__annotations__": annotations, **inside, **about})
+    return dataclasses.dataclass(frozen=True)(made), hidden
+
+
+def _as_brief(command: Any, default: Any) -> Any:
+    """The default values in a class made by `_brief`."""
+    hints, values = get_type_hints(command), {}
+    for each in dataclasses.fields(command):
+        value = getattr(default, each.name)
+        inner = dataclasses.is_dataclass(hints[each.name]) and dataclasses.is_dataclass(value)
+        values[each.name] = _as_brief(hints[each.name], value) if inner else value
+    return command(**values)
 
 
 def check_counts(command: Any) -> None:

@@ -27,6 +27,11 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.model.run_folder import read_header
 from diffplan.model.tuned import tuned_planning
 
+TURNED = (
+    *("start", "denoising_steps", "sampler", "noise_scale", "candidates", "replan_every"),
+    *("subgoal_steps", "reuse", "target", "target_quantile", "target_return"),
+)
+"""The planning settings that people turn."""
 OWN: Literal["own"] = "own"
 """Stands for the run's own setting; None does so for flags alone, it is a value of others."""
 

@@ -63,7 +63,7 @@ import diffplan, diffplan.config, diffplan.data, diffplan.diffusion, diffplan.en
 import diffplan.diffusion.processes, diffplan.envs.makers, diffplan.envs.formats.d4rl_catalogue
 import diffplan.envs.rollouts.references, diffplan.envs.simulators, diffplan.model.run_folder
 import diffplan.planning, diffplan.runtime, diffplan.training.run
-dir(diffplan), diffplan.DiffplanError, diffplan.get_config, diffplan.RunOptions
+dir(diffplan), diffplan.DiffplanError, diffplan.get_config
 print(sorted(set({HEAVY}) & set(sys.modules)))
 """
     assert run(code) == "[]"

@@ -6,17 +6,18 @@ from diffplan.lazy import attributes
 
 if TYPE_CHECKING:
     from diffplan.training.loop import train
-    from diffplan.training.run import RunOptions, find_previous
+    from diffplan.training.run import Progress, RunOptions, find_previous
 else:
     __getattr__, __dir__ = attributes(
         __name__,
         {
             "diffplan.training.loop": "train",
-            "diffplan.training.run": "RunOptions find_previous",
+            "diffplan.training.run": "Progress RunOptions find_previous",
         },
     )
 
 __all__ = [
+    "Progress",
     "RunOptions",
     "find_previous",
     "train",

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import GeneralTracker
 from torch import Tensor
 from tqdm import tqdm
 
-from diffplan.config.config import Config, adopted, settled
+from diffplan.config.config import Config, adopted, config_to_dict, settled
 from diffplan.config.decisions import Decision
 from diffplan.config.sections import TrainingConfig
 from diffplan.data.batches import Batch
@@ -29,7 +30,7 @@ from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.planner_model import PlannerModel
-from diffplan.model.run_folder import Header, find_checkpoint, list_checkpoints
+from diffplan.model.run_folder import Header, find_checkpoint, list_checkpoints, own_version
 from diffplan.model.spec import ModelSpec
 from diffplan.nn.device import find_device
 from diffplan.planning.chains import chain_of
@@ -40,8 +41,9 @@ from diffplan.training.log import Diverged, Means, MetricsFile
 from diffplan.training.losses import Objective
 from diffplan.training.memory import check_size
 from diffplan.training.residual import measure_residual
-from diffplan.training.run import RunOptions, find_previous
+from diffplan.training.run import Evaluated, Progress, RunOptions, find_previous
 from diffplan.training.state import gather_generators, not_finite, restore, training_state
+from diffplan.training.trackers import check_trackers, describe, make_trackers, show_picture
 
 _HEAD_BATCH = 256  # least of inverse dynamics and value: small networks, noisy targets
 _WARMUP = 200  # updates in which the rate rises linearly: Adam's first moments are rough
@@ -72,7 +74,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     """Train a planner; returns the last checkpoint's folder, also where `options.stop` ended it.
 
-    Writes checkpoints, TensorBoard events and metrics.jsonl under `options.out`. With
+    Writes checkpoints, metrics.jsonl and what trackers keep under `options.out`. With
     `options.resume` a run continues exactly where its last checkpoint stood; on the CPU the
     result is bit-identical to a run that was never interrupted. On a GPU the data lie there too
     if they fit beside the training; the batches are the CPU's. What the configuration leaves open
@@ -91,6 +93,7 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
 
 def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     run = options.out
+    check_trackers(options.track)
     previous = find_previous(config, options)
     episodes.validate()
     identity = fingerprint(episodes)
@@ -109,21 +112,19 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
         decisions = tuple(each for each in header.decisions if asked.is_open(each.setting))
     check_size(ModelSpec.of(episodes, config), config, run)
     torch.manual_seed(options.seed)  # of the first weights, the same in every process
-    accelerator = _accelerator(options)
+    step, seconds = (0, 0.0) if header is None else (header.step, header.seconds)
+    accelerator = _accelerator(options, step)
     learner = _Learner(episodes, config, options.seed, accelerator)
-    step, seconds = 0, 0.0
     if previous is not None:
-        path, found = previous
-        step, seconds = found.step, found.seconds
-        learner.resume(path)
+        learner.resume(previous[0])
     learner.prepare()
     main = accelerator.is_main_process
     if main:
         run.mkdir(parents=True, exist_ok=True)
+        if options.record is not None:
+            (run / "run.yaml").write_text(options.record)
         options.tell(decisions)
-    # what a killed process logged beyond its checkpoint is logged again
-    again = {"purge_step": step + 1} if step else {}
-    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": again})
+    trackers = _begin_trackers(accelerator, options, config, episodes, step)
 
     def save() -> Path:
         training = learner.state()  # of all processes, so all of them take part
@@ -155,6 +156,7 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     with _told_of_divergence(run), bar, MetricsFile(run / "metrics.jsonl", step, main) as metrics:
         began = time.perf_counter() - seconds
         means = Means(config.training.batch_size * accelerator.num_processes)
+        aside = {"time/save": 0.0, "time/evaluate": 0.0}  # seconds in all
         while step < options.steps:
             if step % _RESIDUAL_EVERY == 0 and (error := learner.measure()) is not None:
                 metrics.add("error/free_running", error)
@@ -162,18 +164,33 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
             step += 1
             seconds = time.perf_counter() - began
             bar.update()
-            every = options.checkpoint_every
             stop = _agreed(options.stop, step, accelerator)
-            due = step == options.steps or stop or (every and step % every == 0)
+            tried = options.evaluate is not None and _every(options.evaluate_every, step)
+            due = step == options.steps or stop or tried or _every(options.checkpoint_every, step)
             if step % _LOG_EVERY == 0 or due:
                 metrics.add("samples_per_second", means.windows_per_second())
                 values = means.take(step)
-                row = metrics.write(step, seconds, values)
+                more = {"learning_rate": learning_rate(config.training, step - 1)}
+                row = metrics.write(step, seconds, {**values, **more, **learner.split(), **aside})
                 accelerator.log(row, step=step)
                 shown = {_SHORT.get(k, k): f"{v:.3f}" for k, v in values.items()}
                 bar.set_postfix({**shown, "windows/s": f"{row['samples_per_second']:.0f}"})
-            if due:
-                last = save()
+                if not tried and not stop:
+                    at = Progress(step, options.steps, seconds, row, None, _held(last, run))
+                    stop = _wanted(options, at, accelerator)
+            if due or stop:
+                with _timed(aside, "time/save"):
+                    last = save()
+            if tried:
+                with _timed(aside, "time/evaluate"):
+                    played = _evaluated(options, last, accelerator)
+                began += aside["time/evaluate"] - row["time/evaluate"]  # is no training
+                if main:
+                    accelerator.log(metrics.write(step, seconds, dict(played.scores)), step=step)
+                    for name, file in played.pictures.items():
+                        show_picture(trackers, name, file, step)
+                at = Progress(step, options.steps, seconds, row, played.scores, _held(last, run))
+                stop = _wanted(options, at, accelerator) or stop
             if not means.count:
                 means.restart()  # neither saving nor logging counts as training
             if stop:
@@ -181,6 +198,50 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     accelerator.wait_for_everyone()  # nobody leaves while another still talks to it
     accelerator.end_training()
     return last
+
+
+def _every(count: int, step: int) -> bool:
+    return count > 0 and step % count == 0
+
+
+def _held(last: Path, run: Path) -> Path | None:
+    return None if last == run else last
+
+
+@contextlib.contextmanager
+def _timed(spent: dict[str, float], name: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    spent[name] += time.perf_counter() - begin
+
+
+def _evaluated(options: RunOptions, last: Path, accelerator: Accelerator) -> Evaluated:
+    """The evaluation of a checkpoint in the main process; the training draws as if without it."""
+    assert options.evaluate is not None
+    if not accelerator.is_main_process:
+        return Evaluated({})
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        return options.evaluate(last)
+
+
+def _wanted(options: RunOptions, at: Progress, accelerator: Accelerator) -> bool:
+    """Whether the callback, which hears of progress in the main process, asks to stop."""
+    if options.callback is None:
+        return False
+    asked = accelerator.is_main_process and options.callback(at) is True
+    return _any(asked, accelerator)
+
+
+def _begin_trackers(
+    accelerator: Accelerator, options: RunOptions, config: Config, episodes: Episodes, step: int
+) -> list[GeneralTracker]:
+    """The trackers, which are told what the run is."""
+    accelerator.init_trackers("diffplan")
+    trackers: list[GeneralTracker] = accelerator.trackers
+    about = {"dataset": episodes.info.id, "steps": options.steps, "seed": options.seed}
+    describe(trackers, {**config_to_dict(config), **about, "version": own_version()}, step)
+    return trackers
 
 
 @contextlib.contextmanager
@@ -201,11 +262,18 @@ def _agreed(stop: Callable[[], bool], step: int, accelerator: Accelerator) -> bo
         return stop()
     if step % _LOG_EVERY:
         return False
-    asked = torch.tensor(float(stop()), device=accelerator.device)
-    return bool(accelerator.reduce(asked, "sum") > 0)
+    return _any(stop(), accelerator)
 
 
-def _accelerator(options: RunOptions) -> Accelerator:
+def _any(asked: bool, accelerator: Accelerator) -> bool:
+    """Whether one of the processes, all of which ask, says so."""
+    if accelerator.num_processes == 1:
+        return asked
+    counted = torch.tensor(float(asked), device=accelerator.device)
+    return bool(accelerator.reduce(counted, "sum") > 0)
+
+
+def _accelerator(options: RunOptions, step: int = 0) -> Accelerator:
     """Where to train. DiffplanError where a GPU is asked for that is not there."""
     device = find_device(options.device)
     if device.type == "cuda" and device.index is not None:
@@ -213,7 +281,7 @@ def _accelerator(options: RunOptions) -> Accelerator:
     accelerator = Accelerator(
         # said outright: without a GPU accelerate would leave torchrun's processes alone
         cpu=device.type == "cpu",
-        log_with="tensorboard",
+        log_with=make_trackers(options.track, options.out, step) or None,
         project_dir=str(options.out),
         # a condition that is never dropped leaves its null vector without a gradient
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -254,6 +322,7 @@ class _Learner:
         self.generator = torch.Generator().manual_seed(own)
         torch.manual_seed(own)  # dropout draws from the global one
         self.objective = Objective(self.model)
+        self.updates, self.drawing, self.learning = 0, 0.0, 0.0
 
     def resume(self, path: Path) -> None:
         """Stand where a checkpoint stood; before `prepare`."""
@@ -280,7 +349,9 @@ class _Learner:
     def update(self, step: int) -> dict[str, Tensor]:
         """One joint update, number `step` from 0; returns the losses."""
         accelerator, settings = self.accelerator, self.settings
+        begin = time.perf_counter()
         batch = moved(self._draw(), accelerator.device)
+        drawn = time.perf_counter()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, step)
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
@@ -290,7 +361,20 @@ class _Learner:
         self.weights.clip(_GRAD_CLIP)
         self.optimiser.step()
         self.average.update()
+        self.updates += 1
+        self.drawing += drawn - begin
+        self.learning += time.perf_counter() - drawn
         return losses
+
+    def split(self) -> dict[str, float]:
+        """Mean milliseconds that an update drew its batch and learned from it, since last asked.
+
+        Of this process; on a GPU they are the host's, which runs ahead.
+        """
+        count = max(self.updates, 1)
+        found = {"time/draw_ms": self.drawing, "time/learn_ms": self.learning}
+        self.updates, self.drawing, self.learning = 0, 0.0, 0.0
+        return {name: 1000 * value / count for name, value in found.items()}
 
     def _draw(self) -> Batch:
         """What one update learns from; what no part needs is not drawn."""

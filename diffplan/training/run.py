@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,35 @@ from diffplan.model.run_folder import Header, list_checkpoints, read_header
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation on the way found: figures by name, and PNG files by name."""
+
+    scores: Mapping[str, float]
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: after `step` of `steps` updates and so many `seconds` of training.
+
+    metrics: the line of metrics.jsonl, losses and times. evaluation: scores of the evaluation
+    after this update, None where there was none. checkpoint: the last one, None before the first.
+    """
+
+    step: int
+    steps: int
+    seconds: float
+    metrics: Mapping[str, float]
+    evaluation: Mapping[str, float] | None
+    checkpoint: Path | None
+
+
+Callback = Callable[[Progress], object]
+"""Called every 50 updates and after every evaluation; where it returns True the run saves a
+checkpoint and ends."""
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How a run is carried out; nothing here changes what is learned but `steps` and `seed`.
 
@@ -21,7 +50,10 @@ class RunOptions:
     checkpoint_every: updates between checkpoints; 0: only the last. threads: PyTorch's on the CPU
     while it trains; networks of the default size lose by more than one. command: the command line,
     for the record. stop: asked after every update whether to save a checkpoint and leave it at
-    that. tell: is handed what the data decided, before training and after it.
+    that. tell: is handed what the data decided, before training and after it. track: trackers,
+    see `diffplan.training.trackers`. callback: see `Callback`. evaluate: plays the checkpoint it
+    is given, every `evaluate_every` updates (0: never), in the main process. record: what the run
+    was asked for, kept as run.yaml.
     """
 
     out: Path
@@ -35,6 +67,11 @@ class RunOptions:
     command: str | None = None
     stop: Callable[[], bool] = bool
     tell: Callable[[Sequence[Decision]], object] = list
+    track: Sequence[Any] = ("tensorboard",)
+    callback: Callback | None = None
+    evaluate: Callable[[Path], Evaluated] | None = None
+    evaluate_every: int = 0
+    record: str | None = None
 
 
 def find_previous(config: Config, options: RunOptions) -> tuple[Path, Header] | None:

@@ -80,12 +80,12 @@ def load_d4rl(path: str | Path, env: str | None = None, *, progress: bool = True
     if not path.is_file():
         raise DiffplanError(f"no file {path}")
     episodes = cached(
-        path.stem, [path], f"d4rl {env}", lambda folder: _convert(path, env, folder, progress)
+        path.stem, [path], f"d4rl {env}", lambda folder: convert(path, env, folder, progress)
     )
     return dataclasses.replace(episodes, info=dataclasses.replace(episodes.info, id=str(path)))
 
 
-def _convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
+def convert(path: Path, env: str | None, folder: Path, progress: bool) -> None:
     """Write the flat store of a file into `folder`."""
     with open_d4rl(path) as file:
         source = _source(file, env)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +98,37 @@ def load_minari(dataset_id: str, progress: bool = True) -> Episodes:
     )
 
 
-def _convert(dataset_id: str, folder: Path, copy: Path, progress: bool) -> None:
+def load_minari_dataset(dataset: minari.MinariDataset, progress: bool = True) -> Episodes:
+    """As `load_minari`, of a dataset object: with the episodes that it was filtered to alone."""
+    folder, chosen = Path(dataset.storage.data_path), np.asarray(dataset.episode_indices)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    every = int(dataset.storage.total_episodes)
+    part = "" if len(chosen) == every else f" {len(chosen)} {zlib.crc32(chosen.tobytes())}"
+    episodes = cached(
+        dataset.id,
+        files,
+        f"minari{part}",
+        lambda copy: _convert(dataset.id, folder, copy, progress, dataset),
+    )
+    if not part:
+        return episodes
+    details = {**episodes.info.details, "filtered": f"{len(chosen)} of {every} episodes"}
+    return replace(episodes, info=replace(episodes.info, details=details))
+
+
+def _convert(
+    dataset_id: str,
+    folder: Path,
+    copy: Path,
+    progress: bool,
+    dataset: minari.MinariDataset | None = None,
+) -> None:
     """Write the flat store of a dataset, whose files are in `folder`, into `copy`."""
     for file in folder.glob("*.hdf5"):
         check_minari_file(file)
-    with _readable(dataset_id):
-        dataset = minari.MinariDataset(folder)
+    if dataset is None:
+        with _readable(dataset_id):
+            dataset = minari.MinariDataset(folder)
     check_spaces(dataset_id, dataset.observation_space, dataset.action_space)
     goal_inside, offset = True, tuple[float, ...]()
     while True:  # again where the first pass has found out something
@@ -240,7 +267,8 @@ def _check_steps(dataset_id: str, dataset: minari.MinariDataset, lengths: list[i
                 f"dataset {dataset_id}: {length} steps of episode {e} can be read, but it has "
                 f"{int(own)} by its metadata; make the dataset again"
             )
-    total = dataset.storage.metadata.get("total_steps")
+    whole = len(lengths) == dataset.storage.total_episodes
+    total = dataset.storage.metadata.get("total_steps") if whole else None
     if total is not None and int(total) != sum(lengths):
         raise DiffplanError(
             f"dataset {dataset_id}: {sum(lengths):,} steps can be read, but it has {int(total):,} "

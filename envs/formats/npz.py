@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -73,18 +73,33 @@ def _convert(path: Path, env: str | None, layout: str | None, folder: Path, prog
     room = folder / "unpacked"
     room.mkdir(parents=True)
     try:
-        raw = unpacked(path, room, progress)
-        lead = raw["actions"].shape[:2]
-        arrays = checked(path, raw, layout, room)
-        details = {} if layout is None else {"layout": layout}
-        info = DatasetInfo(str(path), "arrays", env, {}, (), (), details)
-        series = None
-        if layout is not None:
-            series = lead[0] if layout == "episodes" else lead[1]
-        steps = _steps(path, arrays, series, one_each=layout == "episodes")
-        _write(path, arrays, info, steps, folder, progress)
+        write_arrays(path, unpacked(path, room, progress), env, layout, folder, room, progress)
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def write_arrays(
+    path: Path,
+    raw: Mapping[str, np.ndarray],
+    env: str | None,
+    layout: str | None,
+    folder: Path,
+    room: Path,
+    progress: bool = False,
+) -> None:
+    """Write the flat store of arrays by the keys of an archive into `folder`.
+
+    path: what to call them. room: a folder for copies. See `load_npz`.
+    """
+    arrays = checked(path, raw, layout, room)
+    lead = raw["actions"].shape[:2]
+    details = {} if layout is None else {"layout": layout}
+    info = DatasetInfo(str(path), "arrays", env, {}, (), (), details)
+    series = None
+    if layout is not None:
+        series = lead[0] if layout == "episodes" else lead[1]
+    steps = _steps(path, arrays, series, one_each=layout == "episodes")
+    _write(path, arrays, info, steps, folder, progress)
 
 
 @dataclasses.dataclass(frozen=True)

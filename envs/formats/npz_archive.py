@@ -48,7 +48,7 @@ def unpacked(path: Path, folder: Path, progress: bool) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {each.filename.removesuffix(".npy"): each for each in archive.infolist()}
-            _check_names(path, list(members))
+            check_names(path, list(members))
             keys = [key for key in (*REQUIRED, *OPTIONAL) if key in members]
             total = sum(members[key].file_size for key in keys)
             # the flat copy needs as much again
@@ -110,7 +110,8 @@ def bar(description: str, total: int, unit: str, progress: bool) -> tqdm:
     )
 
 
-def _check_names(path: Path, there: list[str]) -> None:
+def check_names(path: Path, there: list[str]) -> None:
+    """Raise DiffplanError for names of arrays that are missing or misspelt."""
     for key in REQUIRED:
         if key in there:
             continue

@@ -22,12 +22,14 @@ from diffplan.envs.simulators.ogbench import (
     environment_of,
     evaluation_tasks,
     goal_columns,
+    is_known,
     rest_columns,
     time_limit,
 )
 from diffplan.errors import DiffplanError
 
 OFFICIAL = "official OGBench file"
+_KINDS = ("navigate", "stitch", "explore", "play")
 _KEYS = ("observations", "actions", "terminals")
 
 
@@ -45,6 +47,12 @@ def remade_file(name: str) -> Path:
 def ogbench_file(name: str) -> Path | None:
     """The file of a dataset that is on this machine, the official one first; None without one."""
     return next((path for path in (official_file(name), remade_file(name)) if path.is_file()), None)
+
+
+def is_ogbench_name(name: str) -> bool:
+    """Whether OGBench calls data so, of an environment whose goals are known."""
+    words = name.split("-")
+    return len(words) > 3 and words[-2] in _KINDS and is_known(environment_of(name))
 
 
 def fetch_ogbench(name: str) -> Path:
@@ -123,11 +131,17 @@ def _convert(name: str, path: Path, folder: Path) -> None:
         layout=ObservationLayout(
             states.shape[1], len(columns), tuple(columns), rest_columns(env_name), ("observation",)
         ),
-        info=_info(name, states.shape[1], width, recipe),
+        info=named_info(name, states.shape[1], width, recipe),
     ).save(folder)
 
 
-def _info(name: str, state_dim: int, width: int, recipe: dict[str, Any] | None) -> DatasetInfo:
+def named_info(
+    name: str, state_dim: int, width: int, recipe: dict[str, Any] | None = None
+) -> DatasetInfo:
+    """What OGBench's name says of data: environment, tasks, action bounds.
+
+    state_dim, width: columns of states and actions. recipe: of data remade here, None: official.
+    """
     env_name = environment_of(name)
     details: dict[str, Any] = {"data_source": OFFICIAL, "goals": "where the state itself is"}
     if recipe is not None:

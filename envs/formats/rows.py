@@ -59,6 +59,20 @@ def offsets(ends: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return starts, starts + np.concatenate([[0], np.cumsum(after)]).astype(np.int64)
 
 
+def leaps(rows: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """[N] bool, steps whose next observation is not the following row; the last one is.
+
+    rows, later: [N, D] observations and next observations, finite or not.
+    """
+    exact = rows.astype(np.float64)
+    span = np.nanmax(exact, axis=0) - np.nanmin(exact, axis=0)
+    tolerance = _ROUNDING * span + _FLOAT32 * np.nanmax(np.abs(exact), axis=0)
+    found = np.ones(len(rows), np.bool_)
+    with np.errstate(invalid="ignore"):
+        found[:-1] = (np.abs(later[:-1] - exact[1:]) > tolerance).any(axis=1)
+    return found
+
+
 class Jumps:
     """Steps whose next observation is not the following row, though no flag ends the episode there.
 

@@ -212,6 +212,11 @@ def _facts(env_name: str) -> _Facts | None:
     return _FACTS.get(words[0] if len(words) == 3 and "maze" in words[0] else "-".join(words[:-1]))
 
 
+def is_known(env_name: str) -> bool:
+    """Whether it is an environment whose goals are known here."""
+    return _facts(env_name) is not None
+
+
 def _known(env_name: str) -> _Facts:
     facts = _facts(env_name)
     assert facts is not None, env_name

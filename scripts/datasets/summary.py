@@ -181,6 +181,7 @@ def draw(episodes: Episodes, path: Path) -> None:
             axes[2].plot(*visited.T, ",", color=EXECUTED, alpha=0.3, rasterized=True)
             axes[2].set_title("positions visited")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path)
         except (ValueError, OSError) as error:
             raise DiffplanError(f"cannot write the picture {path}: {error}") from None

@@ -24,8 +24,8 @@ def _maze(place: Place) -> Maze | None:
     return maze_of(place.used.env_id, place.used.env_kwargs)
 
 
-def draw(folder: Path, found: Evaluation) -> list[Path]:
-    """Plans of every task, returns and training curves as PNG files; returns what was written."""
+def draw_plans(folder: Path, found: Evaluation) -> list[Path]:
+    """Plans of every task as PNG files; returns what was written."""
     agent, one = found.agent, len(found.tasks) == 1
     written = []
     for task in found.tasks:
@@ -40,8 +40,14 @@ def draw(folder: Path, found: Evaluation) -> list[Path]:
             pictures.plans_in_maze(written[-1], task.traces, agent.layout, maze, aims)
         else:
             pictures.plans_over_time(written[-1], task.traces, agent.layout, agent.stride)
+    return written
+
+
+def draw(folder: Path, found: Evaluation) -> list[Path]:
+    """Plans of every task, returns and training curves as PNG files; returns what was written."""
+    written = draw_plans(folder, found)
     returns = {str(task.place.task): task.planner.returns for task in found.tasks}
-    if one:
+    if len(found.tasks) == 1:
         # of one task every policy has its strip, of several every task
         (task,) = found.tasks
         scores = [*task.by_run, *([task.planner] if len(found.runs) > 1 else [])]

@@ -69,9 +69,12 @@ def _used(own: DatasetInfo, env: str | None, time_limit: int | None) -> DatasetI
     return info
 
 
-def measure(options: EvaluateOptions, runs: Sequence[Run], where: Sequence[Place]) -> Evaluation:
+def measure(
+    options: EvaluateOptions, runs: Sequence[Run], where: Sequence[Place], quiet: bool = False
+) -> Evaluation:
     """Play every task with every run, and with what each is compared with.
 
+    quiet: without bars, and without timing single decisions.
     Raises DiffplanError where a demonstration is asked for and the data are not at hand.
     """
     info, header = runs[0].agent.info, runs[0].header
@@ -83,13 +86,13 @@ def measure(options: EvaluateOptions, runs: Sequence[Run], where: Sequence[Place
         runs = [with_best_checkpoint(run, options, used, tell) for run in runs]
     tasks = []
     for index, place in enumerate(where):
-        play = _player(options, place, runs[0].agent.layout, alone=len(where) == 1)
+        play = _player(options, place, runs[0].agent.layout, len(where) == 1, not quiet)
         played = [
             play(
                 _name(run, len(runs)),
                 tell(run.agent, index),
                 workers=options.workers,
-                timed=index == 0,  # planning takes as long in every task
+                timed=index == 0 and not quiet,  # planning takes as long in every task
                 # pictures show one model
                 record=run is runs[0],
             )
@@ -118,7 +121,7 @@ _Play = Callable[..., tuple[Score, tuple[Trace, ...]]]
 
 
 def _player(
-    options: EvaluateOptions, place: Place, layout: ObservationLayout, alone: bool
+    options: EvaluateOptions, place: Place, layout: ObservationLayout, alone: bool, progress: bool
 ) -> _Play:
     """A function that plays the evaluation's episodes in one place."""
     factory = task_env_factory(place.used, layout)
@@ -142,6 +145,7 @@ def _player(
             seed=options.first,
             workers=workers,
             record=_PANELS if record and drawn else 0,
+            progress=progress,
             description=name if alone else f"{place.task}, {name}",
             keep_going=True,
             step_seconds=options.step_timeout,

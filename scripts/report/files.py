@@ -20,7 +20,9 @@ _LONGEST = 1000  # bytes of a path; systems take 1024 to 4096 of an absolute one
 
 
 def check_writable(path: Path, what: str) -> None:
-    """Make the parent folder and try it, so that nothing is computed that cannot be kept.
+    """Try the place of a file, so that nothing is computed that cannot be kept.
+
+    Folders that are made for it are removed again.
 
     Raises:
         DiffplanError: `path` is a folder or lies in a dataset's, or nothing can be written beside
@@ -42,12 +44,16 @@ def check_writable(path: Path, what: str) -> None:
     # a name that no other process probes with at the same time
     probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
+        made = [each for each in (path.parent, *path.parent.parents) if not each.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # as much as results take: a full disk has names left
             probe.write_bytes(bytes(_PROBE))
         finally:
             probe.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process may be there by now
+                for folder in made:
+                    folder.rmdir()
     except OSError as error:
         shown = str(path) if len(str(path)) <= _LONG else f"{str(path)[:_LONG]}..."
         raise DiffplanError(
@@ -78,6 +84,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Whoever reads meanwhile finds the old file or the new one.
     """
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
         os.replace(partial, path)

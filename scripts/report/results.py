@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import diffplan
 from diffplan.envs.rollouts.reading import Failure
 from diffplan.envs.rollouts.references import normalised_score
 from diffplan.envs.rollouts.serial import DecisionTimes, Rollout
 from diffplan.errors import DiffplanError
+from diffplan.model.run_folder import own_version
 from diffplan.scripts.report.intervals import (
     Estimate,
     pooled_mean,
@@ -294,7 +294,7 @@ def machine(device: str, threads: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "platform": platform.platform(),
         "versions": {
-            "diffplan": diffplan.__version__,
+            "diffplan": own_version(),
             "python": platform.python_version(),
             **versions,
         },

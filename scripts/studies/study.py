@@ -141,6 +141,7 @@ class Study:
         """The data as they are trained on, after what scoring needs is found to be there."""
         from diffplan.envs.datasets import load_dataset
         from diffplan.envs.simulators.compatibility import check_environment
+        from diffplan.scripts.train.work import ended
 
         if data not in self._loaded:
             self._loaded.clear()
@@ -156,9 +157,7 @@ class Study:
                     f"{info.env_id} has no time limit, and an episode may never end; register it "
                     "with max_episode_steps"
                 )
-            options = ["trajectory-diffuser", "--dataset", data, "--out", str(self.out)]
-            train = Train.parse([*options, *self._ends])
-            self._loaded[data] = train.ended(episodes, None)
+            self._loaded[data] = ended(episodes, self.terminations, None, self.out)
         return self._loaded[data]
 
     @property

@@ -32,6 +32,11 @@ def options(out: Path, steps: int, **changes: Any) -> RunOptions:
     return RunOptions(out, steps, **{"progress": False, "device": "cpu", **changes})
 
 
+def untimed(row: dict[str, Any]) -> dict[str, Any]:
+    times = ("time/", "seconds", "samples_per_second")
+    return {name: value for name, value in row.items() if not name.startswith(times)}
+
+
 def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
 

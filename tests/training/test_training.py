@@ -125,8 +125,7 @@ def test_samples_per_second_count_the_training_alone(
     assert [row["step"] for row in rows] == [50, 60, 70]
     # 16 windows an update: 0.5 s each until the first checkpoint, then 0.25 s
     assert [row["samples_per_second"] for row in rows] == pytest.approx([32, 32, 64])
-    (folder,) = {path.parent for path in tmp_path.rglob("events.out.tfevents*")}
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     shown = [(e.step, e.value) for e in events.Scalars("samples_per_second")]
     assert shown == [(50, 32.0), (60, 32.0), (70, 64.0)]
 

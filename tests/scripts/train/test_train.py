@@ -17,7 +17,8 @@ from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import Header, list_checkpoints, read_header
 from diffplan.scripts.cli import main
 from diffplan.scripts.report.files import check_writable
-from diffplan.scripts.train import Train, _d4rl_name, _speed
+from diffplan.scripts.train import Train
+from diffplan.scripts.train.work import d4rl_name, settled, speed
 
 TINY = [
     *("--proposer.width=16", "--denoiser.width=16", "--heads.width=16"),
@@ -89,17 +90,15 @@ def test_given_options_win(command: Command, tmp_path: Path) -> None:
     assert config.plan.horizon == 8  # what was not given
 
 
-def test_the_published_preset_goes_by_the_name_of_the_data(
-    command: Command, rewards: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train = Train.parse(command(config="trajectory-diffuser-published")[1:])
-    info, layout = Episodes.load(rewards).info, Episodes.load(rewards).layout
-    config = train._settled(_called(info, str(rewards)), layout, main=True)
-    assert (config.plan.horizon, config.planning.target_return) == (15, 3100)
-    assert "main.py @6bd98fa" in capsys.readouterr().out
-    config = train._settled(_called(info, "mine.npz"), layout, main=True)
+def test_the_published_preset_goes_by_the_name_of_the_data(command: Command, rewards: Path) -> None:
+    asked = Train.parse(command("--heads.width=8", config="trajectory-diffuser-published")[1:])
+    info, layout, said = Episodes.load(rewards).info, Episodes.load(rewards).layout, list[str]()
+    config = settled(asked, _called(info, str(rewards)), layout, said.append)
+    assert (config.plan.horizon, config.planning.target_return, config.heads.width) == (15, 3100, 8)
+    assert "main.py @6bd98fa" in said.pop()
+    config = settled(asked, _called(info, "mine.npz"), layout, said.append)
     assert config.planning.target_return is None
-    assert "nothing is published" in capsys.readouterr().out
+    assert "nothing is published" in said.pop() and not said
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ def test_the_published_preset_goes_by_the_name_of_the_data(
     ],
 )
 def test_spellings_of_a_name(tiny_episodes: Episodes, given: str, meant: str) -> None:
-    assert _d4rl_name(_called(tiny_episodes.info, given)) == meant
+    assert d4rl_name(_called(tiny_episodes.info, given)) == meant
 
 
 def test_speed_weighs_lines_by_their_updates(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_speed_weighs_lines_by_their_updates(tmp_path: Path) -> None:
     rows = [{"step": 10, "samples_per_second": 100}, {"step": 40, "samples_per_second": 300}]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert np.isclose(float(_speed(path).split()[1]), 200)
+    assert np.isclose(float(speed(path).split()[1]), 200)
 
 
 def test_ends_at_a_time_limit_are_the_users_to_decide(
@@ -140,7 +139,9 @@ def test_ends_at_a_time_limit_are_the_users_to_decide(
     said = capsys.readouterr().err
     assert "all 10 episodes that terminate have exactly 40 steps" in said
     assert "Give --terminations as-truncations" in said
-    assert not (tmp_path / "run").exists()
+    # nothing is left of it, not even a folder on the way
+    assert main([*words, "--out", str(tmp_path / "deep" / "run")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["limits.npz"]
     assert main([*words, "--terminations", "as-truncations"]) == 0
     assert header(tmp_path).info.details["terminations"] == "as-truncations"
     # a resume goes on with what was decided, and with nothing else
@@ -172,3 +173,57 @@ def test_a_run_has_a_name_that_a_folder_can_have(
 ) -> None:
     assert main(command("--out", out)) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_dataset_in_place_of_the_config_is_told_what_to_say(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for data, run in (("hopper-medium-v2", "hopper-medium-v2"), ("my/data.npz", "data")):
+        assert main(["train", data]) == 2
+        assert (
+            f"diffplan train trajectory-diffuser --dataset {data} --out runs/{run}\n"
+            in capsys.readouterr().err
+        )
+
+
+def test_a_run_is_repeated_by_its_own_file(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command("--planning.reuse", "--data.discount=0.5", "--seed=3")) == 0
+    file, first = tmp_path / "run" / "run.yaml", header(tmp_path)
+    assert main(["train", "--config", str(file)]) == 2
+    assert "add --resume" in capsys.readouterr().err
+    again = ["train", "--config", str(file), "--out", str(tmp_path / "again"), "--track"]
+    assert main(again) == 0
+    (same,) = list_checkpoints(tmp_path / "again")
+    assert read_header(same).config == first.config and read_header(same).seed == 3
+    kept = list_checkpoints(tmp_path / "run")[0]
+    name = "model.safetensors"
+    assert (same / name).read_bytes() == (kept / name).read_bytes()
+    assert not (tmp_path / "again" / "tensorboard").exists()
+    # what is given beside it wins
+    parsed = Train.parse([*again[1:], "--data.discount=0.9", "--planning.no-reuse", "--steps=7"])
+    assert (parsed.steps, parsed.seed) == (7, 3)
+    assert parsed.given["data.discount"] == 0.9 and parsed.given["planning.reuse"] is False
+    assert parsed.given["heads.width"] == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("planing: {candidates: 2}", "has no 'planing'; did you mean 'planning'?"),
+        ("planning: {candidate: 2}", "has no planning.candidate; did you mean 'candidates'?"),
+        ("planning: {candidates: few}", "planning.candidates is 'few', expected: Input should"),
+        ("step: 2", "has no 'step'; did you mean 'steps'?"),
+        ("config: ours", "unknown config 'ours'"),
+        ("- 1", "holds list, expected options by name"),
+        ("a: b: c", "is no readable YAML"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused(
+    text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "run.yaml"), "--dataset", "x"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
