@@ -6,6 +6,7 @@ MLFLOW_TRACKING_URI or to files here, trackio to its own folder here.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -121,9 +122,9 @@ def _mlflow(tracker: Any, name: str, file: Path, step: int) -> None:
 
 
 def _trackio(tracker: Any, name: str, file: Path, step: int) -> None:
-    import trackio
-
-    tracker.log({name: trackio.Image(str(file))}, step=step)
+    # installed where somebody asks for it
+    picture = importlib.import_module("trackio").Image(str(file))
+    tracker.log({name: picture}, step=step)
 
 
 _SHOWN: dict[str, Callable[[Any, str, Path, int], None]] = {
