@@ -20,6 +20,7 @@ from diffplan import runtime
 from diffplan.agents.card import model_card
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.agents.task_memory import REMEMBERED
+from diffplan.agents.variants import refuse_constraints
 from diffplan.data.drawing import DRAWING
 from diffplan.engines.decision import PlanStep
 from diffplan.engines.int8 import Int8Engine
@@ -53,6 +54,7 @@ def export(
         raise DiffplanError(f"batch sizes are {list(batch_sizes)}, expected numbers from 1 on")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise DiffplanError(f"{target} exists; give the name of a new folder")
+    refuse_constraints(agent)
     agent = agent.to("cpu", "eager")
     made = make_engine(engine, agent.model, agent.settings)
     if not isinstance(made, OnnxEngine):

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from diffplan.agents.card import model_card
 from diffplan.agents.loading import load_agent
 from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.agents.variants import refuse_constraints
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import write_model
 from diffplan.model.tuned import TUNING, with_settings
@@ -80,11 +81,13 @@ class HubAgent(ModelHubMixin):
 
 def save(agent: PlannerAgent, folder: str | Path, **options: Any) -> str | None:
     """See `Portable.save_pretrained`."""
+    refuse_constraints(agent)
     return HubAgent(agent).save_pretrained(folder, **options)
 
 
 def push(agent: PlannerAgent, repo_id: str, **options: Any) -> str:
     """See `Portable.push_to_hub`."""
+    refuse_constraints(agent)
     return HubAgent(agent).push_to_hub(repo_id, **options)
 
 

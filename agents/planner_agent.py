@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import warnings
@@ -17,6 +16,7 @@ from diffplan.agents.portable import Portable
 from diffplan.agents.state import AgentState, check_state
 from diffplan.agents.targets import Targets, check_target
 from diffplan.agents.task_memory import TaskMemory
+from diffplan.agents.variants import Variants
 from diffplan.config.config import config_to_dict, replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.data.info import DatasetInfo, ObservationLayout
@@ -35,7 +35,7 @@ from diffplan.runtime import fresh_seeds, whole_number
 _GOAL_TOLERANCE = 1e-3  # standard deviations of the data: what sensors jitter by is no new goal
 
 
-class PlannerAgent(Portable):
+class PlannerAgent(Portable, Variants):
     """Plans every `replan_every` steps and follows the plan by inverse dynamics at every step.
 
     The agent itself never changes after construction: everything that does is in `AgentState`,
@@ -98,6 +98,7 @@ class PlannerAgent(Portable):
         self.device = model.plan_scale.device
         self.engine = make_engine(engine, model, settings, detailed, graphs)
         self._made = engine, detailed, graphs
+        self._wished = {}
         self._fields = PlanStep(model, settings, detailed=detailed).fields
         self.goal_tolerance = _tolerance(goal_tolerance, model)
         self._targets = Targets(model, settings)
@@ -125,29 +126,6 @@ class PlannerAgent(Portable):
         # each and the noise that it is made of
         require_memory(8.0 * many * plan, f"planning {many:,} candidates at once", "ask for fewer")
         self.engine.prepare(rows)
-
-    # --- Which task ------------------------------------------------------------------------------
-
-    def for_task(self, task: int | None) -> PlannerAgent:
-        """This agent, told that its task is number `task` of the data's; None: it is not told.
-
-        DiffplanError for a model that is told otherwise (`data.tasks`) or knows no such number.
-        """
-        return self._knowing(self._memory.of_task(task, self.info.tasks))
-
-    def for_demonstration(self, states: np.ndarray) -> PlannerAgent:
-        """This agent, shown the states [n, D] of one episode of its task, as data hold them."""
-        return self._knowing(self._memory.of_demonstration(states))
-
-    def from_history(self) -> PlannerAgent:
-        """This agent, which infers its task from the states it has been in this episode."""
-        return self._knowing(self._memory.of_history())
-
-    def _knowing(self, memory: TaskMemory) -> PlannerAgent:
-        # shares model and engine, which hold nothing of a task
-        twin = copy.copy(self)
-        twin._memory = memory
-        return twin
 
     # --- Stable-Baselines3's interface -----------------------------------------------------------
 
@@ -224,6 +202,7 @@ class PlannerAgent(Portable):
                     _take(target, picked),
                     self._memory.codes(_take(history, picked), _take(step, picked)),
                     self._left(state.plan, marked) if goes_on else None,
+                    _take(step, picked),
                 )
                 made = self._plan(
                     self.engine, context, _take(seeds, picked), _take(state.count, picked)
@@ -262,7 +241,7 @@ class PlannerAgent(Portable):
         """Plans for a batch of observations, without acting; see `Plan` for shapes."""
         context = self.context(observation)
         # values of all candidates, which an engine leaves out where they choose nothing
-        every = EagerEngine(self.model, self.settings, detailed=True, valued=True)
+        every = EagerEngine(self.model, self.settings, detailed=True, valued=True, **self._wished)
         count = np.zeros(len(context), np.int64)
         return self._plan(every, context, self.seed + np.arange(len(context)), count).numpy()
 
@@ -291,14 +270,20 @@ class PlannerAgent(Portable):
         target: np.ndarray,
         codes: Tensor | None,
         previous: Tensor | None = None,
+        step: np.ndarray | None = None,
     ) -> Context:
         """The one place that puts together what a plan is made for."""
+        clock = None
+        if "steering" in self._wished:
+            step = np.zeros(len(states)) if step is None else step
+            clock = self._tensor(step.astype(np.float32))
         return Context(
             self._tensor(states),
             None if goals is None else self._tensor(goals),
             self._tensor(target.astype(np.float32)) if self.model.use_returns else None,
             previous,
             codes,
+            clock,
         )
 
     # --- Inside ----------------------------------------------------------------------------------
@@ -328,6 +313,8 @@ class PlannerAgent(Portable):
         steps = self.horizon * self.stride
         actions = blank(steps, width) if self.model.config.plans_act else None
         plan = Plan(blank(length, dim), blank(width), actions)
+        if (wishes := self._wished.get("steering")) is not None:
+            plan = plan._replace(violations=blank(len(wishes.constraints)))
         if self._made[1]:  # detailed
             many = blank(k, length, dim)
             plan = plan._replace(

@@ -32,17 +32,18 @@ class GraphEngine:
         settings: PlanningConfig,
         detailed: bool = False,
         bf16: bool = False,
+        **wished: Any,
     ) -> None:
-        """detailed: see `PlanStep`. bf16: run the networks in bfloat16; plans and coefficients
-        stay in float32.
+        """detailed, wished (steering, routes): see `PlanStep`. bf16: run the networks in
+        bfloat16; plans and coefficients stay in float32.
         """
         self.startup_seconds = 0.0
         self._device = model.plan_scale.device
         self._bf16 = bf16
-        self._plan = PlanStep(model, settings, detailed=detailed)
+        self._plan = PlanStep(model, settings, detailed=detailed, **wished)
         self._again = self._plan
         if settings.reuse:
-            self._again = PlanStep(model, settings, reuse=True, detailed=detailed)
+            self._again = PlanStep(model, settings, reuse=True, detailed=detailed, **wished)
         self._act = ActStep(model)
         self._captured: dict[tuple[str, int], _Captured] = {}
 

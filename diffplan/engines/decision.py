@@ -19,9 +19,10 @@ from diffplan.engines.counter_rng import standard_normal, uniform
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
+from diffplan.model.subgoals import Subgoals
 from diffplan.nn.embeddings import chosen_columns
 from diffplan.planning.chains import StreamChain, chain_of
-from diffplan.planning.stages import Noise, decode, make_plan
+from diffplan.planning.stages import Noise, Steering, decode, make_plan
 
 
 class Draws(NamedTuple):
@@ -58,6 +59,8 @@ class Plan(NamedTuple):
     None where plans hold none. The rest is None but in detailed plans: proposal, candidates:
     [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the return-to-go, NaN
     where nobody asked for them and there was nothing to choose. chosen: [B] index into K.
+    violations: [B, C], by how much a plan is off each constraint at worst, in its units; None where
+    there are none.
     """
 
     states: Array
@@ -67,6 +70,7 @@ class Plan(NamedTuple):
     candidates: Array = None
     values: Array = None
     chosen: Array = None
+    violations: Array = None
 
     def row(self, index: int) -> Plan:
         """One plan, without the first axis of every field."""
@@ -95,15 +99,19 @@ class PlanStep(nn.Module):
         reuse: bool = False,
         detailed: bool = False,
         valued: bool = False,
+        steering: Steering | None = None,
+        routes: Subgoals | None = None,
     ) -> None:
         """reuse: for plans that go on from the one before. detailed: give proposals, candidates
         and their values. valued: give values also where they choose nothing, instead of NaN.
+        steering: what plans are to meet besides. routes: ways to goals in place of the model's.
 
         Raises DiffplanError for settings that the model was not trained for.
         """
         super().__init__()
         self.reuse, self.detailed, self.valued = reuse, detailed, valued
         self.model = model
+        self.steering, self.routes = steering, model.subgoals if routes is None else routes
         self.settings = settings
         self.chain = chain_of(model, settings, reuse)
         stride = model.config.plan.stride
@@ -121,7 +129,7 @@ class PlanStep(nn.Module):
         )
         self.steps = steps
         # copies need no choice: whoever makes decisions makes one of them
-        if k > 1 and self.draws_anything and not model.ranks:
+        if k > 1 and self.draws_anything and not model.ranks and steering is None:
             raise DiffplanError(
                 f"planning.candidates is {k}, but this model has no value to choose by, as its own "
                 "planning reads none; expected 1, or a run trained with --heads.value returns"
@@ -137,7 +145,8 @@ class PlanStep(nn.Module):
         """Which fields of a `Plan` it fills, in order."""
         acts = ("actions",) if self.model.config.plans_act else ()
         details = ("proposal", "candidates", "values", "chosen") if self.detailed else ()
-        return ("states", "first", *acts, *details)
+        steered = ("violations",) if self.steering is not None else ()
+        return ("states", "first", *acts, *details, *steered)
 
     @property
     def flat(self) -> nn.Module:
@@ -162,6 +171,7 @@ class PlanStep(nn.Module):
             like.new_zeros(size) if model.use_returns else None,
             like.new_zeros(size, left, spec.state_dim) if self.reuse else None,
             like.new_zeros(size, model.task_dim) if model.tasks is not None else None,
+            like.new_zeros(size) if self.steering is not None else None,
         )
 
     def draw(self, seeds: Tensor, counts: Tensor) -> Draws:
@@ -193,7 +203,10 @@ class PlanStep(nn.Module):
             steps.unflatten(1, (self.steps, *shape)).transpose(0, 1) if self.steps else None,
             select,
         )
-        plan = make_plan(model, context, noise, settings, self.chain, valued=self.valued)
+        valued, steering = self.valued, self.steering
+        plan = make_plan(
+            *(model, context, noise, settings, self.chain), valued=valued, steering=steering
+        )
         states = model.environment_states(plan.states)
         actions = None
         if plan.actions is not None:
@@ -205,7 +218,7 @@ class PlanStep(nn.Module):
             lag = torch.full_like(ahead[:, 0], strides)
             first = decode(model, model.observed(given.state), ahead, lag)
         if not self.detailed:
-            return Plan(states, first, actions)
+            return Plan(states, first, actions, violations=plan.violations)
         return Plan(
             states,
             first,
@@ -214,11 +227,12 @@ class PlanStep(nn.Module):
             model.environment_states(plan.candidates),
             model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1),
             plan.chosen,
+            plan.violations,
         )
 
     def _aimed(self, given: Context) -> Context:
         """The same with a subgoal within reach, where the data know the way to the goal."""
-        subgoals, reach = self.model.subgoals, self.settings.subgoal_steps
+        subgoals, reach = self.routes, self.settings.subgoal_steps
         if subgoals is None or given.goal is None or not reach:
             return given
         here = chosen_columns(given.state, self.model.spec.goal_columns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,18 +25,23 @@ class EagerEngine:
         settings: PlanningConfig,
         detailed: bool = False,
         valued: bool = False,
+        **wished: Any,
     ) -> None:
-        """detailed, valued: see `PlanStep`."""
-        self._plan = PlanStep(model, settings, detailed=detailed, valued=valued)
+        """detailed, valued, wished (steering, routes): see `PlanStep`."""
+        self._plan = PlanStep(model, settings, detailed=detailed, valued=valued, **wished)
         self._again = self._plan
         if settings.reuse:
-            self._again = PlanStep(model, settings, reuse=True, detailed=detailed)
+            self._again = PlanStep(model, settings, reuse=True, detailed=detailed, **wished)
         self._act = ActStep(model)
+        # what inference mode makes cannot be differentiated
+        steering = self._plan.steering
+        differentiates = steering is not None and steering.differentiates
+        self._quietly = torch.no_grad if differentiates else torch.inference_mode
 
-    @torch.inference_mode()
     def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
         step = self._plan if context.previous is None else self._again
-        planned: Plan = step(context, step.draw(seeds, counts))
+        with self._quietly():
+            planned: Plan = step(context, step.draw(seeds, counts))
         return planned
 
     def prepare(self, rows: int) -> None:

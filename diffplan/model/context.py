@@ -20,7 +20,8 @@ class Context:
 
     state: [B, D] the current one. goal: [B, G]. target_return: [B] the return-to-go that is asked
     for. previous: [B, M, D], the M < H states that are left of the plan before (`planning.reuse`),
-    None for a plan from scratch. task: [B, F] codes of the tasks, which have no units.
+    None for a plan from scratch. task: [B, F] codes of the tasks, which have no units. clock: [B]
+    environment steps since the episodes began, for constraints in time.
     """
 
     state: Tensor
@@ -28,6 +29,7 @@ class Context:
     target_return: Tensor | None = None
     previous: Tensor | None = None
     task: Tensor | None = None
+    clock: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.state)
@@ -35,7 +37,7 @@ class Context:
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         """All of it, in the order of the arguments."""
-        return self.state, self.goal, self.target_return, self.previous, self.task
+        return self.state, self.goal, self.target_return, self.previous, self.task, self.clock
 
     def given(self, name: str) -> Tensor:
         """One of its fields, by name. DiffplanError where it is missing."""

@@ -155,6 +155,7 @@ class PlanSpace(nn.Module):
             None if asked is None else self.normalised_returns(asked),
             None if previous is None else self.states(previous),
             context.task,
+            context.clock,
         )
 
     def normalised_windows(self, windows: Windows) -> Windows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +45,37 @@ class Noise:
     select: Tensor
 
 
+class Steering(Protocol):
+    """What plans are to meet beside their goal or return: `diffplan.planning.wishes`."""
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether it takes gradients of the networks."""
+        ...
+
+    def optimise(
+        self,
+        model: PlannerModel,
+        context: Context,
+        proposal: Proposal | None,
+        noise: Noise,
+        settings: PlanningConfig,
+        chain: Chain | StreamChain | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """In place of `optimise`."""
+        ...
+
+    def choose(
+        self, model: PlannerModel, context: Context, values: Tensor, candidates: Tensor
+    ) -> Tensor:
+        """In place of `select`: index [B] from values [B, K] and candidates [B*K, H+1, D]."""
+        ...
+
+    def violations(self, model: PlannerModel, context: Context, candidates: Tensor) -> Tensor:
+        """How far plans [B, H+1, D] are off each of the C constraints: [B, C]."""
+        ...
+
+
 @dataclass(frozen=True)
 class NormalisedPlan:
     """Every stage's outcome, normalised; state index 0 is the current state.
@@ -52,7 +84,7 @@ class NormalisedPlan:
     candidates: [B, K, H+1, D], after it. values: [B, K]. chosen: [B] index into K.
     states: [B, H+1, D], the chosen candidate. returns: [B, K, H] proposed returns-to-go, None
     without a proposer. actions: [B, H, stride, A] scaled, of the chosen candidate, None where plans
-    hold none.
+    hold none. violations: [B, C] of the chosen candidate, None where nothing is to be met.
     """
 
     proposal: Tensor
@@ -62,6 +94,7 @@ class NormalisedPlan:
     states: Tensor
     returns: Tensor | None
     actions: Tensor | None
+    violations: Tensor | None = None
 
 
 def make_plan(
@@ -72,11 +105,13 @@ def make_plan(
     chain: Chain | StreamChain | None,
     *,
     valued: bool = True,
+    steering: Steering | None = None,
 ) -> NormalisedPlan:
     """Propose K trajectories per row, optimise them, select one. See `NormalisedPlan` for shapes.
 
     chain: `chain_of` the same model and settings; None where nothing is refined. valued: False
     leaves the values NaN where they choose nothing, as they are of a model that tells none.
+    steering: what the plans are to meet besides.
     Decoding, the fourth stage, happens at every environment step: `decode`.
     """
     rows, k = context.state.shape[0], settings.candidates
@@ -84,18 +119,23 @@ def make_plan(
     # from here on every candidate is a row, so that all are denoised in one pass
     context = context.repeat(k)
     start = context.state
-    x, told = optimise(model, context, proposal, noise, settings, chain)
+    optimised = optimise if steering is None else steering.optimise
+    x, told = optimised(model, context, proposal, noise, settings, chain)
     candidates = model.from_plan(start, x)
     if proposal is None:
         proposed, later = candidates, None
     else:
         proposed = torch.cat([start[:, None], proposal.states], 1)
         later = proposal.returns.unflatten(0, (rows, k))
-    if k > 1 or (valued and model.ranks):
+    asked = k > 1 or (valued and model.ranks)
+    if asked and (steering is None or model.ranks):
         values = evaluate(model, context, candidates, x, told).unflatten(0, (rows, k))
     else:
         values = candidates.new_full((rows, k), math.nan)
-    chosen = select(values, noise.select, settings)
+    if steering is None:
+        chosen = select(values, noise.select, settings)
+    else:
+        chosen = steering.choose(model, context, values, candidates)
     candidates = candidates.unflatten(0, (rows, k))
     actions = actions_of(model, x, told)
     actions = None if actions is None else actions.unflatten(0, (rows, k))
@@ -106,8 +146,13 @@ def make_plan(
         row = torch.arange(rows, device=chosen.device)
         states = candidates[row, chosen]
         actions = None if actions is None else actions[row, chosen]
+    violations = None
+    if steering is not None:
+        violations = steering.violations(model, context.rows(slice(None, None, k)), states)
     return NormalisedPlan(
-        proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later, actions
+        *(proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later),
+        actions,
+        violations,
     )
 
 
@@ -217,18 +262,23 @@ def walk_back(
 ) -> Tensor:
     """All reverse steps of a chain by the sampler of the settings: [B*K, rows, D]."""
     process, grid, stepping = chain.process, chain.grid, SAMPLERS[settings.sampler]
-    first = settings.noise_scale * noise.start.flatten(0, 1)
     steps = None if noise.steps is None else settings.noise_scale * noise.steps.flatten(1, 2)
     return stepping.run(
         guided.denoise,
         process,
         grid,
-        STARTS[chain.start](process, grid[0], guided.x_hat, first, guided.scale),
+        start_of(guided, noise, settings, chain),
         proposal=guided.shift,
         scale=guided.scale,
         noise=steps,
         **stepping.options(eta=settings.eta, statistics=model.statistics),
     )
+
+
+def start_of(guided: Guided, noise: Noise, settings: PlanningConfig, chain: Chain) -> Tensor:
+    """Where the chain begins [B*K, rows, D]."""
+    first = settings.noise_scale * noise.start.flatten(0, 1)
+    return STARTS[chain.start](chain.process, chain.grid[0], guided.x_hat, first, guided.scale)
 
 
 def _guided(

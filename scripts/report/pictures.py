@@ -98,7 +98,7 @@ def plans_in_maze(
         heights = {"height_ratios": [ratio, 1]}
         panels = figure.subplots(2, len(traces), squeeze=False, gridspec_kw=heights)
         for (whole, near), trace in zip(panels.T, traces, strict=True):
-            _draw_episode(whole, trace, layout, maze)
+            draw_episode(whole, trace, layout, maze)
             _draw_closest(whole, near, trace, layout, maze)
         for whole, points in zip(panels[0], aims, strict=False):
             whole.plot(*points.T, "D", color=AIM, markersize=5, markeredgecolor="white", zorder=5)
@@ -107,7 +107,7 @@ def plans_in_maze(
         save(figure, path)
 
 
-def _draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout, maze: Maze) -> None:
+def draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout, maze: Maze) -> None:
     """The maze, the whole path and every plan made on the way to the goal."""
     draw_maze(axes, maze)
     states, goals = layout.split(trace.observations)

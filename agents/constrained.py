@@ -1,0 +1,224 @@
+"""An agent whose plans keep to constraints that its data never showed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffplan.agents.planner_agent import PlannerAgent
+from diffplan.agents.state import AgentState
+from diffplan.constraints.kinds import Avoid, Constraint, Custom, Reach, Waypoint
+from diffplan.engines.cuda_graph import GraphEngine
+from diffplan.engines.decision import PlanStep
+from diffplan.engines.eager import EagerEngine
+from diffplan.errors import DiffplanError
+from diffplan.model.planner_model import PlannerModel
+from diffplan.model.routes import around
+from diffplan.model.subgoals import Subgoals
+from diffplan.planning.wishes import Way, Wishes
+
+_NEAR = 0.5  # of a stride of brisk motion: how near a waypoint without a width is passed
+
+
+@dataclass(frozen=True)
+class ConstrainedState(AgentState):
+    """passed: [B] how many of the waypoints without a time each row's episode has been at."""
+
+    passed: np.ndarray = dataclasses.field(kw_only=True)
+
+
+class ConstrainedAgent(PlannerAgent):
+    """A `PlannerAgent` under constraints; made by `PlannerAgent.constrained`."""
+
+    way: Way | None
+    _free: PlannerAgent  # the same without constraints
+    _asked: dict[str, Any]
+    _aims: np.ndarray
+    _within: np.ndarray
+
+    def to(self, device: str | torch.device, engine: str | None = None) -> Self:
+        """As `PlannerAgent.to`, under the same constraints."""
+        free = copy.copy(self._free)
+        free._memory = self._memory  # what was told since
+        moved: Any = free.to(device, engine).constrained(*self.constraints, **self._asked)
+        return moved
+
+    def predict(
+        self,
+        observation: Any,
+        state: AgentState | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+        seed: int | None = None,
+    ) -> tuple[np.ndarray, AgentState]:
+        """As `PlannerAgent.predict`, by way of the waypoints, in the order they were given."""
+        if not len(self._aims):
+            return super().predict(observation, state, episode_start, deterministic, seed)
+        states, goals, _ = self._split(observation)
+        assert goals is not None
+        passed = np.zeros(len(states), np.int64)
+        if isinstance(state, ConstrainedState) and len(state.passed) == len(states):
+            begins = state.count == 0
+            if episode_start is not None:
+                begins = begins | np.asarray(episode_start, bool).reshape(-1)
+            passed = np.where(begins, 0, state.passed)
+        here = states[:, list(self.layout.goal_columns)]
+        way_on = passed < len(self._within)
+        next_ = np.minimum(passed, len(self._aims) - 1)
+        gap = np.linalg.norm(here - self._aims[next_], axis=-1)
+        within = self._within[np.minimum(passed, len(self._within) - 1)] if way_on.any() else 0.0
+        passed = passed + (way_on & (gap <= within))
+        # after the last waypoint comes what `Reach` says, else the environment's goal
+        ends = passed >= len(self._aims)
+        aims = np.where(ends[:, None], goals, self._aims[np.minimum(passed, len(self._aims) - 1)])
+        told = np.asarray(observation["desired_goal"])
+        offset = told.reshape(goals.shape) - goals
+        given = {**observation, "desired_goal": (aims + offset).reshape(told.shape)}
+        action, following = super().predict(given, state, episode_start, deterministic, seed)
+        fields = {f.name: getattr(following, f.name) for f in dataclasses.fields(AgentState)}
+        return action, ConstrainedState(**fields, passed=passed)
+
+
+def constrained(
+    agent: PlannerAgent,
+    constraints: Sequence[Constraint],
+    *,
+    way: Way | None,
+    candidates: int,
+    weight: float,
+) -> ConstrainedAgent:
+    """See `PlannerAgent.constrained`."""
+    if way is not None and way not in get_args(Way):
+        raise DiffplanError(f"way is {way!r}, expected {', '.join(get_args(Way))}")
+    model, goals = agent.model, agent.layout.goal_dim > 0
+    if model.config.plans_act:
+        raise DiffplanError(
+            f"constraints move states, but plans of {agent.config_name} bring their actions with "
+            "them; take a model with inverse dynamics, e.g. trajectory-diffuser"
+        )
+    aims = [c for c in constraints if isinstance(c, Waypoint) and c.step is None]
+    last = [c for c in constraints if isinstance(c, Reach)] if goals else []
+    _check(agent, constraints, aims + last)
+    planned = tuple(c for c in constraints if c not in aims + last)
+    twin = ConstrainedAgent.__new__(ConstrainedAgent)
+    twin.__dict__.update(agent.__dict__)
+    twin.constraints, twin._free = tuple(constraints), agent
+    twin._asked = {"way": way, "candidates": candidates, "weight": weight}
+    places = [np.asarray(c.at, np.float64) for c in aims + last]
+    twin._aims = np.array(places).reshape(len(places), agent.layout.goal_dim)
+    twin._within = np.array([c.within or _near(model) for c in aims])
+    if not planned:
+        twin.way = None
+        return twin
+    chosen: Way = way or _by_default(planned)
+    own: dict[str, Any] = {"candidates": candidates}
+    if chosen == "smc":
+        own["eta"] = 1.0
+    elif chosen == "red-diff":
+        own["denoising_steps"] = model.main_process.T
+    twin.way = chosen
+    twin.settings = dataclasses.replace(agent.settings, **own)
+    wished: dict[str, Any] = {
+        "steering": Wishes(planned, chosen, weight),
+        "routes": _routes(agent, [c for c in planned if isinstance(c, Avoid)]),
+    }
+    name, detailed, _ = agent._made
+    if agent.engine.name.startswith("cuda-graph") and chosen == "reject":
+        twin.engine = GraphEngine(model, twin.settings, detailed, name.endswith("bf16"), **wished)
+    else:  # what takes gradients, or looks at its particles, is not captured
+        twin.engine = EagerEngine(model, twin.settings, detailed, **wished)
+    twin._fields = PlanStep(model, twin.settings, detailed=detailed, **wished).fields
+    twin._wished = wished
+    return twin
+
+
+def _by_default(planned: Sequence[Constraint]) -> Way:
+    """The way that scored best (docs/constraints.md): what cannot be moved to is weighed."""
+    black = any(isinstance(c, Custom) and not c.differentiable for c in planned)
+    return "smc" if black else "project"
+
+
+def _check(agent: PlannerAgent, given: Sequence[Constraint], aims: Sequence[Constraint]) -> None:
+    """Raise DiffplanError for what the plans of this agent cannot hold."""
+    layout, model = agent.layout, agent.model
+    if not given:
+        raise DiffplanError("constrained() was given nothing; see diffplan.constraints")
+    for each in given:
+        if not hasattr(each, "excess"):
+            raise DiffplanError(
+                f"constrained() was given {each!r}, expected Avoid, Limit, Waypoint, Reach or "
+                "Custom of diffplan.constraints"
+            )
+        for column in each.columns:
+            if not 0 <= column < layout.state_dim:
+                raise DiffplanError(
+                    f"{each} looks at column {column}, but observations have {layout.state_dim}"
+                )
+            if model.spec.planned and column not in model.spec.planned:
+                raise DiffplanError(
+                    f"{each} looks at column {column}, which plans of this model do not hold; they "
+                    f"hold {list(model.spec.planned)} (plan.columns)"
+                )
+            if layout.offset and layout.offset[column]:
+                raise DiffplanError(
+                    f"{each} looks at column {column}, which is kept as its difference to "
+                    f"{layout.offset[column]:g}; subtract that from the data first"
+                )
+        if isinstance(each, Waypoint | Reach) and len(each.at) != len(each.columns):
+            raise DiffplanError(
+                f"{each} has {len(each.at)} coordinates for {len(each.columns)} columns"
+            )
+    for each in aims:
+        if not layout.goal_columns:
+            raise DiffplanError(
+                f"{each} has no step, which takes a model that plans to goals; give step="
+            )
+        if each.columns != layout.goal_columns:
+            raise DiffplanError(
+                f"{each} looks at columns {list(each.columns)}, but goals are in "
+                f"{list(layout.goal_columns)}; give those, or step="
+            )
+        probe = torch.tensor([[[*_whole(agent, each)]]])  # [1, 1, D]
+        for other in given:
+            avoids = isinstance(other, Avoid) and set(other.columns) <= set(layout.goal_columns)
+            if avoids and float(other.excess(probe, torch.zeros(1, 1))):
+                raise DiffplanError(f"{each} lies where {other} does not let it")
+
+
+def _whole(agent: PlannerAgent, aim: Constraint) -> list[float]:
+    """The place of an aim as an observation, 0 in all other columns."""
+    assert isinstance(aim, Waypoint | Reach)
+    place = [0.0] * agent.layout.state_dim
+    for column, value in zip(aim.columns, aim.at, strict=True):
+        place[column] = float(value)
+    return place
+
+
+def _near(model: PlannerModel) -> float:
+    """How near a waypoint without a width has to be passed."""
+    speed = 0.0 if model.subgoals is None else float(model.subgoals.speed)
+    return _NEAR * model.config.plan.stride * speed
+
+
+def _routes(agent: PlannerAgent, obstacles: Sequence[Avoid]) -> Subgoals | None:
+    """Ways around obstacles in goal space; None where the model's own stay."""
+    columns, ways = agent.layout.goal_columns, agent.model.subgoals
+    inside = [each for each in obstacles if set(each.columns) <= set(columns)]
+    if ways is None or not inside:
+        return None
+
+    def depth(points: Tensor) -> Tensor:
+        parts = [torch.zeros_like(points[..., 0])] * agent.layout.state_dim
+        for place, column in enumerate(columns):
+            parts[column] = points[..., place]
+        states = torch.stack(parts, -1)
+        return torch.stack([each.excess(states, parts[0]) for each in inside]).amax(0)
+
+    return around(ways, depth, max(each.margin for each in inside))

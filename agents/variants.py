@@ -1,0 +1,79 @@
+"""The same agent, told its task or put under constraints."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+
+from diffplan.agents.task_memory import TaskMemory
+from diffplan.config.sections import PlanningConfig
+from diffplan.constraints.kinds import Constraint
+from diffplan.data.info import DatasetInfo
+from diffplan.errors import DiffplanError
+from diffplan.lazy import late
+from diffplan.planning.wishes import Way
+
+_constrained = late("diffplan.agents.constrained:constrained")
+
+
+class Variants:
+    """The part of `PlannerAgent` that makes others of it, which share its model.
+
+    constraints: what its plans keep to, see `constrained`.
+    """
+
+    constraints: tuple[Constraint, ...] = ()
+    info: DatasetInfo
+    settings: PlanningConfig
+    _memory: TaskMemory
+    _wished: dict[str, Any]  # what `constrained` adds to a plan
+
+    def for_task(self, task: int | None) -> Self:
+        """This agent, told that its task is number `task` of the data's; None: it is not told.
+
+        DiffplanError for a model that is told otherwise (`data.tasks`) or knows no such number.
+        """
+        return self._knowing(self._memory.of_task(task, self.info.tasks))
+
+    def for_demonstration(self, states: np.ndarray) -> Self:
+        """This agent, shown the states [n, D] of one episode of its task, as data hold them."""
+        return self._knowing(self._memory.of_demonstration(states))
+
+    def from_history(self) -> Self:
+        """This agent, which infers its task from the states it has been in this episode."""
+        return self._knowing(self._memory.of_history())
+
+    def constrained(
+        self,
+        *constraints: Constraint,
+        way: Way | None = None,
+        candidates: int = 16,
+        weight: float = 1.0,
+    ) -> Self:
+        """This agent under constraints that its data never showed (`diffplan.constraints`).
+
+        way: how plans are made to meet them, see `diffplan.planning.wishes`; None: by what they
+        are. candidates: plans among which one that meets them is taken. weight: of the ways with a
+        gradient or a temperature. Goals are then reached around obstacles in their columns, by way
+        of the waypoints without a time, in the order given. `Plan.violations` has by how much each
+        plan is off. Raises DiffplanError for what the plans do not hold.
+        """
+        made: Self = _constrained(self, constraints, way=way, candidates=candidates, weight=weight)
+        return made
+
+    def _knowing(self, memory: TaskMemory) -> Self:
+        # shares model and engine, which hold nothing of a task
+        twin = copy.copy(self)
+        twin._memory = memory
+        return twin
+
+
+def refuse_constraints(agent: Variants) -> None:
+    """Raise DiffplanError for an agent whose constraints would be lost on the way."""
+    if agent.constraints:
+        raise DiffplanError(
+            "constraints are not part of what is written: write the agent without them, and put "
+            "the one that is loaded under them again (`constrained`)"
+        )

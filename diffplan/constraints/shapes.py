@@ -1,0 +1,80 @@
+"""Obstacles by their signed distance: negative inside, in units of the columns they lie in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from diffplan.errors import DiffplanError
+
+SignedDistance: TypeAlias = Callable[[Tensor], Tensor]
+"""Points [..., C] -> signed distances [...], differentiable, negative inside."""
+
+
+@dataclass(frozen=True)
+class Disc:
+    """A disc, ball or hyperball. centre: [C]. radius: above 0."""
+
+    centre: Sequence[float]
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.radius) and self.radius > 0):
+            raise DiffplanError(f"a disc's radius is {self.radius!r}, expected a length above 0")
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Signed distances [...] of points [..., C]."""
+        return (points - vector(self.centre, points)).norm(dim=-1) - self.radius
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box along the axes. low, high: [C] corners."""
+
+    low: Sequence[float]
+    high: Sequence[float]
+
+    def __post_init__(self) -> None:
+        pairs = list(zip(self.low, self.high, strict=False))
+        if len(self.low) != len(self.high) or not all(a < b for a, b in pairs):
+            raise DiffplanError(
+                f"a box goes from {list(self.low)} to {list(self.high)}, expected each low below "
+                "its high"
+            )
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Signed distances [...] of points [..., C]."""
+        low, high = vector(self.low, points), vector(self.high, points)
+        beyond = torch.maximum(low - points, points - high)
+        outside = beyond.clamp(min=0).square().sum(-1)
+        # the root has no slope at 0
+        far = torch.where(outside > 0, outside, 1.0).sqrt()
+        return torch.where(outside > 0, far, beyond.amax(-1))
+
+
+def distance_and_slope(shape: SignedDistance, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Signed distances [...] of points [..., C] and their gradients [..., C], the latter fixed."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = points.detach().clone().requires_grad_()
+        found = shape(at)
+        if found.shape != at.shape[:-1]:
+            raise DiffplanError(
+                f"a signed distance of points {list(at.shape)} has shape {list(found.shape)}, "
+                f"expected {list(at.shape[:-1])}"
+            )
+        (slope,) = torch.autograd.grad(found.sum(), at)
+    return shape(points), slope
+
+
+def vector(values: Sequence[float], like: Tensor) -> Tensor:
+    """The values [C] beside points [..., C], made where these lie: no copy to the device."""
+    if len(values) > like.shape[-1]:
+        raise DiffplanError(
+            f"{len(values)} coordinates were given for {like.shape[-1]} columns: {list(values)}"
+        )
+    return torch.stack([like.new_full((), value) for value in values])

@@ -1,0 +1,47 @@
+"""Ways around obstacles, over the landmarks of the data."""
+
+import torch
+
+from diffplan.data.landmarks import LandmarkGraph
+from diffplan.model.routes import Depth, around
+from diffplan.model.subgoals import Subgoals
+
+
+def at(degrees: float) -> torch.Tensor:
+    angle = torch.tensor(degrees).deg2rad()
+    return 2 * torch.stack([angle.cos(), angle.sin()])
+
+
+def ring() -> Subgoals:
+    """36 landmarks on a circle of radius 2, ten steps apart by winding ways."""
+    places = torch.stack([at(10.0 * i) for i in range(36)])
+    hops = (torch.arange(36)[None] - torch.arange(36)[:, None]).remainder(36)
+    found = Subgoals(36, 2)
+    found.fit(LandmarkGraph(places, 10.0 * torch.minimum(hops, 36 - hops), speed=0.1))
+    return found
+
+
+def obstacle(radius: float) -> Depth:
+    """A disc around the middle of the edge from 10 to 20 degrees."""
+    return lambda points: (radius - (points - at(15.0)).norm(dim=-1)).clamp(min=0)
+
+
+def test_where_nothing_is_in_the_way_nothing_changes() -> None:
+    found = around(ring(), lambda points: torch.zeros_like(points[..., 0]), 0.0)
+    torch.testing.assert_close(found.distances, ring().distances)
+
+
+def test_a_blocked_edge_sends_one_round_the_other_way() -> None:
+    found = around(ring(), obstacle(0.1), 0.0)
+    assert float(found.distances[1, 2]) == 350.0
+    assert float(found.distances[2, 5]) == 30.0
+    # subgoals follow
+    here, goal = at(10.0)[None], at(60.0)[None]
+    assert float(ring()(here, goal, 20.0)[0, 1]) > 0.5
+    assert float(found(here, goal, 20.0)[0, 1]) < 0
+
+
+def test_a_margin_is_kept_where_there_is_another_way_and_else_given_up() -> None:
+    found = around(ring(), obstacle(0.1), 0.1)
+    # dearer than ten steps, cheaper than three hundred and fifty
+    assert 10.0 < float(found.distances[1, 2]) <= 30.0
