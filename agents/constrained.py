@@ -103,8 +103,10 @@ def constrained(
             f"constraints move states, but plans of {agent.config_name} bring their actions with "
             "them; take a model with inverse dynamics, e.g. trajectory-diffuser"
         )
-    aims = [c for c in constraints if isinstance(c, Waypoint) and c.step is None]
-    last = [c for c in constraints if isinstance(c, Reach)] if goals else []
+    aims: list[Waypoint | Reach] = [
+        c for c in constraints if isinstance(c, Waypoint) and c.step is None
+    ]
+    last: list[Waypoint | Reach] = [c for c in constraints if isinstance(c, Reach) and goals]
     _check(agent, constraints, aims + last)
     planned = tuple(c for c in constraints if c not in aims + last)
     twin = ConstrainedAgent.__new__(ConstrainedAgent)

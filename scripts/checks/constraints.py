@@ -200,7 +200,8 @@ def _layout(options: Constraints, maze: Maze, info: Any, number: int) -> _Layout
     env.close()
     cells = [np.array(maze.centre(cell)) for cell in maze.free_cells()]
     place = cells[rng.integers(len(cells))]
-    taken, discs = [*ends, place], []
+    taken = [*ends, place]
+    discs: list[np.ndarray] = []
     for cell in rng.permutation(len(cells)):
         at = cells[cell] + maze.scale * rng.uniform(-0.4, 0.4, 2)
         clear = (_RADIUS + _MARGIN + _CLEAR) * maze.scale
