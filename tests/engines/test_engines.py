@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -118,6 +119,21 @@ def test_what_was_planned_stays(
     backwards = torch.tensor([1, 0])
     engine.plan(context.rows(backwards), *(t[backwards] for t in random))
     assert_alike(first, Plan(*kept))
+
+
+def test_captured_plans_go_on_from_the_ones_before(
+    tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    reuse = {"candidates": 2, "reuse": True, "replan_every": 2}
+    given = tiny_goal_episodes, tiny_config, tiny_model
+    model, settings = build("trajectory-diffuser", {}, reuse, *given)
+    eager, other = EagerEngine(model, settings), GraphEngine(model, settings)
+    context, *random = inputs(model, 3)
+    afresh = eager.plan(context, *random)
+    again = dataclasses.replace(context, previous=afresh.states[:, 2:])
+    expected = eager.plan(again, *random)
+    assert_alike(other.plan(again, *random), expected)
+    assert not torch.allclose(expected.states, afresh.states)
 
 
 @pytest.mark.parametrize("engine", ["eager", "onnx"])

@@ -27,6 +27,7 @@ from diffplan.training.losses import Objective
 
 Make = Callable[..., Any]
 EVERY = ("actions", "rewards", "returns", "goal")
+SHAPES = (4,), (2,), (4, 4)  # of a state, a goal, a plan
 BETAS = SCHEDULES["cosine"](20)
 PROCESSES = {
     "ddpm": ddpm(BETAS),
@@ -304,6 +305,20 @@ def test_what_nobody_gave_enters_as_it_was_said_last(models: Make) -> None:
     inside["goal"] = heads.encode_known("goal", telling.known["goal"])
     seen = x + process.c[5] * heads.aggregate(inside)
     torch.testing.assert_close(aware(x, 5), blind(seen, 5))
+
+
+def test_heads_tell_of_what_is_taken_for_a_plan_what_they_tell_of_one(models: Make) -> None:
+    model = models("multi-task", heads__modalities=EVERY)
+    denoiser, process = model.multi_task, model.plain_process
+    assert denoiser is not None
+    state, goal, x = (torch.randn(2, *n, generator=generator(i)) for i, n in enumerate(SHAPES))
+    encoded, path = denoiser.encode(Context(state, goal)), model.path_from(state)
+    telling = Telling(path)
+    denoiser.bind(process, (10, 0), encoded, Inputs(telling=telling))(x, 10)
+    said = denoiser.tell(process, 10, x, encoded, path, EVERY)
+    assert said.keys() == telling.said.keys()
+    for name in EVERY:
+        torch.testing.assert_close(said[name], telling.said[name])
 
 
 def test_a_shared_model_needs_no_other_networks(models: Make) -> None:
