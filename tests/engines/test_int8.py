@@ -10,7 +10,7 @@ import torch
 
 from diffplan.config.config import replace_planning
 from diffplan.data.episodes import Episodes
-from diffplan.engines import int8
+from diffplan.engines import int8, quantised
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import make_engine
 from diffplan.errors import DiffplanError
@@ -95,3 +95,25 @@ def test_products_are_of_integers_but_for_those_that_read_what_is_given(model: A
     assert len({node.input[2] for node in whole}) > len({node.input[1] for node in whole})
     first = next(node for node in graph.node if node.op_type in ("Gemm", "MatMulIntegerToFloat"))
     assert first.op_type == "Gemm"
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "gains"), [(64, 128, True), (64, 127, False), (31, 512, False)]
+)
+def test_small_and_narrow_products_stay_as_they_are(rows: int, columns: int, gains: bool) -> None:
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    held = [
+        numpy_helper.from_array(np.zeros(shape, np.float32), name)
+        for name, shape in (("first", (8, rows)), ("second", (rows, columns)))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["given", "first"], ["between"]),  # reads what is given
+        helper.make_node("MatMul", ["between", "second"], ["found"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, width))
+        for name, width in (("given", 8), ("found", columns))
+    ]
+    graph = helper.make_graph(nodes, "two products", ends[:1], ends[1:], held)
+    products = list(quantised._products(helper.make_model(graph)))
+    assert [node.input[1] for node, _ in products] == ["second"] * gains

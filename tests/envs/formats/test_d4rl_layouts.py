@@ -111,6 +111,21 @@ def test_maze2d_repeated_observations_are_no_transitions(tmp_path: Path) -> None
     assert episodes.goals[:, 0].tolist() == [1] * 4 + [2] * 4 + [3] * 2
 
 
+def test_neighbours_are_compared_in_pieces_and_one_row_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, spans = d4rl_hdf5.D4RLFile.rows, []
+
+    def watched(file: d4rl_hdf5.D4RLFile, key: str, start: int, stop: int) -> np.ndarray:
+        spans.append(stop - start)
+        return rows(file, key, start, stop)
+
+    monkeypatch.setattr(d4rl_hdf5, "_PIECE_BYTES", 1)
+    monkeypatch.setattr(d4rl_hdf5.D4RLFile, "rows", watched)
+    load_d4rl(write(tmp_path / "maze2d-umaze-dense-v1.hdf5", maze2d()))
+    assert max(spans) == 5  # chunks of four
+
+
 def test_maze2d_without_goals_or_timeouts(tmp_path: Path) -> None:
     """Cut at the time limit, 300 steps; the environment's goal is not part of the state."""
     arrays = maze2d(302)

@@ -7,7 +7,7 @@ import pytest
 
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.makers.catalogue import FETCH
-from diffplan.envs.makers.fetch_data import make_fetch
+from diffplan.envs.makers.fetch_data import _pick_and_place, make_fetch
 from diffplan.errors import DiffplanError
 
 pytest.importorskip("gymnasium_robotics")
@@ -30,6 +30,13 @@ def test_the_controllers_do_their_task(name: str) -> None:
     assert not episodes.terminations.any() and episodes.truncations.sum() == 8
     # 0 at the goal, else -1
     assert (episodes.rewards.reshape(8, 50)[:, -1] == 0).sum() >= 6
+
+
+def test_the_box_is_come_at_from_six_centimetres_above_with_an_open_gripper() -> None:
+    seen, box = np.zeros(25), np.array([1.4, 0.7, 0.42])
+    seen[:3], seen[9:11] = box - (0.1, 0, -0.06), 0.05
+    move = _pick_and_place({"observation": seen, "achieved_goal": box, "desired_goal": box})
+    assert move == pytest.approx([1.2, 0, 0, 1])
 
 
 def test_the_first_episodes_are_those_of_a_smaller_set() -> None:
