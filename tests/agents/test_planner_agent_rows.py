@@ -181,6 +181,8 @@ def test_noise_is_standard_and_only_where_it_is_used(
         for b in parts[:i]:
             assert not np.intersect1d(a.numpy(), b.numpy()).size > 3
     assert float(noise.select.mean()) == pytest.approx(0.577, abs=0.4)  # Gumbel
+    make_agent(candidates=2).plan(observe(2))
+    assert seen[-1].select.shape == (2, 0)
     make_agent(start="raw", denoising_steps=2).plan(observe(2))
     noise = seen[-1]
     assert noise.steps is None

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffplan.agents import PlannerAgent
 from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.engines import onnx
 from diffplan.engines.padding import parts, sizes_upto
+from diffplan.errors import DiffplanError
 
 pytest.importorskip("onnxruntime", reason="the engine is an optional extra")
 
@@ -88,6 +90,21 @@ def test_statistics_calibrated_anew_are_other_graphs(make_agent: Make) -> None:
             model.statistics = Statistics(*known, process.a, process.r, process.sigma)
         found.add(onnx.OnnxEngine(model, agent.settings)._identity)
     assert len(found) == 3
+
+
+def test_statistics_bind_the_sampler_that_takes_them_alone(make_agent: Make) -> None:
+    agent = make_agent(rewards=True)
+    model, process = copy.copy(agent.model), agent.model.plain_process
+    known = torch.ones(3, process.T + 1, model.rows, model.plan_dim).unbind(0)
+    others = {"start": "noise", "guidance_weight": 7.0, "clip": None}
+    model.statistics = Statistics(*known, process.a, process.r, process.sigma, conditions=others)
+
+    def made(**planning: Any) -> PlannerAgent:
+        return PlannerAgent(model, agent.layout, agent.info, config_name="calibrated", **planning)
+
+    assert made(sampler="ddim").settings.sampler == "ddim"
+    with pytest.raises(DiffplanError, match="were estimated with"):
+        made(sampler="dpm-solver-v3")
 
 
 def test_a_full_disk_leaves_nothing_behind(

@@ -136,6 +136,16 @@ def test_captured_plans_go_on_from_the_ones_before(
     assert not torch.allclose(expected.states, afresh.states)
 
 
+def test_a_plan_that_nothing_competes_with_is_judged_for_who_asks(
+    tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    given = tiny_goal_episodes, tiny_config, tiny_model
+    model, settings = build("trajectory-diffuser", {}, {"candidates": 1}, *given)
+    for valued, asked in ((False, {}), (True, {"valued": True})):
+        values = EagerEngine(model, settings, detailed=True, **asked).plan(*inputs(model, 2)).values
+        assert values is not None and values.isfinite().all() == valued
+
+
 @pytest.mark.parametrize("engine", ["eager", "onnx"])
 def test_an_engine_can_be_sent_to_another_process(
     engine: str, tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make

@@ -18,7 +18,7 @@ from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import STREAMS, StreamDenoiser, draw_levels, schedule
-from diffplan.planning.chains import chain_of, network_calls
+from diffplan.planning.chains import StreamChain, chain_of, network_calls
 from diffplan.planning.queries import answers_of
 from diffplan.planning.stages import make_plan
 from diffplan.training.losses import Objective
@@ -69,6 +69,17 @@ def test_a_schedule_goes_from_each_level_to_clean() -> None:
         (6, 3, 20),
         (0, 3, 0),
     )
+
+
+@pytest.mark.parametrize(("rewards", "level"), [(True, 0), (False, PROCESS.T)])
+def test_a_return_that_is_asked_for_is_clean_throughout(
+    models: Make, rewards: bool, level: int
+) -> None:
+    """And absent throughout where none is."""
+    model = models("streams", rewards=rewards)
+    chain = chain_of(model, model.config.planning)
+    assert isinstance(chain, StreamChain)
+    assert {told for _, _, told in chain.levels} == {level}
 
 
 # --- Sampling ------------------------------------------------------------------------------------
@@ -134,7 +145,7 @@ def test_what_is_given_or_absent_stays_as_it_is(
     torch.testing.assert_close(found[..., columns.actions], answer[..., columns.actions])
 
 
-def test_the_loss_of_a_stream_is_its_own(models: Make, tiny_goal_episodes: Episodes) -> None:
+def test_the_loss_of_a_stream_is_its_own(models: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     model = models("streams")
     streams, columns = streams_of(model), streams_of(model).columns
     n = 6
@@ -160,6 +171,12 @@ def test_the_loss_of_a_stream_is_its_own(models: Make, tiny_goal_episodes: Episo
     still = streams.loss(PROCESS, x0, levels, noise, context, None, mask, torch.zeros(n, 4))
     assert (still["actions"] == 0).all()
     torch.testing.assert_close(still["states"], found["states"])
+    # of a network that says nothing it is the mean square, of a return a fifth of that
+    monkeypatch.setattr(streams.network, "forward", lambda x, proposal, features: 0 * x)
+    silent = streams.loss(PROCESS, x0, levels, noise, context, None, mask, mask)
+    for name, weight in zip(STREAMS, (1.0, 1.0, 0.2), strict=True):
+        expected = weight * x0[3, :, columns.of(name)].square().mean()
+        torch.testing.assert_close(silent[name][3], expected)
 
 
 # --- Planning and questions ----------------------------------------------------------------------

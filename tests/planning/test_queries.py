@@ -32,3 +32,20 @@ def test_what_leads_along_states_depends_on_neither_goal_nor_return(
         acts = [answers.policy(context, noise) for context in contexts[1:]]
     assert all(torch.equal(other, first) for other in others)
     assert not torch.equal(*acts)
+
+
+def test_heads_are_asked_of_plans_at_the_least_noise(models: Make) -> None:
+    """Of a x, the mean of x_t at level 1."""
+    model = models("multi-task")
+    generator = torch.Generator().manual_seed(0)
+    state, goal, x = (
+        torch.randn(shape, generator=generator)
+        for shape in ((3, 4), (3, 2), (3, model.rows, model.plan_dim))
+    )
+    heads, process = model.multi_task, model.plain_process
+    context = Context(state, goal)
+    with torch.no_grad():
+        path, encoded = model.path_from(state), heads.encode(context)
+        said = heads.tell(process, 1, process.a[1] * x, encoded, path, ("returns",))
+        expected = heads.heads.value("returns", said["returns"]).squeeze(-1)
+        torch.testing.assert_close(answers_of(model).evaluation(context, x), expected)
