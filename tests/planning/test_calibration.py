@@ -154,7 +154,7 @@ def test_neighbours_are_reached_along_the_ode() -> None:
 
 
 def test_steep_slopes_are_clamped_and_still_ones_ridged() -> None:
-    process = ddpm(betas_vp(400, 0.1, 10.0))
+    process = ddpm(betas_cosine(40))
     lam = half_log_snrs(process)
     z, noise = samples(50, COVARIANCE)
     steep = estimate(process, [Part(lambda x, t: z * math.exp(5 * lam[t]), z, noise)])
@@ -164,9 +164,9 @@ def test_steep_slopes_are_clamped_and_still_ones_ridged() -> None:
 
 
 def test_averaged_over_the_horizon_all_rows_agree() -> None:
-    parts = [part(VP, COVARIANCE)]
-    rows, whole = estimate(VP, parts), estimate(VP, parts, over_horizon=True)
-    assert whole.l.shape == rows.l.shape == (VP.T + 1, H, D)
+    parts = [part(RDDM, COVARIANCE)]
+    rows, whole = estimate(RDDM, parts), estimate(RDDM, parts, over_horizon=True)
+    assert whole.l.shape == rows.l.shape == (RDDM.T + 1, H, D)
     for name in ("l", "s", "b"):
         table = getattr(whole, name)
         assert torch.equal(table, table[:, :1].expand_as(table))
@@ -191,8 +191,8 @@ def test_with_a_proposal_the_statistics_are_those_of_y() -> None:
 
 
 def test_the_seed_decides() -> None:
-    parts = [part(VP, COVARIANCE)]
-    first, again, other = (estimate(VP, parts, seed=seed) for seed in (3, 3, 4))
+    parts = [part(RDDM, COVARIANCE)]
+    first, again, other = (estimate(RDDM, parts, seed=seed) for seed in (3, 3, 4))
     for name in ("l", "s", "b"):
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert not torch.equal(getattr(first, name), getattr(other, name))
@@ -243,7 +243,7 @@ def end_of(denoise: Denoise, sampler: Callable[..., Tensor], *args, **options) -
 
 
 def test_estimated_statistics_keep_the_order_of_convergence() -> None:
-    levels = 480
+    levels = 240
     process = even(levels)
     denoise = clusters(process)
     x0 = normal(500, H, D, seed=3).sign() + 0.3 * normal(500, H, D, seed=4)
@@ -255,7 +255,7 @@ def test_estimated_statistics_keep_the_order_of_convergence() -> None:
         options = {"statistics": found, "corrector": corrector}
         return end_of(denoise, dpm_solver_v3, process, grid, x, **options)
 
-    truth = end(480, True)
+    truth = end(240, True)
     for corrector, least in ((False, 1.8), (True, 2.3)):
         errors = [float((end(steps, corrector) - truth).norm()) for steps in (15, 30, 60)]
         for coarse, fine in pairwise(errors):
