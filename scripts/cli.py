@@ -13,6 +13,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
 
 # of these the same words go on where they were
 _GOING_ON = {("tune",), ("compare",), ("study",), ("survey",), ("demo",), ("datasets", "download")}
+_SIMULATORS = {"gymnasium", "gymnasium_robotics", "metaworld", "mujoco", "dm_control", "ogbench"}
 _LONG = 120  # characters of a path in a message
 _GROUPS = {words[0] for words in COMMANDS if len(words) == 2}
 
@@ -100,9 +102,20 @@ def _run(args: Sequence[str]) -> None:
 
 def parsed(command: Any, args: Sequence[str], prog: str) -> Any:
     """A command with the options of a command line, by its own `parse` if it has one."""
-    found = command.parse(args) if hasattr(command, "parse") else read_options(command, args, prog)
+    if hasattr(command, "parse"):
+        found = command.parse(args)
+    else:
+        found = read_options(command, args, prog, turned=_turned(command))
     check_counts(found)
     return found
+
+
+def _turned(command: Any) -> set[str]:
+    """The options that --help shows: its own, where it does not name some, and some of planning."""
+    from diffplan.scripts.planning_options import TURNED
+
+    own = getattr(command, "turned", None) or {each.name for each in fields(command)}
+    return {*own, *TURNED}
 
 
 def exit_status(run: Callable[[], object], args: Sequence[str] = ()) -> int:
@@ -182,14 +195,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def warnings_in_a_line() -> Iterator[None]:
-    """Warnings of ours without the place in the code; those of others as Python shows them."""
+    """Warnings of ours without the place in the code, and without those of simulators.
+
+    What these say of a version, or of an environment's form, is tried by `check_environment`.
+    """
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def show(message: Any, category: Any, filename: str, *place: Any) -> None:
-            if "diffplan" in Path(filename).parts:
+            parts = Path(filename).parts
+            if "diffplan" in parts:
                 _say(f"note: {message}")
-            else:
+            elif not _SIMULATORS & set(parts):
                 others(message, category, filename, *place)
 
         warnings.showwarning = show  # type: ignore[assignment]

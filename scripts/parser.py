@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from diffplan.errors import DiffplanError
@@ -49,18 +50,19 @@ def read_options(
         command, hidden = _brief(command, turned)
         if "default" in options:
             options["default"] = _as_brief(command, options["default"])
-        more = f"{hidden} more options: {prog} --help-all"
-        options["description"] = f"{options.get('description', command.__doc__)}\n\n{more}"
+        if hidden:
+            said = options.get("description", command.__doc__)
+            options["description"] = f"{said}\n\n{hidden} more options: {prog} --help-all"
     args = ["--help" if word == "--help-all" else word for word in args]
-    said = io.StringIO()
+    box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(box):
             found = tyro.cli(command, args=args, prog=prog, **options)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise DiffplanError(f"{_refusal(said.getvalue())}; see {prog} --help") from None
-    sys.stderr.write(said.getvalue())
+        raise DiffplanError(f"{_refusal(box.getvalue())}; see {prog} --help") from None
+    sys.stderr.write(box.getvalue())
     return found
 
 
@@ -84,11 +86,17 @@ def _brief(command: Any, turned: Collection[str], prefix: str = "") -> tuple[Any
             marks.append(tyro.conf.Suppress)
             hidden += 1
         annotations[each.name] = Annotated[kind, *marks] if marks else kind
-        if each.default_factory is not dataclasses.MISSING:
-            inside[each.name] = dataclasses.field(default_factory=each.default_factory)
+        if (make := each.default_factory) is not dataclasses.MISSING:
+            if dataclasses.is_dataclass(kind):
+                make = functools.partial(_made_brief, kind, make)
+            inside[each.name] = dataclasses.field(default_factory=make)
     about = {name: getattr(command, name) for name in ("__doc__", "__module__", "__qualname__")}
     made = type(command.__name__, (command,), {"__annotations__": annotations, **inside, **about})
     return dataclasses.dataclass(frozen=True)(made), hidden
+
+
+def _made_brief(command: Any, make: Callable[[], Any]) -> Any:
+    return _as_brief(command, make())
 
 
 def _as_brief(command: Any, default: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 import types
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from typing import (
 
 import tyro
 
-from diffplan.config.config import replace_planning
+from diffplan.config.config import OPEN, replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.model.run_folder import read_header
 from diffplan.model.tuned import tuned_planning
@@ -43,10 +44,13 @@ def _changes_of(section: type) -> Callable[[type], type]:
     def decorate(cls: type) -> type:
         annotations: dict[str, Any] = {}
         for each in fields(section):
-            hint = hints[each.name]
+            hint, told = hints[each.name], helps.get(each.name, "")
+            if f"planning.{each.name}" in OPEN:  # decided when the run was trained
+                hint = Union[tuple(set(get_args(hint)) - {type(None)})]  # noqa: UP007
+                told = re.sub(r" None: [^.]*(\.\d[^.]*)?\.$", "", told)
             shown = tyro.conf.arg(
                 metavar=None if hint is bool else _metavar(hint),
-                help=helps.get(each.name, ""),
+                help=told,
                 help_behavior_hint="(default: the run's own)",
             )
             if hint is bool:  # --x or --no-x

@@ -78,6 +78,9 @@ BY_KIND: dict[str, tuple[Any, Any]] = {
     "planning.target": ("fixed", "by-step"),
 }
 
+OPEN = (*BY_KIND, "planning.replan_every", "planning.subgoal_steps")
+"""Settings whose None waits for a value; of the others it is one."""
+
 
 def by_kind(config: Config, has_goal: bool) -> Config:
     """A copy with what None stands for by the kind of the data alone: with a goal, or without."""
@@ -132,9 +135,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 def adopted(config: Config, run: Config) -> Config:
     """A copy with a run's settings in place of what is open: a run goes on as it was begun."""
-    # None is a value of the others
-    names = (*BY_KIND, "planning.replan_every", "planning.subgoal_steps")
-    taken = {name: attrgetter(name)(run) for name in names if config.is_open(name)}
+    taken = {name: attrgetter(name)(run) for name in OPEN if config.is_open(name)}
     if config.heads.value == "auto" and config.planning.candidates == 1:
         taken["heads.value"] = run.heads.value
     return with_settings(config, taken)
@@ -148,6 +149,13 @@ def replace_planning(config: Config, **changes: Any) -> Config:
     known = {f.name for f in dataclasses.fields(PlanningConfig)}
     if unknown := sorted(set(changes) - known):
         raise DiffplanError(f"unknown planning setting {unknown[0]!r}; known: {sorted(known)}")
+    for name, value in changes.items():
+        own = getattr(config.planning, name)
+        if value is None and own is not None and f"planning.{name}" in OPEN:
+            raise DiffplanError(
+                f"planning.{name} is None, expected a value: it is decided in training; leave it "
+                f"out for this run's own, {own}"
+            )
     # asking for a quantile of the data means not asking for the number set in training
     if "target_quantile" in changes or changes.get("target") == "by-step":
         changes = {"target_return": None} | changes

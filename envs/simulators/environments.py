@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def make_env(info: DatasetInfo, **overrides: Any) -> gym.Env:
         given = {**info.env_kwargs, **overrides}
         wrappers = given.pop(WRAPPERS, ())
         made = wrapped_spec(info.env_id, wrappers) if wrappers else info.env_id
-        env = gym.make(made, **given)
+        with warnings.catch_warnings():
+            # data name the version that they were made in
+            warnings.simplefilter("ignore", DeprecationWarning)
+            env = gym.make(made, **given)
     except DiffplanError:
         raise
     # unknown arguments, missing packages, whatever the simulator raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from diffplan.scripts.evaluate.options import EvaluateOptions
 
@@ -16,6 +16,12 @@ class Evaluate(EvaluateOptions):
     RUNs, the training seeds of one configuration, get a row each and one row over all. A model of
     several tasks plays each in its own environment and gets a row for each and one for their mean.
     """
+
+    turned: ClassVar[tuple[str, ...]] = (
+        *("runs", "episodes", "num_envs", "seed", "video", "checkpoint", "engine", "device"),
+        *("workers", "env", "time_limit", "baselines", "tuned", "task_given", "json"),
+    )
+    """What --help shows beside the planning settings that people turn."""
 
     def run(self) -> dict[str, Any]:
         """Evaluate, print and write; returns what results.json holds.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffplan.agents import PlannerAgent
+from diffplan.config.sections import PlanningConfig
 from diffplan.scripts.evaluate.options import EvaluateOptions, TaskGiven
 from diffplan.scripts.evaluate.runs import run_summary
 from diffplan.scripts.evaluate.scores import Evaluation, Place, TaskScores
@@ -25,6 +26,7 @@ from diffplan.scripts.report.seeds import chosen, scored, seeds_line
 
 # environments whose episodes do not end where the goal is reached
 _GO_ON_AT_GOAL = ("PointMaze_", "diffplan/maze2d-")
+_SHOWN_ALWAYS = ("start", "denoising_steps", "sampler", "replan_every")
 _SHOWN = 10  # failed episodes in print
 _GIVEN: dict[TaskGiven | None, str] = {
     "id": "its number",
@@ -97,13 +99,25 @@ def _provenance(options: EvaluateOptions, found: Evaluation) -> dict[str, Any]:
 
 
 def _planning(agent: PlannerAgent) -> str:
-    settings = (
+    """How plans are made: what is always worth knowing, and what is not as usual."""
+    usual = PlanningConfig()
+    shown = [
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in agent.planning.items()
-        # a model that plans for goals asks for no return, whatever stands in its settings
-        if value is not None and (agent.uses_returns or not key.startswith("target"))
-    )
-    return f"planning: {', '.join(settings)}; engine {agent.engine.name}"
+        if key in _SHOWN_ALWAYS or _counts(agent, key, value, getattr(usual, key, None))
+    ]
+    return f"planning: {', '.join(shown)}; engine {agent.engine.name}"
+
+
+def _counts(agent: PlannerAgent, key: str, value: Any, usual: Any) -> bool:
+    if value is None or value == usual:
+        return False
+    # a model that plans for goals asks for no return, whatever stands in its settings
+    if key.startswith("target"):
+        return agent.uses_returns
+    # of candidates that there are none of, and of goals where there are none
+    chosen = agent.planning.get("candidates", 1) > 1
+    return {"temperature": chosen, "subgoal_steps": bool(value)}.get(key, True)
 
 
 def _policies(task: TaskScores, found: Evaluation) -> dict[str, Score]:

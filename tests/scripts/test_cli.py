@@ -110,10 +110,11 @@ def test_warnings_of_ours_are_one_line(capsys: pytest.CaptureFixture[str]) -> No
     with warnings.catch_warnings():
         warnings.showwarning = lambda *args: shown.append(args[2])  # type: ignore[assignment]
         with warnings_in_a_line():
-            for place in ("/site/diffplan/agents/planner_agent.py", "/site/gymnasium/core.py"):
-                warnings.warn_explicit("two copies", UserWarning, place, 7)
+            places = ("diffplan/agents/planner_agent.py", "gymnasium/logger.py", "torch/nn/x.py")
+            for place in places:
+                warnings.warn_explicit("two copies", UserWarning, f"/site/{place}", 7)
     assert capsys.readouterr().err == "note: two copies\n"
-    assert shown == ["/site/gymnasium/core.py"]  # those of others as ever
+    assert shown == ["/site/torch/nn/x.py"]  # as ever, but for the simulators'
 
 
 def test_make_train_resume_evaluate_compare(
@@ -214,3 +215,22 @@ def test_the_demo_runs_and_resumes(
     assert named
     for path in named:
         assert Path(path).is_file(), path
+
+
+def test_help_shows_what_people_turn_and_all_of_it_where_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = []
+    for ask in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            main(["evaluate", ask])
+        shown.append(capsys.readouterr().out)
+    assert "--replan-every" in shown[0] and "--step-timeout" not in shown[0]
+    assert "more options: diffplan evaluate --help-all" in shown[0]
+    for option in ("--replan-every", "--step-timeout", "--value-guidance-until"):
+        assert option in shown[1]
+    with pytest.raises(SystemExit):
+        main(["train", "diffuser", "--help"])
+    out = capsys.readouterr().out
+    # the defaults are those of the config, hidden or not
+    assert "--training.batch-size" in out and "(default: 256)" in out and "--plan.space" not in out

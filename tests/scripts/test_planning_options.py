@@ -28,7 +28,12 @@ def test_options_are_read_as_the_settings_are_typed() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--start", "middle"], ["--candidates", "4.5"], ["--replan-every", "a"]]
+    "words",
+    [
+        *(["--start", "middle"], ["--candidates", "4.5"], ["--replan-every", "a"]),
+        # what was decided in training is not undecided afterwards
+        *(["--start", "None"], ["--denoising-steps", "None"], ["--subgoal-steps", "None"]),
+    ],
 )
 def test_other_types_are_refused(words: list[str], capsys: pytest.CaptureFixture[Any]) -> None:
     with pytest.raises(SystemExit):
@@ -40,5 +45,6 @@ def test_the_help_is_that_of_the_settings(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         tyro.cli(PlanningOptions, args=["--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Reverse steps. (default: the run's own)" in shown
     assert "Plans per decision, K." in shown and "--clip FLOAT|None" in shown
     assert shown.count("(default: the run's own)") == len(NAMES)

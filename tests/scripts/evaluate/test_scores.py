@@ -49,7 +49,10 @@ class Agent:
     layout: ObservationLayout = field(default_factory=lambda: ObservationLayout(11))
     config_name = "stub"
     stride = 2
-    planning: ClassVar[dict[str, Any]] = {"start": "process", "steps": 3, "start_level": None}
+    planning: ClassVar[dict[str, Any]] = {
+        **{"start": "process", "denoising_steps": 3, "sampler": "ddim", "eta": 0.0},
+        **{"start_level": None, "noise_scale": 0.5, "temperature": 0.5, "target": "fixed"},
+    }
     uses_returns = False
     origin = None
     engine: ClassVar[Any] = SimpleNamespace(name="eager")
@@ -324,7 +327,8 @@ def test_labels_are_printed_and_written(world: World, capsys: pytest.CaptureFixt
     assert results["time_limit_differs"] == "50 steps, hopper-medium-v2 has 1000"
     out = capsys.readouterr().out
     assert "D4RL hopper scale [95 % CI]" in out and "D4RL hopper score" not in out
-    assert "planning: start process, steps 3; engine eager\n" in out
+    shown = "start process, denoising_steps 3, sampler ddim, noise_scale 0.5"
+    assert f"planning: {shown}; engine eager\n" in out
     for note in results["notes"]:
         assert f"\n{note}\n" in out
     assert len(results["notes"]) == 5
