@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import re
 import sys
@@ -51,7 +52,7 @@ def read_options(
         if "default" in options:
             options["default"] = _as_brief(command, options["default"])
         if hidden:
-            said = options.get("description", command.__doc__)
+            said = options.get("description", inspect.getdoc(command))
             options["description"] = f"{said}\n\n{hidden} more options: {prog} --help-all"
     args = ["--help" if word == "--help-all" else word for word in args]
     box = io.StringIO()

@@ -32,7 +32,14 @@ TURNED = (
     *("start", "denoising_steps", "sampler", "noise_scale", "candidates", "replan_every"),
     *("subgoal_steps", "reuse", "target", "target_quantile", "target_return"),
 )
-"""The planning settings that people turn."""
+"""The planning settings that people turn: what --help shows of them."""
+TURNED_SETTINGS = (
+    *("plan.horizon", "plan.stride", "data.discount", "data.condition_on_returns"),
+    *("proposer.kind", "denoiser.process", "heads.value"),
+    *("training.batch_size", "training.learning_rate"),
+    *(f"planning.{name}" for name in TURNED),
+)
+"""Those of a whole configuration."""
 OWN: Literal["own"] = "own"
 """Stands for the run's own setting; None does so for flags alone, it is a value of others."""
 

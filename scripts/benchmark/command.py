@@ -23,6 +23,7 @@ from diffplan.errors import DiffplanError
 from diffplan.nn.device import check_device
 from diffplan.scripts.benchmark.settings import default_config
 from diffplan.scripts.parser import read_options
+from diffplan.scripts.planning_options import TURNED_SETTINGS
 
 if TYPE_CHECKING:
     from diffplan.scripts.benchmark.ceiling import Ceiling
@@ -102,7 +103,7 @@ class Benchmark:
     @classmethod
     def parse(cls, args: Sequence[str]) -> Benchmark:
         """Read `RUN|CONFIG [OPTIONS]`: the first word gives the defaults of the settings."""
-        helps = not args or args[0] in ("-h", "--help")
+        helps = not args or args[0] in ("-h", "--help", "--help-all")
         if not args:
             raise DiffplanError(
                 "diffplan benchmark needs a RUN folder or a configuration: "
@@ -118,8 +119,9 @@ class Benchmark:
         config = default_config(name, _value(args, "--like") or cls.like)
         parsed: Benchmark = read_options(
             cls,
-            ["--help"] if helps else args,
+            args[:1] if helps else args,
             "diffplan benchmark",
+            turned={each.name for each in dataclasses.fields(cls)} | {*TURNED_SETTINGS},
             default=cls(tyro.MISSING, config=config),
         )
         return dataclasses.replace(parsed, given=tuple(args))

@@ -26,7 +26,7 @@ from diffplan.envs.makers.catalogue import MAKEABLE
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import checkpoint_updates, read_header
 from diffplan.scripts.parser import read_options
-from diffplan.scripts.planning_options import TURNED
+from diffplan.scripts.planning_options import TURNED_SETTINGS
 from diffplan.scripts.stopping import Brake, Stopped
 from diffplan.scripts.train.options import TrainOptions
 from diffplan.scripts.train.settings import SECTIONS, read_file, read_values
@@ -35,10 +35,7 @@ from diffplan.scripts.train.settings import SECTIONS, read_file, read_values
 _TURNED = {
     *("dataset", "out", "steps", "seed", "resume", "env", "terminations", "config_file"),
     *("evaluate_every", "track", "device"),
-    *("plan.horizon", "plan.stride", "data.discount", "data.condition_on_returns"),
-    *("proposer.kind", "denoiser.process", "heads.value"),
-    *("training.batch_size", "training.learning_rate"),
-    *(f"planning.{name}" for name in TURNED),
+    *TURNED_SETTINGS,
 }
 
 

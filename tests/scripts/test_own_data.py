@@ -61,6 +61,13 @@ def test_the_documented_example_runs(
     out = capsys.readouterr().out
     assert re.search(r"^planning: start \w+, denoising_steps \d+", out, re.MULTILINE)
 
+    # the block for Python, briefly
+    found = re.search(r"<!-- from Python -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    brief = found[1].replace("steps=2000", "steps=2, evaluate_episodes=1, progress=False")
+    exec(brief.replace("evaluate_every=500", "evaluate_every=2"), {})
+    assert re.search(r"^2 -\d+\.\d+\nruns/python/checkpoint-0+2 ", capsys.readouterr().out)
+
     # The planner keeps to the environment's uneven bounds, whatever it is asked.
     agent = load_agent("runs/tank")
     assert agent.info.action_low == (-2.0,) and agent.info.action_high == (3.0,)
