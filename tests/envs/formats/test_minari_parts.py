@@ -14,7 +14,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from diffplan.data.episodes import Episodes
-from diffplan.envs.datasets import load_dataset
+from diffplan.envs.datasets import as_episodes, load_dataset
 from diffplan.envs.formats.minari import load_minari
 from diffplan.errors import DiffplanError
 from diffplan.scripts.datasets.summary import summary
@@ -117,3 +117,14 @@ def test_wrappers_are_remade_or_the_data_need_an_environment(minari_root: Path) 
     with pytest.raises(DiffplanError, match="name that with --env"):
         load_dataset("parts-v0", progress=False)
     assert load_dataset("parts-v0", "Pendulum-v1", progress=False).info.env_id == "Pendulum-v1"
+
+
+def test_a_dataset_object_brings_the_episodes_that_it_was_filtered_to(minari_root: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = write(box(2), rng.normal(size=(STEPS + 1, 2)), rewards=rng.normal(size=STEPS))
+    dataset = minari.load_dataset("parts-v0")
+    same = as_episodes(dataset, progress=False)
+    np.testing.assert_array_equal(same.rewards, whole.rewards)
+    second = as_episodes(dataset.filter_episodes(lambda episode: episode.id == 1), progress=False)
+    assert second.num_episodes == 1 and second.info.details["filtered"] == "1 of 2 episodes"
+    np.testing.assert_array_equal(second.states, whole.states[STEPS + 1 :])
