@@ -32,19 +32,17 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("train",): ("train", "Train", "train a planner: diffplan train CONFIG --dataset ID"),
     ("evaluate",): ("evaluate", "Evaluate", "seeded episodes of a trained planner, with pictures"),
     ("tune",): ("tune", "Tune", "choose how a trained run plans, on seeds of their own"),
-    ("compare",): ("studies", "Compare", "one trained model, every way of planning with it"),
     ("export",): ("export", "Export", "a trained planner for a machine without PyTorch"),
     ("calibrate",): ("calibrate", "Calibrate", "statistics of a trained model for dpm-solver-v3"),
     ("queries",): ("queries", "Queries", "what a model of several heads or streams knows, drawn"),
     ("benchmark",): ("benchmark", "Benchmark", "what a decision costs, stage by stage, and why"),
-    ("study",): ("studies", "Study", "ours beside model-free policies, over training seeds"),
-    ("survey",): ("studies", "Survey", "every planner and process on the same data, one table"),
-    ("family",): ("studies", "Family", "one proposal refined by each process of a survey, drawn"),
+    ("study",): ("studies", "Study", "learners, planners or ways of planning in one fair table"),
+    ("family",): ("studies", "Family", "one proposal refined by each process of a study, drawn"),
     ("demo",): ("demo", "Demo", "all of it once: data, training, evaluation, pictures"),
 }
 
 # of these the same words go on where they were
-_GOING_ON = {("tune",), ("compare",), ("study",), ("survey",), ("demo",), ("datasets", "download")}
+_GOING_ON = {("tune",), ("study",), ("demo",), ("datasets", "download")}
 _SIMULATORS = {"gymnasium", "gymnasium_robotics", "metaworld", "mujoco", "dm_control", "ogbench"}
 _LONG = 120  # characters of a path in a message
 _GROUPS = {words[0] for words in COMMANDS if len(words) == 2}

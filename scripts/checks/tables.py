@@ -38,9 +38,7 @@ from diffplan.scripts.report.markdown import (
     milliseconds,
     percent,
 )
-from diffplan.scripts.studies.compare import compare_table
-from diffplan.scripts.studies.study_report import study_table
-from diffplan.scripts.studies.survey_report import survey_table
+from diffplan.scripts.studies.report import study_table
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -265,10 +263,6 @@ def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
         return benchmark_table
     if "queries" in data:
         return queries_table
-    if "survey" in data:
-        return survey_table
-    if "rows" in data:
-        return compare_table
     if "study" in data:
         return study_table
     if "tasks" in data:

@@ -5,7 +5,7 @@ Only numpy. Every random routine takes a seed, so the same numbers give the same
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import atan, cos, pi, sin, sqrt
+from math import atan, cos, isnan, pi, sin, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -291,6 +291,11 @@ def pooled_rate(groups: Sequence[Sequence[bool] | np.ndarray], *, level: float =
     within = wilson(int(together.sum()), len(together), level=level)
     low, high = np.nanmin([between.low, within.low]), np.nanmax([between.high, within.high])
     return Estimate(between.mean, max(float(low), 0.0), min(float(high), 1.0), between.n)
+
+
+def bounds(estimate: Estimate) -> list[float] | None:
+    """The interval for JSON, None where the values are too few for one."""
+    return None if isnan(estimate.low) else [estimate.low, estimate.high]
 
 
 def t_quantile(probability: float, freedom: int) -> float:

@@ -260,37 +260,6 @@ def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
         save(figure, path)
 
 
-def replan_sweep(path: Path, sweeps: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Write return against replanning interval, one panel for each way of planning.
-
-    sweeps: name -> {environment steps: (mean, low, high)} on the tuning seeds.
-    """
-    with style():
-        columns = 4
-        rows = -(-len(sweeps) // columns)
-        figure = Figure(figsize=(11, 2.4 * rows + 0.4), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        panels = list(grid.flat)
-        for axes, (name, sweep) in zip(panels, sweeps.items(), strict=False):
-            steps = sorted(map(int, sweep))
-            mean, low, high = np.array([sweep[str(step)] for step in steps], float).T
-            axes.errorbar(steps, mean, [mean - low, high - mean], color=PLAN, marker="o", capsize=3)
-            # the interval that was chosen
-            best = int(mean.argmax())
-            axes.plot(steps[best], mean[best], "o", color=START, markersize=10, zorder=3)
-            axes.set_title(name, fontsize=10)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(steps, [str(step) for step in steps])
-            axes.grid(alpha=0.3)
-        for axes in panels[len(sweeps) :]:
-            axes.set_visible(False)
-        for axes in panels[max(0, len(sweeps) - columns) : len(sweeps)]:
-            axes.tick_params(labelbottom=True)  # also above an empty place
-        figure.supxlabel("environment steps between replans (large dot: chosen)", fontsize=10)
-        figure.supylabel("return on the tuning seeds", fontsize=10)
-        save(figure, path)
-
-
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Curves of a metrics.jsonl: name -> (steps [n], values [n]) for loss/... and error/... names.
 

@@ -61,7 +61,8 @@ def seeds_line(scored_on: dict[str, Any], chosen_on: Sequence[dict[str, Any]]) -
     """Both in a line, for tables."""
     first, last = scored_on["episode_seeds"]
     training = ", ".join(map(str, scored_on["training_seeds"]))
-    line = f"scored on episode seeds {first} to {last}, training seed {training}"
+    many = "s" if len(scored_on["training_seeds"]) > 1 else ""
+    line = f"scored on episode seeds {first} to {last}, training seed{many} {training}"
     if scored_on["range"] == "choosing":
         line += f" (of the range that chooses, {_RANGES}: no figures to report)"
     if not chosen_on:

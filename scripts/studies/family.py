@@ -1,4 +1,4 @@
-"""`diffplan family DIR`: one proposal, refined by every process that a survey trained, drawn."""
+"""`diffplan family DIR`: one proposal, refined by every process that a study trained, drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from diffplan.errors import DiffplanError
-from diffplan.scripts.studies.survey_rows import OURS, PROCESSES, Row
+from diffplan.scripts.studies.rows import OURS, PROCESSES, Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     from diffplan.agents import PlannerAgent
 
 
+_PROPOSES = PROCESSES["RDDM"]  # its network makes the proposal of all
+
+
 @dataclass(frozen=True)
 class Family:
     """Draw one proposal and what each forward process makes of it, step by step.
 
     All processes get the proposal and the noise of the first one's network. The runs are those of
-    `diffplan survey DATA --rows processes --out DIR` on maze data.
+    `diffplan study DATA --rows processes --out DIR` on maze data.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR/DATASET")]
-    """Folder of a dataset in the survey."""
+    """Folder of a dataset in the study."""
     out: Annotated[
         Path | None,
         tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: DIR/DATASET/family.png)"),
@@ -36,7 +39,7 @@ class Family:
     """Where the picture goes."""
     seed: int = 1000
     """Of the episode whose first plan is drawn."""
-    train_seed: int = 0
+    train_seed: int = 1
     """Which of the trained networks."""
     draws: int = 4
     """Plans of each process, from as many draws of the start noise."""
@@ -51,9 +54,9 @@ class Family:
             if row.planning["denoising_steps"]
         }
         there = {label: run for label, run in runs.items() if run.is_dir()}
-        if not self._run(Row(OURS)).is_dir():
+        if not self._run(_PROPOSES).is_dir():
             raise DiffplanError(
-                f"{self.folder} holds no run of {OURS}; make them with: diffplan survey DATA "
+                f"{self.folder} holds no run of {OURS}; make them with: diffplan study DATA "
                 "--rows processes --out DIR"
             )
         target = self.out or self.folder / "family.png"
@@ -78,7 +81,7 @@ def _draw(options: Family, runs: dict[str, Path], target: Path) -> None:
 
     check_writable(target, "picture")
     # one network proposes for all: only what is made of the proposal differs
-    agent = load_agent(options._run(Row(OURS)), candidates=1)
+    agent = load_agent(options._run(_PROPOSES), candidates=1)
     maze = maze_of(agent.info.env_id, agent.info.env_kwargs)
     if maze is None:
         raise DiffplanError(f"{options.folder} holds no maze data ({agent.info.env_id})")

@@ -3,12 +3,15 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffplan.scripts.cli import COMMANDS, main, warnings_in_a_line
-from diffplan.scripts.studies import compare
+from diffplan.scripts.studies import beside, rows
+from diffplan.scripts.studies import cells as cells_module
 
 TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
 
@@ -117,7 +120,7 @@ def test_warnings_of_ours_are_one_line(capsys: pytest.CaptureFixture[str]) -> No
     assert shown == ["/site/torch/nn/x.py"]  # as ever, but for the simulators'
 
 
-def test_make_train_resume_evaluate_compare(
+def test_make_train_resume_evaluate_study(
     minari_root: Path,
     tmp_path: Path,
     tiny_options: list[str],
@@ -160,30 +163,39 @@ def test_make_train_resume_evaluate_compare(
     assert main(["evaluate", str(run), str(run), *small]) == 2
     assert "both have the training seed 0" in capsys.readouterr().err
 
-    rows = {name: compare.ROWS[name] for name in ("proposer only", "from noise, 10 steps")}
-    monkeypatch.setattr(compare, "ROWS", rows)
-    monkeypatch.setattr(compare, "STRIDES", (2, 16))
-    table = tmp_path / "compare.json"
-    comparison = ["compare", str(run), "--episodes", "2", "--tune-episodes", "1"]
-    comparison += ["--json", str(table)]
-    assert main(comparison) == 0
-    first = json.loads(table.read_text())
-    assert list(first["rows"])[:2] == list(rows)
-    row = first["rows"]["from noise, 10 steps"]
-    assert set(row["tuning"]) == {"4", "8"}  # capped by the horizon
-    best = max(row["tuning"], key=lambda every: row["tuning"][every][0])
-    assert row["replan_every"] == int(best)
-    base = first["rows"]["proposer only"]["returns"]
-    paired = sum(a - b for a, b in zip(row["returns"], base, strict=True)) / 2
-    assert row["difference"][0] == pytest.approx(paired)
-    assert table.with_suffix(".png").is_file()
+    ways = {
+        name: replace(rows.WAYS[name], goal_strides=(2, 16))
+        for name in ("proposer only", "from noise, 10 steps")
+    }
+    monkeypatch.setitem(rows.GROUPS, "ways", ways)
+    monkeypatch.setattr(beside, "ROUNDS", 1)
+    study = ["study", str(run), "--rows", "ways", "--out", str(tmp_path / "ways")]
+    study += ["--episodes", "2", "--tune-episodes", "1"]
+    capsys.readouterr()
+    assert main(study) == 0
+    out = capsys.readouterr().out
+    assert "to do: 2 cells, about " in out and "left: 1 cell, about " in out
+    found = json.loads((tmp_path / "ways/ways.json").read_text())
+    assert found["scored_on"]["training_seeds"] == [0]  # the run's own
+    assert found["chosen_on"][0]["episode_seeds"] == [[50_000, 50_000]]
+    row = found["study"]["run"]["rows"]["from noise, 10 steps"]
+    cells = [
+        json.loads((tmp_path / f"ways/run/cells/ways/{name}, seed 0.json").read_text())
+        for name in ways
+    ]
+    assert set(cells[1]["tuning"]) == {"4", "8"}  # capped by the horizon
+    best = max(cells[1]["tuning"], key=lambda every: cells[1]["tuning"][every][0])
+    assert row["replan_every"] == [int(best)] and row["decision_ms"] <= row["replan_ms"]
+    by = found["study"]["run"]["scale"]
+    apart = np.subtract(cells[1]["returns"], cells[0]["returns"]) / (by["high"] - by["low"])
+    assert row["difference"][0] == pytest.approx(100 * apart.mean())
 
-    # Finished rows are not run again.
-    monkeypatch.setattr(compare, "_row", lambda *_: pytest.fail("a finished row ran again"))
-    assert main(comparison) == 0
-    assert json.loads(table.read_text())["rows"] == first["rows"]
-    assert main([*comparison, "--tune-seed", "1001"]) == 2
-    assert "overlap" in capsys.readouterr().err
+    # finished cells are not done again
+    monkeypatch.setattr(cells_module, "do", lambda *_: pytest.fail("a finished cell ran again"))
+    assert main(study) == 0
+    for seeds in (["--tune-seed", "1001"], ["--seed", "4999"]):
+        assert main([*study, *seeds]) == 2
+        assert "5000" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from diffplan.agents import PlannerAgent, Queries, load_agent
 from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.scripts.cli import COMMANDS, main
-from diffplan.scripts.studies import compare
+from diffplan.scripts.studies import beside, rows
 
 B = 3
 # (configuration, data, tasks)
@@ -205,7 +205,10 @@ SMALL = ["--episodes", "2", "--num-envs", "2", "--no-pictures"]
 ON_RUNS: dict[str, list[str]] = {
     "evaluate": ["evaluate", "RUN", *SMALL],
     "evaluate-best": ["evaluate", "RUN", *SMALL, "--checkpoint", "best", "--select-episodes", "1"],
-    "compare": ["compare", "RUN", "--episodes", "2", "--tune-episodes", "1"],
+    "study": [
+        *["study", "RUN", "--rows", "ways", "--out", "DIR", "--episodes", "2"],
+        *["--tune-episodes", "1"],
+    ],
     "export": ["export", "RUN", "DIR"],
     "tune": ["tune", "RUN", "--budget", "48", "--settings", "2", "--num-envs", "2"],
     "calibrate": ["calibrate", "RUN", "--samples", "8", "--start", "noise"],
@@ -221,7 +224,7 @@ TRIED = [  # commands take longer: without what differs from another in nothing 
     *(("multi-task", "rewards", tasks) for tasks in (1, 2)),
     ("streams", "rewards", 2),
 ]
-NO_RUN = {"train", "study", "survey", "family", "demo"}
+NO_RUN = {"train", "family", "demo"}
 
 
 def test_every_command_that_takes_a_run_is_among_those_tried() -> None:
@@ -240,10 +243,7 @@ def test_every_command_works_or_says_why_not(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ways = ("proposer only", "from noise, 10 steps")
-    monkeypatch.setattr(compare, "ROWS", {name: compare.ROWS[name] for name in ways})
-    monkeypatch.setattr(compare, "STRIDES", (2,))
-    monkeypatch.setattr(compare, "_ROUNDS", 1)
+    few_ways(monkeypatch, "proposer only", "from noise, 10 steps")
     run = train(*model)
     capsys.readouterr()
     words = {"RUN": str(run), "DIR": str(tmp_path / "robot")}
@@ -264,27 +264,37 @@ def test_every_command_works_or_says_why_not(
     assert status == 2 and refused in line
 
 
+def few_ways(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Of `diffplan study --rows ways`, with one interval each."""
+    ways = {
+        k: dataclasses.replace(rows.WAYS[k], goal_strides=(2,), reward_strides=(2,)) for k in names
+    }
+    monkeypatch.setitem(rows.GROUPS, "ways", ways)
+    monkeypatch.setattr(beside, "ROUNDS", 1)
+
+
 @pytest.mark.slow
 def test_a_comparison_and_an_evaluation_are_of_every_task(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    way, alone = "from noise, 10 steps", compare.ROWS["proposer only"]
-    monkeypatch.setattr(compare, "ROWS", {way: compare.ROWS[way]})
-    monkeypatch.setattr(compare, "STRIDES", (2,))
+    way, alone = "from noise, 10 steps", "proposer only"
+    few_ways(monkeypatch, way, alone)
     run = train("multi-task", "rewards", 2)
     assert main(["evaluate", str(run), *SMALL]) == 0
     tasks = json.loads((run / "results.json").read_text())["tasks"]
     assert [Path(name).name for name in tasks] == ["rewards-a", "rewards-b"]
     capsys.readouterr()
-    assert main([str(run) if word == "RUN" else word for word in ON_RUNS["compare"]]) == 0
-    found = json.loads((run / "compare.json").read_text())
-    assert found["tasks"] == list(tasks)
-    assert all(len(row["returns"]) == 2 * 2 for row in found["rows"].values())
+    words = {"RUN": str(run), "DIR": str(run / "ways")}
+    command = [words.get(word, word) for word in ON_RUNS["study"]]
+    assert main(command) == 0
+    found = json.loads((run / "ways/ways.json").read_text())["study"][run.name]
+    assert found["tasks"] == 2 and list(found["rows"]) == [way]
+    assert "refined" in found["left_out"][alone]  # its heads tell of refined plans alone
+    cell = json.loads(next((run / f"ways/{run.name}/cells/ways").glob("*.json")).read_text())
     # told of its task the planner does otherwise in the same environment
-    first, second = np.split(np.array(found["rows"][way]["returns"]), 2)
-    assert not np.array_equal(first, second)
+    first, second = np.split(np.array(cell["returns"]), 2)
+    assert len(first) == 2 and not np.array_equal(first, second)
     assert "rewards-a, " in capsys.readouterr().out
-    monkeypatch.setattr(compare, "ROWS", {"proposer only": alone})
-    (run / "compare.json").unlink()
-    assert main(["compare", str(run)]) == 2  # its heads tell of refined plans alone
-    assert "plans in none of these ways; proposer only: " in capsys.readouterr().err
+    few_ways(monkeypatch, alone)
+    assert main(command) == 2
+    assert "goes with none of the rows; proposer only: " in capsys.readouterr().err

@@ -80,7 +80,7 @@ TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
         (["evaluate", ".", "--episodes", "few"], "few"),
         (["evaluate", "."], "holds no checkpoint"),
         *(([name, "no-run"], "no-run") for name in ("evaluate", "tune", "calibrate", "queries")),
-        *(([name], "RUN") for name in ("evaluate", "compare", "calibrate", "queries")),
+        *(([name], "RUN") for name in ("evaluate", "calibrate", "queries")),
         (["benchmark"], "RUN"),
         *(
             (["evaluate", "run", *words], expected)
@@ -98,7 +98,7 @@ TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
         ),
         *(
             ([name, "run", "--device", "cuda:x"], "--device is 'cuda:x', expected")
-            for name in ("calibrate", "compare", "benchmark")
+            for name in ("calibrate", "benchmark")
         ),
         (["calibrate", "run", "--eta", "3"], "planning.eta is 3.0"),
         (["benchmark", "trajectory-diffuser", "--device", "foo"], "--device is 'foo', expected"),
@@ -108,7 +108,7 @@ TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
         (["datasets", "make", "pointmaze-medium", "--env-steps", "0"], "--env-steps is 0"),
         (["datasets", "make", "maze2d-umaze", "--env-steps", "1"], "expected at least 2"),
         (["family"], "DIR"),
-        (["family", "no-survey"], "no-survey"),
+        (["family", "no-study"], "no-study"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

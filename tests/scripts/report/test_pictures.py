@@ -192,25 +192,6 @@ def test_training_curves_are_logarithmic_only_where_that_is_possible(tmp_path, d
     assert curves["loss/wide"][1].max() < drawn[0].axes[1].get_ylim()[1]
 
 
-def test_the_sweep_marks_the_best_interval_of_every_way(tmp_path, drawn):
-    sweeps = {
-        "a": {"48": (3.0, 1.0, 4.0), "6": (5.0, 4.5, 7.0)},
-        "b": {"6": (1.0, 0.5, 1.5), "48": (6.0, 5.0, 6.5)},
-    }
-    pictures.replan_sweep(tmp_path / "x.png", sweeps)
-    panels = {axes.get_title(): axes for axes in drawn[0].axes if axes.get_visible()}
-    assert list(panels) == ["a", "b"]
-    for name, best in (("a", [6, 5.0]), ("b", [48, 6.0])):
-        (chosen,) = lines(panels[name], pictures.START)
-        np.testing.assert_array_equal(chosen, [best])
-        assert [text.get_text() for text in panels[name].get_xticklabels()] == ["6", "48"]
-    (bars,) = panels["a"].containers
-    (segments,) = bars[2]
-    np.testing.assert_allclose(
-        [segment[:, 1] for segment in segments.get_segments()], [[4.5, 7.0], [1.0, 4.0]]
-    )
-
-
 def test_pictures_are_png_files(tmp_path):
     path = tmp_path / "new" / "plans.png"
     pictures.plans_in_maze(path, [make_trace()], LAYOUT, MAZE)

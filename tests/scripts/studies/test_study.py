@@ -1,4 +1,4 @@
-"""`diffplan study`: ours beside model-free policies, cell by cell, without doing any twice."""
+"""`diffplan study`: rows beside each other, cell by cell, without doing any twice."""
 
 import json
 from dataclasses import replace
@@ -10,13 +10,20 @@ import h5py
 import numpy as np
 import pytest
 
-from diffplan.envs.datasets import load_dataset
+from diffplan.config.config import config_to_dict, replace_planning
+from diffplan.config.planners import get_config
+from diffplan.config.presets import config_for
 from diffplan.envs.makers.pointmaze_data import make_pointmaze
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import list_checkpoints
+from diffplan.scripts.studies import beside as beside_module
+from diffplan.scripts.studies import cells as cells_module
+from diffplan.scripts.studies.beside import beside, scores
+from diffplan.scripts.studies.cells import Cells, _same
+from diffplan.scripts.studies.family import Family
+from diffplan.scripts.studies.rows import GROUPS, LEARNERS, Row
+from diffplan.scripts.studies.sources import Source
 from diffplan.scripts.studies.study import Study
-from diffplan.scripts.studies.study_report import _scores, scale
-from diffplan.scripts.studies.study_rows import ROWS
 
 
 @pytest.fixture(scope="module")
@@ -73,28 +80,32 @@ def test_a_study_does_its_cells_once_and_sums_up_what_is_there(
         list(cells[0]["curve"]) == ["2", "4", "8"] and cells[0]["curve"]["8"] == cells[0]["returns"]
     )
     assert cells[0]["asked"]["row"]["method"]["discount"] == 0.999
-    scores = [(np.mean(c["returns"]) + 20.272305) / (3234.3 + 20.272305) * 100 for c in cells]
-    assert rows["IQL, 0.999"]["seed_scores"] == pytest.approx(scores)
+    found = [(np.mean(c["returns"]) + 20.272305) / (3234.3 + 20.272305) * 100 for c in cells]
+    assert rows["IQL, 0.999"]["seed_scores"] == pytest.approx(found)
     assert rows["10 % cloning"]["updates"] == 4 and rows["ours"]["updates"] == 2
     assert rows["ours"]["train_cpu_seconds"] > 0 and first["common"] == ["hopper-mine"]
     assert json.loads((out / "study.json").read_text()) == first
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
     text = capsys.readouterr().out
-    assert "6 of 6: " in text and "0 cells left" in text
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("trained or scored again")
+    assert "to do: 6 cells, about " in text and "6 of 6: " in text and "left: 1 cell, " in text
+    assert "seeds 1000 to 1001, training seeds 1, 2; nothing was chosen for it." in text
+    assert first["scored_on"]["range"] == "reporting"
+    shares = first["profiles"]["rows"]["ours"]
+    assert shares[0] == 1 and shares[-1] == 0 and (out / "study-profile.png").is_file()
 
     # done again are the cells that other settings ask for, and no others
     (out / "hopper-mine/cells/10 % cloning, seed 1.json").unlink()
+    done: list[str] = []
+    does = cells_module.do
     with monkeypatch.context() as patch:
-        patch.setattr(Study, "_planner", refuse)
+        patch.setattr(cells_module, "do", lambda *a: done.append(a[1].identity) or does(*a))
         again = study.run()
         assert again["study"]["hopper-mine"]["rows"]["IQL, 0.999"] == rows["IQL, 0.999"]
-        patch.setattr(Study, "_score", refuse)
+        assert done == [LEARNERS["10 % cloning"].identity]
+        replace(study, updates=12, only=("ours",)).run()
         study.run()
-        with pytest.raises(AssertionError, match="again"):
-            replace(study, updates=12).run()
+        assert len(done) == 1
+    capsys.readouterr()
     page = out / "page.md"
     page.write_text("<!-- table: study.json -->\n<!-- end -->\n")
     tables.update(out)
@@ -103,36 +114,149 @@ def test_a_study_does_its_cells_once_and_sums_up_what_is_there(
         replace(study, seed=7, summary=True).run()
 
 
+@pytest.fixture
+def mine(minari_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Two rows that share a network, on a little maze data; of every interval a graph less."""
+    make_pointmaze("pointmaze-umaze", 2000, 0, progress=False)
+    only = ("proposal alone", "RDDM")
+    rows = {k: replace(GROUPS["processes"][k], goal_strides=(8, 16)) for k in only}
+    monkeypatch.setitem(GROUPS, "processes", rows)
+    monkeypatch.setattr(beside_module, "ROUNDS", 1)
+    monkeypatch.setattr(beside_module, "PLANS_A_ROUND", 2)
+    few = {**FEW, "seeds": 1, "tune_episodes": 1}
+    return Study(tmp_path / "study", ("pointmaze-umaze",), "processes", only, **few)
+
+
+@pytest.mark.slow
+def test_rows_that_share_a_network_choose_their_interval_on_seeds_of_their_own(
+    mine: Study, tmp_path: Path, tables: Any
+) -> None:
+    study = replace(mine, choose=True)
+    report = study.run()
+    found = report["study"]["pointmaze-umaze"]
+    folder = mine.out / "pointmaze-umaze"
+    (run,) = (p for p in folder.glob("*/seed-*"))  # one network
+    assert run.name == "seed-10" and run.parent.name == "trajectory-diffuser,heads.value=returns"
+    assert report["scored_on"] == {
+        "episode_seeds": [5000, 5001],
+        "training_seeds": [10],
+        "range": "choosing",
+    }
+    assert report["chosen_on"][0]["episode_seeds"] == [[50_000, 50_000]]
+    row = found["rows"]["RDDM"]
+    cell = json.loads((folder / "cells/processes/RDDM, seed 10.json").read_text())
+    assert cell["planning"]["start"] == "process"
+    assert row["replan_every"] == [int(max(cell["tuning"], key=lambda k: cell["tuning"][k][0]))]
+    assert row["network_calls"] == 16 + 5 and row["decision_ms"] <= row["replan_ms"]
+    assert len(found["others"]) == 3  # both controllers and chance
+    for name in ("processes-choosing", "processes-choosing-time", "processes-choosing-calls"):
+        assert (mine.out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    page = mine.out / "page.md"
+    page.write_text("<!-- table: processes-choosing.json -->\n<!-- end -->\n")
+    tables.update(mine.out)
+    text = page.read_text()
+    assert "| pointmaze-umaze | proposal alone |" in text and "no figures to report" in text
+    with pytest.raises(DiffplanError, match="holds 2 updates, and --steps is 1; give the same"):
+        replace(study, steps=1).run()
+    out = Family(folder, tmp_path / "family.png", draws=2, train_seed=10).run()
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_is_looked_at_before_the_first_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cells_module, "do", lambda *_: pytest.fail("trained too early"))
+    rng = np.random.default_rng(0)
+    nowhere = tmp_path / "nowhere.npz"
+    ends = np.arange(1, 101) % 20 == 0
+    arrays = {"observations": rng.normal(size=(100, 3)), "actions": rng.uniform(-1, 1, (100, 2))}
+    np.savez(nowhere, **arrays, rewards=np.ones(100), terminations=ends & False, truncations=ends)
+    for words, message in (
+        ({}, "nowhere.npz does not say in which environment .* give --env"),
+        ({"env": "Hopper-v5"}, r"gives Box\(11,\) observations, .*nowhere.npz has \(3,\)"),
+        ({"env": "NoSuch-v0"}, "NoSuch-v0"),
+    ):
+        with pytest.raises(DiffplanError, match=message):
+            Study(tmp_path / "runs", (str(data), str(nowhere)), **FEW, **words).run()
+    assert not list((tmp_path / "runs").glob("*/*"))
+
+
 def test_rows_fit_their_data_and_parts_share_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {name: ROWS["ReBRAC"].on(name).method for name in ("hopper-medium-replay-v2", "mine")}
+    found = {k: LEARNERS["ReBRAC"].on(k).method for k in ("hopper-medium-replay-v2", "mine")}
     assert found["hopper-medium-replay-v2"].penalties == (0.05, 0.5)
-    assert found["mine"] == ROWS["ReBRAC"].method and ROWS["ours"].on("x") == ROWS["ours"]
-    assert ROWS["IQL"].on("pointmaze-large").method.expectile == 0.9
-    done: list[tuple[str, str, int]] = []
-    monkeypatch.setattr(Study, "_goal_dim", lambda _, data: data == "goal")
-    monkeypatch.setattr(Study, "_cell", lambda _, *cell: done.append(cell))
-    monkeypatch.setattr(Study, "_left", lambda *_: "")
-    for part in ("1/2", "2/2"):
-        with pytest.raises(DiffplanError, match="holds no cells"):
-            Study(tmp_path, ("goal", "reward"), part=part).run()
+    assert found["mine"] == LEARNERS["ReBRAC"].method and LEARNERS["ours"].on("x") == Row()
+    assert LEARNERS["IQL"].on("pointmaze-large").method.expectile == 0.9
+    monkeypatch.setattr(Source, "header", None)
+    monkeypatch.setattr(Source, "tasks", 1)
+    monkeypatch.setattr(Source, "has_goal", property(lambda self: self.word == "goal"))
+    monkeypatch.setattr(Cells, "asked", lambda *_: {})
+
+    def parts(**options: Any) -> list[list[Any]]:
+        return [
+            Study(tmp_path, ("goal", "reward"), **options).cells.missing(part, 2)
+            for part in range(2)
+        ]
+
+    done = [cell for part in parts() for cell in part]
     # five seeds of ours and cloning, three of the others; no 10 %, no other discount with goals
-    of = {data: [row for name, row, _ in done if name == data] for data in ("goal", "reward")}
-    assert len(done) == len(set(done)) and set(of["reward"]) == set(ROWS)
-    assert [of["reward"].count(row) for row in ROWS] == [5] * 3 + [3] * 5
-    assert [of["goal"].count(row) for row in ROWS] == [5, 5, 0, 3, 3, 3, 0, 0]
+    of = {data: [c.label for c in done if c.source.word == data] for data in ("goal", "reward")}
+    assert len(done) == len(set(map(str, done))) and set(of["reward"]) == set(LEARNERS)
+    assert [of["reward"].count(row) for row in LEARNERS] == [5] * 3 + [3] * 5
+    assert [of["goal"].count(row) for row in LEARNERS] == [5, 5, 0, 3, 3, 3, 0, 0]
+    # rows of one network are in one part, which trains it
+    cells = Study(tmp_path, ("goal", "reward")).cells
+    first, second = ({cells.run(c) for c in part} for part in parts(rows="heads"))
+    assert first and second and not first & second
+
+
+def test_a_setting_that_came_later_is_as_it_was_at_its_default() -> None:
+    settings = config_to_dict(get_config("trajectory-diffuser"))
+    asked = {"updates": 3, "settings": settings}
+    heads = {k: v for k, v in settings["heads"].items() if k != "width"}
+    earlier = {"updates": 3, "settings": settings | {"heads": heads}}
+    assert _same(asked, asked) and _same(earlier, asked)
+    changed = asked | {"settings": settings | {"heads": settings["heads"] | {"width": 17}}}
+    assert not _same(earlier, changed) and not _same(asked, changed)
+    assert not _same(earlier | {"updates": 4}, asked)
+    gone = settings | {"heads": settings["heads"] | {"height": 3}}
+    assert not _same({"updates": 3, "settings": gone}, asked)
 
 
 def test_scores_without_a_reference_lie_between_chance_and_the_controller(
     minari_root: Path, tmp_path: Path
 ) -> None:
     make_pointmaze("pointmaze-umaze", 300, 0, progress=False)
-    episodes = load_dataset("pointmaze-umaze")
-    found = scale(episodes, tmp_path / "scale.json", 1, 3)
-    assert found["low"] < found["high"] and "shortest" in found["name"]
-    assert _scores([found["low"], found["high"]], found).tolist() == [0, 100]
-    assert _scores([3234.3], {"reference": "hopper"}).tolist() == [100]
+    found = beside(Source("pointmaze-umaze"), tmp_path / "x/beside.json", 1, 3)
+    by = found["scale"]
+    assert by["low"] < by["high"] and "shortest" in by["name"] and len(found["others"]) == 3
+    assert scores([by["low"], by["high"]], by).tolist() == [0, 100]
+    assert scores([3234.3], {"reference": "hopper"}).tolist() == [100]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("goal", [True, False])
+def test_every_row_is_a_configuration_that_can_be(group: str, goal: bool) -> None:
+    for label, row in GROUPS[group].items():
+        if row.method is not None:
+            continue
+        config = config_for(row.config, "hopper-medium-v2", has_goal=goal)
+        sections: dict[str, dict[str, Any]] = {}
+        for key, value in row.training.items():
+            section, _, option = key.partition(".")
+            sections.setdefault(section, {})[option] = value
+        parts = {k: replace(getattr(config, k), **v) for k, v in sections.items()}
+        config = replace(config, **parts)
+        planned = replace_planning(config, **row.planned(goal)).planning
+        own = config.planning.denoising_steps
+        assert planned.denoising_steps == row.planned(goal).get("denoising_steps", own), label
+
+
+def test_a_family_needs_its_runs(tmp_path: Path) -> None:
+    with pytest.raises(DiffplanError, match="holds no run of trajectory-diffuser; make them with"):
+        Family(tmp_path).run()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +265,12 @@ def test_scores_without_a_reference_lie_between_chance_and_the_controller(
         ({"data": ()}, "at least one dataset"),
         ({"seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"updates": 3}, "--updates must be at least 4, got 3"),
-        ({"only": ("theirs",)}, "no row 'theirs' in a study; it has 'ours', 'cloning'"),
+        ({"only": ("theirs",)}, "no row 'theirs' in main; it has 'ours', 'cloning'"),
+        ({"seeds": 10}, "--seeds is 10, expected at most 9: training seeds 10 to 19 choose"),
+        ({"seed": 4990}, "seeds 4990 to 5039, and those from 5000 on choose; .* or --choose"),
+        ({"seed": 1000, "choose": True}, "--seed is 1000: episode seeds below 5000 are held back"),
+        ({"tune_seed": 900}, "--tune-seed is 900: episode seeds below 5000 are held back"),
+        ({"choose": True, "tune_seed": 5049}, "5049 to 5058, which choose, overlap seeds 5000"),
         ({"part": "3/2"}, "--part is '3/2', expected I/N"),
         ({"data": ("a/x", "a-x")}, "two of the datasets are called a-x"),
     ],

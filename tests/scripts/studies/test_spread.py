@@ -1,0 +1,80 @@
+"""`diffplan study --ray`: the cells of a local cluster are those of a study here."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffplan.scripts.studies.study import Study
+
+pytest.importorskip("ray")
+
+ENVIRONMENT = """
+import os, signal
+from pathlib import Path
+import gymnasium as gym
+import numpy as np
+
+HERE = Path(__file__).parent
+
+class Tank(gym.Env):
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        # the first worker that scores is killed, once
+        if seed and seed >= 1000 and os.environ.get("TEST_PID") != str(os.getpid()):
+            try:
+                (HERE / "killed").mkdir()
+                os.kill(os.getpid(), signal.SIGKILL)
+            except FileExistsError:
+                pass
+        self.state = self.np_random.normal(size=2).astype(np.float32)
+        return self.state, {}
+
+    def step(self, action):
+        self.state = (0.9 * self.state + 0.1 * np.float32(action[0])).astype(np.float32)
+        return self.state, -float(abs(self.state[0])), False, False, {}
+
+gym.register("TestTank-v0", Tank, max_episode_steps=10)
+"""
+
+
+@pytest.mark.slow
+def test_cells_of_workers_are_those_of_here_though_one_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TEST_PID", str(os.getpid()))
+    Path("test_tank_env.py").write_text(ENVIRONMENT)
+    rng = np.random.default_rng(0)
+    ends = np.arange(1, 201) % 10 == 0
+    np.savez(
+        "tank.npz",
+        observations=rng.normal(size=(200, 2)),
+        actions=rng.uniform(-1, 1, (200, 1)),
+        rewards=-rng.random(200),
+        terminations=ends & False,
+        truncations=ends,
+    )
+    few: dict[str, Any] = {"steps": 2, "updates": 8, "episodes": 2, "seeds": 2}
+    few |= {"env": "test_tank_env:TestTank-v0", "only": ("ours", "cloning")}
+    here = Study(Path("here"), ("tank.npz",), **few)
+    there = replace(here, out=Path("there"), ray="local")
+    there.run()
+    assert Path("killed").is_dir()
+    assert capsys.readouterr().out.count("done: ") == 4
+    here.run()
+    files = sorted(path.name for path in Path("here/tank/cells").iterdir())
+    assert len(files) == 4
+    for name in files:
+        mine, theirs = (
+            json.loads((Path(out) / "tank/cells" / name).read_text()) for out in ("here", "there")
+        )
+        assert mine["returns"] == theirs["returns"] and mine["asked"] == theirs["asked"]
