@@ -187,6 +187,11 @@ def notes(found: Evaluation) -> list[str]:
             f"over training seeds: the mean of {len(found.runs)} runs with a t interval over their "
             "means (rates: or Wilson over all episodes, where that is wider)"
         )
+    if len(found.tasks) > 1 and len(found.tasks[0].by_run[0].returns) == 1:
+        lines.append(
+            "one episode of each task: how episodes of a task differ is not known"
+            + ("" if len(found.runs) > 1 else ", and the interval of the mean is over the tasks")
+        )
     lost = list(failures(found))
     lines += [f"not counted: {line}" for line in lost[:_SHOWN]]
     if len(lost) > _SHOWN:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffplan.agents import PlannerAgent
     from diffplan.scripts.queries.measures import Answer
 
+_UPDATE, _WINDOW = 0.012, 0.002  # CPU seconds on a core of an Intel Xeon
 _PROTOCOL = (
     "On {windows} windows of episodes that were held out in training. Inverse dynamics gets true "
     "plan states and is asked for the action that leaves each of them; the policy and whole plans "
@@ -113,6 +114,7 @@ def _measure(options: Queries) -> dict[str, Any]:
     from diffplan.scripts.queries.pictures import draw_queries
     from diffplan.scripts.queries.plans import plans
     from diffplan.scripts.report.files import check_writable, write_json
+    from diffplan.scripts.report.markdown import duration
     from diffplan.scripts.report.results import machine
 
     # networks this small gain nothing from more, and sums keep their order
@@ -132,6 +134,13 @@ def _measure(options: Queries) -> dict[str, Any]:
     if isinstance(episodes, str):
         raise DiffplanError(f"the questions are asked about held-out episodes, but {episodes}")
     model = agent.model
+    seconds = _UPDATE * options.mlp_updates + _WINDOW * options.windows
+    print(
+        f"asking {agent.config_name}, {options.folder} at {agent.updates} updates, about "
+        f"{options.windows} held-out windows of {header.info.id}; first an MLP to compare with "
+        f"learns in {options.mlp_updates} updates: about {duration(seconds)} of a core",
+        flush=True,
+    )
     sampler = WindowSampler(episodes, header.config, seed=header.seed)
     with tqdm(total=options.mlp_updates, desc="learning a forward model", unit="update") as bar:
         learned = measures.learned_forward_model(

@@ -1,4 +1,4 @@
-"""What tables are written with."""
+"""What tables and lines are written with."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ def machine_line(data: dict[str, Any]) -> str:
         f"{found['cpu']}, {found['threads']} thread, PyTorch {found['versions']['torch']}, "
         f"MuJoCo {found['versions']['mujoco']}"
     )
+
+
+def duration(seconds: float) -> str:
+    """In words."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

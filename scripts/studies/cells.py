@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffplan.errors import DiffplanError
+from diffplan.scripts.report.markdown import duration
 from diffplan.scripts.studies.rows import Row
 from diffplan.scripts.studies.sources import Source
 from diffplan.scripts.studies.work import Budget, do
@@ -202,10 +203,3 @@ def _usual() -> dict[str, Any]:
     from diffplan.config.config import Config, config_to_dict
 
     return dict(json.loads(json.dumps(config_to_dict(Config()))))
-
-
-def duration(seconds: float) -> str:
-    """In words."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ def spread(study: Asked, cells: Cells, missing: Sequence[Cell], address: str) ->
             address=None if address == "local" else address,
             include_dashboard=False if address == "local" else None,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise DiffplanError(

@@ -24,6 +24,7 @@ from diffplan.scripts.evaluate.measure import places
 from diffplan.scripts.evaluate.scores import Place
 from diffplan.scripts.evaluate.task_given import teller, what_is_given
 from diffplan.scripts.report.files import check_writable, write_json
+from diffplan.scripts.report.markdown import duration
 from diffplan.scripts.report.results import machine
 from diffplan.scripts.tune.design import Settings, design
 from diffplan.scripts.tune.halving import Outcome, Schedule, Trial, halve, schedule
@@ -200,15 +201,11 @@ def _played(
                 left = seconds / fresh * (plan.episodes - total)
                 tqdm.write(
                     f"round 1: {fresh} episodes in {seconds:.0f} s; the other "
-                    f"{plan.episodes - total} take about {_duration(left)}"
+                    f"{plan.episodes - total} take about {duration(left)}"
                 )
             return trials
 
         return halve(plan, play_round)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _in_force(

@@ -167,6 +167,14 @@ def test_every_task_is_played_and_counted(
     assert len({len(row) for row in rows[:2]}) == 1
 
 
+def test_one_episode_of_each_task_says_so(evaluated: Callable[..., Any]) -> None:
+    results = evaluated(episodes=1)
+    assert any(note.startswith("one episode of each task: ") for note in results["notes"])
+    # of 2 and 1, one degree of freedom
+    assert results["return_ci95"] == pytest.approx([1.5 - 6.3531, 1.5 + 6.3531], abs=1e-3)
+    assert not any("one episode" in note for note in evaluated(episodes=2)["notes"])
+
+
 def test_the_page_of_results_says_the_same(evaluated: Callable[..., Any], tables: Any) -> None:
     results = evaluated(baselines=True)
     page = tables.tasks_table({**results, "machine": {**results["machine"], "versions": VERSIONS}})

@@ -109,7 +109,7 @@ def test_a_study_does_its_cells_once_and_sums_up_what_is_there(
     page = out / "page.md"
     page.write_text("<!-- table: study.json -->\n<!-- end -->\n")
     tables.update(out)
-    assert "| hopper-mine | " in page.read_text() and "| 10 % cloning | " in page.read_text()
+    assert "| row | hopper-mine |" in page.read_text() and "| 10 % cloning | " in page.read_text()
     with pytest.raises(DiffplanError, match="holds no cells with these settings"):
         replace(study, seed=7, summary=True).run()
 
