@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from diffplan.errors import DiffplanError, PartialResult
@@ -21,15 +21,15 @@ class Asked(Protocol):
         """What they ask for."""
 
 
-def spread(study: Asked, cells: Cells, missing: Sequence[Cell], address: str) -> None:
+def spread(of: Callable[[str], Asked], cells: Cells, missing: Sequence[Cell], address: str) -> None:
     """Do cells where Ray has a core free, those of one network one after the other.
 
     A worker writes its cells as one here would, and seeds alone decide them; those of a worker
     that dies go on in another. The study's folder, the data and this folder are seen by all
     machines of the cluster.
 
-    cells: of the study, as they are found here. address: of a cluster, "auto" for the one of this
-    machine, "local" to start one.
+    of: the study of one of its sources alone. cells: all, as they are found here. address: of a
+    cluster, "auto" for the one of this machine, "local" to start one.
 
     Raises:
         DiffplanError: No Ray, no cluster, or a cell that cannot be done.
@@ -51,13 +51,16 @@ def spread(study: Asked, cells: Cells, missing: Sequence[Cell], address: str) ->
         raise DiffplanError(
             f"--ray {address}: {error}; expected auto, local or the address of a cluster"
         ) from None
-    units: dict[Any, list[str]] = {}
+    units: dict[Any, list[Cell]] = {}
     for cell in missing:
-        units.setdefault(cells.unit(cell), []).append(str(cell))
+        units.setdefault(cells.unit(cell), []).append(cell)
     lost: list[str] = []
     try:
         task = ray.remote(num_cpus=1, max_retries=_AGAIN)(_do)
-        waiting = {task.remote(study, names, os.getcwd()): names for names in units.values()}
+        waiting = {}
+        for unit in units.values():
+            names = [str(cell) for cell in unit]
+            waiting[task.remote(of(unit[0].source.word), names, os.getcwd())] = names
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             names = waiting.pop(done)

@@ -102,8 +102,8 @@ class Study:
             if self.ray is not None:
                 from diffplan.scripts.studies.spread import spread
 
-                # the options alone, without what was found out here
-                spread(replace(self), cells, mine, self.ray)
+                # a worker looks at the data of its cells alone
+                spread(lambda word: replace(self, data=(word,)), cells, mine, self.ray)
                 mine = []
             for place, cell in enumerate(mine):
                 print(f"{place + 1} of {len(mine)}: {cell}", flush=True)

@@ -289,7 +289,7 @@ def test_a_comparison_and_an_evaluation_are_of_every_task(
     assert main(command) == 0
     found = json.loads((run / "ways/ways.json").read_text())["study"][run.name]
     assert found["tasks"] == 2 and list(found["rows"]) == [way]
-    assert "refined" in found["left_out"][alone]  # its heads tell of refined plans alone
+    assert "where no denoiser is run" in found["left_out"][alone]
     cell = json.loads(next((run / f"ways/{run.name}/cells/ways").glob("*.json")).read_text())
     # told of its task the planner does otherwise in the same environment
     first, second = np.split(np.array(cell["returns"]), 2)

@@ -52,6 +52,7 @@ def test_cells_of_workers_are_those_of_here_though_one_is_killed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TEST_PID", str(os.getpid()))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other tests
     Path("test_tank_env.py").write_text(ENVIRONMENT)
     rng = np.random.default_rng(0)
     ends = np.arange(1, 201) % 10 == 0
