@@ -421,6 +421,7 @@ class Agent:
                         target[marked].astype(np.float32) if self.settings["returns"] else None,
                         left,
                         self._codes(history, step, marked),
+                        None,  # a clock is for constraints, which are not exported
                     ],
                     seeds[marked],
                     state.count[marked],
