@@ -28,6 +28,7 @@ from diffplan.engines.onnx import OnnxEngine, exported
 from diffplan.engines.quantised import largest_product
 from diffplan.engines.table import make_engine
 from diffplan.errors import DiffplanError
+from diffplan.model.acting_head import FEATURES
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.run_folder import own_version
 
@@ -109,7 +110,8 @@ def _settings(agent: PlannerAgent, engine: OnnxEngine, sizes: list[int]) -> dict
         "stride": agent.stride,
         "lookahead": model.config.heads.lookahead,
         "planning": agent.planning,
-        "plans_act": model.config.plans_act,
+        "plans_act": model.config.actions_in_plan,
+        "features": FEATURES if model.config.has_head("actions") else 0,
         "returns": agent.uses_returns,
         "discount": model.config.data.discount,
         "goal_tolerance": tolerance.tolist() if isinstance(tolerance, np.ndarray) else tolerance,

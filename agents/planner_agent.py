@@ -26,6 +26,7 @@ from diffplan.engines.eager import EagerEngine
 from diffplan.engines.table import Engine, make_engine
 from diffplan.errors import DiffplanError, RowsError
 from diffplan.limits import require_memory
+from diffplan.model.acting_head import FEATURES
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
@@ -309,10 +310,11 @@ class PlannerAgent(Portable, Variants):
         def blank(*shape: int) -> Tensor:
             return torch.zeros(rows, *shape, device=self.device)
 
-        width = len(self.info.action_low)
+        width, config = len(self.info.action_low), self.model.config
         steps = self.horizon * self.stride
-        actions = blank(steps, width) if self.model.config.plans_act else None
-        plan = Plan(blank(length, dim), blank(width), actions)
+        actions = blank(steps, width) if config.actions_in_plan else None
+        features = blank(self.horizon, FEATURES) if config.has_head("actions") else None
+        plan = Plan(blank(length, dim), blank(width), actions, features)
         if (wishes := self._wished.get("steering")) is not None:
             plan = plan._replace(violations=blank(len(wishes.constraints)))
         if self._made[1]:  # detailed
@@ -351,8 +353,8 @@ class PlannerAgent(Portable, Variants):
         lag = ((place * self.stride - age) / self.stride).astype(np.float32)
         return _array(
             self.engine.act(
-                *(self._tensor(states), plan.states),
-                *(self._tensor(place), self._tensor(lag)),
+                *(self._tensor(states), plan.states, self._tensor(place), self._tensor(lag)),
+                features=plan.features,
             )
         )
 

@@ -190,12 +190,14 @@ def run_in_parts(
 
 class Plan(NamedTuple):
     """B plans in environment units: states [B, H+1, D], first action [B, A], and, where plans hold
-    them, actions [B, H * stride, A], one for every environment step.
+    them, actions [B, H * stride, A], one for every environment step, or features [B, H, F] that
+    actions on the way are read from.
     """
 
     states: np.ndarray
     first: np.ndarray
     actions: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -496,7 +498,10 @@ class Agent:
         actions = None
         if self.settings["plans_act"]:
             actions = np.zeros((rows, self._horizon * self._stride, width), np.float32)
-        plan = Plan(states, np.zeros((rows, width), np.float32), actions)
+        features = None
+        if many := self.settings["features"]:
+            features = np.zeros((rows, self._horizon, many), np.float32)
+        plan = Plan(states, np.zeros((rows, width), np.float32), actions, features)
         seeds = self.seed + np.arange(rows)
         return State(plan, None, zeros, seeds, zeros, zeros, np.full(rows, np.nan))
 
@@ -506,7 +511,8 @@ class Agent:
                 f"state is a {type(state).__name__}, expected None or what predict returned"
             )
         own = (rows, self._horizon + 1, self._layout["state_dim"])
-        if (state.plan.actions is not None) != self.settings["plans_act"]:
+        brings = (state.plan.actions is not None, state.plan.features is not None)
+        if brings != (self.settings["plans_act"], self.settings["features"] > 0):
             raise DiffplanError("the state is another agent's; pass state=None")
         if state.plan.states.shape != own:
             raise DiffplanError(
@@ -524,7 +530,9 @@ class Agent:
         if k:  # other counts, so that the choice does not depend on the plans' noise
             gumbel = -np.log(-np.log(uniform(seeds, ~counts, k)))
         draws = np.split(normal, np.cumsum(sizes)[:2], axis=1)
-        return Plan(*self._run(key, [*given, *draws, gumbel]))
+        states, first, *rest = self._run(key, [*given, *draws, gumbel])
+        actions = rest.pop(0) if self.settings["plans_act"] else None
+        return Plan(states, first, actions, *rest)
 
     def _act(self, states: np.ndarray, plan: Plan, age: np.ndarray) -> np.ndarray:
         if plan.actions is not None:
@@ -533,7 +541,7 @@ class Agent:
         # on the way to a plan state ahead, with the strides that are left
         place = np.minimum(age // self._stride + self._lookahead, self._horizon)
         lag = ((place * self._stride - age) / self._stride).astype(np.float32)
-        return self._run("act", [states, plan.states, place, lag])[0]
+        return self._run("act", [states, plan.states, place, lag, plan.features])[0]
 
     def _targets(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Return-to-go [B] to ask for at these steps; target: what is left of the one before."""

@@ -189,11 +189,10 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         Config(
             name="multi-task",
             heads=HeadsConfig(kind="shared"),
-            planning=PlanningConfig(replan_every=4),  # its actions are not corrected on the way
         ),
     ),
     "streams": (
-        "states, actions and return from noise, each at its own level (UniDiffuser's idea)",
+        "states, actions and return, each at its own level: for questions (UniDiffuser's idea)",
         Config(
             name="streams",
             # proposals hold no actions

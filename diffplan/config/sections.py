@@ -162,7 +162,7 @@ class HeadsConfig:
     aggregation: float = 0.0
     """shared: weight with which these data enter the forward process; 0: they are only told."""
     width: int = 256
-    """Hidden width of the separate networks and of heads."""
+    """Hidden width of the separate networks; of heads half, which read features."""
     lookahead: int = 1
     """Plan states ahead that the inverse dynamics leads to: one, or more where a single stride
     says less of the way than of the gait."""
@@ -307,8 +307,8 @@ class Sections:
         return self.heads.facts.in_plan
 
     @property
-    def plans_act(self) -> bool:
-        """Whether a plan comes with the actions that follow it: no inverse dynamics is needed."""
+    def learns_actions(self) -> bool:
+        """Whether windows need their actions: the denoiser plans or tells them."""
         return self.actions_in_plan or self.has_head("actions")
 
     @property

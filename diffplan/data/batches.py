@@ -30,12 +30,13 @@ class Windows:
     states: [B, H+1, D], the first is the current one. mask: [B, H] float, 0 where the episode
     (and any padding at the goal) has ended. goals: [B, G] or None. returns: [B, H+1]
     return-to-go at each plan state. weight: [B] in [0, 1]. acted: an action of its first stride,
-    None unless asked for. actions: [B, H, stride, A] that lead to each state, where plans hold
-    or heads tell them. acting: [B, H] with these, 0 where the data do not show them: past an
-    episode's end and at rest at a goal. rewards: [B, H], mean of those received on the way to each
+    None unless asked for. rewards: [B, H], mean of those received on the way to each
     state; with a goal 1 where it is reached; None unless a head tells them. task: [B] int64, None
     without tasks. prompt: [B, P, D], states of another episode of that task, None unless networks
-    are told by it.
+    are told by it. actions: [B, H, stride, A] that lead to each state, where plans hold or heads
+    tell them. acting: [B, H] with these, 0 where the data do not show them: past an episode's end
+    and at rest at a goal. between: [B, H, stride, D], where heads tell them, the states that they
+    were taken in.
     """
 
     states: Tensor
@@ -44,11 +45,12 @@ class Windows:
     returns: Tensor
     weight: Tensor
     acted: Acted | None = None
-    actions: Tensor | None = None
-    acting: Tensor | None = None
     rewards: Tensor | None = None
     task: Tensor | None = None
     prompt: Tensor | None = None
+    actions: Tensor | None = None
+    acting: Tensor | None = None
+    between: Tensor | None = None
 
 
 @dataclass(frozen=True)

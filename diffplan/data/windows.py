@@ -249,7 +249,7 @@ class WindowSampler:
             mask, acts = inside[:, 1:].float(), self._actions(start, last)
             rewards = self._rewards(start, last) if self.config.has_head("rewards") else None
             weight, told = torch.ones(batch), self._told(start, generator)
-            return Windows(states, mask, None, returns, weight, step, *acts, rewards, *told)
+            return Windows(states, mask, None, returns, weight, step, rewards, *told, **acts)
 
         aims = self.goals.aim(start, generator)
         goal, own = aims.goal, aims.own
@@ -271,7 +271,7 @@ class WindowSampler:
         step = self._acted(start, until, generator) if acted else None
         rewards = reached[:, 1:].float() if self.config.has_head("rewards") else None
         acts, told = self._actions(start, until), self._told(start, generator)
-        return Windows(states, mask, goals, returns, aims.weight, step, *acts, rewards, *told)
+        return Windows(states, mask, goals, returns, aims.weight, step, rewards, *told, **acts)
 
     def _acted(self, start: Tensor, until: Tensor, generator: torch.Generator) -> Acted:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
@@ -286,22 +286,29 @@ class WindowSampler:
             (at < until).float(),
         )
 
-    def _actions(self, start: Tensor, until: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Actions of windows from `start` [B], and what rows lie before `until` [B] altogether.
+    def _actions(self, start: Tensor, until: Tensor) -> dict[str, Tensor]:
+        """What windows from `start` [B] hold of their actions, by field.
 
-        The middle of the bounds from there on.
+        Actions are the middle of the bounds from `until` [B] on.
         """
         plan = self.config.plan
-        if not self.config.plans_act:
-            return None, None
+        if not self.config.learns_actions:
+            return {}
         at = start[:, None] + torch.arange(plan.horizon * plan.stride)
         # the step at a state leads to the next one, so the last state has none
         known = at < until[:, None]
-        actions = take(self.actions, self.step_of[torch.minimum(at, until[:, None])])
+        at = torch.minimum(at, until[:, None])
+        actions = take(self.actions, self.step_of[at])
         known = move(known, actions.device)
         actions = torch.where(known[..., None], actions, self.rest.to(actions.device))
-        rows = known.unflatten(1, (plan.horizon, plan.stride)).all(-1).float()
-        return actions.unflatten(1, (plan.horizon, plan.stride)), rows
+        by_row = plan.horizon, plan.stride
+        found = {
+            "actions": actions.unflatten(1, by_row),
+            "acting": known.unflatten(1, by_row).all(-1).float(),
+        }
+        if self.config.has_head("actions"):
+            found["between"] = take(self.states, at).unflatten(1, by_row)
+        return found
 
     def _rewards(self, start: Tensor, last: Tensor) -> Tensor:
         """Mean rewards [B, H] on the way to each state from `start` [B]; 0 past the end."""

@@ -64,8 +64,15 @@ class GraphEngine:
         return Plan(**dict(zip(step.fields, made, strict=True)))
 
     @torch.inference_mode()
-    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
-        return self._run("act", self._acted, [states, plan, place, lag])[0]
+    def act(
+        self,
+        states: Tensor,
+        plan: Tensor,
+        place: Tensor,
+        lag: Tensor,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        return self._run("act", self._acted, [states, plan, place, lag, features])[0]
 
     def prepare(self, rows: int) -> None:
         """Capture every graph that batches of at most so many rows can need."""
@@ -73,10 +80,10 @@ class GraphEngine:
             for step in {self._plan, self._again}:
                 numbers = torch.zeros(size, dtype=torch.long, device=self._device)
                 self.plan(step.context(size), numbers, numbers)
-            if not self._plan.model.config.plans_act:
+            if not self._plan.model.config.actions_in_plan:
                 self._run("act", self._acted, self._act.example(size))
 
-    def _acted(self, *inputs: Tensor) -> Sequence[Tensor]:
+    def _acted(self, *inputs: Tensor | None) -> Sequence[Tensor]:
         return (self._act(*inputs),)
 
     def _run(

@@ -17,6 +17,7 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.engines.counter_rng import standard_normal, uniform
 from diffplan.errors import DiffplanError
+from diffplan.model.acting_head import FEATURES
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.subgoals import Subgoals
@@ -56,7 +57,8 @@ class Plan(NamedTuple):
     states: [B, H+1, D], the chosen candidates; index 0 is the state a plan was made in; columns
     that a plan does not hold are NaN. first:
     [B, A], the action taken there. actions: [B, H * stride, A], one for every environment step,
-    None where plans hold none. The rest is None but in detailed plans: proposal, candidates:
+    None where plans hold none. features: [B, H, F], of the denoiser, which a head of actions reads
+    on the way, None without one. The rest is None but in detailed plans: proposal, candidates:
     [B, K, H+1, D], before and after optimisation. values: [B, K] in units of the return-to-go, NaN
     where nobody asked for them and there was nothing to choose. chosen: [B] index into K.
     violations: [B, C], by how much a plan is off each constraint at worst, in its units; None where
@@ -66,6 +68,7 @@ class Plan(NamedTuple):
     states: Array
     first: Array
     actions: Array | None = None
+    features: Array | None = None
     proposal: Array = None
     candidates: Array = None
     values: Array = None
@@ -143,10 +146,12 @@ class PlanStep(nn.Module):
     @property
     def fields(self) -> tuple[str, ...]:
         """Which fields of a `Plan` it fills, in order."""
-        acts = ("actions",) if self.model.config.plans_act else ()
+        config = self.model.config
+        acts = ("actions",) if config.actions_in_plan else ()
+        reads = ("features",) if config.has_head("actions") else ()
         details = ("proposal", "candidates", "values", "chosen") if self.detailed else ()
         steered = ("violations",) if self.steering is not None else ()
-        return ("states", "first", *acts, *details, *steered)
+        return ("states", "first", *acts, *reads, *details, *steered)
 
     @property
     def flat(self) -> nn.Module:
@@ -216,13 +221,15 @@ class PlanStep(nn.Module):
             strides = model.config.heads.lookahead
             ahead = model.states(model.planned_part(states[:, strides]))
             lag = torch.full_like(ahead[:, 0], strides)
-            first = decode(model, model.observed(given.state), ahead, lag)
+            told = None if plan.features is None else plan.features[:, strides - 1]
+            first = decode(model, model.observed(given.state), ahead, lag, told)
         if not self.detailed:
-            return Plan(states, first, actions, violations=plan.violations)
+            return Plan(states, first, actions, plan.features, violations=plan.violations)
         return Plan(
             states,
             first,
             actions,
+            plan.features,
             model.environment_states(plan.proposal),
             model.environment_states(plan.candidates),
             model.returns.inverse(plan.values.unsqueeze(-1)).squeeze(-1),
@@ -268,18 +275,33 @@ class ActStep(nn.Module):
     @torch.inference_mode()
     def example(self, size: int) -> list[Tensor | None]:
         """Inputs of the shapes that batches of this size have."""
-        like, dim = self.model.plan_scale, self.model.spec.state_dim
-        plan = like.new_zeros(size, self.model.config.plan.horizon + 1, dim)
+        model, like, dim = self.model, self.model.plan_scale, self.model.spec.state_dim
+        horizon = model.config.plan.horizon
+        plan = like.new_zeros(size, horizon + 1, dim)
         place = torch.ones(size, dtype=torch.long, device=like.device)
-        return [like.new_zeros(size, dim), plan, place, like.new_ones(size)]
+        reads = model.config.has_head("actions")
+        features = like.new_zeros(size, horizon, FEATURES) if reads else None
+        return [like.new_zeros(size, dim), plan, place, like.new_ones(size), features]
 
-    def forward(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
+    def forward(
+        self,
+        states: Tensor,
+        plan: Tensor,
+        place: Tensor,
+        lag: Tensor,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """Actions [B, A] at states [B, D] towards plan[b, place[b]], due in lag [B].
 
-        plan: [B, H+1, D], environment units. place: int64 [B]. lag: in strides.
+        plan: [B, H+1, D], environment units. place: int64 [B]. lag: in strides. features:
+        [B, H, F], the plan's.
         """
         model = self.model
-        index = place[:, None, None].expand(-1, 1, plan.shape[2])
-        ahead = plan.gather(1, index).squeeze(1)
-        ahead = model.states(model.planned_part(ahead))
-        return decode(model, model.observed(states), ahead, lag)
+        ahead = model.states(model.planned_part(_row(plan, place)))
+        told = None if features is None else _row(features, place - 1)
+        return decode(model, model.observed(states), ahead, lag, told)
+
+
+def _row(x: Tensor, place: Tensor) -> Tensor:
+    """x[b, place[b]] of x [B, n, D]: [B, D]."""
+    return x.gather(1, place[:, None, None].expand(-1, 1, x.shape[2])).squeeze(1)

@@ -48,6 +48,13 @@ class EagerEngine:
         """Nothing has to be made ready."""
 
     @torch.inference_mode()
-    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
-        actions: Tensor = self._act(states, plan, place, lag)
+    def act(
+        self,
+        states: Tensor,
+        plan: Tensor,
+        place: Tensor,
+        lag: Tensor,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        actions: Tensor = self._act(states, plan, place, lag, features)
         return actions

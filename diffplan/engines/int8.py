@@ -66,7 +66,8 @@ class Int8Engine(OnnxEngine):
         )
         seeds = torch.arange(_ROWS)
         step = self._steps["plan"]
-        plans = PlanStep(model, settings)(given, step.draw(seeds, 0 * seeds)).states
+        made = PlanStep(model, settings)(given, step.draw(seeds, 0 * seeds))
+        plans = made.states
         found: dict[str, list[Tensor | None]] = {
             "plan": [*given.tensors, *step.draw(seeds, 0 * seeds)]
         }
@@ -88,7 +89,7 @@ class Int8Engine(OnnxEngine):
         between = torch.lerp(ahead, before, share[:, None])
         # columns that plans do not hold are anything
         here = torch.where(between.isnan(), given.state, between)
-        found["act"] = [here, plans, place, strides * share]
+        found["act"] = [here, plans, place, strides * share, made.features]
         return {key: [_array(x) for x in each] for key, each in found.items()}
 
 

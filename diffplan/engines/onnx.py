@@ -83,9 +83,17 @@ class OnnxEngine:
         made = self._run(key, [None if t is None else t.numpy() for t in inputs])
         return Plan(**dict(zip(step.fields, map(torch.from_numpy, made), strict=True)))
 
-    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
-        inputs = [t.numpy() for t in (states, plan, place, lag)]
-        return torch.from_numpy(self._run("act", inputs)[0])
+    def act(
+        self,
+        states: Tensor,
+        plan: Tensor,
+        place: Tensor,
+        lag: Tensor,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        given = (states, plan, place, lag, features)
+        made = self._run("act", [None if t is None else t.numpy() for t in given])
+        return torch.from_numpy(made[0])
 
     def prepare(self, rows: int) -> None:
         """Make ready every graph that batches of at most so many rows can need."""
@@ -132,7 +140,7 @@ class OnnxEngine:
     @property
     def keys(self) -> tuple[str, ...]:
         """Which graphs its decisions need: plans, actions on the way of plans that hold none."""
-        return (*self._steps, *([] if self._model.config.plans_act else ["act"]))
+        return (*self._steps, *([] if self._model.config.actions_in_plan else ["act"]))
 
     @cached_property
     def _identity(self) -> str:

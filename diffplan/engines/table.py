@@ -47,7 +47,14 @@ class Engine(Protocol):
         """Make ready whatever batches of at most so many rows need: nothing starts up later."""
         ...
 
-    def act(self, states: Tensor, plan: Tensor, place: Tensor, lag: Tensor) -> Tensor:
+    def act(
+        self,
+        states: Tensor,
+        plan: Tensor,
+        place: Tensor,
+        lag: Tensor,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """Actions [B, A]; see `decision.ActStep`."""
         ...
 

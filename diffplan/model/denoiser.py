@@ -39,12 +39,15 @@ class Inputs:
     time: Tensor | None = None
     telling: Telling | None = None
 
-    def twice(self) -> Inputs:
-        """For 2B rows, the second half like the first; what heads say is taken down apart."""
+    def twice(self, rows: int) -> Inputs:
+        """For 2B rows, the second half like the first but for what heads are given.
+
+        What they say is taken down apart.
+        """
         proposal, shift = (
             None if x is None else torch.cat([x, x]) for x in (self.proposal, self.shift)
         )
-        telling = None if self.telling is None else self.telling.twice()
+        telling = None if self.telling is None else self.telling.halved(rows)
         return Inputs(proposal, shift, self.time, telling)
 
 
@@ -226,12 +229,12 @@ class Denoiser(nn.Module):
         """As `bind`, for two encodings [B, F] at once, in one forward of 2B rows.
 
         Returns (x_t [B, H, D], t) -> (x0_hat under `conditional`, under `unconditional`). What
-        heads say under `conditional` is kept.
+        heads say under `conditional` is kept; under `unconditional` they are given nothing.
         """
         if not self.encoder.sizes:
             raise DiffplanError("classifier-free guidance needs a model that has conditions")
         inputs = Inputs() if inputs is None else inputs
-        doubled = inputs.twice()
+        doubled = inputs.twice(len(conditional))
         denoise = self.bind(process, grid, torch.cat([conditional, unconditional]), doubled)
 
         def both(x: Tensor, t: int) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
+from diffplan.model.acting_head import ActingHead
 from diffplan.model.modalities import MODALITIES, Values
 from diffplan.model.space import PlanSpace
 from diffplan.nn.embeddings import mlp
@@ -31,9 +32,7 @@ _LEAST = 0.1  # weight of the noisiest levels, where a policy and the rest are a
 class RowHead(nn.Module):
     """Tells something of every step of a plan from features, and from the step itself.
 
-    The step is what the network has just denoised, from state to state: a head of actions is then
-    an inverse dynamics that knows the plan around it and has only ever seen states as the network
-    makes them.
+    The step is what the network has just denoised, from state to state.
     """
 
     step_scale: Tensor
@@ -96,27 +95,45 @@ class Heads(nn.Module):
         for name in names:
             modality, columns = MODALITIES[name], self.columns[name]
             outputs = _BINS if modality.likelihood == "bins" else columns
-            self.decoders[name] = (
-                RowHead(self.rows, network.width, space.spec.state_dim, width, outputs)
-                if modality.by_row
-                else mlp(network.width, [width], outputs)
-            )
-            inputs = _BINS if modality.likelihood == "bins" else columns
-            spread = self.dim if modality.by_row else self.rows * self.dim
-            self.encoders[name] = nn.Linear(inputs, spread)
+            if name == "actions":
+                plan = space.config.plan
+                self.decoders[name] = ActingHead(
+                    (plan.horizon, plan.stride, space.config.heads.lookahead),
+                    (network.width, network.by_row),
+                    space.spec.state_dim,
+                    space.spec.action_dim,
+                    width,
+                )
+            elif modality.by_row:
+                state_dim = space.spec.state_dim
+                self.decoders[name] = RowHead(self.rows, network.width, state_dim, width, outputs)
+            else:
+                self.decoders[name] = mlp(network.width, [width], outputs)
+            if space.config.heads.aggregation:
+                spread = self.dim if modality.by_row else self.rows * self.dim
+                self.encoders[name] = nn.Linear(outputs, spread)
         self.register_buffer("bins", torch.linspace(-1, 1, _BINS))
         # the first row of an absolute plan is pinned and stays clean
         share = torch.full((self.rows, 1), len(names) ** -0.5)
         share[: int(space.absolute)] = 0.0
         self.register_buffer("share", share, persistent=False)
 
-    def fit(self, returns: Tensor, step_scale: Tensor) -> None:
-        """Spread the bins over normalised returns [n]; step_scale: [S], size of one plan step."""
+    def fit(self, returns: Tensor, plan_scale: Tensor) -> None:
+        """Spread the bins over normalised returns [n]; plan_scale: [H, S], sizes of plan states."""
         for head in self.decoders.values():
             if isinstance(head, RowHead):
-                head.step_scale.copy_(step_scale)
+                head.step_scale.copy_(plan_scale[0])
+        if (acting := self.acting) is not None:
+            acting.step_scale.copy_(plan_scale[acting.lookahead - 1])
         low, high = float(returns.min()), float(returns.max())
         self.bins.copy_(torch.linspace(low, max(high, low + 1e-3), len(self.bins)))
+
+    @property
+    def acting(self) -> ActingHead | None:
+        """The head of actions, if there is one."""
+        found = self.decoders["actions"] if "actions" in self.names else None
+        assert found is None or isinstance(found, ActingHead)
+        return found
 
     # --- Decoding --------------------------------------------------------------------------------
 
@@ -130,10 +147,18 @@ class Heads(nn.Module):
         """
         # what is told of a whole plan is read off the mean of its rows
         pooled = h.mean(1) if self.by_row else h
-        return {
-            name: self.decoders[name](*((h, states) if MODALITIES[name].by_row else (pooled,)))
-            for name in (self.names if names is None else names)
-        }
+        raw = {}
+        for name in self.names if names is None else names:
+            head = self.decoders[name]
+            if isinstance(head, ActingHead):
+                told = head.along(head.keep(h), states).flatten(2)
+                # a row of the current state, which none leads to
+                raw[name] = F.pad(told, (0, 0, self.rows - told.shape[1], 0))
+            elif isinstance(head, RowHead):
+                raw[name] = head(h, states)
+            else:
+                raw[name] = head(pooled)
+        return raw
 
     def value(self, name: str, raw: Tensor) -> Tensor:
         """What a raw output says: mean [B, ...] or, of classes, probabilities [B, classes]."""
@@ -144,26 +169,14 @@ class Heads(nn.Module):
 
     # --- Encoding --------------------------------------------------------------------------------
 
-    def _as_input(self, name: str, value: Tensor) -> Tensor:
-        """Values of a modality, as `Modality.columns` has them, to its encoder's inputs."""
+    def encode(self, name: str, value: Tensor) -> Tensor:
+        """E_i(x_i) [B, rows, D], of unit mean square, of values as `Modality.columns` has them."""
         likelihood = MODALITIES[name].likelihood
         if likelihood == "bins":
-            return two_hot(value.squeeze(-1), self.bins)
-        if likelihood == "classes":
-            return F.one_hot(value, self.columns[name]).to(self.bins.dtype)
-        return value
-
-    def encode_known(self, name: str, value: Tensor) -> Tensor:
-        """E_i(x_i) [B, rows, D] of true values, of unit mean square."""
-        return self._encode(name, self._as_input(name, value))
-
-    def encode_decoded(self, name: str, raw: Tensor) -> Tensor:
-        """E_i of what a head says, where the modality is unknown."""
-        gaussian = MODALITIES[name].likelihood == "gaussian"
-        return self._encode(name, raw if gaussian else raw.softmax(-1))
-
-    def _encode(self, name: str, inputs: Tensor) -> Tensor:
-        e: Tensor = self.encoders[name](inputs)
+            value = two_hot(value.squeeze(-1), self.bins)
+        elif likelihood == "classes":
+            value = F.one_hot(value, self.columns[name]).to(self.bins.dtype)
+        e: Tensor = self.encoders[name](value)
         # of unit size, or training would make it louder than any noise
         if e.ndim == 2:
             e = e.unflatten(1, (self.rows, self.dim))
@@ -219,10 +232,11 @@ def two_hot(values: Tensor, bins: Tensor) -> Tensor:
 
 
 def level_weight(a: Tensor, sigma: Tensor) -> Tensor:
-    """omega(t) = min(SNR_t, 5) / 5, at least 0.1; a and sigma [B].
+    """omega(t) = min(SNR_t, 5) / 5, at least 0.1, where SNR_t = (a_t / sigma_t)^2; a and sigma [B].
 
-    A head learns little where noise hides what it should tell. The cap is that of Hang et al. 2023
-    (arXiv 2303.09556).
+    Of the process's table, without a scale of its noise: more weight costs the plan. A head learns
+    little where noise hides what it should tell. The cap is that of Hang et al. 2023 (arXiv
+    2303.09556).
     """
     snr = (a / sigma.clamp(min=1e-8)).square()
     return (snr / _SNR_CAP).clamp(_LEAST, 1.0)

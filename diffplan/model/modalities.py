@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 import torch
@@ -85,36 +85,63 @@ MODALITIES: dict[str, Modality] = {
 
 
 @dataclass(frozen=True)
+class Taken:
+    """Actions of the data, n on the way along each of B windows.
+
+    step: [B, n] int64, steps since the window's first state. states: [B, n, D] where they were
+    taken, normalised. actions: [B, n, A], scaled. weight: [B, n], 0 where the data show none.
+    towards: plan states [B, H+1, D] that they led along, None: those that the network makes.
+    """
+
+    step: Tensor
+    states: Tensor
+    actions: Tensor
+    weight: Tensor
+    towards: Tensor | None = None
+
+    def joined(self, other: Taken) -> Taken:
+        """The windows of both, which have plan states of their own."""
+        return Taken(*map(torch.cat, zip(*(astuple(x) for x in (self, other)), strict=True)))
+
+
+@dataclass(frozen=True)
 class Told:
     """What the heads' data are in training: values and weights by modality.
 
     known: bool [B] by modality: whether E holds it; a plan knows little of this. path: from plan
-    tensor to states.
+    tensor to states. taken: what the head of actions learns from, if there is one.
     """
 
     values: Values
     weights: Values
     known: Values
     path: Path
+    taken: Taken | None = None
 
 
 @dataclass(frozen=True)
 class Telling:
     """What heads are given of some plans, and where they write down what they say of them.
 
-    path: from plan tensor to states. known: data that are given, in E; the others are in E as the
-    heads say. said: takes what they say at the last level, raw (`Heads.decode`).
+    path: from plan tensor to states. known: data that are given, in E. asked: heads that are to say
+    something at the last level. blind: rows at the end that are given nothing. said: takes what
+    heads say, raw (`Heads.decode`), and as "kept" what `ActingHead.keep` keeps of the plans.
     """
 
     path: Path
     known: Values = field(default_factory=dict)
+    asked: tuple[str, ...] = ()
+    blind: int = 0
     said: dict[str, Tensor] = field(default_factory=dict)
 
-    def twice(self) -> Telling:
-        """For 2B rows, the second half like the first."""
-        known = {name: torch.cat([x, x]) for name, x in self.known.items()}
-        return Telling(lambda x: torch.cat([self.path(part) for part in x.chunk(2)]), known)
+    def halved(self, rows: int) -> Telling:
+        """For twice as many rows; the second half, that of no conditions, is given nothing."""
+
+        def path(x: Tensor) -> Tensor:
+            return torch.cat([self.path(part) for part in x.chunk(2)])
+
+        return Telling(path, self.known, self.asked, rows)
 
     def keep_first_half(self, doubled: Telling) -> None:
-        """Take over what was said of the first half of `twice`."""
+        """Take over what was said of the first half of `halved`."""
         self.said.update({name: raw.chunk(2)[0] for name, raw in doubled.said.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffplan.diffusion.forward import coefficients
@@ -22,8 +23,7 @@ from diffplan.nn.network import Network
 class MultiTaskDenoiser(Denoiser):
     """A denoiser with `heads.Heads` on its features.
 
-    What heads say of a plan, or are given of it, can stand in the forward process as E; see
-    `heads`.
+    What is known beside a plan can stand in the forward process as E; see `heads`.
     """
 
     def __init__(
@@ -36,30 +36,34 @@ class MultiTaskDenoiser(Denoiser):
             space,
             heads.modalities,
             network,
-            width=heads.width,
+            # half of a network of its own: features are worked out already
+            width=max(1, heads.width // 2),
         )
 
     def bind(
         self, process: Process, grid: tuple[int, ...], encoded: Tensor, inputs: Inputs | None = None
     ) -> Denoise:
-        """As `Denoiser.bind`; heads are asked at the last level, and at all that E enters."""
+        """As `Denoiser.bind`; at the last level heads are asked.
+
+        And what the head of actions keeps of the plans is taken down.
+        """
         if inputs is None or inputs.telling is None:
             return super().bind(process, grid, encoded, inputs)
         telling, heads = inputs.telling, self.heads
         at = self._bound(process, grid, encoded, inputs)
-        inside: dict[str, Tensor] = {}
-        if process.c:
-            inside = {name: heads.encode_known(name, x) for name, x in telling.known.items()}
-        unknown = [name for name in heads.names if name not in telling.known]
+        inside: Tensor | None = None
+        if process.c and telling.known:
+            inside = heads.aggregate(
+                {name: heads.encode(name, x) for name, x in telling.known.items()}
+            )
+            inside = F.pad(inside, (0, 0, 0, 0, 0, telling.blind))
 
         def denoise(x: Tensor, t: int) -> Tensor:
-            seen = x + process.c[t] * heads.aggregate(inside) if inside else x
-            h, x0 = at(x, seen, t)
-            if process.c or t == grid[-2]:
-                raw = heads.decode(h, telling.path(x0))
-                if process.c:  # what nobody gave is in E as it was said last
-                    inside.update({name: heads.encode_decoded(name, raw[name]) for name in unknown})
-                telling.said.update(raw)
+            h, x0 = at(x, x if inside is None else x + process.c[t] * inside, t)
+            if t == grid[-2]:
+                telling.said.update(heads.decode(h, telling.path(x0), telling.asked))
+                if heads.acting is not None:
+                    telling.said["kept"] = heads.acting.keep(h)
             return x0
 
         return denoise
@@ -76,7 +80,7 @@ class MultiTaskDenoiser(Denoiser):
         held = noising.held
         x0_hat = predicted if held is None else torch.where(held, samples.x0, predicted)
         # heads learn to read what the network makes, not to make it easier to read
-        said = self.heads.decode(h, told.path(x0_hat.detach()))
+        states = told.path(x0_hat.detach())
         t_main, t_plain = samples.indices(noising)
         (a, _, sigma), plain = (
             coefficients(process, t, samples.x0.dtype)
@@ -86,7 +90,24 @@ class MultiTaskDenoiser(Denoiser):
             torch.where(samples.plain, plain[0].flatten(), a.flatten()),
             torch.where(samples.plain, plain[2].flatten(), sigma.flatten()),
         )
-        return {"plan": of_plan, **self.heads.losses(said, told.values, told.weights, omega)}
+        return {"plan": of_plan, **self._telling(h, states, told, omega)}
+
+    def _telling(self, h: Tensor, states: Tensor, told: Told, omega: Tensor) -> dict[str, Tensor]:
+        """Losses of the heads by modality, every row [B], of features h and states [B, H+1, S].
+
+        omega: weights [B] of the levels.
+        """
+        names = [name for name in told.values if name != "actions"]
+        said = self.heads.decode(h, states, names)
+        values = {name: told.values[name] for name in names}
+        weights = {name: told.weights[name] for name in names}
+        if (taken := told.taken) is not None and (acting := self.heads.acting) is not None:
+            # plans are off by more, the more noise there was: read off these, actions would be
+            # those of any plan
+            along = states if taken.towards is None else taken.towards
+            said["actions"] = acting.at(acting.keep(h), along, taken.states, taken.step)
+            values["actions"], weights["actions"] = taken.actions, taken.weight
+        return self.heads.losses(said, values, weights, omega)
 
     def telling_loss(
         self, process: Process, t: int, x: Tensor, context: Context, drop: Drop | None, told: Told
@@ -95,9 +116,8 @@ class MultiTaskDenoiser(Denoiser):
 
         x: without a proposal that is seen, for instance one as it is.
         """
-        encoded = self.encode(context, drop)
-        said = self.tell(process, t, x, encoded, told.path, tuple(told.values))
-        return self.heads.losses(said, told.values, told.weights, x.new_ones(len(x)))
+        h, states = self._seen(process, t, x, self.encode(context, drop), told.path)
+        return self._telling(h, states, told, x.new_ones(len(x)))
 
     def tell(
         self,
@@ -112,14 +132,20 @@ class MultiTaskDenoiser(Denoiser):
 
         encoded: `encode(context)` [B, F].
         """
+        return self.heads.decode(*self._seen(process, t, x, encoded, path), names)
+
+    def _seen(
+        self, process: Process, t: int, x: Tensor, encoded: Tensor, path: Path
+    ) -> tuple[Tensor, Tensor]:
+        """Features and denoised states [B, H+1, S] of x, see `tell`."""
         level = torch.full((len(x),), t / process.T, device=x.device)
         features = self.time_features(level) + encoded
         h = self._features(x, None, self._mark_absent(features, None, None))
-        return self.heads.decode(h, path(self.network.output(h).detach()), names)
+        return h, path(self.network.output(h).detach())
 
     def _aggregate(self, told: Told) -> Tensor:
         """E [B, H, D] of what is known in training."""
-        encode = self.heads.encode_known
+        encode = self.heads.encode
         return self.heads.aggregate(
             {
                 name: known.view(-1, 1, 1) * encode(name, told.values[name])

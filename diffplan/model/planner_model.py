@@ -49,7 +49,7 @@ class PlannerModel(PlanSpace):
         refines = config.planning.start != "none" and not heads.streams
         self.denoiser = build.denoiser_of(self, self.main_process) if refines else None
         self.streams = build.streams_of(self) if heads.streams else None
-        acts = heads.inverse_dynamics or not config.plans_act
+        acts = heads.inverse_dynamics or not config.learns_actions
         self.inverse_dynamics = build.inverse_dynamics_of(self) if acts else None
         self.value = build.value_of(self) if config.trains_value else None
         self.noisy_value = build.noisy_value_of(self) if config.planning.value_guidance else None
@@ -76,7 +76,7 @@ class PlannerModel(PlanSpace):
             self.inverse_dynamics.step_scale.copy_(ahead)
         if isinstance(self.denoiser, MultiTaskDenoiser):
             returns = self.normalised_returns(windows.returns[:, 0])
-            self.denoiser.heads.fit(returns, self.plan_scale[0])
+            self.denoiser.heads.fit(returns, self.plan_scale)
         if self.proposer is not None:
             self.proposer.plan_scale.copy_(self.plan_scale)
 

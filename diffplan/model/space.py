@@ -175,6 +175,7 @@ class PlanSpace(nn.Module):
             actions=None if actions is None else self.scaled_actions(actions),
             rewards=None if rewards is None else self.rewards(rewards.unsqueeze(-1)).squeeze(-1),
             prompt=None if windows.prompt is None else self.states(windows.prompt),
+            between=None if windows.between is None else self.states(windows.between),
         )
 
     def normalised_transitions(self, step: Transitions) -> Transitions:

@@ -97,8 +97,7 @@ class HeadAnswers:
         self.process = model.plain_process
 
     def policy(self, context: Context, noise: Tensor) -> Tensor:
-        raw = self._asked("actions", context, noise, self.process.T)
-        return self.model.by_step(raw)[:, 0, 0]
+        return self.model.by_step(self._asked("actions", context, noise, self.process.T))[:, 0, 0]
 
     def inverse_dynamics(self, context: Context, x: Tensor, noise: Tensor) -> Tensor:
         x_t = self.process.a[_LEVEL] * x  # the mean of x_t: any noise would only blur it
@@ -159,7 +158,7 @@ class HeadAnswers:
                 f"{', '.join(heads.names)}); train config multi-task with --heads.modalities that "
                 "have it"
             )
-        telling = Telling(self.model.path_from(context.state), known or {})
+        telling = Telling(self.model.path_from(context.state), known or {}, (name,))
         encoded = _encoded(self.model, self.denoiser.encoder, context, blind)
         inputs = Inputs(telling=telling)
         self.denoiser.bind(self.process, (level, 0), encoded, inputs)(x_t, level)

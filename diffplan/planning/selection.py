@@ -63,7 +63,11 @@ def _critic_value(
         lag = torch.ones(len(candidates), device=candidates.device)
         action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag)
     else:
-        action = model.by_step(told["actions"])[:, 0, 0]
+        assert model.multi_task is not None and model.multi_task.heads.acting is not None
+        acting, kept = model.multi_task.heads.acting, told["kept"]
+        ahead = acting.lookahead
+        lag = torch.full_like(candidates[:, 0, 0], ahead)
+        action = acting(kept[:, ahead - 1], candidates[:, 0], candidates[:, ahead], lag)
     result: Tensor = value(candidates[:, 0], context.goal, action.clamp(-1, 1), context.task)
     return result
 

@@ -7,7 +7,6 @@ come in as tensors, so a plan is a pure function of its arguments and row b depe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -84,7 +83,8 @@ class NormalisedPlan:
     candidates: [B, K, H+1, D], after it. values: [B, K]. chosen: [B] index into K.
     states: [B, H+1, D], the chosen candidate. returns: [B, K, H] proposed returns-to-go, None
     without a proposer. actions: [B, H, stride, A] scaled, of the chosen candidate, None where plans
-    hold none. violations: [B, C] of the chosen candidate, None where nothing is to be met.
+    hold none. features: [B, H, F], what a head of actions keeps of it, None without one.
+    violations: [B, C] of the chosen candidate, None where nothing is to be met.
     """
 
     proposal: Tensor
@@ -94,6 +94,7 @@ class NormalisedPlan:
     states: Tensor
     returns: Tensor | None
     actions: Tensor | None
+    features: Tensor | None = None
     violations: Tensor | None = None
 
 
@@ -136,22 +137,22 @@ def make_plan(
         chosen = select(values, noise.select, settings)
     else:
         chosen = steering.choose(model, context, values, candidates)
-    candidates = candidates.unflatten(0, (rows, k))
-    actions = actions_of(model, x, told)
-    actions = None if actions is None else actions.unflatten(0, (rows, k))
-    if k == 1:
-        states = candidates[:, 0]
-        actions = None if actions is None else actions[:, 0]
-    else:
-        row = torch.arange(rows, device=chosen.device)
-        states = candidates[row, chosen]
-        actions = None if actions is None else actions[row, chosen]
+
+    def of_chosen(x: Tensor | None) -> Tensor | None:
+        if x is None or k == 1:
+            return x
+        return x.unflatten(0, (rows, k))[torch.arange(rows, device=x.device), chosen]
+
+    states = of_chosen(candidates)
+    assert states is not None
     violations = None
     if steering is not None:
         violations = steering.violations(model, context.rows(slice(None, None, k)), states)
     return NormalisedPlan(
-        *(proposed.unflatten(0, (rows, k)), candidates, values, chosen, states, later),
-        actions,
+        *(proposed.unflatten(0, (rows, k)), candidates.unflatten(0, (rows, k)), values, chosen),
+        *(states, later),
+        of_chosen(model.planned_actions(x) if model.config.actions_in_plan else None),
+        of_chosen(told.get("kept")),
         violations,
     )
 
@@ -251,7 +252,10 @@ def guide(
     said: dict[str, Tensor] = {}
     telling = None
     if model.multi_task is not None:
-        telling = Telling(model.path_from(start), _known(model, context), said)
+        # with a goal heads are asked of states, made for a return once more
+        once = model.config.has_head("returns") and context.goal is None and not model.use_returns
+        asked = ("returns",) if once else ()
+        telling = Telling(model.path_from(start), _known(model, context), asked, said=said)
     inputs = Inputs(x_hat if shown else None, shift, chain.time, telling)
     denoise = _guided(model, chain, context, inputs, settings)
     return Guided(denoise, x_hat, shift, scale, said)
@@ -341,16 +345,6 @@ def _optimise_streams(
     return streams.sample(chain.process, chain.levels, x, encoded, chain.time, settings.clip)
 
 
-def actions_of(model: PlannerModel, x: Tensor, told: Mapping[str, Tensor]) -> Tensor | None:
-    """The actions of plan tensors x [B, rows, D], scaled [B, H, stride, A]; None without any.
-
-    told: what heads of the denoiser said of them.
-    """
-    if model.config.actions_in_plan:
-        return model.planned_actions(x)
-    return model.by_step(told["actions"]) if model.config.has_head("actions") else None
-
-
 def _known(model: PlannerModel, context: Context) -> dict[str, Tensor]:
     """Data of the heads that are given before there is a plan."""
     known: dict[str, Tensor] = {}
@@ -383,13 +377,19 @@ def _value_gradient(
     return gradient
 
 
-def decode(model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+def decode(
+    model: PlannerModel, state: Tensor, ahead: Tensor, lag: Tensor, features: Tensor | None = None
+) -> Tensor:
     """Stage 4, at every environment step: action towards the plan's next state.
 
     state: [B, D] and ahead: [B, P], of the planned columns, normalised. lag: [B], steps left until
-    `ahead` is due, in strides. Returns actions [B, A] in environment units, within the bounds.
+    `ahead` is due, in strides. features: [B, F], what a head of actions kept of `ahead`. Returns
+    actions [B, A] in environment units, within the bounds.
     Raises DiffplanError where plans bring their actions instead.
     """
+    acting = None if model.multi_task is None else model.multi_task.heads.acting
+    if acting is not None and features is not None:
+        return model.environment_actions(acting(features, state, ahead, lag))
     if model.inverse_dynamics is None:
         raise DiffplanError(
             f"this model has no inverse dynamics (heads.kind {model.config.heads.kind}) to decode "

@@ -5,6 +5,8 @@ Everything here is in plan units.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,12 +14,13 @@ from diffplan.data.batches import Valued, Windows
 from diffplan.diffusion.forward import q_sample
 from diffplan.model.context import Context
 from diffplan.model.denoiser import Denoiser, Noising, Samples
-from diffplan.model.modalities import MODALITIES, Told
+from diffplan.model.modalities import MODALITIES, Taken, Told
 from diffplan.model.multi_task import MultiTaskDenoiser
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import StreamDenoiser, draw_levels
 from diffplan.model.value import NoisyValue
 
+_TAKEN = 4  # actions that every noised window teaches
 _KNOWN_SHARE = 0.5  # of samples in which the process holds what a head tells: half are asked
 
 
@@ -57,9 +60,6 @@ def denoiser_losses(
         mask = torch.cat([mask, model.row_mask(plain.mask)])
         contexts = contexts.joined(model.context_of(plain, generator))
     is_plain = torch.arange(len(x0), device=x0.device) >= main  # main rows first, then plain
-    told = None
-    if isinstance(denoiser, MultiTaskDenoiser):
-        told = _told(model, denoiser, windows, plain, generator)
     x_hat: Tensor | None = None
     if proposed is not None and options.uses_proposals:
         x_hat = model.to_plan(context.state, proposed)
@@ -79,6 +79,10 @@ def denoiser_losses(
     if options.prediction == "velocity":
         # Albergo et al. 2023, section 6: gamma' grows at both ends, both signs cancel that
         noise[1:main:2], levels[1:main:2] = -noise[:main:2], levels[:main:2]
+    # drawn last: plans learn from the same numbers with heads and without
+    told = None
+    if isinstance(denoiser, MultiTaskDenoiser):
+        told = _told(model, denoiser, windows, plain, generator)
     loss = denoiser.loss(
         Samples(x0, x_hat, is_plain, levels, noise, contexts, drop, mask, told),
         Noising(model.main_process, model.plain_process, model.noise_scale, model.held()),
@@ -113,9 +117,37 @@ def _told(
                 torch.rand(len(value), generator=generator).to(value.device) < _KNOWN_SHARE
             )
     start = windows.states[:, 0].repeat_interleave(draws, 0)
+    taken = None
+    if denoiser.heads.acting is not None:
+        taken = _taken(model, windows, draws, generator)
     if plain is not None:
         start = torch.cat([start, plain.states[:, 0]])
-    return Told(values, weights, known, model.path_from(start))
+        if taken is not None:
+            taken = taken.joined(_taken(model, plain, 1, generator))
+    return Told(values, weights, known, model.path_from(start), taken)
+
+
+def _taken(model: PlannerModel, windows: Windows, draws: int, generator: torch.Generator) -> Taken:
+    """Some actions of every window, others for each of its noise draws."""
+    plan = model.config.plan
+    shape = len(windows.states) * draws, _TAKEN
+    step = torch.randint(plan.horizon * plan.stride, shape, generator=generator)
+    towards = windows.states.repeat_interleave(draws, 0)
+    return replace(_taken_at(model, windows, step, draws), towards=towards)
+
+
+def _taken_at(model: PlannerModel, windows: Windows, step: Tensor, draws: int = 1) -> Taken:
+    """The actions of the windows at steps [B * draws, n]."""
+    actions, acting, between = windows.actions, windows.acting, windows.between
+    assert actions is not None and acting is not None and between is not None
+    step = step.to(acting.device)
+    row = torch.arange(len(acting), device=acting.device).repeat_interleave(draws).unsqueeze(1)
+    return Taken(
+        step,
+        between.flatten(1, 2)[row, step],
+        actions.flatten(1, 2)[row, step],
+        acting[row, step // model.config.plan.stride],
+    )
 
 
 def proposals_loss(
@@ -124,6 +156,7 @@ def proposals_loss(
     windows: Windows,
     context: Context,
     proposed: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
     """What the head of actions says of proposals [B, H, D], against the data's actions.
 
@@ -131,8 +164,9 @@ def proposals_loss(
     a head that has only ever seen data takes the error for intention.
     """
     start = context.state
-    value, weight = MODALITIES["actions"].read(model, windows)
-    told = Told({"actions": value}, {"actions": weight}, {}, model.path_from(start))
+    # further on the window is no longer where the proposal is
+    step = torch.randint(model.config.plan.stride, (len(start), 1), generator=generator)
+    told = Told({}, {}, {}, model.path_from(start), _taken_at(model, windows, step))
     x = model.to_plan(start, proposed)
     found = denoiser.telling_loss(model.plain_process, 1, x, context, None, told)
     return weighted(found["actions"], windows.weight)

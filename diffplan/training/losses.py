@@ -63,7 +63,7 @@ class Objective(nn.Module):
         if model.multi_task is not None:
             if self.tells_of_proposals and proposed is not None:
                 losses["head_followed"] = proposals_loss(
-                    model, model.multi_task, windows, context, proposed
+                    model, model.multi_task, windows, context, proposed, generator
                 )
             if model.tells_of_states and valued is not None:
                 losses["head_states"] = state_values_loss(

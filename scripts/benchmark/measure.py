@@ -201,11 +201,11 @@ class Stages:
             every = torch.arange(rows, device=chosen.device)
             states = candidates.unflatten(0, (rows, k))[every, chosen]
         mark()
-        actions = stages.actions_of(model, plans, told)
-        if actions is not None:
-            model.environment_actions(actions[:rows, 0, 0])
+        if model.config.actions_in_plan:
+            model.environment_actions(model.planned_actions(plans)[:rows, 0, 0])
         else:
-            stages.decode(model, self.context.state, states[:rows, 1], self.lag)
+            kept = told["kept"][:rows, 0] if "kept" in told else None
+            stages.decode(model, self.context.state, states[:rows, 1], self.lag, kept)
         mark()
 
 

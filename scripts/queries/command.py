@@ -84,7 +84,7 @@ class Queries:
                 "no queries; train config multi-task or streams"
             )
         # four of the five questions are about actions
-        if not config.plans_act:
+        if not config.learns_actions:
             raise DiffplanError(
                 "this model tells no actions; train with --heads.modalities that have actions"
             )

@@ -11,7 +11,6 @@ from torch import Tensor
 from diffplan.agents import PlannerAgent
 from diffplan.engines.decision import Plan, PlanStep
 from diffplan.envs.simulators.mazes import Maze, maze_of
-from diffplan.planning.stages import decode
 from diffplan.scripts.queries.measures import Answer, Sample, context_in, rmse, weighted_mean
 from diffplan.scripts.report.intervals import Estimate
 from diffplan.scripts.report.pictures import positions
@@ -92,7 +91,7 @@ def plans(
 def _planned(agent: PlannerAgent, sample: Sample) -> tuple[Tensor, Tensor]:
     """Plans [N, H+1, D] for the windows' first states, and the actions [N, A] they begin with.
 
-    In environment units. Of separate networks the action is decoded from the plan.
+    In environment units.
     """
     model, windows = agent.model, sample.windows
     make = PlanStep(model, agent.settings)
@@ -102,18 +101,13 @@ def _planned(agent: PlannerAgent, sample: Sample) -> tuple[Tensor, Tensor]:
     # its own: another model's mean nothing to it
     own = windows.returns[:, 0] if model.use_returns else None
     given = replace(given, target_return=own, task=context_in(agent, sample).task)
-    states, actions = [], []
+    states, first = [], []
     for rows in torch.arange(len(sample.z)).split(_ROWS):
         context = given.rows(rows)
         made: Plan = make(context, make.draw(agent.seed + rows, torch.zeros_like(rows)))
         states.append(made.states)
-        # separate networks plan states alone and decode the first step
-        if made.actions is not None:
-            actions.append(made.actions[:, 0])
-        else:
-            here, ahead = model.states(context.state), model.states(made.states[:, 1])
-            actions.append(decode(model, here, ahead, torch.ones(len(rows))))
-    return torch.cat(states), torch.cat(actions)
+        first.append(made.first)
+    return torch.cat(states), torch.cat(first)
 
 
 def _steps(z: Tensor) -> Tensor:

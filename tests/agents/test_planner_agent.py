@@ -180,10 +180,11 @@ def test_plans_go_on_from_the_ones_before(make_agent: Make, observe: Make) -> No
     assert fresh.plan.states.shape == plans[12].shape
 
 
+@pytest.mark.parametrize("name", ["trajectory-diffuser", "multi-task"])
 def test_actions_are_decoded_in_closed_loop(
-    make_agent: Make, observe: Make, monkeypatch: pytest.MonkeyPatch
+    name: str, make_agent: Make, observe: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent, calls = make_agent(config={"plan.stride": 3}, replan_every=6), []
+    agent, calls = make_agent(name, config={"plan.stride": 3}, replan_every=6), []
     decode = decision.decode
 
     def spy(*args: Any) -> Any:
@@ -197,7 +198,7 @@ def test_actions_are_decoded_in_closed_loop(
         start = np.array([step == 0, step in (0, 4)])  # the second row runs out of step
         action, state = agent.predict(here, state, start)
         # of rows that are due the plan decodes their first action itself, before
-        model, now, ahead, lag = calls[-1]
+        model, now, ahead, lag, told = calls[-1]
         ages = np.array([step % 6, step if step < 4 else (step - 4) % 6])
         np.testing.assert_array_equal(state.age, ages)
         # from where it is now to the plan's next state, in the time left
@@ -207,7 +208,9 @@ def test_actions_are_decoded_in_closed_loop(
         due = state.plan.states[[0, 1], ages // 3 + 1]
         np.testing.assert_allclose(model.states.inverse(ahead), due, atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(lag, (3 - ages % 3) / 3, rtol=1e-6)
-        np.testing.assert_array_equal(action, decode(model, now, ahead, lag).detach())
+        if name == "multi-task":  # by what its head kept of that state
+            assert torch.equal(told, state.plan.features[[0, 1], ages // 3])
+        np.testing.assert_array_equal(action, decode(model, now, ahead, lag, told).detach())
     assert len(calls) == 14 + 4  # four times one row of the two is due
 
 

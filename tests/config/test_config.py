@@ -263,6 +263,7 @@ def test_every_config_plans(name: str, kind: str, models: Make, plan_inputs: Mak
     assert torch.equal(plan.states[:, 0], context.state)
     assert (model.proposer is None) == (name in FROM_NOISE)
     assert (model.denoiser is None and model.streams is None) == (name in UNREFINED)
-    assert (plan.actions is not None) == (name in ("diffuser", "multi-task", "streams"))
+    assert (plan.actions is not None) == (name in ("diffuser", "streams"))
+    assert (plan.features is not None) == (name == "multi-task")
     assert (model.inverse_dynamics is None) == (name in ("multi-task", "streams"))
     assert model.proposer is None or model.proposer.autoregressive

@@ -271,6 +271,19 @@ def test_acted_does_not_count_once_a_window_rests(join_episodes: Make, tiny_conf
     assert 0 < windows.acted.mask.mean() < 1
 
 
+def test_actions_of_a_window_stand_beside_the_states_they_were_taken_in(
+    join_episodes: Make, tiny_config: Make
+) -> None:
+    config = steps_config(tiny_config, heads__kind="shared")
+    windows = WindowSampler(coded(join_episodes, [1] * 6), config, seed=0).sample(500, generator())
+    assert windows.between is not None and windows.actions is not None
+    assert windows.between.shape == (500, 3, 2, 2)
+    torch.testing.assert_close(windows.between[:, :, 0], windows.states[:, :-1])
+    inside = windows.acting == 1
+    assert 0.3 < inside.float().mean() < 1
+    torch.testing.assert_close(windows.between[inside] / 100, windows.actions[inside])
+
+
 # --- Splits, seeds, mistakes ---------------------------------------------------------------------
 
 

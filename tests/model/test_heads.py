@@ -16,13 +16,14 @@ from diffplan.diffusion.forward import q_sample
 from diffplan.diffusion.process import Process, aggregated
 from diffplan.diffusion.processes import SCHEDULES, build_process, ddpm
 from diffplan.errors import DiffplanError
+from diffplan.model.acting_head import FEATURES
 from diffplan.model.context import Context
 from diffplan.model.denoiser import Inputs
 from diffplan.model.heads import Heads, level_weight, two_hot
 from diffplan.model.modalities import MODALITIES, Telling
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.chains import chain_of, network_calls
-from diffplan.planning.stages import actions_of, make_plan
+from diffplan.planning.stages import make_plan
 from diffplan.training.losses import Objective
 
 Make = Callable[..., Any]
@@ -145,7 +146,7 @@ def test_without_weight_plans_and_losses_are_those_without_heads(
         for m in (shared, plain)
     )
     torch.testing.assert_close(ours.candidates, theirs.candidates, rtol=0, atol=0)
-    assert ours.actions is not None and theirs.actions is None
+    assert ours.features is not None and theirs.features is None
     batch = batch_of(shared, tiny_goal_episodes)
     ours, theirs = (Objective(m)(batch, generator(3)) for m in (shared, plain))
     for name in ("proposer", "denoiser", "denoiser_plain"):
@@ -172,8 +173,7 @@ def test_every_network_carries_heads(
     settings = model.config.planning
     context, noise = plan_inputs(model, settings)
     plan = make_plan(model, context, noise, settings, chain_of(model, settings))
-    assert plan.actions is not None
-    assert plan.actions.shape == (3, 4, model.config.plan.stride, 2)
+    assert plan.features is not None and plan.features.shape == (3, 4, FEATURES)
     assert plan.values.isfinite().all() and plan.states.isfinite().all()
     assert (plan.chosen == plan.values.argmax(1)).all()
 
@@ -187,7 +187,7 @@ def test_encodings_have_unit_size_and_pinned_rows_none(models: Make) -> None:
         name: torch.randn((5, 5, n) if MODALITIES[name].by_row else (5, n), generator=generator(n))
         for name, n in heads.columns.items()
     }
-    parts = {name: heads.encode_known(name, value) for name, value in values.items()}
+    parts = {name: heads.encode(name, value) for name, value in values.items()}
     for part in parts.values():
         torch.testing.assert_close(part.square().mean((1, 2)), torch.ones(5), atol=1e-3, rtol=0)
     whole = heads.aggregate(parts)
@@ -195,19 +195,12 @@ def test_encodings_have_unit_size_and_pinned_rows_none(models: Make) -> None:
     torch.testing.assert_close(whole[:, 1:], sum(parts.values())[:, 1:] / 2)
 
 
-def test_what_a_head_says_is_encoded_like_what_is_known(models: Make) -> None:
-    heads = heads_of(models("multi-task", heads__modalities=EVERY, heads__aggregation=1.0))
-    actions = torch.randn(2, 4, heads.columns["actions"])
-    torch.testing.assert_close(
-        heads.encode_known("actions", actions), heads.encode_decoded("actions", actions)
-    )
-    value = heads.bins[[3, 7]].unsqueeze(1)
+def test_what_a_head_says_of_the_return_is_the_mean_of_its_bins(models: Make) -> None:
+    heads = heads_of(models("multi-task"))
     logits = torch.full((2, len(heads.bins)), -100.0)
     logits[[0, 1], [3, 7]] = 100.0
-    torch.testing.assert_close(
-        heads.encode_known("returns", value), heads.encode_decoded("returns", logits)
-    )
-    torch.testing.assert_close(heads.value("returns", logits), value)
+    logits[1, 9] = 100.0
+    torch.testing.assert_close(heads.value("returns", logits), heads.bins[[3, 8]].unsqueeze(1))
 
 
 def test_two_hot_weights_average_to_the_value() -> None:
@@ -286,25 +279,51 @@ def test_known_data_enter_the_plan_only_with_weight(models: Make) -> None:
     aware = denoiser.bind(process, (10, 0), encoded, Inputs(telling=Telling(path, known)))
     blind = denoiser.bind(ddpm(BETAS), (10, 0), encoded)
     x = torch.randn(2, 4, 4, generator=generator(9))
-    e = heads.aggregate({n: heads.encode_known(n, v) for n, v in known.items()})
+    e = heads.aggregate({n: heads.encode(n, v) for n, v in known.items()})
     torch.testing.assert_close(aware(x, 10), blind(x + process.c[10] * e, 10))
 
 
-def test_what_nobody_gave_enters_as_it_was_said_last(models: Make) -> None:
-    model = models("multi-task", heads__modalities=EVERY, heads__aggregation=0.9)
-    denoiser, heads = model.multi_task, heads_of(model)
+def test_what_is_given_enters_only_the_half_with_conditions(models: Make) -> None:
+    model = models("multi-task", heads__modalities=("goal",), heads__aggregation=0.9)
+    denoiser, process = model.multi_task, model.plain_process
     assert denoiser is not None
-    process, grid = model.plain_process, (10, 5, 0)
-    encoded = denoiser.encode(Context(torch.zeros(2, 4), torch.zeros(2, 2)))
-    telling = Telling(model.path_from(torch.zeros(2, 4)), {"goal": torch.ones(2, 2)})
-    aware = denoiser.bind(process, grid, encoded, Inputs(telling=telling))
-    blind = denoiser.bind(ddpm(BETAS), grid, encoded)
-    x = torch.randn(2, 4, 4, generator=generator(9))
-    aware(x, 10)
-    inside = {n: heads.encode_decoded(n, raw) for n, raw in telling.said.items()}
-    inside["goal"] = heads.encode_known("goal", telling.known["goal"])
-    seen = x + process.c[5] * heads.aggregate(inside)
-    torch.testing.assert_close(aware(x, 5), blind(seen, 5))
+    encoded = denoiser.encode(Context(torch.zeros(2, 4), torch.ones(2, 2)))
+    path = model.path_from(torch.zeros(2, 4))
+
+    def told(known: dict[str, torch.Tensor]) -> Inputs:
+        return Inputs(telling=Telling(path, known))
+
+    given, x = {"goal": torch.ones(2, 2)}, torch.randn(2, 4, 4, generator=generator(9))
+    both = denoiser.pair(process, (10, 0), encoded, encoded, told(given))(x, 10)
+    for found, known in zip(both, (given, {}), strict=True):
+        torch.testing.assert_close(
+            found, denoiser.bind(process, (10, 0), encoded, told(known))(x, 10)
+        )
+    assert not torch.allclose(*both)
+    nothing = denoiser.bind(ddpm(BETAS), (10, 0), encoded)(x, 10)
+    torch.testing.assert_close(both[1], nothing)
+
+
+def test_the_head_of_actions_learns_from_real_states(
+    models: Make, tiny_goal_episodes: Episodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = models("multi-task"), []
+    acting = heads_of(model).acting
+    assert acting is not None
+    monkeypatch.setattr(acting, "at", lambda *a: seen.append(a) or type(acting).at(acting, *a))
+    batch = batch_of(model, tiny_goal_episodes)
+    Objective(model)(batch, generator())
+    ((_, towards, here, step),) = seen
+    assert batch.plain is not None
+    windows = [model.normalised_windows(w) for w in (batch.windows, batch.plain)]
+    rows = torch.cat(
+        [torch.arange(16).repeat_interleave(2), 16 + torch.arange(len(windows[1].states))]
+    )
+    between = torch.cat([w.between.flatten(1, 2) for w in windows])[rows]
+    torch.testing.assert_close(here, between.gather(1, step[..., None].expand(-1, -1, 4)))
+    torch.testing.assert_close(towards, torch.cat([w.states for w in windows])[rows])
+    # other actions for each noise draw
+    assert not torch.equal(step[0:32:2], step[1:32:2])
 
 
 def test_heads_tell_of_what_is_taken_for_a_plan_what_they_tell_of_one(models: Make) -> None:
@@ -313,17 +332,16 @@ def test_heads_tell_of_what_is_taken_for_a_plan_what_they_tell_of_one(models: Ma
     assert denoiser is not None
     state, goal, x = (torch.randn(2, *n, generator=generator(i)) for i, n in enumerate(SHAPES))
     encoded, path = denoiser.encode(Context(state, goal)), model.path_from(state)
-    telling = Telling(path)
+    telling = Telling(path, asked=EVERY)
     denoiser.bind(process, (10, 0), encoded, Inputs(telling=telling))(x, 10)
     said = denoiser.tell(process, 10, x, encoded, path, EVERY)
-    assert said.keys() == telling.said.keys()
+    assert {*said, "kept"} == telling.said.keys()
     for name in EVERY:
         torch.testing.assert_close(said[name], telling.said[name])
 
 
 def test_a_shared_model_needs_no_other_networks(models: Make) -> None:
     shared = models("multi-task", planning__candidates=4)
-    assert actions_of(shared, torch.zeros(1, 4, 4), {"actions": torch.zeros(1, 4, 4)}) is not None
     planning = shared.config.planning
     # to choose with a goal, the denoiser is asked of states
     assert network_calls(shared, planning) == 4 + planning.denoising_steps + 1
@@ -354,4 +372,4 @@ def test_a_head_needs_data_that_have_it(models: Make) -> None:
     with pytest.raises(DiffplanError, match="'task', which needs a dataset of several tasks"):
         models("multi-task", heads__modalities=("actions", "task"))
     separate = dataclasses.replace(models("multi-task").config, heads=HeadsConfig())
-    assert not separate.plans_act
+    assert not separate.learns_actions
