@@ -18,7 +18,7 @@ from diffplan.envs.makers.ogbench_data import made_with, make_ogbench
 from diffplan.envs.makers.ogbench_play import cube_lost, play_episode
 from diffplan.envs.simulators.environments import make_env
 from diffplan.envs.simulators.mazes import maze_of
-from diffplan.envs.simulators.ogbench import make_simulator
+from diffplan.envs.simulators.ogbench import environment_of, make_simulator
 from diffplan.envs.simulators.tasks import task_infos
 from diffplan.errors import DiffplanError
 from diffplan.scripts.cli import main
@@ -167,6 +167,32 @@ def test_a_name_is_made_shown_and_loaded(
 def _toy() -> dict[str, Any]:
     ends = np.array([0, 0, 1, 0, 0, 1], bool)
     return {"observations": np.eye(6, 2), "actions": np.zeros((6, 2)), "terminals": ends}
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "goal", "limit"),
+    [
+        ("antmaze-giant-stitch-v0", 29, (0, 1), 1000),
+        ("cube-double-play-v0", 37, (19, 20, 21, 28, 29, 30), 500),
+        ("scene-play-v0", 40, (19, 20, 21, 29, 33, 36, 38), 750),
+        ("puzzle-3x3-play-v0", 55, tuple(range(20, 55, 4)), 500),
+    ],
+)
+def test_an_official_file_brings_its_goals_and_tasks(
+    name: str, width: int, goal: tuple[int, ...], limit: int, data_folder: Path
+) -> None:
+    path = files.official_file(name)
+    path.parent.mkdir()
+    rows = _toy() | {"observations": np.eye(6, width), "qpos": np.zeros((6, 3))}
+    np.savez(path, **rows)
+    np.savez(path.with_name(f"{name}-val.npz"), **rows)
+    info, layout = (episodes := load_dataset(name)).info, episodes.layout
+    assert layout.goal_columns == goal
+    np.testing.assert_array_equal(episodes.goals, episodes.states[:, list(goal)])
+    told = {"env_name": environment_of(name), "max_episode_steps": limit}
+    assert [task.env_kwargs for task in info.evaluation_tasks] == [
+        told | {"task": task} for task in range(1, 6)
+    ]
 
 
 def test_five_tasks_with_starts_and_goals_of_their_own(data_folder: Path) -> None:
