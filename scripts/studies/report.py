@@ -269,6 +269,11 @@ def study_table(data: dict[str, Any]) -> str:
     if any("decision_ms" in row for found in study.values() for row in found["rows"].values()):
         parts.append(_costs_table(study, labels[0]))
     lines = [
+        f"- {name}: the mean over {found['tasks']} tasks, as many episodes in each"
+        for name, found in study.items()
+        if found["tasks"] > 1
+    ]
+    lines += [
         f"- {name}, {other}: {mean_interval(mean, ends)}"
         for name, found in study.items()
         for other, (mean, *ends) in found["others"].items()

@@ -32,12 +32,13 @@ class About:
 class Source:
     """A dataset by its word on the command line, or the folder of a run.
 
-    env: Gymnasium id to score in. terminations: of `diffplan train`.
+    env: Gymnasium id to score in. terminations, layout: of `diffplan train`.
     """
 
     word: str
     env: str | None = None
     terminations: str | None = None
+    layout: str | None = None
     _settings: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     # data are large: those of one source at a time
@@ -87,7 +88,7 @@ class Source:
 
         if self not in self._held:
             self._held.clear()
-            episodes = load_dataset(self.word, self.env, progress=False)
+            episodes = load_dataset(self.word, self.env, layout=self.layout, progress=False)
             self._held[self] = ended(episodes, self.terminations, None, Path(self.word))
         return self._held[self]
 
@@ -97,10 +98,9 @@ class Source:
 
     def _command(self, row: Row, out: Path, more: list[str] | None = None) -> Train:
         words = [row.config, "--dataset", self.word, "--out", str(out), *(more or [])]
-        if self.env is not None:
-            words += ["--env", self.env]
-        if self.terminations is not None:
-            words += ["--terminations", self.terminations]
+        for name in ("env", "terminations", "layout"):
+            if (value := getattr(self, name)) is not None:
+                words += [f"--{name}", value]
         for key, value in row.training.items():
             words += as_words(f"--{key.replace('_', '-')}", value)
         return Train.parse(words)

@@ -61,6 +61,8 @@ class Study:
     """Gymnasium id of the environment to score in; module:ID imports the module first."""
     terminations: Literal["as-recorded", "as-truncations"] | None = None
     """Of `diffplan train`: what ends at a time limit though the data call it terminated."""
+    layout: Literal["episodes", "environments"] | None = None
+    """Of the arrays of .npz files: [episodes, steps, ...] or [steps, environments, ...]."""
     episodes: int = 50
     """Episodes that score a cell."""
     seed: Annotated[
@@ -115,7 +117,8 @@ class Study:
     @cached_property
     def cells(self) -> Cells:
         """All of them, done or not."""
-        sources = tuple(Source(word, self.env, self.terminations) for word in self.data)
+        how = self.env, self.terminations, self.layout
+        sources = tuple(Source(word, *how) for word in self.data)
         if self.summary:  # of what is there: other data need not be
             sources = tuple(s for s in sources if (self.out / s.name / "cells").is_dir())
         rows = GROUPS[self.rows]
@@ -149,7 +152,8 @@ class Study:
         words += [] if self.rows == "main" else ["--rows", self.rows]
         words += ["--only", *self.only] if self.only else []
         words += ["--choose"] if self.choose else []
-        for name in ("seeds", "steps", "updates", "episodes", "seed", "env", "terminations"):
+        names = ("seeds", "steps", "updates", "episodes", "seed", "env", "terminations", "layout")
+        for name in names:
             if (value := getattr(self, name)) is not None:
                 words += [f"--{name}", str(value)]
         if any(row.goal_strides for row in GROUPS[self.rows].values()):

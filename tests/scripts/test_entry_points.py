@@ -294,7 +294,7 @@ def test_a_comparison_and_an_evaluation_are_of_every_task(
     # told of its task the planner does otherwise in the same environment
     first, second = np.split(np.array(cell["returns"]), 2)
     assert len(first) == 2 and not np.array_equal(first, second)
-    assert "rewards-a, " in capsys.readouterr().out
+    assert f"- {run.name}: the mean over 2 tasks" in capsys.readouterr().out
     few_ways(monkeypatch, alone)
     assert main(command) == 2
     assert "goes with none of the rows; proposer only: " in capsys.readouterr().err

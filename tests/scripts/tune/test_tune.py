@@ -180,6 +180,8 @@ def test_tuned_again_it_begins_with_what_was_tuned_on_other_seeds(
     assert tune(run) == 0
     first = json.loads((run / "checkpoint-00000002" / TUNING).read_text())
     (_, last), _ = first["seeds"][0], capsys.readouterr()
+    assert tune(run, "--seed", "4999") == 2
+    assert "episode seeds below 5000 are held back for scores" in capsys.readouterr().err
     assert tune(run, "--seed", str(last)) == 2
     assert f"give one from {last + 1} on" in capsys.readouterr().err
     assert tune(run) == 0
