@@ -111,7 +111,8 @@ def dpm_solver_v3(
     proposal: x̂ [B, H, D], needed where the process has r != 0. scale, noise: of no use here.
     statistics: estimated for this process, see `diffplan.diffusion.dpm_statistics`. order: values
     of f behind a step, 1 to 3 (fewer at first). corrector: repeat each step once f at its end is
-    known, with that value as one more and no more evaluations (appendix C).
+    known, with that value as one more and no more evaluations (appendix C), by the released
+    pseudo-order polynomial: exact through two values, of second order through more.
     One evaluation per step; the last step returns x0_hat itself, a grid of one index returns x.
     Ten arguments: the seven of every sampler, and what is this one's own.
     Raises DiffplanError as `check_statistics` does, and for a wrong order or a missing proposal.
@@ -201,8 +202,8 @@ def _levels(
     def cast(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device, dtype)
 
-    def update(t: int, s: int, points: Sequence[int]) -> _Update:
-        keep, weights, shift = table.step(t, s, points)
+    def update(t: int, s: int, points: Sequence[int], pseudo: bool = False) -> _Update:
+        keep, weights, shift = table.step(t, s, points, pseudo)
         return _Update(cast(keep), tuple(map(cast, weights)), cast(shift))
 
     levels = []
@@ -210,7 +211,7 @@ def _levels(
         for i, (t, s) in enumerate(pairwise(grid)):
             known = grid[max(0, i - order + 1) : i + 1][::-1]
             used = grid[max(0, i - order) : i + 1][::-1]
-            correct = update(grid[i - 1], t, used) if corrector and i and s else None
+            correct = update(grid[i - 1], t, used, pseudo=True) if corrector and i and s else None
             predict = update(t, s, known) if s else None
             levels.append(_Level(cast(table.gain(t)), correct, predict))
     return tuple(levels)
@@ -242,10 +243,11 @@ class _Table:
         return result
 
     def step(
-        self, t: int, s: int, points: Sequence[int]
+        self, t: int, s: int, points: Sequence[int], pseudo: bool
     ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """keep, weights and shift (see `_Update`) from t to s < t with f known at `points`.
 
+        pseudo: by `_pseudo_basis`, of points that begin with s and t.
         Integrals are taken from t on (L_t = S_t = B_t = 0), which leaves the solution as it is
         and exponents small.
         """
@@ -266,12 +268,8 @@ class _Table:
         factor = width[:, None] * self.weights[:, None, None] * np.exp(inner_l + inner_s)
         lam, factor, inner_b = lam[here:], factor[here:], inner_b[here:]
         at = [first - point for point in points]
-        known = offset[at]
-        integrals = []  # ∫ exp(L + S) times the polynomial that is 1 at one point, 0 at the others
-        for i, own in enumerate(known):
-            others = np.delete(known, i)
-            ratios = (lam[..., None] - others) / (own - others)
-            integrals.append(np.einsum("jq,jqhd->hd", ratios.prod(-1), factor))
+        basis = (_pseudo_basis if pseudo else _lagrange_basis)(lam, offset[at])
+        integrals = [np.einsum("jq,jqhd->hd", each, factor) for each in basis]  # ∫ exp(L + S) each
         out = self.a[s] * np.exp(-big_l[-1])
         weights = [out * w * np.exp(-big_s[i]) for w, i in zip(integrals, at, strict=True)]
         shift = (factor * inner_b).sum((0, 1))
@@ -293,6 +291,31 @@ class _Table:
         u = self.nodes[:, None, None]
         rise = np.diff(table, axis=0)[:, None]
         return total, total[:-1, None] + width[:, None] * u * (table[:-1, None] + rise * u / 2)
+
+
+def _lagrange_basis(lam: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
+    """Polynomials that are 1 at one of `known` [n] and 0 at the others, at lam [J, Q]."""
+    others = [np.delete(known, i) for i in range(len(known))]
+    return [
+        ((lam[..., None] - rest) / (own - rest)).prod(-1)
+        for own, rest in zip(known, others, strict=True)
+    ]
+
+
+def _pseudo_basis(lam: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
+    """As `_lagrange_basis`, of Newton's form with (lam - lam_t)^i in place of its products.
+
+    Divided differences stand for derivatives at t, where lam is 0 (appendix D.1 of the paper).
+    known: lam of s, of t, then of what came before.
+    """
+    order = [1, 0, *range(2, len(known))]  # differences begin at t
+    nodes = known[order]
+    basis = [np.zeros_like(lam) for _ in known]
+    for place, own in enumerate(nodes):
+        for degree in range(place, len(nodes)):
+            others = np.delete(nodes[: degree + 1], place)
+            basis[order[place]] += lam**degree / (own - others).prod()
+    return basis
 
 
 def _summed(pieces: np.ndarray, here: int) -> np.ndarray:

@@ -72,7 +72,9 @@ def clip(denoise: Denoise, bound: float) -> Denoise:
 
 
 Gradient = Callable[[Tensor, int], Tensor]
-"""(x_t [B, H, D], table index t) -> gradient of a value in x_t [B, H, D]."""
+"""(x_t [B, H, D], table index t) -> gradient of a value in x_t [B, H, D], 0 where x_t is held."""
+
+GUIDE_STEPS = 2  # gradients a level, as released
 
 
 def value_gradient(
@@ -84,29 +86,35 @@ def value_gradient(
     grid: tuple[int, ...],
     eta: float = 1.0,
 ) -> Denoise:
-    """Move x0_hat up the gradient of a value of x_t (Janner et al. 2022, algorithm 1).
+    """Move x_t up the gradient of a value before a step (Janner et al. 2022, arXiv 2205.09991).
 
-    They shift the mean of every ancestral step by weight times its variance times the gradient;
-    here x0_hat is shifted by what does the same to the mean of the step of `grid` that is taken,
-    by ddim with this eta (1 is ancestral). What sampler takes other steps is guided about as much.
+    As released, not as in algorithm 1: x_t itself is moved, by `GUIDE_STEPS` gradients whose
+    weights sum to `weight`, times the variance of the ancestral step; the network sees the moved
+    x_t, and the step of `grid`, by ddim with this eta (1 is ancestral), starts there. What sampler
+    takes other steps is guided about as much.
     until: level below which nothing guides; the last step, which is not noisy, never is.
     """
     steps = (pair for pair in pairwise(grid) if pair[0] >= until)
     # floats before any plan is made: nothing here depends on the data
-    factors = {t: weight * _shift(process, t, s, eta) for t, s in steps}
+    shares = {t: _shares(process, t, s, eta) for t, s in steps}
 
     def guided(x: Tensor, t: int) -> Tensor:
-        x0 = denoise(x, t)
-        factor = factors.get(t, 0.0)
-        return x0 if factor == 0.0 else x0 + factor * gradient(x, t)
+        variance, kept = shares.get(t, (0.0, 0.0))
+        if variance == 0.0:
+            return denoise(x, t)
+        moved = x
+        for _ in range(GUIDE_STEPS):
+            moved = moved + weight / GUIDE_STEPS * variance * gradient(moved, t)
+        # the sampler knows x_t as it was: x0_hat makes up for that
+        return denoise(moved, t) + kept * (moved - x)
 
     return guided
 
 
-def _shift(process: Process, t: int, s: int, eta: float) -> float:
-    """Variance of the ancestral step t -> s over the share of x0_hat in the mean of ddim's."""
+def _shares(process: Process, t: int, s: int, eta: float) -> tuple[float, float]:
+    """Variance of the ancestral step t -> s; share of x_t over that of x0_hat in ddim's."""
     variance = process.posterior_std(t, s) ** 2
     if variance == 0.0:
-        return 0.0
+        return 0.0, 0.0
     keep = math.sqrt(max(0.0, process.sigma[s] ** 2 - eta**2 * variance)) / process.sigma[t]
-    return variance / (process.a[s] - keep * process.a[t])
+    return variance, keep / (process.a[s] - keep * process.a[t])

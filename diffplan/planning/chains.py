@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
 from diffplan.diffusion.grids import GRIDS, consecutive_grid, time_grid
+from diffplan.diffusion.guidance import GUIDE_STEPS
 from diffplan.diffusion.process import FAR, Process
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
@@ -145,7 +146,8 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     steps = len(chain.grid) - 1
     calls += SAMPLERS[settings.sampler].evaluations(steps) if steps else 0
     if settings.value_guidance:  # not in the last step
-        calls += sum(t >= settings.value_guidance_until for t in chain.grid[:-2])
+        guided = sum(t >= settings.value_guidance_until for t in chain.grid[:-2])
+        calls += GUIDE_STEPS * guided
     return calls
 
 

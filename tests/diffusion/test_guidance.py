@@ -129,14 +129,15 @@ def test_a_pin_of_some_columns_leaves_the_others_free() -> None:
         torch.testing.assert_close(held[:, -1, :1], x[:, -1, :1] + moved)
 
 
-def test_a_value_s_gradient_shifts_the_ancestral_mean_by_its_variance() -> None:
-    """Janner et al. 2022, algorithm 1: mean + weight * variance * gradient, one level down."""
-    x, x0, slope = normal(B, H, D), normal(B, H, D, seed=1), normal(B, H, D, seed=2)
-    x, x0, slope = x.double(), x0.double(), slope.double()
+def test_a_step_starts_from_where_the_gradient_moved_x_to() -> None:
+    """By any grid and eta: the step of ddim from x + weight * variance * gradient."""
+    x, slope = normal(B, H, D).double(), normal(B, H, D, seed=2).double()
     noise = torch.zeros(2, B, H, D).double()
-    weight = 0.3
 
-    def step(denoise: Denoise, grid: tuple[int, ...], eta: float) -> Tensor:
+    def denoise(x: Tensor, t: int) -> Tensor:
+        return torch.tanh(x) + 0.1 * t
+
+    def after(denoise: Denoise, x: Tensor, grid: tuple[int, ...], eta: float) -> Tensor:
         seen: list[Tensor] = []
 
         def shown(x: Tensor, level: int) -> Tensor:
@@ -146,18 +147,15 @@ def test_a_value_s_gradient_shifts_the_ancestral_mean_by_its_variance() -> None:
         ddim(shown, COSINE, grid, x, noise=noise, eta=eta)
         return seen[1]
 
-    def guided(grid: tuple[int, ...], eta: float) -> Denoise:
-        return guidance.value_gradient(
-            lambda x, t: x0, lambda x, t: slope, COSINE, weight, 4, grid, eta
-        )
-
+    weight = 0.3
     for t, s, eta in ((20, 19, 1.0), (12, 11, 1.0), (4, 3, 1.0), (20, 16, 1.0), (8, 4, 0.0)):
         grid = (t, s, 0)
-        shift = step(guided(grid, eta), grid, eta) - step(lambda x, t: x0, grid, eta)
-        expected = weight * COSINE.posterior_std(t, s) ** 2 * slope
-        torch.testing.assert_close(shift, expected, rtol=1e-9, atol=1e-12)
-    below = guided((4, 3, 2, 0), 1.0)
-    assert torch.equal(below(x, 3), x0)
+        guided = guidance.value_gradient(denoise, lambda x, t: slope, COSINE, weight, 4, grid, eta)
+        moved = x + weight * COSINE.posterior_std(t, s) ** 2 * slope
+        expected = after(denoise, moved, grid, eta)
+        torch.testing.assert_close(after(guided, x, grid, eta), expected, rtol=1e-9, atol=1e-12)
+    below = guidance.value_gradient(denoise, lambda x, t: slope, COSINE, weight, 4, (4, 3, 2, 0))
+    assert torch.equal(below(x, 3), denoise(x, 3))
 
 
 def test_value_guidance_reaches_the_tilted_gaussian() -> None:

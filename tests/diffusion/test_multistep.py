@@ -1,9 +1,8 @@
-"""Samplers of higher order: measured orders, closed forms, published formulas, blow-ups."""
+"""Samplers of higher order: measured orders, closed forms, blow-ups."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -246,89 +245,6 @@ def test_a_pinned_state_is_bit_exact_at_the_end(name: str) -> None:
     end = SAMPLERS[name].run(denoise, process, time_grid(95, 8), x)
     assert torch.equal(end[:, 0], value)
     assert torch.equal(end[:, -1, 1:], goal)
-
-
-def test_2m_is_its_published_formula() -> None:
-    """Lu et al. 2022, algorithm 2, written out for two steps of a variance preserving process."""
-    process, x = ddpm(betas_cosine(50)), normal(B, H, D)
-    answers: list[Tensor] = []
-
-    def denoise(x: Tensor, t: int) -> Tensor:
-        answers.append(torch.tanh(x) + 0.01 * t)
-        return answers[-1]
-
-    lam = [math.inf, *(math.log(process.a[t] / process.sigma[t]) for t in range(1, 51))]
-    seen = shown("dpm-solver++2m", denoise, process, (40, 25, 12, 0), x)
-    first, second = answers[:2]
-    h0, h = lam[25] - lam[40], lam[12] - lam[25]
-    x1 = process.sigma[25] / process.sigma[40] * x - process.a[25] * math.expm1(-h0) * first
-    mixed = (1 + h / (2 * h0)) * second - h / (2 * h0) * first
-    x2 = process.sigma[12] / process.sigma[25] * x1 - process.a[12] * math.expm1(-h) * mixed
-    torch.testing.assert_close(seen[12], x2, rtol=1e-12, atol=1e-12)
-
-
-def test_evodiff_is_its_released_formula() -> None:
-    """One row with kappa = sigma / a, step by step: first a plain one, then two corrected."""
-    process, x = ddpm(betas_cosine(50)), normal(1, H, D)
-    sigma, kappa = process.sigma, [s / a for s, a in zip(process.sigma, process.a, strict=True)]
-
-    def denoise(x: Tensor, t: int) -> Tensor:
-        return torch.tanh(x) + 0.01 * t
-
-    def share(of: Tensor, along: Tensor) -> float:
-        return float((of * along).sum() / (along * along).sum())
-
-    def squashed(value: float) -> float:
-        return 1 / (1 + math.exp(-value))
-
-    grid = (40, 28, 17, 9, 0)
-    seen = shown("evodiff", denoise, process, grid, x)
-    at, answers = x, [denoise(x, 40)]
-    for i, (t, s) in enumerate(pairwise(grid[:-1])):
-        h = 1 / kappa[s] - 1 / kappa[t]
-        plain = sigma[s] / sigma[t] * at + sigma[s] * h * answers[-1]
-        if i == 0:
-            at, probe = plain, plain
-        else:
-            u = grid[i - 1]
-            r = math.log(kappa[u] / kappa[t]) / math.log(kappa[t] / kappa[s])
-            omega = 0.5 * (1 - ((s + t) / (40 + t)) ** 2)
-            base = math.sqrt((sigma[s] / sigma[t]) / (sigma[t] / sigma[u]))
-
-            def difference(new: Tensor, old: Tensor) -> tuple[Tensor, float]:
-                kept = (1 - omega) * base + omega * max(-2.0, min(2.0, share(new, old)))  # noqa: B023
-                return new - kept * old, kept
-
-            first, kept = difference(answers[-1], answers[-2])
-            r1 = r * squashed(abs(kept) / 4)
-            probe = plain + sigma[s] * h / 2 * first / r1
-            second, _ = difference(denoise(probe, s), answers[-1])
-            low, high = first / (r * h), r * second / h
-            eta = 0.5 * squashed(abs(0.5 * share(high + low, high - low)))
-            both = -eta * first / r + r * (1 - eta) * second
-            left = probe - plain - sigma[s] * h / 2 * both / r1
-            zeta = squashed(abs(share(left, first) / (h * sigma[s])) - 0.5)
-            at = plain + sigma[s] * h / 2 * both / zeta
-        torch.testing.assert_close(seen[s], probe, rtol=1e-9, atol=1e-9)
-        answers.append(denoise(probe, s))
-
-
-def shown(
-    name: str,
-    denoise: Callable[[Tensor, int], Tensor],
-    process: Process,
-    grid: tuple[int, ...],
-    x: Tensor,
-) -> dict[int, Tensor]:
-    """What the denoiser is shown last at every level."""
-    seen: dict[int, Tensor] = {}
-
-    def watched(x: Tensor, t: int) -> Tensor:
-        seen[t] = x
-        return denoise(x, t)
-
-    SAMPLERS[name].run(watched, process, grid, x)
-    return seen
 
 
 @pytest.mark.parametrize("name", ["s-pndm", "f-pndm"])

@@ -1,0 +1,1 @@
+"""Numbers of the papers' own code, see `__main__`."""
