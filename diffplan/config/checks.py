@@ -80,6 +80,7 @@ def _check_ranges(config: Sections, require: Require) -> None:
         (_POSITIVE, lambda value: value > 0, "a number above 0"),
         (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
         ({"data": ("discount",)}, lambda value: 0 < value <= 1, "a number in (0, 1]"),
+        ({"data": ("termination_penalty",)}, lambda value: value <= 0, "0 or less"),
         ({"heads": ("expectile",)}, lambda value: 0 < value < 1, "a number in (0, 1)"),
     )
     for names, fits, expected in ranges:

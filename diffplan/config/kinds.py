@@ -11,6 +11,8 @@ class HeadsKind:
 
     in_plan: bool = False
     """Whether the plan tensor holds actions."""
+    first_action: float = 1.0
+    """Weight of the actions that lead to the first future state, in the loss of the plan."""
     from_noise: bool = False
     """Whether plans come from noise alone."""
     streams: bool = False
@@ -33,6 +35,6 @@ HEADS = {
     "shared": HeadsKind(on_features=True, inverse_dynamics=False),
     "streams": HeadsKind(in_plan=True, streams=True, inverse_dynamics=False, value=False),
     # proposals hold no actions; published planners have inverse dynamics beside those in the plan
-    "in-plan": HeadsKind(in_plan=True, from_noise=True),
+    "in-plan": HeadsKind(in_plan=True, first_action=10.0, from_noise=True),
 }
 """By the name used in configurations."""

@@ -56,17 +56,24 @@ _PUBLISHED = _of_paper(
         learning_rate=2e-4,
         decay_after=100_000,
         weight_decay=1e-4,
-        ema=0.995,
+        ema=0.9975,  # 0.995 every second update
     ),
 )
 
 # Not the papers' network sizes: those of ours, so that the ideas are compared and not the budgets.
 
+_FALLING = -100.0  # all three add it to a reward that ends an episode
+
 _DIFFUSER = _of_paper(
     name="diffuser",
     # Janner et al. 2022, arXiv 2205.09991: released locomotion settings, but for the network
     plan=PlanSpaceConfig(horizon=31, stride=1, space="absolute"),
-    data=DataConfig(discount=0.997, relabel="hindsight", condition_on_returns=False),
+    data=DataConfig(
+        discount=0.997,
+        relabel="hindsight",
+        condition_on_returns=False,
+        termination_penalty=_FALLING,
+    ),
     denoiser=DenoiserConfig(process="ddpm", condition_on_proposal=False, drop_condition=0.0),
     heads=HeadsConfig(kind="in-plan", expectile=0.5),
     planning=PlanningConfig(
@@ -75,7 +82,7 @@ _DIFFUSER = _of_paper(
         sampler="ancestral",
         candidates=64,
         replan_every=1,
-        value_guidance=0.2,  # two guide steps of 0.1, taken as one
+        value_guidance=0.2,  # two guide steps of 0.1
     ),
     training=TrainingConfig(batch_size=256),
 )
@@ -85,7 +92,12 @@ _DECISION_DIFFUSER = _of_paper(
     # Ajay et al. 2023, arXiv 2211.15657: released settings, but for the network, its 200 levels
     # and its prediction of eps, which this network does not learn in this many columns
     plan=PlanSpaceConfig(horizon=99, stride=1, space="absolute"),
-    data=DataConfig(discount=0.99, relabel="hindsight", condition_on_returns=True),
+    data=DataConfig(
+        discount=0.99,
+        relabel="hindsight",
+        condition_on_returns=True,
+        termination_penalty=_FALLING,
+    ),
     denoiser=DenoiserConfig(
         process="ddpm",
         condition_on_proposal=False,
@@ -110,17 +122,22 @@ _DIFFUSION_VETERAN = _of_paper(
     # Lu et al. 2025, arXiv 2503.00535: jump steps, unguided, the critic selects among 50; here
     # too the network predicts x0 where theirs predicts eps
     plan=PlanSpaceConfig(horizon=4, stride=1, space="absolute"),
-    data=DataConfig(discount=0.997, relabel="hindsight", condition_on_returns=False),
+    data=DataConfig(
+        discount=0.997,
+        relabel="hindsight",
+        condition_on_returns=False,
+        termination_penalty=_FALLING,
+    ),
     denoiser=DenoiserConfig(process="ddpm", condition_on_proposal=False),
     heads=HeadsConfig(expectile=0.5),
     planning=PlanningConfig(start="noise", denoising_steps=20, candidates=50, replan_every=1),
     training=TrainingConfig(batch_size=256),
 )
 
-_DECISION_TRANSFORMER = _of_paper(
-    name="decision-transformer",
-    # Chen et al. 2021, arXiv 2106.01345: width and depth as published; the proposer plans states,
-    # so inverse dynamics acts, and it sees the current state alone
+_TRANSFORMER_PROPOSER = _of_paper(
+    name="transformer-proposer",
+    # in the spirit of the Decision Transformer (Chen et al. 2021, arXiv 2106.01345), whose width,
+    # depth and target it has; it proposes states and sees the current one alone
     plan=PlanSpaceConfig(horizon=8, stride=1),
     data=DataConfig(discount=1.0, relabel="hindsight", condition_on_returns=True),
     proposer=ProposerConfig(kind="transformer", training="teacher-forced", width=128, depth=3),
@@ -202,9 +219,9 @@ CONFIGS: dict[str, tuple[str, Config]] = {
             training=TrainingConfig(batch_size=256),
         ),
     ),
-    "decision-transformer": (
-        "a transformer proposes, nothing refines (Chen et al. 2021)",
-        _DECISION_TRANSFORMER,
+    "transformer-proposer": (
+        "a transformer proposes states by the return, nothing refines",
+        _TRANSFORMER_PROPOSER,
     ),
     "diffuser": (
         "states and actions from noise, guided by a value's gradient (Janner et al. 2022)",

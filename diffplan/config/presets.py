@@ -24,7 +24,8 @@ _MAZE_DIFFUSER: dict[str, Any] = {
     "plan.pin_goal": True,
     "planning.value_guidance": 0.0,  # what is held at both ends needs no reward to climb
     "planning.candidates": 1,
-    "planning.replan_every": 64,
+    "planning.replan_every": 256,  # one plan
+    "heads.kind": "separate",  # waypoints are followed, by inverse dynamics
 }
 _MAZE_VETERAN: dict[str, Any] = {"plan.horizon": 31, "plan.stride": 15}
 _MAZE_TRANSFORMER: dict[str, Any] = {"data.discount": 0.99, "planning.target": "fixed"}
@@ -33,7 +34,7 @@ BASELINES: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ("diffuser", "goal"): (
         _MAZE_DIFFUSER,
         "Janner et al. 2022, arXiv 2205.09991: inpainting between start and goal over 256 steps, "
-        "here in jumps of 8",
+        "here in jumps of 8; planned once, waypoints followed (scripts/plan_maze2d.py)",
     ),
     ("diffuser", "hopper-medium-expert*"): (
         {"planning.value_guidance": 2e-4, "planning.value_guidance_until": 5},
@@ -51,7 +52,7 @@ BASELINES: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
         _MAZE_VETERAN,
         "Lu et al. 2025, arXiv 2503.00535: 32 states in jumps of 15",
     ),
-    ("decision-transformer", "goal"): (
+    ("transformer-proposer", "goal"): (
         _MAZE_TRANSFORMER,
         "returns-to-go of a goal that is kept do not run out",
     ),

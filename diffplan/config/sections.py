@@ -62,6 +62,9 @@ class DataConfig:
     best_of_windows: Auto[int] = AUTO
     """Starts drawn per window and action (without a goal); one of good return is kept. None: 16
     without a goal, unless the data say that a high return is nothing to ask for."""
+    termination_penalty: float = 0.0
+    """Added to the reward of a step that ends an episode before its time limit, without a goal:
+    returns then tell falling from running on. -100 in Diffuser and those after it."""
     condition_on_returns: DisallowNone[Auto[bool]] = AUTO
     """Condition on the return-to-go. Neither said: where there is no goal, unless the data say that
     a high return is nothing to ask for."""

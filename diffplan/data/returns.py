@@ -50,10 +50,18 @@ def discounted_returns(
     return result
 
 
-def returns_to_go(episodes: Episodes, discount: float) -> Tensor:
+def penalised(episodes: Episodes, penalty: float) -> np.ndarray:
+    """Rewards [N] with `penalty` added where a step ends its episode before the time limit."""
+    if not penalty:
+        return episodes.rewards
+    return episodes.rewards + np.float32(penalty) * np.asarray(episodes.terminations)
+
+
+def returns_to_go(episodes: Episodes, discount: float, penalty: float = 0.0) -> Tensor:
     """Discounted return-to-go at every state [M]; at a state after the last step what follows.
 
-    A time limit is no end: what would have followed is taken as more of the same.
+    A time limit is no end: what would have followed is taken as more of the same. penalty: as in
+    `penalised`.
     """
     state_starts, starts = np.asarray(episodes.state_starts), np.asarray(episodes.step_starts)
     last = starts[1:] - 1
@@ -68,6 +76,6 @@ def returns_to_go(episodes: Episodes, discount: float) -> Tensor:
     acted = np.ones(len(episodes.states), np.bool_)
     acted[state_starts[1:][extra] - 1] = False
     result = np.empty(len(acted), np.float32)
-    result[acted] = discounted_returns(episodes.rewards, starts, discount, tail)
+    result[acted] = discounted_returns(penalised(episodes, penalty), starts, discount, tail)
     result[~acted] = tail[extra]
     return torch.from_numpy(result)

@@ -15,7 +15,7 @@ from diffplan.data.goals import Goals
 from diffplan.data.info import DatasetInfo
 from diffplan.data.landmarks import LandmarkGraph
 from diffplan.data.placement import fits, move, take
-from diffplan.data.returns import returns_to_go
+from diffplan.data.returns import penalised, returns_to_go
 from diffplan.data.rows import PerEpisode, StepOf, TaskRows
 from diffplan.data.targets import Sample, TargetTable
 from diffplan.errors import DiffplanError
@@ -82,13 +82,16 @@ class WindowSampler:
         self.actions = torch.from_numpy(episodes.actions)
         low, high = episodes.info.action_low, episodes.info.action_high
         self.rest = (torch.tensor(low) + torch.tensor(high)) / 2
-        self.rewards = torch.from_numpy(np.asarray(episodes.rewards))
+        penalty = 0.0 if self.goal_columns else config.data.termination_penalty
+        self.rewards = torch.from_numpy(np.asarray(penalised(episodes, penalty)))
         self.ended = torch.from_numpy(np.asarray(episodes.terminations))
         self.first = PerEpisode(starts, starts[:-1])
         self.last = PerEpisode(starts, starts[1:] - 1)
         self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
         self.has_goals = bool(self.goal_columns)
-        self.returns = None if self.has_goals else returns_to_go(episodes, config.data.discount)
+        self.returns = None
+        if not self.has_goals:
+            self.returns = returns_to_go(episodes, config.data.discount, penalty)
         self.tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
         self.task_of = None if self.tasks is None else PerEpisode(starts, self.tasks)
         held = self._held_out(counts, drawing.held_out, seed, episodes.info)

@@ -58,12 +58,14 @@ class Noising:
     main, plain: the two forward processes; of plain samples r = 0, without a scale and with the
     proposal absent. scale: noise [H, D] of the main process, None if it takes none. held: bool
     [H, D], entries that stay clean in x_t and have no weight, as at planning under `guidance.pin`.
+    weights: [H, D] of the entries in the loss, None where they are alike.
     """
 
     main: Process
     plain: Process
     scale: Tensor | None = None
     held: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -284,6 +286,8 @@ class Denoiser(nn.Module):
         )
         mask = samples.mask
         weights = torch.ones_like(x0) if mask is None else mask.unsqueeze(-1).expand_as(x0)
+        if noising.weights is not None:
+            weights = weights * noising.weights
         if held is not None:
             x_t = torch.where(held, x0, x_t)
             weights = weights * ~held

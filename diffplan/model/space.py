@@ -282,6 +282,15 @@ class PlanSpace(nn.Module):
             return torch.cat([torch.ones_like(mask[:, :1]), mask], 1)
         return mask
 
+    def loss_weights(self) -> Tensor | None:
+        """Weights [rows, D] of a plan's entries in its loss, None where they are alike."""
+        weight = self.config.heads.facts.first_action
+        if weight == 1.0:
+            return None
+        weights = torch.ones(self.rows, self.plan_dim, device=self.plan_scale.device)
+        weights[int(self.absolute), self.columns.actions] = weight  # what is executed first
+        return weights
+
     def held(self) -> Tensor | None:
         """Entries [rows, D] that stay clean in training and at planning, None where none does."""
         if not self.absolute:

@@ -16,6 +16,7 @@ from diffplan.planning.queries import answers_of
 
 _CHECK_EVERY = 4  # plan states between two looks at a plan's progress
 _EXCESS_WEIGHT = 2.0  # above 1: gaining by a jump must not pay
+_RELEASED_UNIT = 1000.0  # of returns in Trajectory Diffuser's code
 _LEAST_RETURN = 1e-3  # the value network resolves no less
 
 
@@ -112,6 +113,13 @@ def _goal_value(
 def _excess(saved: Tensor, elapsed: int) -> Tensor:
     """What saved steps to go [B, n] exceed the steps they took by, in sum: [B]."""
     return (saved - elapsed).clamp(min=0).sum(1)
+
+
+def weighed(model: PlannerModel, values: Tensor) -> Tensor:
+    """Values as a softmax takes them: the published critic's in thousands of return."""
+    if model.value is None or not model.value.uses_action:
+        return values
+    return values * (model.returns.std[0] / _RELEASED_UNIT)
 
 
 def select(values: Tensor, gumbel: Tensor, settings: PlanningConfig) -> Tensor:

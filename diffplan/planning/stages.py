@@ -27,7 +27,7 @@ from diffplan.model.planner_model import PlannerModel
 from diffplan.model.proposer.base import Proposal
 from diffplan.model.value import NoisyValue
 from diffplan.planning.chains import Chain, StreamChain
-from diffplan.planning.selection import evaluate, select
+from diffplan.planning.selection import evaluate, select, weighed
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def make_plan(
     else:
         values = candidates.new_full((rows, k), math.nan)
     if steering is None:
-        chosen = select(values, noise.select, settings)
+        chosen = select(weighed(model, values), noise.select, settings)
     else:
         chosen = steering.choose(model, context, values, candidates)
 
@@ -359,7 +359,7 @@ def _value_gradient(
     model: PlannerModel, value: NoisyValue, context: Context, process: Process
 ) -> guidance.Gradient:
     """Gradient of the noisy value in x_t, for the rows of the context."""
-    condition = model.value_condition(context)
+    condition, held = model.value_condition(context), model.held()
 
     def worth(x: Tensor, level: Tensor, given: Tensor) -> Tensor:
         # in the units of the data's returns, as published weights are meant
@@ -372,7 +372,7 @@ def _value_gradient(
         with torch.inference_mode(False):
             level = torch.full((len(x),), t / process.T, device=x.device)
             found: Tensor = slope(x.clone(), level, condition.clone())
-            return found
+        return found if held is None else found.masked_fill(held, 0.0)
 
     return gradient
 

@@ -85,7 +85,13 @@ def denoiser_losses(
         told = _told(model, denoiser, windows, plain, generator)
     loss = denoiser.loss(
         Samples(x0, x_hat, is_plain, levels, noise, contexts, drop, mask, told),
-        Noising(model.main_process, model.plain_process, model.noise_scale, model.held()),
+        Noising(
+            model.main_process,
+            model.plain_process,
+            model.noise_scale,
+            model.held(),
+            model.loss_weights(),
+        ),
     )
     of_plan = loss.pop("plan")
     losses = {"denoiser": weighted(of_plan[:main], weight)}

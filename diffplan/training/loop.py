@@ -382,6 +382,8 @@ class _Learner:
         sampler, generator = self.sampler, self.generator
         few = self.settings.batch_size
         many = max(few, _HEAD_BATCH)
+        if model.value is not None and model.value.uses_action:
+            many = max(many, few * model.rows)  # as published: every pair of every window
         judged = model.value is not None or model.tells_of_states
         plain, follows = objective.plain_rows, objective.follows_proposals
         return Batch(

@@ -60,7 +60,7 @@ def test_how_many_settings_there_are() -> None:
     }
     assert counts == {
         "plan": 5,
-        "data": 5,
+        "data": 6,
         "proposer": 4,
         "denoiser": 9,
         "heads": 9,
@@ -240,7 +240,7 @@ def test_settings_that_exclude_each_other_are_refused(
 
 
 FROM_NOISE = ("from-noise", "diffuser", "decision-diffuser", "diffusion-veteran", "streams")
-UNREFINED = ("proposer-only", "decision-transformer")
+UNREFINED = ("proposer-only", "transformer-proposer")
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))

@@ -1,12 +1,15 @@
 """Discounted returns: what a loop over the steps gives, however episodes and chunks lie."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffplan.data import returns
-from diffplan.data.returns import discounted_returns
+from diffplan.data.episodes import Episodes
+from diffplan.data.returns import discounted_returns, penalised, returns_to_go
 
 
 def by_hand(
@@ -51,3 +54,15 @@ def test_one_long_episode_among_short_ones(discount: float) -> None:
     tail = np.array([3.0, 0.0, 50.0, 0.0, 1.0, 7.0])
     result = discounted_returns(rewards, starts, discount, tail)
     np.testing.assert_allclose(result, by_hand(rewards, starts, discount, tail), rtol=1e-6)
+
+
+def test_an_end_before_the_time_limit_can_cost(tiny_episodes: Episodes) -> None:
+    starts, states = tiny_episodes.step_starts, tiny_episodes.state_starts
+    ends = np.zeros(len(tiny_episodes.rewards), np.bool_)
+    ends[starts[1::2] - 1] = True
+    falling = replace(tiny_episodes, terminations=ends)
+    cost = penalised(falling, -100.0) - falling.rewards
+    assert (cost[ends] < -99).all() and (cost[~ends] == 0).all()
+    lost = returns_to_go(falling, 1.0, -100.0) - returns_to_go(falling, 1.0)
+    for e, last in enumerate(starts[1:] - 1):
+        assert lost[states[e]] == pytest.approx(-100.0 if ends[last] else 0.0, abs=1e-4)

@@ -16,8 +16,8 @@ from diffplan.data.windows import WindowSampler
 from diffplan.engines.table import make_engine
 from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
-from diffplan.planning.chains import chain_of, network_calls
-from diffplan.planning.stages import make_plan
+from diffplan.planning.chains import Chain, chain_of, network_calls
+from diffplan.planning.stages import guide, make_plan
 from diffplan.training.denoising import noisy_value_loss
 from diffplan.training.losses import Objective
 
@@ -146,6 +146,22 @@ def test_the_network_sees_held_entries_clean_and_learns_nothing_there(
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
+def test_the_actions_executed_first_weigh_ten_times(
+    tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    model = tiny_model(tiny_config("diffuser"), tiny_episodes)
+    weights = model.loss_weights()
+    assert weights is not None
+    first = weights[1, model.columns.actions]
+    assert (first == 10).all() and weights.sum() == weights.numel() + 9 * first.numel()
+    batch = batch_of(sampler_of(tiny_episodes, model))
+    before, after = (
+        Objective(model)(batch, torch.Generator().manual_seed(0))["denoiser"].item()
+        for model.loss_weights in (lambda: None, lambda: weights)
+    )
+    assert before != after
+
+
 def test_the_noisy_value_learns_what_a_plan_is_worth(
     tiny_goal_episodes: Episodes, diffuser: PlannerModel
 ) -> None:
@@ -165,32 +181,34 @@ def test_the_noisy_value_learns_what_a_plan_is_worth(
     assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5])
 
 
-def test_value_guidance_raises_the_noisy_value_of_plans(
+def test_value_guidance_moves_plans_up_the_noisy_value(
     diffuser: PlannerModel, plan_inputs: Make
 ) -> None:
-    assert diffuser.noisy_value is not None
-
-    def worth(weight: float) -> float:
-        settings = replace_planning(
-            diffuser.config, candidates=1, value_guidance=weight, clip=None
-        ).planning
-        context, noise = plan_inputs(diffuser, settings, rows=16)
-        with torch.inference_mode():
-            plan = make_plan(diffuser, context, noise, settings, chain_of(diffuser, settings))
-            x = diffuser.to_plan(context.state, plan.states[:, 1:], plan.actions)
-            level = torch.full((16,), 1 / 20)
-            condition = diffuser.value_condition(context)
-            assert diffuser.noisy_value is not None
-            return float(diffuser.noisy_value(x, level, condition).mean())
-
-    levels: list[float] = []
-    diffuser.noisy_value.register_forward_pre_hook(
-        lambda value, given: levels.append(float(given[1][0]))
-    )
-    values = [worth(weight) for weight in (0.0, 1.0, 5.0)]
-    assert values == sorted(values)
-    assert len(set(values)) == 3
-    assert min(levels) > 0 and max(levels) == 1.0  # of T, where planning begins
+    """By its gradient at the level, in units of the return, where nothing is held."""
+    value, level = diffuser.noisy_value, 5
+    assert value is not None
+    weighed = [
+        replace_planning(diffuser.config, candidates=1, value_guidance=weight, clip=None).planning
+        for weight in (0.0, 0.2)
+    ]
+    context, noise = plan_inputs(diffuser, weighed[0], rows=16)
+    x = noise.start.flatten(0, 1)
+    held = diffuser.held()
+    assert held is not None
+    x = torch.where(held, diffuser.pinned_start(context.state).unsqueeze(1), x).requires_grad_()
+    worth = value(x, torch.full((16,), level / 20), diffuser.value_condition(context))
+    (slope,) = torch.autograd.grad(worth.sum() * diffuser.returns.std[0], x)
+    told: list[float] = []
+    value.register_forward_pre_hook(lambda _, given: told.append(float(given[1][0])))
+    with torch.no_grad():
+        plain, moved = (
+            guide(diffuser, context, None, each, chain).denoise(x, level)
+            for each in weighed
+            if isinstance(chain := chain_of(diffuser, each), Chain)
+        )
+    assert told == [level / 20] * 2  # of T
+    assert torch.equal(plain[:, held], moved[:, held])
+    assert (((moved - plain) * slope).sum((1, 2)) > 0).all()
 
 
 def test_the_agent_takes_the_planned_actions_one_a_step(
@@ -237,5 +255,7 @@ def test_network_calls_count_every_kind(models: Make) -> None:
     assert calls(ours, start="noise", denoising_steps=10) == 10
     assert calls(ours, start="noise", denoising_steps=20, sampler="s-pndm") == 21
     guided = models("diffuser")
-    assert calls(guided, denoising_steps=20, value_guidance=0.1, value_guidance_until=3) == 20 + 18
+    assert (
+        calls(guided, denoising_steps=20, value_guidance=0.1, value_guidance_until=3) == 20 + 2 * 18
+    )
     assert dataclasses.replace(guided.config.planning).candidates >= 1

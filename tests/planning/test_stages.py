@@ -19,7 +19,7 @@ from diffplan.model.denoiser import Inputs
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning import stages
 from diffplan.planning.chains import chain_of, matching_level
-from diffplan.planning.selection import select
+from diffplan.planning.selection import select, weighed
 from diffplan.planning.stages import NormalisedPlan, decode, make_plan
 
 Make = Callable[..., Any]
@@ -349,6 +349,10 @@ def test_the_published_critic_judges_the_first_action(models: Make, plan_inputs:
     here, there = plan.candidates[:, :, 0], plan.candidates[:, :, 1]
     action = model.inverse_dynamics(here, there, torch.ones(3, 3)).clamp(-1, 1)
     torch.testing.assert_close(plan.values, model.value(here, None, action))
+    # its softmax is over returns in thousands
+    returns = model.returns.inverse(torch.stack([plan.values, 0 * plan.values]).unsqueeze(-1))
+    thousands = (returns[0] - returns[1]).squeeze(-1) / 1000
+    torch.testing.assert_close(weighed(model, plan.values), thousands)
     # the copies start from one proposal and differ by the noise of the refinement alone
     assert torch.equal(plan.proposal[:, 1], plan.proposal[:, 2])
     assert not torch.allclose(plan.candidates[:, 1], plan.candidates[:, 2])
