@@ -71,6 +71,13 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.learning_rate * warm * min(1.0, math.sqrt(config.decay_after / (step + 1)))
 
 
+def head_batch(model: PlannerModel, windows: int) -> int:
+    """Pairs that inverse dynamics and value learn from in an update of so many windows."""
+    published = model.value is not None and model.value.uses_action
+    # as released: as many as the windows hold
+    return max(windows * (model.rows if published else 1), _HEAD_BATCH)
+
+
 def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     """Train a planner; returns the last checkpoint's folder, also where `options.stop` ended it.
 
@@ -381,9 +388,7 @@ class _Learner:
         model, objective = self.model, self.objective
         sampler, generator = self.sampler, self.generator
         few = self.settings.batch_size
-        many = max(few, _HEAD_BATCH)
-        if model.value is not None and model.value.uses_action:
-            many = max(many, few * model.rows)  # as published: every pair of every window
+        many = head_batch(model, few)
         judged = model.value is not None or model.tells_of_states
         plain, follows = objective.plain_rows, objective.follows_proposals
         return Batch(

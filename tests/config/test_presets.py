@@ -85,3 +85,9 @@ def test_ours_know_no_names(name: str) -> None:
 def test_other_names_have_nothing_published(dataset: str) -> None:
     assert preset_for(PUBLISHED, dataset, has_goal=False) is None
     assert "nothing is published" in why_none(dataset)
+
+
+def test_diffuser_plans_a_maze_once_and_follows_its_waypoints() -> None:
+    config = config_for("diffuser", "pointmaze-medium-v3", has_goal=True)
+    assert config.planning.replan_every == config.plan.horizon * config.plan.stride == 256
+    assert config.heads.kind == "separate" and not config.planning.value_guidance

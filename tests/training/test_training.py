@@ -22,7 +22,7 @@ from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import list_checkpoints
 from diffplan.training import log, loop
 from diffplan.training.average import WeightAverage
-from diffplan.training.loop import learning_rate, train
+from diffplan.training.loop import head_batch, learning_rate, train
 from diffplan.training.run import RunOptions
 
 Make = Callable[..., Any]
@@ -152,6 +152,14 @@ def test_a_sampler_that_does_not_suit_is_refused_before_anything_is_learned(
         changes={"planning.sampler": "dpm-solver-v3", "planning.denoising_steps": 3}
     )
     assert train(tiny_episodes, later, options(tmp_path, 1)).is_dir()
+
+
+def test_the_published_critic_learns_from_every_pair_of_the_windows(
+    tiny_config: Make, tiny_model: Make, tiny_episodes: Episodes
+) -> None:
+    published = tiny_model(tiny_config("trajectory-diffuser-published"), tiny_episodes)
+    assert [head_batch(published, few) for few in (8, 100)] == [256, 100 * published.rows]
+    assert head_batch(tiny_model(tiny_config(), tiny_episodes), 100) == 256
 
 
 def test_the_learning_rate_knows_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
