@@ -98,7 +98,7 @@ def constrained(
     if way is not None and way not in get_args(Way):
         raise DiffplanError(f"way is {way!r}, expected {', '.join(get_args(Way))}")
     model, goals = agent.model, agent.layout.goal_dim > 0
-    if model.config.learns_actions:
+    if model.config.actions_in_plan:
         raise DiffplanError(
             f"constraints move states, but plans of {agent.config_name} bring their actions with "
             "them; take a model with inverse dynamics, e.g. trajectory-diffuser"

@@ -72,14 +72,14 @@ MODALITIES: dict[str, Modality] = {
     "actions": Modality(
         True,
         "gaussian",
-        1.0,
+        0.3,
         lambda space: space.config.plan.stride * space.spec.action_dim,
         _actions,
     ),
-    "rewards": Modality(True, "gaussian", 0.5, lambda space: 1, _rewards),
-    "returns": Modality(False, "bins", 0.2, lambda space: 1, _returns),
-    "goal": Modality(False, "gaussian", 0.5, lambda space: space.spec.goal_dim, _goal),
-    "task": Modality(False, "classes", 0.1, lambda space: space.spec.tasks, _task),
+    "rewards": Modality(True, "gaussian", 0.15, lambda space: 1, _rewards),
+    "returns": Modality(False, "bins", 0.06, lambda space: 1, _returns),
+    "goal": Modality(False, "gaussian", 0.15, lambda space: space.spec.goal_dim, _goal),
+    "task": Modality(False, "classes", 0.03, lambda space: space.spec.tasks, _task),
 }
 """Kinds of data beside the plan's states, which are the diffusion space itself."""
 

@@ -108,8 +108,10 @@ def test_models_without_goals_or_with_actions_in_their_plans_say_what_they_lack(
     np.testing.assert_allclose(state.plan.states[0, -1, :2], (1.0, 1.0), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["trajectory-diffuser", "multi-task"])
 @pytest.mark.parametrize("way", ["dps", "smc", "red-diff"])
-def test_every_way_plans_for_an_agent(agent: PlannerAgent, way: Any) -> None:
+def test_every_way_plans_for_an_agent(make_agent: Make, way: Any, name: str) -> None:
+    agent = make_agent(name)
     kept = agent.constrained(Limit(0, high=5.0), way=way, candidates=3)
     action, _ = kept.predict(seen((1.0, 1.0)))
     assert np.isfinite(action).all()
