@@ -18,7 +18,7 @@ from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes, fingerprint
 from diffplan.data.info import DatasetInfo
 from diffplan.envs import formats
-from diffplan.envs.formats.arrays import load_arrays
+from diffplan.envs.formats.arrays import IN_MEMORY, load_arrays
 from diffplan.envs.formats.d4rl import load_d4rl
 from diffplan.envs.formats.d4rl_catalogue import CATALOGUE, canonical_name, d4rl_folder
 from diffplan.envs.formats.d4rl_hdf5 import D4RL_SUFFIXES, fetch_d4rl
@@ -366,6 +366,8 @@ def training_data(info: DatasetInfo, trained_on: str) -> Episodes | str:
     """
     if info.source == "combined":
         return _combined_data(info, trained_on)
+    if info.details.get("data_source") == IN_MEMORY:
+        return "they were given from Python"
     known = CATALOGUE.get(info.id)
     here = _is_here(info.id)
     reason = ""

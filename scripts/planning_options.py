@@ -53,7 +53,7 @@ def _changes_of(section: type) -> Callable[[type], type]:
         for each in fields(section):
             hint, told = hints[each.name], helps.get(each.name, "")
             if f"planning.{each.name}" in OPEN:  # decided when the run was trained
-                hint = Union[tuple(set(get_args(hint)) - {type(None)})]  # noqa: UP007
+                hint = Union[tuple(x for x in get_args(hint) if x is not type(None))]  # noqa: UP007
                 told = re.sub(r" None: [^.]*(\.\d[^.]*)?\.$", "", told)
             shown = tyro.conf.arg(
                 metavar=None if hint is bool else _metavar(hint),

@@ -8,7 +8,6 @@ exactly.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,41 +15,26 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import GeneralTracker
-from torch import Tensor
 from tqdm import tqdm
 
 from diffplan.config.config import Config, adopted, config_to_dict, settled
 from diffplan.config.decisions import Decision
-from diffplan.config.sections import TrainingConfig
-from diffplan.data.batches import Batch
 from diffplan.data.episodes import Episodes, fingerprint
-from diffplan.data.placement import moved
-from diffplan.data.windows import WindowSampler
-from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import save_checkpoint
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.run_folder import Header, find_checkpoint, list_checkpoints, own_version
 from diffplan.model.spec import ModelSpec
 from diffplan.nn.device import find_device
-from diffplan.planning.chains import chain_of
-from diffplan.training.average import WeightAverage
 from diffplan.training.defaults import decide
-from diffplan.training.flat import Weights
+from diffplan.training.learner import Learner, learning_rate
 from diffplan.training.log import Diverged, Means, MetricsFile
-from diffplan.training.losses import Objective
 from diffplan.training.memory import check_size
-from diffplan.training.residual import measure_residual
 from diffplan.training.run import Evaluated, Progress, RunOptions, find_previous
-from diffplan.training.state import gather_generators, not_finite, restore, training_state
+from diffplan.training.state import not_finite
 from diffplan.training.trackers import check_trackers, describe, make_trackers, show_picture
 
-_HEAD_BATCH = 256  # least of inverse dynamics and value: small networks, noisy targets
-_WARMUP = 200  # updates in which the rate rises linearly: Adam's first moments are rough
-_GRAD_CLIP = 1.0  # bound on the gradient norm of each part
 _RESIDUAL_EVERY = 100  # updates between measurements of the free-running error
-_RESIDUAL_WINDOWS = 512
-_RESIDUAL_RATE = 0.2
 _LOG_EVERY = 50
 _SHORT = {  # names in the progress bar
     "loss/proposer": "propose",
@@ -63,19 +47,6 @@ _SHORT = {  # names in the progress bar
     "loss/head_returns": "value",
     "loss/head_task": "task",
 }
-
-
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Rate of update `step` (from 0): linear warm-up, then constant, then ~ 1/sqrt(step)."""
-    warm = min(1.0, (step + 1) / _WARMUP)
-    return config.learning_rate * warm * min(1.0, math.sqrt(config.decay_after / (step + 1)))
-
-
-def head_batch(model: PlannerModel, windows: int) -> int:
-    """Pairs that inverse dynamics and value learn from in an update of so many windows."""
-    published = model.value is not None and model.value.uses_action
-    # as released: as many as the windows hold
-    return max(windows * (model.rows if published else 1), _HEAD_BATCH)
 
 
 def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
@@ -121,7 +92,7 @@ def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     torch.manual_seed(options.seed)  # of the first weights, the same in every process
     step, seconds = (0, 0.0) if header is None else (header.step, header.seconds)
     accelerator = _accelerator(options, step)
-    learner = _Learner(episodes, config, options.seed, accelerator)
+    learner = Learner(episodes, config, options.seed, accelerator)
     if previous is not None:
         learner.resume(previous[0])
     learner.prepare()
@@ -296,105 +267,3 @@ def _accelerator(options: RunOptions, step: int = 0) -> Accelerator:
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, see docs/performance.md
     return accelerator
-
-
-class _Learner:
-    """What learns: the model, its average, the optimiser, and where batches come from."""
-
-    def __init__(
-        self, episodes: Episodes, config: Config, seed: int, accelerator: Accelerator
-    ) -> None:
-        """The order is that of the random numbers: sampler, networks, scales, then batches."""
-        self.settings, self.accelerator = config.training, accelerator
-        self.sampler = WindowSampler(episodes, config, seed=seed)
-        landmarks = self.sampler.landmarks
-        self.model = PlannerModel(ModelSpec.of(episodes, config, landmarks), config)
-        if not SAMPLERS[config.planning.sampler].takes_statistics:  # which come after training
-            # refuses now what could not plan in the end
-            chain_of(self.model, self.model.config.planning)
-        info = episodes.info
-        low, high = torch.tensor(info.action_low), torch.tensor(info.action_high)
-        self.model.fit(self.sampler, low, high, seed)
-        self.sampler.to(accelerator.device)
-        self.weights = Weights(self.model.to(accelerator.device))
-        self.average = WeightAverage(self.model, config.training.ema, self.weights.vector)
-        self.optimiser = torch.optim.AdamW(
-            [self.weights.vector],
-            lr=config.training.learning_rate,
-            weight_decay=config.training.weight_decay,
-            fused=True,
-        )
-        # far apart, so that no process of this run draws what one of a neighbouring seed does
-        own = seed + 1_000_003 * accelerator.process_index
-        self.generator = torch.Generator().manual_seed(own)
-        torch.manual_seed(own)  # dropout draws from the global one
-        self.objective = Objective(self.model)
-        self.updates, self.drawing, self.learning = 0, 0.0, 0.0
-
-    def resume(self, path: Path) -> None:
-        """Stand where a checkpoint stood; before `prepare`."""
-        parts = (self.model, self.average, self.optimiser, self.generator)
-        restore(path, *parts, self.accelerator)
-
-    def prepare(self) -> None:
-        """Go to the devices."""
-        self.wrapped = self.accelerator.prepare(self.objective)
-
-    def state(self) -> dict[str, Tensor]:
-        """All that resuming needs beside the averaged model."""
-        states = gather_generators(self.accelerator, self.generator)
-        return training_state(self.model, self.optimiser, states)
-
-    def measure(self) -> float | None:
-        """Free-running error of the proposer on held-out windows, None without one."""
-        if self.model.proposer is None:
-            return None
-        drawn = self.sampler.sample(_RESIDUAL_WINDOWS, self.generator, "held-out")
-        windows = moved(drawn, self.accelerator.device)
-        return measure_residual(self.model, self.model.proposer, windows, _RESIDUAL_RATE)
-
-    def update(self, step: int) -> dict[str, Tensor]:
-        """One joint update, number `step` from 0; returns the losses."""
-        accelerator, settings = self.accelerator, self.settings
-        begin = time.perf_counter()
-        batch = moved(self._draw(), accelerator.device)
-        drawn = time.perf_counter()
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(settings, step)
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
-            losses: dict[str, Tensor] = self.wrapped(batch, self.generator)
-        self.optimiser.zero_grad(set_to_none=False)
-        torch.stack(list(losses.values())).sum().backward()
-        self.weights.clip(_GRAD_CLIP)
-        self.optimiser.step()
-        self.average.update()
-        self.updates += 1
-        self.drawing += drawn - begin
-        self.learning += time.perf_counter() - drawn
-        return losses
-
-    def split(self) -> dict[str, float]:
-        """Mean milliseconds that an update drew its batch and learned from it, since last asked.
-
-        Of this process; on a GPU they are the host's, which runs ahead.
-        """
-        count = max(self.updates, 1)
-        found = {"time/draw_ms": self.drawing, "time/learn_ms": self.learning}
-        self.updates, self.drawing, self.learning = 0, 0.0, 0.0
-        return {name: 1000 * value / count for name, value in found.items()}
-
-    def _draw(self) -> Batch:
-        """What one update learns from; what no part needs is not drawn."""
-        model, objective = self.model, self.objective
-        sampler, generator = self.sampler, self.generator
-        few = self.settings.batch_size
-        many = head_batch(model, few)
-        judged = model.value is not None or model.tells_of_states
-        plain, follows = objective.plain_rows, objective.follows_proposals
-        return Batch(
-            sampler.sample(few, generator),
-            sampler.transitions(many, generator) if model.inverse_dynamics is not None else None,
-            sampler.valued(many, generator) if judged else None,
-            sampler.sample(plain, generator) if plain else None,
-            sampler.sample(many, generator, acted=True) if follows else None,
-        )

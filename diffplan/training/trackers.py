@@ -118,7 +118,7 @@ def _wandb(tracker: Any, name: str, file: Path, step: int) -> None:
 
 
 def _mlflow(tracker: Any, name: str, file: Path, step: int) -> None:
-    tracker.log_artifact(str(file), name)
+    tracker.log_artifact(str(file), f"{name}/update-{step}")
 
 
 def _trackio(tracker: Any, name: str, file: Path, step: int) -> None:

@@ -26,7 +26,8 @@ from diffplan.envs.formats.rows import leaps
 from diffplan.envs.simulators.ogbench import environment_of, goal_columns, rest_columns
 from diffplan.errors import DiffplanError
 
-_SOURCE = "arrays given from Python"
+IN_MEMORY = "arrays given from Python"
+"""The `data_source` of such data, which no name brings back."""
 _KEPT = ("observations", "actions", *COLUMNS, "goals")
 
 
@@ -63,10 +64,10 @@ def load_arrays(
         episodes = Episodes.load(folder / "copy", mmap=False)
     info = dataclasses.replace(episodes.info, id=label)
     if "d4rl_name" not in info.details:
-        info = dataclasses.replace(info, details={**info.details, "data_source": _SOURCE})
+        info = dataclasses.replace(info, details={**info.details, "data_source": IN_MEMORY})
     if info.source == "arrays" and is_ogbench_name(label) and env is None:
         known = named_info(label, episodes.layout.state_dim, len(info.action_low))
-        info = dataclasses.replace(known, details={**known.details, "data_source": _SOURCE})
+        info = dataclasses.replace(known, details={**known.details, "data_source": IN_MEMORY})
         # reached where the state itself is, also after the last step
         goals = episodes.states[:, list(goal_columns(environment_of(label)))]
         episodes = dataclasses.replace(episodes, goals=goals)

@@ -29,6 +29,7 @@ torch.set_num_threads(1)
 from diffplan.config.planners import get_config
 from diffplan.envs.datasets import load_datasets
 from diffplan.training import loop
+from diffplan.training.learner import Learner
 from diffplan.training.defaults import decide
 from diffplan.training.run import RunOptions
 data, batch, bf16 = json.loads(sys.argv[1])
@@ -40,7 +41,7 @@ torch.manual_seed(0)
 began = time.process_time()
 with tempfile.TemporaryDirectory() as folder:
     place = loop._accelerator(RunOptions(Path(folder), 1, device="cpu"))
-    learner = loop._Learner(episodes, config, 0, place)
+    learner = Learner(episodes, config, 0, place)
 learner.prepare()
 print(json.dumps(time.process_time() - began), flush=True)
 step = 0

@@ -62,7 +62,7 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from diffplan.training import loop
+from diffplan.training import learner, loop
 from diffplan.config import config_from_dict, sections
 from diffplan.data import drawing
 from diffplan.data.episodes import Episodes
@@ -72,7 +72,7 @@ from diffplan.model import build
 drawing.DRAWING, sections._FEATURES, build._DEPTH = drawing.Drawing(landmarks=40), 16, 1
 
 folder, out, steps, every, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
-update, state = loop.WeightAverage.update, loop.training_state
+update, state = learner.WeightAverage.update, learner.training_state
 updates = 0
 
 def counting(self):
@@ -87,8 +87,8 @@ def keeping(model, *rest):
     save_file(weights, out / f"rank-{os.environ.get('RANK', '0')}.safetensors")
     return state(model, *rest)
 
-loop.WeightAverage.update = counting
-loop.training_state = keeping
+learner.WeightAverage.update = counting
+learner.training_state = keeping
 config = config_from_dict(json.loads((folder / "config.json").read_text()))
 # where there is no GPU the default must find the CPU, with several processes too
 device = "cpu" if torch.cuda.is_available() else "auto"
@@ -133,8 +133,7 @@ def test_a_killed_run_continues_bit_for_bit(
     assert resumed.name == straight.name == "checkpoint-00000200"
     assert_identical(straight, resumed)
     # the log has every line once, with the same numbers
-    timing = {"seconds": 0, "samples_per_second": 0}
-    rows = [[{**row, **timing} for row in lines(run)] for run in (cut, tmp_path / "straight")]
+    rows = [[untimed(row) for row in lines(run)] for run in (cut, tmp_path / "straight")]
     assert [row["step"] for row in rows[0]] == [50, 100, 150, 200]
     assert rows[0] == rows[1]
 

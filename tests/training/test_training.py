@@ -20,9 +20,10 @@ from diffplan.data.episodes import Episodes
 from diffplan.errors import DiffplanError
 from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import list_checkpoints
-from diffplan.training import log, loop
+from diffplan.training import learner, log, loop
 from diffplan.training.average import WeightAverage
-from diffplan.training.loop import head_batch, learning_rate, train
+from diffplan.training.learner import head_batch, learning_rate
+from diffplan.training.loop import train
 from diffplan.training.run import RunOptions
 
 Make = Callable[..., Any]
@@ -83,14 +84,14 @@ def test_metrics_are_means_since_the_line_before(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forward, seen = loop.Objective.forward, []
+    forward, seen = learner.Objective.forward, []
 
     def spy(self: Any, *args: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = forward(self, *args)
         seen.append(float(losses["value"].detach()))
         return losses
 
-    monkeypatch.setattr(loop.Objective, "forward", spy)
+    monkeypatch.setattr(learner.Objective, "forward", spy)
     train(tiny_episodes, tiny_config(), options(tmp_path, 57, checkpoint_every=53))
     ends = [50, 53, 57]
     assert [row["step"] for row in lines(tmp_path)] == ends
@@ -104,7 +105,7 @@ def test_samples_per_second_count_the_training_alone(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forward, save = loop.Objective.forward, loop.save_checkpoint
+    forward, save = learner.Objective.forward, loop.save_checkpoint
     clock, pace = [0.0], [0.5]
 
     def slow(self: Any, *args: Any) -> Any:
@@ -118,7 +119,7 @@ def test_samples_per_second_count_the_training_alone(
 
     for module in (loop, log):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(loop.Objective, "forward", slow)
+    monkeypatch.setattr(learner.Objective, "forward", slow)
     monkeypatch.setattr(loop, "save_checkpoint", slower)
     train(tiny_episodes, tiny_config(), options(tmp_path, 70, checkpoint_every=60))
     rows = lines(tmp_path)
@@ -163,7 +164,7 @@ def test_the_published_critic_learns_from_every_pair_of_the_windows(
 
 
 def test_the_learning_rate_knows_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_WARMUP", 10)
+    monkeypatch.setattr(learner, "_WARMUP", 10)
     config = TrainingConfig(learning_rate=0.1, decay_after=100)
     rates = [learning_rate(config, step) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01)
@@ -179,7 +180,7 @@ def test_the_optimiser_is_given_that_rate(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "_WARMUP", 4)
+    monkeypatch.setattr(learner, "_WARMUP", 4)
     config, used = tiny_config(changes={"training.decay_after": 6}), []
     step = torch.optim.AdamW.step
 
@@ -245,14 +246,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_its_checkpoint(
     tiny_config: Make,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forward, calls = loop.Objective.forward, []
+    forward, calls = learner.Objective.forward, []
 
     def broken(self: Any, *args: Any) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = forward(self, *args)
         calls.append(0)
         return {**losses, "value": losses["value"] * float("nan")} if len(calls) == 13 else losses
 
-    monkeypatch.setattr(loop.Objective, "forward", broken)
+    monkeypatch.setattr(learner.Objective, "forward", broken)
     asked = options(tmp_path, 100, checkpoint_every=10)
     message = refusal(lambda: train(tiny_episodes, tiny_config(), asked))
     assert "diverged: loss/value is nan at update 13; " in message

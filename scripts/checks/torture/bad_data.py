@@ -123,9 +123,9 @@ def divergence(judge: Judge, scene: Scene) -> None:
     folder = scene.folder()
 
     def explode() -> None:
-        from diffplan.training import loop
+        from diffplan.training import learner
 
-        update = loop._Learner.update
+        update = learner.Learner.update
 
         def nan_later(self: Any, step: int) -> Any:
             found = update(self, step)
@@ -133,7 +133,7 @@ def divergence(judge: Judge, scene: Scene) -> None:
                 next(self.model.parameters()).data.fill_(float("nan"))
             return found
 
-        loop._Learner.update = nan_later  # type: ignore[method-assign]
+        learner.Learner.update = nan_later  # type: ignore[method-assign]
 
     words = scene.train(folder / "run", 20, "--checkpoint-every", "5")
     command, status = run(words, folder, explode)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from accelerate.tracking import GeneralTracker
@@ -72,6 +73,8 @@ def test_a_run_reports_is_evaluated_on_the_way_and_can_be_stopped(
         return played(*args, **options)
 
     monkeypatch.setattr(parallel, "rollout", spy)
+    monkeypatch.delitem(gym.registry, "Swing-v0", raising=False)
+    gym.register("Swing-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=12)
     seen, recorder = list[Progress](), Recorder()
 
     def callback(at: Progress) -> bool:
@@ -81,7 +84,7 @@ def test_a_run_reports_is_evaluated_on_the_way_and_can_be_stopped(
     run = diffplan.train(
         "trajectory-diffuser",
         dataset=swings,
-        env="Pendulum-v1",
+        env="Swing-v0",
         out=tmp_path / "a",
         steps=100,
         evaluate_every=30,
@@ -103,7 +106,7 @@ def test_a_run_reports_is_evaluated_on_the_way_and_can_be_stopped(
     assert [row["step"] for row in recorder.rows] == [30, 30, 50]
     assert {"learning_rate", "time/draw_ms", "time/evaluate"} <= recorder.rows[-1].keys()
     # nothing of that changes what is learned
-    quiet = {**TINY, "env": "Pendulum-v1", "track": ()}
+    quiet = {**TINY, "env": "Swing-v0", "track": ()}
     plain = diffplan.train(
         "trajectory-diffuser", dataset=swings, out=tmp_path / "b", steps=50, **quiet
     )
