@@ -65,15 +65,15 @@ def test_cells_of_workers_are_those_of_here_though_one_is_killed(
         truncations=ends,
     )
     words = ["study", "tank.npz", "--only", "ours", "cloning", "--env", "test_tank_env:TestTank-v0"]
-    words += ["--steps", "2", "--updates", "8", "--episodes", "2", "--seeds", "2"]
+    words += ["--steps", "2", "--updates", "8", "--episodes", "2", "--seeds", "1"]
     assert main([*words, "--out", "there", "--ray", "local"]) == 0
     assert Path("killed").is_dir()
-    assert capsys.readouterr().out.count("done: ") == 4
+    assert capsys.readouterr().out.count("done: ") == 2
     # in a process of its own, as workers are: constants of tests do not reach them
     command = [sys.executable, "-m", "diffplan.scripts.cli", *words, "--out", "here"]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     files = sorted(path.name for path in Path("here/tank/cells").iterdir())
-    assert len(files) == 4
+    assert len(files) == 2
     for name in files:
         mine, theirs = (
             json.loads((Path(out) / "tank/cells" / name).read_text()) for out in ("here", "there")
