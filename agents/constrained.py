@@ -22,7 +22,8 @@ from diffplan.errors import DiffplanError
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.routes import around
 from diffplan.model.subgoals import Subgoals
-from diffplan.planning.wishes import Way, Wishes
+from diffplan.planning.wanted import Way
+from diffplan.planning.wishes import Wishes
 
 _NEAR = 0.5  # of a stride of brisk motion: how near a waypoint without a width is passed
 

@@ -13,7 +13,7 @@ from diffplan.constraints.kinds import Constraint
 from diffplan.data.info import DatasetInfo
 from diffplan.errors import DiffplanError
 from diffplan.lazy import late
-from diffplan.planning.wishes import Way
+from diffplan.planning.wanted import Way
 
 _constrained = late("diffplan.agents.constrained:constrained")
 

@@ -15,7 +15,9 @@ from diffplan.diffusion.processes import PROCESSES
 from diffplan.engines.decision import PlanStep
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.stages import Guided
-from diffplan.planning.wishes import Wanted, Wishes, particles, resampled
+from diffplan.planning.walks import particles, resampled
+from diffplan.planning.wanted import Wanted
+from diffplan.planning.wishes import Wishes
 
 Make = Callable[..., Any]
 
@@ -76,7 +78,7 @@ def test_gradients_through_the_denoiser_know_what_goes_together(
 
     class OneColumn(Wanted):
         def __init__(self) -> None:
-            self.wishes = Wishes((), way, weight)
+            self.way, self.weight = way, weight
 
         def nearest(self, x: Tensor) -> Tensor:
             return torch.stack([torch.ones_like(x[..., 0]), x[..., 1]], -1)

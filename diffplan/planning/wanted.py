@@ -1,0 +1,202 @@
+"""How far plans are off their constraints, and the denoiser that leads to where they are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffplan.constraints.kinds import Constraint
+from diffplan.diffusion.process import Process
+from diffplan.diffusion.sampling import Denoise
+from diffplan.model.planner_model import PlannerModel
+
+Way = Literal["project", "dps", "pigdm", "red-diff", "smc", "reject"]
+THROUGH = ("project", "dps", "pigdm")
+"""Ways that differentiate the denoiser."""
+
+_TINY = 1e-12
+_MET = 1e-4  # normalised units: what rounding leaves is not off
+_LONGEST = 50.0  # times the gradient: at a level that says nothing of the plan it is all rounding
+
+
+class Wanted:
+    """The constraints on some plans: their model, start and clock closed over.
+
+    way, weight: see `diffplan.planning.wishes`. start: [B, D] normalised current states. clock: [B]
+    environment steps since episodes began.
+    """
+
+    def __init__(
+        self,
+        constraints: tuple[Constraint, ...],
+        way: Way,
+        weight: float,
+        model: PlannerModel,
+        start: Tensor,
+        clock: Tensor,
+    ) -> None:
+        self.constraints, self.way, self.weight = constraints, way, weight
+        self.model, self.start = model, start
+        rows = torch.arange(model.config.plan.horizon + 1, device=start.device)
+        self.clock = clock[:, None] + model.config.plan.stride * rows
+
+    # --- What is off -----------------------------------------------------------------------------
+
+    def excess(self, states: Tensor) -> Tensor:
+        """How far normalised states [B, H+1, S] are off [B, C, H], the current one left out."""
+        there = self.model.environment_states(states)
+        found = [each.excess(there, self.clock)[:, 1:] for each in self.constraints]
+        return torch.stack(found, 1)
+
+    def off(self, x: Tensor) -> Tensor:
+        """Root of the squared distance [B] of plan tensors to what meets the constraints.
+
+        In normalised units: a black box counts in its own.
+        """
+        states = self.model.from_plan(self.start, x)
+        total = torch.zeros_like(states[:, 0, 0])
+        there = self.model.environment_states(states)
+        for each in self.constraints:
+            nearest = each.nearest(there, self.clock)
+            if nearest is None:
+                gap = each.excess(there, self.clock)[:, 1:].square().sum(1)
+            else:
+                gap = self._gap(nearest, there).square().sum((1, 2))
+            total = total + gap
+        # no slope at 0
+        return torch.where(total > 0, total + _TINY, _TINY).sqrt()
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Plan tensors [B, rows, D] moved to meet the constraints, one after the other."""
+        model = self.model
+        states = model.from_plan(self.start, x)
+        for each in self.constraints:
+            there = model.environment_states(states)
+            found = each.nearest(there, self.clock)
+            if found is not None:
+                states = states + self._gap(found, there)
+            elif getattr(each, "differentiable", False):
+                states = self._newton(each, states)
+        # where one stands is no wish
+        moved = model.to_plan(self.start, states[:, 1:])
+        before = model.to_plan(self.start, model.from_plan(self.start, x)[:, 1:])
+        width = model.columns.states
+        if moved.shape == x.shape:
+            return x + (moved - before)
+        return torch.cat([x[..., width] + (moved - before), x[..., width.stop :]], -1)
+
+    def _gap(self, found: Tensor, there: Tensor) -> Tensor:
+        """What to add to normalised states, for states in environment units."""
+        moved = self.model.planned_part(found - there)
+        return torch.nan_to_num(moved) / self.model.states.std
+
+    def _newton(self, each: Constraint, states: Tensor) -> Tensor:
+        found, slope = slope_of(
+            lambda at: each.excess(self.model.environment_states(at), self.clock), states
+        )
+        size = slope.square().sum(-1, keepdim=True).clamp(min=_TINY)
+        return states - found.unsqueeze(-1) * slope / size
+
+    # --- On the way ------------------------------------------------------------------------------
+
+    def steered(self, denoise: Denoise, process: Process, grid: tuple[int, ...]) -> Denoise:
+        """The denoiser, whose plans meet the wishes or are on the way there."""
+        if self.way == "project":
+            return self._carried(denoise)
+        return self._through(denoise, process, grid)
+
+    def _carried(self, denoise: Denoise) -> Denoise:
+        def steered(x: Tensor, t: int) -> Tensor:
+            with torch.enable_grad():
+                at = x.detach().clone().requires_grad_()
+                x0 = denoise(at, t)
+                gap = (self.nearest(x0) - x0).detach()
+                (way,) = torch.autograd.grad(x0, at, gap)
+            # as long as closes the gap best, where there is one
+            seen = way * (gap != 0)
+            size = seen.square().sum((1, 2)).clamp(min=_TINY)
+            length = ((seen * gap).sum((1, 2)) / size).clamp(0, _LONGEST)
+            return self.nearest(x0.detach() + length[:, None, None] * way)
+
+        return steered
+
+    def _through(self, denoise: Denoise, process: Process, grid: tuple[int, ...]) -> Denoise:
+        factors = {t: self.weight * f for t, f in _shares(process, grid).items()}
+        after = dict(pairwise(grid))
+
+        def steered(x: Tensor, t: int) -> Tensor:
+            with torch.enable_grad():
+                at = x.detach().clone().requires_grad_()
+                x0 = denoise(at, t)
+                if self.way == "pigdm":
+                    pull = (self.nearest(x0) - x0).detach()
+                    (way,) = torch.autograd.grad(x0, at, pull)
+                    return (x0 + factors[t] * process.a[t] * process.a[after[t]] * way).detach()
+                off = self.off(x0)
+                (away,) = torch.autograd.grad(off.square().sum(), at)
+                return (x0 - factors[t] * away / off[:, None, None]).detach()
+
+        return steered
+
+    # --- In the end ------------------------------------------------------------------------------
+
+    def choose(self, values: Tensor, states: Tensor, goal: Tensor | None) -> Tensor:
+        """One candidate per row [B], of states [B*K, H+1, S]: the least off, then the best.
+
+        Of those that are not off the most valued one; without values the one that ends nearest to
+        its goal, else the first. values: [B, K].
+        """
+        found = self.excess(states) / self._units(states)
+        off = found.amax(-1).sum(-1)
+        off = torch.where(off > _MET, off, 0.0).view(values.shape)
+        best = torch.nan_to_num(values, nan=0.0)
+        if goal is not None:
+            columns = self.model.spec.planned_goal_columns
+            last = torch.stack([states[:, -1, column] for column in columns], -1)
+            best = torch.where(values.isnan(), -(last - goal).norm(dim=-1).view(values.shape), best)
+        best = best - best.amin(1, keepdim=True)
+        best = best / best.amax(1, keepdim=True).clamp(min=_TINY)
+        # off by rounding is off by less than the best is worth
+        return (best - off / _MET).argmax(1)
+
+    def _units(self, states: Tensor) -> Tensor:
+        """Size of one normalised unit [C, 1] of what each constraint looks at."""
+        std = self.model.states.std
+        units = []
+        for each in self.constraints:
+            planned = [self.place(column) for column in each.columns]
+            units.append(
+                torch.stack([std[column] for column in planned]).mean()
+                if planned
+                else std.new_ones(())
+            )
+        return torch.stack(units).unsqueeze(-1)
+
+    def place(self, column: int) -> int:
+        """Where plans hold a column of the observation."""
+        planned = self.model.spec.planned
+        return planned.index(column) if planned else column
+
+
+def _shares(process: Process, grid: tuple[int, ...]) -> dict[int, float]:
+    """One over the share of x0_hat in the mean of ddim's step from each level of a grid."""
+    shares = {}
+    for t, s in pairwise(grid):
+        keep = process.sigma[s] / process.sigma[t] if process.noisy else process.r[s] / process.r[t]
+        share = process.a[s] - keep * process.a[t]
+        shares[t] = 1.0 / share if math.isfinite(1.0 / share) else 0.0
+    return shares
+
+
+def slope_of(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
+    """What a function of rows gives at a tensor, and the gradient of its sum."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = at.detach().clone().requires_grad_()
+        found = function(at)
+        (slope,) = torch.autograd.grad(found.sum(), at)
+    return found.detach(), slope
