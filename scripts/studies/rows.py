@@ -223,20 +223,12 @@ ABLATIONS: dict[str, Row] = {
     "noise, eps instead of x0": _planner("from-noise", {"denoiser.prediction": "eps"}),
 }
 
-# who tells actions and values: networks of their own, heads, streams
+# who tells actions and values: networks of their own, heads, streams; by their defaults
 HEADS: dict[str, Row] = {
-    "separate networks": _planner(OURS),
-    "separate networks, K = 1": _planner(OURS, planning={"candidates": 1}),
-    "shared heads": _planner("multi-task"),
-    "shared heads, K = 16": _planner("multi-task", planning={"candidates": 16}),
-    "streams": _planner("streams"),
-    "streams, K = 16": _planner("streams", planning={"candidates": 16}),
-}
-
-HEAD_CHOICES: dict[str, Row] = {
-    "shared heads": _planner("multi-task"),
-    "aggregated, weight 0.5": _planner("multi-task", {"heads.aggregation": 0.5}),
-    "a noise level per stream": _planner("streams"),
+    "separate networks": Row(),
+    "heads": Row(config="multi-task"),
+    "heads, aggregation 0.5": Row(config="multi-task", training={"heads.aggregation": 0.5}),
+    "streams": Row(config="streams"),
 }
 
 _EVERY = (1, 2, 4, 8, 16)
@@ -272,7 +264,6 @@ GROUPS: dict[str, dict[str, Row]] = {
     "processes": PROCESSES,
     "ablations": ABLATIONS,
     "heads": HEADS,
-    "head-choices": HEAD_CHOICES,
     "ways": WAYS,
 }
 

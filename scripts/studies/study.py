@@ -40,9 +40,7 @@ class Study:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA...")] = MAIN
     """Names, Minari ids or files, as for `diffplan train --dataset`, or with --rows ways folders
     that it wrote. Those of the main table are made where they are missing."""
-    rows: Literal["main", "planners", "processes", "ablations", "heads", "head-choices", "ways"] = (
-        "main"
-    )
+    rows: Literal["main", "planners", "processes", "ablations", "heads", "ways"] = "main"
     """What is compared. main: ours, cloning, TD3+BC, IQL, ReBRAC; ways: one network, planned with
     in every way; the others are of docs/family.md."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW...")] = ()
