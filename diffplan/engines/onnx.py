@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import tempfile
@@ -12,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.engines.decision import ActStep, Plan, PlanStep
+from diffplan.engines.decision import ActStep, Draws, Plan, PlanStep
 from diffplan.engines.padding import present, row_count, sizes_upto
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
@@ -144,13 +145,19 @@ class OnnxEngine:
 
     @cached_property
     def _identity(self) -> str:
-        """What graphs follow from: weights, statistics, settings and versions, in 16 digits."""
+        """What graphs follow from: weights, statistics, settings, inputs and versions, hashed."""
         model = self._model
         said = {
             "engine": self.name,
             "config": asdict(model.config),
             "planning": asdict(self._settings),
             "fields": self._steps["plan"].fields,
+            # what an earlier version of the same number kept may take others
+            "inputs": (
+                [f.name for f in fields(Context)],
+                Draws._fields,
+                inspect.getfullargspec(ActStep.forward).args,
+            ),
             "versions": (own_version(), torch.__version__, onnxruntime().__version__, _OPSET),
         }
         tensors = model.state_dict()
