@@ -64,7 +64,7 @@ def beside(
     by = _NONE
     if key is not None:
         by = {"reference": key, "name": f"D4RL's of {key}"}
-    elif high is not None:
+    elif high is not None and high > means["random"]:  # of a few episodes they may be alike
         name = "0: random actions, 100: the shortest-path controller"
         by = {"low": means["random"], "high": high, "name": name}
     found = {"scale": by, "others": returns}

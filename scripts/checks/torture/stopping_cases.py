@@ -93,7 +93,8 @@ def _same(out: Path, whole: bytes) -> str:
     """Weights as of a run that was never killed, and every step of the log once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (events,) = {path.parent for path in out.rglob("events.out.tfevents*")}
+    # the settings of a run are events in a folder of their own
+    (events,) = {path.parent for path in out.glob("*/events.out.tfevents*")}
     found = EventAccumulator(str(events)).Reload()
     steps = [event.step for event in found.Scalars("samples_per_second")]
     if steps != sorted(set(steps)):

@@ -66,7 +66,7 @@ def test_of_the_truth_nothing_is_wrong_and_ranks_are_equal() -> None:
     assert tied.mean == pytest.approx(2 / np.sqrt(5))
     assert rank_correlation(np.zeros(20), values[:20]).mean == 0
     assert rmse(np.zeros(10), np.ones(10)).mean == 0
-    weighted = rmse(np.asarray([4.0, 100.0]), np.asarray([1.0, 0.0]))
+    weighted = rmse(np.tile([4.0, 100.0], 30), np.tile([1.0, 0.0], 30))
     assert weighted.mean == pytest.approx(2) and weighted.high == pytest.approx(2)
     spread = rmse(values**2, np.ones(200))
     assert spread.low < spread.mean < spread.high and spread.n == 200
@@ -81,8 +81,9 @@ def test_the_share_of_states_in_free_cells_looks_at_the_maze_and_at_what_is_know
     assert free.tolist() == [[1, 1], [1, 0], [0, 0]]
     assert share(free).mean == pytest.approx(0.5)
     known = np.asarray([[1.0, 1], [1, 0], [0, 0]])
-    found = share(free, known)
-    assert (found.mean, found.low, found.high, found.n) == (1, 1, 1, 2)
+    found = share(np.tile(free, (15, 1)), np.tile(known, (15, 1)))
+    assert (found.mean, found.low, found.high, found.n) == (1, 1, 1, 30)
+    assert np.isnan(share(free, known).low)  # two windows have no interval
 
 
 def test_who_tells_the_truth_makes_no_error(
@@ -137,7 +138,11 @@ def test_every_question_has_its_figures_and_a_picture(config: str, train, tmp_pa
     assert plans[0]["simple"]["mean"] > 0.98  # the data keep to their own longest step
     for name in ("inverse dynamics", "first action of a plan", "evaluation of plans"):
         for who in ("model", "separate", "simple"):
-            assert rows[name][who]["low"] <= rows[name][who]["mean"] <= rows[name][who]["high"]
+            found_of = rows[name][who]
+            if found_of["n"] >= 30:
+                assert found_of["low"] <= found_of["mean"] <= found_of["high"]
+            else:
+                assert found_of["low"] is None is found_of["high"]
     assert found["task"] is None and found["updates"] == 4
     assert str(separate) in found["command"]
     again = tmp_path / "again.json"
