@@ -19,6 +19,7 @@ from diffplan.engines.cuda_graph import GraphEngine
 from diffplan.engines.decision import PlanStep
 from diffplan.engines.eager import EagerEngine
 from diffplan.errors import DiffplanError
+from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.routes import around
 from diffplan.model.subgoals import Subgoals
@@ -71,20 +72,30 @@ class ConstrainedAgent(PlannerAgent):
                 begins = begins | np.asarray(episode_start, bool).reshape(-1)
             passed = np.where(begins, 0, state.passed)
         here = states[:, list(self.layout.goal_columns)]
-        way_on = passed < len(self._within)
-        next_ = np.minimum(passed, len(self._aims) - 1)
-        gap = np.linalg.norm(here - self._aims[next_], axis=-1)
-        within = self._within[np.minimum(passed, len(self._within) - 1)] if way_on.any() else 0.0
-        passed = passed + (way_on & (gap <= within))
-        # after the last waypoint comes what `Reach` says, else the environment's goal
-        ends = passed >= len(self._aims)
-        aims = np.where(ends[:, None], goals, self._aims[np.minimum(passed, len(self._aims) - 1)])
-        told = np.asarray(observation["desired_goal"])
-        offset = told.reshape(goals.shape) - goals
-        given = {**observation, "desired_goal": (aims + offset).reshape(told.shape)}
+        gap = np.linalg.norm(here[:, None] - self._aims, axis=-1)
+        # `Reach`, which comes last, is never passed
+        near = np.pad(gap[:, : len(self._within)] <= self._within, ((0, 0), (0, 1)))
+        passed = passed + near[np.arange(len(here)), np.minimum(passed, len(self._within))]
+        given = self._by_way(observation, goals, passed)
         action, following = super().predict(given, state, episode_start, deterministic, seed)
         fields = {f.name: getattr(following, f.name) for f in dataclasses.fields(AgentState)}
         return action, ConstrainedState(**fields, passed=passed)
+
+    def context(self, observation: Any) -> Context:
+        """As `PlannerAgent.context`, on the way to the first waypoint."""
+        if len(self._aims):
+            states, goals, _ = self._split(observation)
+            assert goals is not None
+            observation = self._by_way(observation, goals, np.zeros(len(states), np.int64))
+        return super().context(observation)
+
+    def _by_way(self, observation: Any, goals: np.ndarray, passed: np.ndarray) -> dict[str, Any]:
+        """The observation with the goals [B, G] that are next after so many waypoints [B]."""
+        aims = self._aims[np.minimum(passed, len(self._aims) - 1)]
+        aims = np.where(passed[:, None] < len(self._aims), aims, goals)
+        told = np.asarray(observation["desired_goal"])
+        offset = told.reshape(goals.shape) - goals
+        return {**observation, "desired_goal": (aims + offset).reshape(told.shape)}
 
 
 def constrained(
@@ -96,6 +107,9 @@ def constrained(
     weight: float,
 ) -> ConstrainedAgent:
     """See `PlannerAgent.constrained`."""
+    if isinstance(agent, ConstrainedAgent):  # more of them, on the same agent
+        free, constraints = copy.copy(agent._free), (*agent.constraints, *constraints)
+        free._memory, agent = agent._memory, free
     if way is not None and way not in get_args(Way):
         raise DiffplanError(f"way is {way!r}, expected {', '.join(get_args(Way))}")
     model, goals = agent.model, agent.layout.goal_dim > 0

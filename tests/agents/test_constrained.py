@@ -61,6 +61,16 @@ def test_waypoints_are_goals_on_the_way_one_after_the_other(agent: PlannerAgent)
     np.testing.assert_allclose(state.goals, [first, first])
 
 
+def test_constraints_add_up(agent: PlannerAgent) -> None:
+    both = agent.constrained(Limit(0, high=5.0)).constrained(Waypoint((0.5, 0.5)), Limit(1, low=-5))
+    _, state = both.predict(seen((1.0, 1.0)))
+    assert state.plan.violations.shape == (2, 2)
+    np.testing.assert_allclose(state.goals, [(0.5, 0.5)] * 2)
+    # a plan to look at is for the first waypoint as well
+    found = both.plan(seen((1.0, 1.0))).states
+    np.testing.assert_allclose(found, state.plan.states, rtol=1e-4, atol=1e-5)
+
+
 def test_to_reach_takes_the_place_of_the_goal(agent: PlannerAgent) -> None:
     _, state = agent.constrained(Reach((0.3, 0.2))).predict(seen((1.0, 1.0)))
     np.testing.assert_allclose(state.goals, [(0.3, 0.2)] * 2)
