@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
@@ -151,7 +150,7 @@ class Wanted:
         Of those that are not off the most valued one; without values the one that ends nearest to
         its goal, else the first. values: [B, K].
         """
-        found = self.excess(states) / self._units(states)
+        found = self.excess(states) / self._units()
         off = found.amax(-1).sum(-1)
         off = torch.where(off > _MET, off, 0.0).view(values.shape)
         best = torch.nan_to_num(values, nan=0.0)
@@ -164,12 +163,12 @@ class Wanted:
         # off by rounding is off by less than the best is worth
         return (best - off / _MET).argmax(1)
 
-    def _units(self, states: Tensor) -> Tensor:
+    def _units(self) -> Tensor:
         """Size of one normalised unit [C, 1] of what each constraint looks at."""
         std = self.model.states.std
         units = []
         for each in self.constraints:
-            planned = [self.place(column) for column in each.columns]
+            planned = [self._place(column) for column in each.columns]
             units.append(
                 torch.stack([std[column] for column in planned]).mean()
                 if planned
@@ -177,7 +176,7 @@ class Wanted:
             )
         return torch.stack(units).unsqueeze(-1)
 
-    def place(self, column: int) -> int:
+    def _place(self, column: int) -> int:
         """Where plans hold a column of the observation."""
         planned = self.model.spec.planned
         return planned.index(column) if planned else column
@@ -189,7 +188,7 @@ def _shares(process: Process, grid: tuple[int, ...]) -> dict[int, float]:
     for t, s in pairwise(grid):
         keep = process.sigma[s] / process.sigma[t] if process.noisy else process.r[s] / process.r[t]
         share = process.a[s] - keep * process.a[t]
-        shares[t] = 1.0 / share if math.isfinite(1.0 / share) else 0.0
+        shares[t] = 1.0 / share if share else 0.0  # a step that looks at no x0_hat is not moved
     return shares
 
 
