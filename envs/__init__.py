@@ -12,12 +12,14 @@ if TYPE_CHECKING:
         load_datasets,
     )
     from diffplan.envs.formats.arrays import load_arrays
+    from diffplan.envs.simulators.environments import make_env
 else:
     __getattr__, __dir__ = attributes(
         __name__,
         {
             "diffplan.envs.formats.arrays": "load_arrays",
             "diffplan.envs.datasets": "fetch_dataset list_datasets load_dataset load_datasets",
+            "diffplan.envs.simulators.environments": "make_env",
         },
     )
 
@@ -27,4 +29,5 @@ __all__ = [
     "load_arrays",
     "load_dataset",
     "load_datasets",
+    "make_env",
 ]

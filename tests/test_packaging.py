@@ -155,7 +155,7 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
         shutil.copytree(
             ROOT / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
         )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     build = "import setuptools.build_meta as b; b.build_{}({!r})"
     run_python(build.format("sdist", str(work)), cwd=tree)
@@ -191,6 +191,9 @@ def test_the_wheel_says_what_it_is(built, pyproject):
     )
     assert "diffplan = diffplan.scripts.cli:main" in entry_points
     assert len(licences) == 1
+    # where the README is read alone its links still lead somewhere
+    links = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
+    assert len(links) > 10 and all(link.startswith("https://") for link in links)
 
 
 # ---------------------------------------------------------------- versions and dependencies

@@ -11,6 +11,7 @@ python -m diffplan.scripts.checks.stalls               whether a control loop ev
 python -m diffplan.scripts.checks.mutants              one-line mistakes that no test notices
 python -m diffplan.scripts.checks.gpu                  what a GPU gives (`make gpu`)
 python -m diffplan.scripts.checks.training_rate        windows/s of several commits in turn
+python -m diffplan.scripts.checks.front_picture RUN    the README's picture
 python -m diffplan.scripts.checks.torture              kills, full disks, bad environments
 """
 

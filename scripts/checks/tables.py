@@ -5,7 +5,8 @@
 
 A table stands between `<!-- table: results/x.json -->` and `<!-- end -->`; `presets`,
 `kinds` and `baselines` instead of a file are those of `diffplan.config`. With a `*` in its name the
-files of one run each of `diffplan benchmark` become the rows of one table.
+files of one run each of `diffplan benchmark` become the rows of one table; of a study's file with
+`brief:` before it stand the scores alone. README.md beside the folder is a page as well.
 """
 
 from __future__ import annotations
@@ -251,6 +252,21 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
     )
 
 
+def brief_table(data: dict[str, Any]) -> str:
+    """Scores alone of `diffplan study`, the highest of a line in bold."""
+    study = data["study"]
+    labels = list(dict.fromkeys(label for found in study.values() for label in found["rows"]))
+    rows = []
+    for name, found in study.items():
+        best = max(row["mean"] for row in found["rows"].values())
+        cells = []
+        for row in map(found["rows"].get, labels):
+            text = "–" if row is None else mean_interval(row["mean"], row["mean_ci95"])
+            cells.append(f"**{text}**" if row is not None and row["mean"] == best else text)
+        rows.append([name, *cells])
+    return markdown(["data", *labels], rows)
+
+
 # tables of the code itself, which have no file of results
 _FROM_CODE = {"presets": presets_table, "kinds": kinds_table, "baselines": baselines_table}
 
@@ -277,7 +293,7 @@ def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
 def update(folder: Path, *, check: bool = False) -> list[Path]:
     """Rewrite the tables of all pages in a folder; returns the pages that changed (or would)."""
     changed = []
-    for page in sorted(folder.glob("*.md")):
+    for page in (*sorted(folder.glob("*.md")), *folder.resolve().parent.glob("README.md")):
 
         def fill(match: re.Match[str], page: Path = page) -> str:
             if match[2] in _FROM_CODE:
@@ -288,11 +304,13 @@ def update(folder: Path, *, check: bool = False) -> list[Path]:
                     raise DiffplanError(f"{page} takes a table from {match[2]}: there are none")
                 runs = [json.loads(file.read_text()) for file in files]
                 return f"{match[1]}\n{benchmarks_table(runs)}\n\n{match[3]}"
-            source = page.parent / match[2]
+            brief, file = match[2].startswith("brief:"), match[2].removeprefix("brief:")
+            source = page.parent / file
             if not source.is_file():
                 raise DiffplanError(f"{page} takes a table from {source}, which does not exist")
             data = json.loads(source.read_text())
-            return f"{match[1]}\n{_kind(data)(data)}\n\n{match[3]}"
+            table = brief_table if brief else _kind(data)
+            return f"{match[1]}\n{table(data)}\n\n{match[3]}"
 
         # pages without a change keep their time stamp
         before = page.read_text()
