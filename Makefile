@@ -10,7 +10,7 @@ GPU_ARGS ?=
 export PYTHON GPU
 
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test gpu torture lint format install clean
+.PHONY: help demo test gpu torture lint docs format install clean
 
 help:
 	@echo "make demo     make a maze dataset, train a planner on it, evaluate it: runs/demo"
@@ -18,6 +18,7 @@ help:
 	@echo "make gpu      measure planning and training on this machine's GPU: runs/gpu"
 	@echo "make torture  hundreds of bad inputs, kills, full disks, bad environments, counted by kind"
 	@echo "make lint     ruff, mypy, the import contract"
+	@echo "make docs     the documentation site: docs/_build/html/index.html"
 	@echo "make format   what ruff can mend by itself"
 	@echo "make install  the set-up alone, into $(VENV) (the others do it when needed)"
 	@echo "make clean    remove builds and caches, keep $(VENV) and runs"
@@ -45,6 +46,10 @@ lint: $(INSTALLED)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+# Without a network; what warns fails.
+docs: $(INSTALLED)
+	@$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format --quiet .
@@ -52,10 +57,10 @@ format: $(INSTALLED)
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@.ci/setup $(VENV) -e '.[dev,metaworld,ogbench,onnx,robotics,video]'
+	@.ci/setup $(VENV) -e '.[dev,docs,metaworld,ogbench,onnx,robotics,video]'
 	@touch $@
 
 clean:
-	@rm -rf build dist *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache \
+	@rm -rf build dist docs/_build *.egg-info .coverage .hypothesis .import_linter_cache .mypy_cache \
 	  .pytest_cache .ruff_cache
 	@find diffplan envs agents scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

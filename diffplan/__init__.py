@@ -46,6 +46,7 @@ else:
     )
 
 __version__ = "0.1.0"
+"""Of the package."""
 
 __all__ = [
     "CONFIGS",

@@ -236,6 +236,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
         _DIFFUSION_VETERAN,
     ),
 }
+"""Name -> (a line that says what it is, its settings)."""
 
 
 def get_config(name: str) -> Config:

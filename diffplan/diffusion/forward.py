@@ -119,6 +119,10 @@ STARTS: dict[str, Start] = {
     "sdedit": start_sdedit,
     "raw": start_raw,
 }
+"""Where a chain begins, by the name used in `planning.start`.
+
+(process, level, proposal, noise, scale) -> x_t [B, H, D].
+"""
 
 
 def _required(proposal: Tensor | None, what: str) -> Tensor:

@@ -8,3 +8,4 @@ SAMPLERS: dict[str, Sampler] = {
     for file in (ddim, multistep, pndm, evodiff, dpm_solver_v3)
     for sampler in file.SAMPLERS
 }
+"""By the name used in `planning.sampler`."""

@@ -116,6 +116,7 @@ ENGINES: dict[str, EngineKind] = {
     "cuda-graph": EngineKind(_GRAPH, "cuda"),
     "cuda-graph-bf16": EngineKind(partial(_GRAPH, bf16=True), "cuda", exact=False),
 }
+"""Ways to run a decision, by name."""
 DIRECT = next(name for name, kind in ENGINES.items() if kind.direct)
 """The one that runs whatever the settings are, and whose stages can be timed apart."""
 _AUTO = ("cuda-graph", "onnx", "eager")

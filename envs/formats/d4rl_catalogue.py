@@ -220,6 +220,7 @@ def _adroit() -> list[D4RLDataset]:
 CATALOGUE: dict[str, D4RLDataset] = {
     dataset.name: dataset for dataset in [*_gym(), *_maze2d(), *_antmaze(), *_kitchen(), *_adroit()]
 }
+"""D4RL's datasets by name: hopper-medium-v2, maze2d-umaze-v1, ..."""
 
 _BY_STEM = {Path(dataset.filename).stem.lower(): name for name, dataset in CATALOGUE.items()}
 _WITHOUT_VERSION = {re.sub(r"-v\d+$", "", name): name for name in CATALOGUE}
