@@ -157,6 +157,10 @@ def _row(
     if all(cell.get("success") is not None for cell in cells):
         rate = _rate([cell["success"] for cell in cells])
         found |= {"success_rate": rate.mean, "success_ci95": bounds(rate)}
+        if tasks > 1:
+            told = np.array([cell["success"] for cell in cells], float)
+            found["episodes"] = told.size
+            found["task_success"] = told.reshape(len(cells), tasks, -1).mean((0, 2)).tolist()
     if "curve" in cells[0]:
         marks = zip(*(cell["curve"].values() for cell in cells), strict=True)
         found["curve"] = [_mean([float(scores(r, by).mean()) for r in mark]) for mark in marks]
@@ -268,6 +272,8 @@ def study_table(data: dict[str, Any]) -> str:
         parts.append(_over_table(data["over"], labels[0], data["common"]))
     if any("decision_ms" in row for found in study.values() for row in found["rows"].values()):
         parts.append(_costs_table(study, labels[0]))
+    if any("task_success" in row for found in study.values() for row in found["rows"].values()):
+        parts.append(_tasks_table(study))
     lines = [
         f"- {name}: the mean over {found['tasks']} tasks, as many episodes in each"
         for name, found in study.items()
@@ -324,6 +330,25 @@ def _over_table(over: dict[str, Any], first: str, common: Sequence[str]) -> str:
                 f"{row['evaluation_cpu_seconds']:.0f}",
             ]
         )
+    return markdown(header, rows)
+
+
+def _tasks_table(study: dict[str, Any]) -> str:
+    """Success of each task, in per cent, as benchmarks of several tasks print it."""
+    header = ["data", "row", "success [95 % CI]", "of each task, %", "n", "training seeds"]
+    rows = [
+        [
+            name,
+            label,
+            percent(row),
+            ", ".join(f"{100 * share:.0f}" for share in row["task_success"]),
+            str(row["episodes"]),
+            ", ".join(map(str, row["seeds"])),
+        ]
+        for name, found in study.items()
+        for label, row in found["rows"].items()
+        if "task_success" in row
+    ]
     return markdown(header, rows)
 
 

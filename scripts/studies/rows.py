@@ -259,6 +259,7 @@ WAYS: dict[str, Row] = {
 
 GROUPS: dict[str, dict[str, Row]] = {
     "main": LEARNERS,
+    "ours": {"ours": Row()},
     "planners": PLANNERS,
     "windows": WINDOWS,
     "processes": PROCESSES,

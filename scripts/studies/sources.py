@@ -79,7 +79,9 @@ class Source:
 
     @property
     def tasks(self) -> int:
-        return max(1, len(self.about.info.tasks))
+        """In how many tasks it is scored."""
+        info = self.about.info
+        return max(1, len(info.tasks or info.evaluation_tasks))
 
     def episodes(self) -> Episodes:
         """The data as they are trained on."""
@@ -122,7 +124,7 @@ class Source:
         """Why a row cannot be done here; None where it can."""
         if self.header is None:
             if row.method is not None and self.tasks > 1:
-                return f"model-free methods learn one task, {self.word} has {self.tasks}"
+                return f"model-free methods play one task, {self.word} has {self.tasks}"
             if not row.goals and self.has_goal:
                 return "for data without a goal"
             return None

@@ -40,9 +40,11 @@ class Study:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA...")] = MAIN
     """Names, Minari ids or files, as for `diffplan train --dataset`, or with --rows ways folders
     that it wrote. Those of the main table are made where they are missing."""
-    rows: Literal["main", "planners", "processes", "ablations", "heads", "ways"] = "main"
-    """What is compared. main: ours, cloning, TD3+BC, IQL, ReBRAC; ways: one network, planned with
-    in every way; the others are of docs/family.md."""
+    rows: Literal[
+        "main", "ours", "planners", "windows", "processes", "ablations", "heads", "ways"
+    ] = "main"
+    """What is compared. main: ours, cloning, TD3+BC, IQL, ReBRAC; ours: it alone, with times; ways:
+    one network, planned with in every way; the others are of docs/family.md."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW...")] = ()
     """Names of the rows to do, where not all."""
     seeds: int = 5

@@ -16,11 +16,13 @@ from diffplan.config.presets import config_for
 from diffplan.envs.makers.pointmaze_data import make_pointmaze
 from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import list_checkpoints
+from diffplan.scripts.cli import parsed
 from diffplan.scripts.studies import beside as beside_module
 from diffplan.scripts.studies import cells as cells_module
-from diffplan.scripts.studies.beside import beside, scores
+from diffplan.scripts.studies.beside import _NONE, beside, scores
 from diffplan.scripts.studies.cells import Cells, _same
 from diffplan.scripts.studies.family import Family
+from diffplan.scripts.studies.report import _row, _tasks_table
 from diffplan.scripts.studies.rows import GROUPS, LEARNERS, Row
 from diffplan.scripts.studies.sources import Source
 from diffplan.scripts.studies.study import Study
@@ -53,6 +55,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 FEW: dict[str, Any] = {"steps": 2, "updates": 8, "episodes": 2, "seeds": 2}
+
+
+def test_every_group_of_rows_can_be_asked_for() -> None:
+    for group in GROUPS:
+        assert parsed(Study, ["--out", "x", "--rows", group], "study").rows == group
+
+
+def test_success_of_several_tasks_is_told_task_by_task() -> None:
+    cells = [
+        {
+            "returns": [1.0, 0.0, 1.0, 1.0],
+            "success": success,
+            "training_seed": seed,
+            "train_cpu_seconds": 2.0,
+            "evaluation_cpu_seconds": 1.0,
+            "asked": {"updates": 3},
+        }
+        for seed, success in enumerate(([True, False, True, True], [False, False, True, True]), 1)
+    ]
+    row = _row(cells, cells, _NONE, tasks=2)
+    assert row["task_success"] == [0.25, 1.0] and row["success_rate"] == 0.625
+    study = {"maze": {"rows": {"ours": row}}}
+    last = _tasks_table(study).splitlines()[-1]
+    assert last.startswith("| maze | ours | 62 % [") and last.endswith("| 25, 100 | 8 | 1, 2 |")
+    assert "task_success" not in _row(cells, cells, _NONE, tasks=1)
 
 
 @pytest.mark.slow
