@@ -85,6 +85,8 @@ def _read(app: Any, what: str, name: str, found: Any, options: Any, lines: list[
             piece = text[first:last].strip()
             if label:
                 named = ", ".join(f"``{each.strip()}``" for each in label.split(","))
+                if result and not result[-1].startswith("*"):
+                    result.append("")
                 result += [f"* {named}: {_inline(piece[len(label) + 1 :].strip())}"]
             elif piece:
                 result += ["", _inline(piece)]
@@ -92,6 +94,12 @@ def _read(app: Any, what: str, name: str, found: Any, options: Any, lines: list[
     lines[:] = result
 
 
+def _skip(app: Any, what: str, name: str, found: Any, skip: bool, options: Any) -> bool | None:
+    """Fields of named tuples are told in the docstring of their class."""
+    return True if type(found).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Any) -> None:
     """Hook into Sphinx."""
     app.connect("autodoc-process-docstring", _read)
+    app.connect("autodoc-skip-member", _skip)
