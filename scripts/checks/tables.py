@@ -31,6 +31,7 @@ from diffplan.config.presets import (
 from diffplan.errors import DiffplanError
 from diffplan.scripts.benchmark.report import benchmark_table
 from diffplan.scripts.checks import main
+from diffplan.scripts.checks.ogbench_table import PUBLISHED, ogbench_table
 from diffplan.scripts.checks.queries_table import queries_table
 from diffplan.scripts.report.markdown import (
     machine_line,
@@ -280,7 +281,7 @@ def _kind(data: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
     if "queries" in data:
         return queries_table
     if "study" in data:
-        return study_table
+        return study_table if PUBLISHED.keys().isdisjoint(data["study"]) else ogbench_table
     if "tasks" in data:
         return tasks_table
     if "policies" in data:
