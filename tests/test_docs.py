@@ -21,11 +21,13 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+import yaml
 
 import diffplan
 from diffplan.engines import table
 from diffplan.scripts import cli
 from diffplan.scripts.evaluate import measure
+from diffplan.scripts.train.settings import read_values
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
@@ -152,7 +154,7 @@ class Page:
         self.names: dict[str, Any] = {"__name__": "docs"}
 
     def run(self, block: Block) -> None:
-        """Run a block as its language says; text, yaml and the like are to be read."""
+        """Run a block as its language says; text is to be read."""
         parsed = block.reason is not None or self.page.name in MEASURED
         if block.language == "python" and block.file:
             Path(block.file).write_text(block.text + "\n")
@@ -167,8 +169,10 @@ class Page:
                     parse(words)
                 else:
                     self.call(words)
+        elif block.language == "yaml":
+            read_values(yaml.safe_load(block.text), self.page.name)
         else:
-            assert block.language in ("text", "yaml", "{eval-rst}"), block.language
+            assert block.language in ("text", "{eval-rst}"), block.language
 
     def call(self, words: list[str]) -> None:
         """Run a command of ours at the smallest size; what takes minutes is parsed."""
@@ -292,6 +296,7 @@ def test_the_blocks_of_a_page_run(
         ("```shell\npip install '.[no-such]'\n```", "no-such"),
         ("```shell\nrm -rf runs\n```", "unknown program"),
         ("```\nno language\n```", "page.md:1"),
+        ("```yaml\nconfig: trajectory-diffuser\nno_such: 1\n```", "no_such"),
         ("```python\nno_such()\n```", "no_such"),
         ("\n    diffplan evaluat runs/medium\n", "unknown command"),
     ],
