@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from diffplan.agents.origin import Origin
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.diffusion.samplers import SAMPLERS
+from diffplan.errors import DiffplanError
 from diffplan.lazy import late
 from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import find_checkpoint
@@ -48,6 +50,10 @@ def load_agent(
     denoising_steps=3, replan_every=8.
     Raises DiffplanError if the folder is no run, or damaged.
     """
+    if not isinstance(run, str | os.PathLike) or str(run) == "":
+        raise DiffplanError(
+            f"load_agent was given {run!r}, expected the folder of a run, or user/model of the hub"
+        )
     path = find_checkpoint(_downloaded(run) if _is_remote(run) else run, checkpoint)
     model, header, _ = load_model(path, find_device(device))
     tuning = read_tuning(path) if tuned else None

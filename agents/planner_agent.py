@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffplan.agents.described import Described
 from diffplan.agents.portable import Portable
 from diffplan.agents.state import AgentState, check_state
 from diffplan.agents.targets import Targets, check_target
@@ -36,7 +37,7 @@ from diffplan.runtime import fresh_seeds, whole_number
 _GOAL_TOLERANCE = 1e-3  # standard deviations of the data: what sensors jitter by is no new goal
 
 
-class PlannerAgent(Portable, Variants):
+class PlannerAgent(Portable, Variants, Described):
     """Plans every `replan_every` steps and follows the plan by inverse dynamics at every step.
 
     The agent itself never changes after construction: everything that does is in `AgentState`,

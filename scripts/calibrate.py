@@ -176,6 +176,6 @@ def _draw(path: Path, statistics: Statistics, title: str) -> None:
             table = getattr(statistics, name).flatten(1).numpy()[known]
             axes.plot(lam[known], table, color=CANDIDATE, linewidth=0.6, alpha=0.25)
             axes.plot(lam[known], np.median(table, axis=1), color=EXECUTED, linewidth=2)
-            axes.set(title=f"{name}: {what}", xlabel="λ = log(a / σ)")
+            axes.set(title=f"{name}: {what}", xlabel="λ = log(a / σ)", ylabel=name)
         figure.suptitle(f"{title}: every entry of the plan, and the median")
         save(figure, path)

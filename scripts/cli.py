@@ -100,12 +100,23 @@ def _run(args: Sequence[str]) -> None:
 
 def parsed(command: Any, args: Sequence[str], prog: str) -> Any:
     """A command with the options of a command line, by its own `parse` if it has one."""
+    _refuse_nothing(args)
     if hasattr(command, "parse"):
         found = command.parse(args)
     else:
         found = read_options(command, args, prog, turned=_turned(command))
     check_counts(found)
     return found
+
+
+def _refuse_nothing(args: Sequence[str]) -> None:
+    """Raise DiffplanError for "": as a path it would be the folder that the command runs in."""
+    option = "an argument"
+    for word in args:
+        name, equals, value = word.partition("=")
+        option = name if word.startswith("--") else option
+        if not word or (equals and not value and word.startswith("--")):
+            raise DiffplanError(f"{option} was given nothing (''); name a value, or leave it out")
 
 
 def _turned(command: Any) -> set[str]:

@@ -84,8 +84,8 @@ def _stacked(axes: Axes, data: dict[str, Any], name: str) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of a decision with a new plan (figures in ms)")
-    axes.set_ylabel(name)
-    axes.set_title(f"where the time goes by {name}, {DIRECT}", loc="left")
+    axes.set_ylabel(_OVER[name])
+    axes.set_title(f"where the time goes by {name}, engine {DIRECT}", loc="left")
 
 
 def _curves(axes: Axes, data: dict[str, Any], name: str) -> None:

@@ -41,7 +41,8 @@ def benchmark_table(data: dict[str, Any]) -> str:
     if data["left_out"]:
         parts.append("Left out:\n\n" + "\n".join(f"- {line}" for line in data["left_out"]))
     parts.append(
-        f"{data['protocol']}\n\nCommand: `{data['command']}`. Machine: {machine['cpu']}, "
+        (f"{data['protocol']}\n\n" if data["protocol"] else "")
+        + f"Command: `{data['command']}`. Machine: {machine['cpu']}, "
         f"{machine['device']}, PyTorch {machine['versions']['torch']}."
     )
     return "\n\n".join(parts)

@@ -38,7 +38,6 @@ def queries_table(data: dict[str, Any]) -> str:
         parts += ["\n".join(rows), f"Chance is {100 * task['chance']:.0f} %, n = {task['n']}."]
     versions = data["machine"]["versions"]
     parts += [
-        data["protocol"],
         f"Command: `{data['command']}`. Machine: {data['machine']['cpu']}, PyTorch "
         f"{versions['torch']}.",
     ]

@@ -18,7 +18,7 @@ from diffplan.envs.simulators.mazes import maze_of
 from diffplan.envs.simulators.tasks import time_limits
 from diffplan.envs.simulators.wrappers import WRAPPERS, wrappers_line
 from diffplan.errors import DiffplanError
-from diffplan.scripts.report.pictures import EXECUTED, draw_maze, positions, style
+from diffplan.scripts.report.pictures import EXECUTED, draw_maze, positions, save, style
 
 _DECILES_FROM = 10  # episodes
 # What the loaders note about a dataset, and what it is called in the summary.
@@ -180,11 +180,7 @@ def draw(episodes: Episodes, path: Path) -> None:
             draw_maze(axes[2], maze)
             axes[2].plot(*visited.T, ",", color=EXECUTED, alpha=0.3, rasterized=True)
             axes[2].set_title("positions visited")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path)
-        except (ValueError, OSError) as error:
-            raise DiffplanError(f"cannot write the picture {path}: {error}") from None
+        save(figure, path)
 
 
 def _arrays(episodes: Episodes) -> list[tuple[str, np.ndarray]]:

@@ -204,7 +204,8 @@ def _evaluation(
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     # below, not beside, where it would take width from the column on its right
-    figure.colorbar(dots, ax=axes, location="bottom", shrink=0.75, pad=0.02)
+    bar = figure.colorbar(dots, ax=axes, location="bottom", shrink=0.75, pad=0.02)
+    bar.set_label("return-to-go, normalised as in training")
     _mark(axes, goal)
     axes.set_title("evaluation: the return of plans from here")
 
@@ -222,11 +223,15 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
     _scatter(
         panels[0],
         "policy: first action",
+        "in [-1, 1]",
         sample.actions[:, 0, 0][known[:, 0]],
         answers_of(model).policy(context, sample.noise)[known[:, 0]],
     )
     led = answers_of(model).inverse_dynamics(blind, sample.x, sample.noise)[:, :, 0]
-    _scatter(panels[1], "inverse dynamics: actions", sample.actions[:, :, 0][known], led[known])
+    unit = "in [-1, 1]"
+    _scatter(
+        panels[1], "inverse dynamics: actions", unit, sample.actions[:, :, 0][known], led[known]
+    )
     last = known.all(1)
     moved = (sample.z[:, -1] - sample.z[:, 0])[last]
     try:
@@ -236,10 +241,11 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
     except DiffplanError:
         told, who = learned(sample)[:, -1], "an MLP, not asked of this model"
     title = f"forward model: change over the plan\n({who})"
-    _scatter(panels[2], title, moved, (told - sample.z[:, 0])[last])
+    _scatter(panels[2], title, "in standard deviations", moved, (told - sample.z[:, 0])[last])
     if model.config.tells_returns:
         worth = answers_of(model).evaluation(sample.context(), sample.x)
-        _scatter(panels[3], "evaluation: return-to-go", sample.returns, worth)
+        unit = "normalised as in training"
+        _scatter(panels[3], "evaluation: return-to-go", unit, sample.returns, worth)
     else:
         panels[3].set_axis_off()
     observation = _observation(
@@ -253,18 +259,18 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
         true, plan = sample.z[place].numpy(), plans[place].numpy()
         axes.plot(true[:, 0], "-", color=pictures.CANDIDATE, alpha=0.5, linewidth=4)
         axes.plot(plan[:, 0], "-", color=pictures.PLAN)
-    axes.set(xlabel="plan state", ylabel="first column, in deviations")
+    axes.set(xlabel="plan state", ylabel="first column, in standard deviations")
     axes.set_title("plan: planned thin, the data wide")
 
 
-def _scatter(axes: Axes, title: str, true: Tensor, told: Tensor) -> None:
+def _scatter(axes: Axes, title: str, unit: str, true: Tensor, told: Tensor) -> None:
     true, told = true.flatten(), told.flatten()
     # more dots than this only darken the picture
     index = torch.linspace(0, len(true) - 1, min(_DOTS, len(true))).long()
     axes.plot(true[index], told[index], ".", color=pictures.EXECUTED, markersize=3, alpha=0.35)
     low, high = float(true.min()), float(true.max())
     axes.plot([low, high], [low, high], color=pictures.CANDIDATE, linewidth=1)
-    axes.set(title=title, xlabel="true", ylabel="told")
+    axes.set(title=title, xlabel=f"true, {unit}", ylabel=f"told, {unit}")
 
 
 def _task(axes: Axes, task: dict[str, Any]) -> None:

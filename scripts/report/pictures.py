@@ -21,6 +21,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from diffplan.data.info import ObservationLayout
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
+from diffplan.errors import DiffplanError
 from diffplan.scripts.report.files import written_whole
 from diffplan.scripts.report.intervals import estimate_mean
 
@@ -45,6 +46,8 @@ _STYLE: Any = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "figure.dpi": 110,
+    "savefig.bbox": "tight",  # nothing is cut off, whatever its length
+    "pdf.fonttype": 42,  # text stays text
 }
 
 
@@ -246,7 +249,10 @@ def returns_picture(path: Path, returns: Mapping[str, np.ndarray]) -> None:
             mean = estimate_mean(values)
             axes.plot([mean.low, mean.high], [place, place], color=START, linewidth=3.5)
             axes.plot(mean.mean, place, "D", color=PLAN, markeredgecolor="white", markersize=7)
-        labels = [f"{name}\nmean {values.mean():.1f}" for name, values in returns.items()]
+        labels = [
+            f"{name.replace('_', ' ')}\nmean {values.mean():.1f}"
+            for name, values in returns.items()
+        ]
         axes.set_yticks(range(len(returns)), labels)
         axes.set_ylim(len(returns) - 0.5, -0.5)
         axes.set_xlabel("return of one episode")
@@ -306,7 +312,7 @@ def training_curves(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarra
             elif len(finite) and finite.min() <= 0:
                 # no logarithm here, and the first losses would flatten all that follows
                 _limit_to(axes, finite[len(finite) // 10 :])
-            axes.set_title(name)
+            axes.set_title(name.replace("/", ": ", 1).replace("_", " "))
             axes.set_xlabel("update")
             axes.grid(alpha=0.3)
         save(figure, path)
@@ -358,9 +364,20 @@ def _legend(figure: Figure, entries: Sequence[Line2D]) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save as PNG; written beside `path` and renamed, so no half picture is ever seen."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
-        partial.write_bytes(buffer.getvalue())
+    """Save in the format that `path` is named after, and as PDF beside it, for papers.
+
+    Each is written beside its place and renamed, so no half picture is ever seen. Raises
+    DiffplanError where there is no such format, or nothing can be written.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise DiffplanError(f"cannot write the picture {path}: name it .png, .svg or .pdf")
+    try:
+        for format in dict.fromkeys((kind, "pdf")):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=format)
+            with written_whole(path if format == kind else path.with_suffix(".pdf")) as partial:
+                partial.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise DiffplanError(f"cannot write the picture {path}: {error}") from None

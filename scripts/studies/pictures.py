@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _AGAINST = {
-    "decision_ms": ("ms per decision, eager, one thread", "time"),
+    "decision_ms": ("milliseconds per decision, eager, one thread", "time"),
     "network_calls": ("network calls of a plan", "calls"),
 }
 _MARKS = "osD^v<>Pp*hX"
@@ -25,7 +26,7 @@ _LEFT: Any = ("axes fraction", "data")  # where a line across the panel gets its
 def draw(data: dict[str, Any], target: Path) -> list[Path]:
     """Write STEM.png beside the results, -profile.png, and of timed rows -time.png and -calls.png.
 
-    Returns what was written.
+    Returns them; each has a PDF beside it.
     """
     written = [target.with_suffix(".png")]
     _intervals(data, written[0])
@@ -46,8 +47,8 @@ def _intervals(data: dict[str, Any], path: Path) -> None:
     labels = list(dict.fromkeys(label for rows in panels.values() for label in rows))
     if len(data["common"]) > 1:
         panels[f"{len(data['common'])} sets that all have"] = data["over"]
-    columns = min(5, len(panels))
-    lines = -(-len(panels) // columns)
+    lines = -(-len(panels) // 5)
+    columns = -(-len(panels) // lines)  # as even as it goes
     size = (1.4 + 2.2 * columns, 0.8 + lines * (0.6 + 0.24 * len(labels)))
     with style():
         figure = Figure(figsize=size, layout="constrained")
@@ -63,11 +64,33 @@ def _intervals(data: dict[str, Any], path: Path) -> None:
                     ends = row["mean_ci95"]
                     axes.plot(ends, [place, place], color=colour, linewidth=5, alpha=0.4)
                 axes.plot(row["mean"], place, "o", color=colour, markersize=4)
+            _widen(axes, max(abs(row["mean"]) for row in rows.values()))
             axes.set_yticks(range(len(labels)), labels)
             axes.set_ylim(len(labels) - 0.5, -0.5)
             axes.set_title(name, loc="left", fontsize=9)
-        figure.supxlabel("score: mean, bars: 95 % intervals", fontsize=9)
+        figure.supxlabel(
+            f"{_score(data['study'].values())}: mean, bars: 95 % intervals", fontsize=9
+        )
         save(figure, path)
+
+
+def _widen(axes: Axes, largest: float) -> None:
+    """At least a twentieth of the scores, so that a hair's breadth looks like one."""
+    low, high = axes.get_xlim()
+    if (missing := 0.05 * largest - (high - low)) > 0:
+        axes.set_xlim(low - missing / 2, high + missing / 2)
+
+
+def _score(found: Iterable[dict[str, Any]]) -> str:
+    """What scores of these data are, for an axis."""
+    kinds = dict.fromkeys(_unit(each["scale"]["name"]) for each in found)
+    return next(iter(kinds)) if len(kinds) == 1 else "score, or return"
+
+
+def _unit(scale: str) -> str:
+    if scale.startswith("D4RL"):
+        return "score on D4RL's scale"
+    return "return" if scale.startswith("none") else "score"
 
 
 def _profiles(data: dict[str, Any], path: Path) -> None:
@@ -79,7 +102,9 @@ def _profiles(data: dict[str, Any], path: Path) -> None:
         for place, (label, shares) in enumerate(rows.items()):
             width = 2.5 if place == 0 else 1.3
             axes.plot(levels, shares, color=_colour(place), linewidth=width, label=label)
-        axes.set(xlabel="score", ylabel="share of runs above", ylim=(-0.02, 1.02))
+        axes.set(
+            xlabel=_score(data["study"].values()), ylabel="share of runs above", ylim=(-0.02, 1.02)
+        )
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper", fontsize=8)
         save(figure, path)
@@ -103,7 +128,13 @@ def _against(data: dict[str, Any], key: str, title: str, path: Path) -> None:
         for axes, (name, found) in zip(panels, study.items(), strict=False):
             _panel(axes, name, found, key, labels)
         figure.supxlabel(f"{title} (bars: 95 % intervals)", fontsize=9)
-        handles, names = panels[0].get_legend_handles_labels()
+        # a row that the first data have not still has its entry
+        entries = {
+            label: handle
+            for axes in panels
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        handles, names = entries.values(), entries.keys()
         figure.legend(handles, names, loc="outside upper center", ncols=2 * columns, fontsize=8)
         save(figure, path)
 
@@ -129,9 +160,10 @@ def _panel(axes: Axes, name: str, found: dict[str, Any], key: str, labels: list[
         best = max(found["others"], key=lambda other: found["others"][other][0])
         height = found["others"][best][0]
         axes.axhline(height, color="0.5", linestyle="--", linewidth=1)
-        axes.annotate(best, (0.01, height), xycoords=_LEFT, fontsize=7, va="bottom")
+        axes.annotate(best, (0.99, height), xycoords=_LEFT, fontsize=7, va="bottom", ha="right")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(f"{name}, score", loc="left", fontsize=10)
+    axes.set(ylabel=_unit(found["scale"]["name"]))
+    axes.set_title(name, loc="left", fontsize=10)

@@ -295,7 +295,7 @@ def study_table(data: dict[str, Any]) -> str:
     line = seeds_line(data["scored_on"], data["chosen_on"])
     parts += ["\n".join(lines)] if lines else []
     parts.append(f"Scale of the scores: {told}. {line[0].upper()}{line[1:]}.")
-    parts.append(data["protocol"])
+    parts += [data["protocol"]] if data["protocol"] else []
     parts.append(f"Command: `{data['command']}`. Machine: {machine_line(data)}.")
     return "\n\n".join(parts)
 

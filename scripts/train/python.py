@@ -43,6 +43,8 @@ def train(
     from diffplan.scripts.train.work import carry_out
 
     label = "diffplan.train"
+    if not str(out):  # as a path it would be the folder that this runs in
+        raise DiffplanError("out is '', expected the name of a folder for the run")
     data: Any = None
     if isinstance(dataset, str | Path) or _names(dataset):
         settings["dataset"] = dataset

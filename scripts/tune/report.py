@@ -118,7 +118,7 @@ def draw(path: Path, outcome: Outcome, tried: Sequence[Settings], plan: Schedule
                 marker="o",
                 alpha=1 if final else 0.5,
                 linewidth=2 if final else 1,
-                label=name_of(tried[index]) if final else others,
+                label=name_of(tried[index]).replace("_", " ") if final else others,
             )
             others = None if not final else others  # one entry for all of them
         low, high = np.nanmin(kept), np.nanmax(kept)

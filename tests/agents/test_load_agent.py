@@ -102,6 +102,20 @@ def test_loading_nonsense_gets_one_line(run: Path, tmp_path: Path) -> None:
     assert "truncated" in refusal(lambda: load_agent(run))
 
 
+def test_no_run_at_all_gets_one_line() -> None:
+    for nothing in (None, "", 3):
+        assert f"given {nothing!r}, expected the folder" in refusal(lambda n=nothing: load_agent(n))
+
+
+def test_a_printed_agent_says_how_it_plans(make_agent: Make) -> None:
+    agent = make_agent(candidates=4, start="noise", replan_every=2)
+    first, where, how = repr(agent).splitlines()
+    assert first.startswith("PlannerAgent: trajectory-diffuser, 0 updates on ")
+    assert where.endswith("engine eager on cpu")
+    assert f"{agent.horizon} states {agent.stride} environment steps apart" in how
+    assert how.endswith("anew every 2 steps; optimised in 1 step from noise, one of 4")
+
+
 def test_an_agent_goes_to_another_device_or_engine(run: Path, observe: Make) -> None:
     agent = load_agent(run, engine="eager")
     assert agent.to("cpu") is agent

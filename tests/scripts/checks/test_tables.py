@@ -150,7 +150,7 @@ def test_results_of_an_evaluation_become_a_table_with_their_command(tmp_path: Pa
     text = (tmp_path / "page.md").read_text()
     assert "| planner | 460.0 [450.0, 470.0] | 100 % [96, 100] | 100 | 0.08 |" in text
     assert "| data | 2.0 | – | 100 | – |" in text
-    assert "seeds 1000 to 1099" in text and "How it was done." in text
+    assert "seeds 1000 to 1099" in text and "How it was done." not in text
     assert "Command: `diffplan evaluate runs/demo --episodes 100`. Machine: a CPU, 1 thread" in text
 
 

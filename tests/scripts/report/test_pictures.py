@@ -11,6 +11,7 @@ from diffplan.data.info import ObservationLayout
 from diffplan.engines.decision import Plan
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.mazes import Maze
+from diffplan.errors import DiffplanError
 from diffplan.scripts.report import pictures
 from diffplan.scripts.report.intervals import estimate_mean
 
@@ -183,7 +184,7 @@ def test_training_curves_are_logarithmic_only_where_that_is_possible(tmp_path, d
     }
     pictures.training_curves(tmp_path / "x.png", curves)
     scales = {axes.get_title(): axes.get_yscale() for axes in drawn[0].axes}
-    assert scales == {"loss/negative": "linear", "loss/wide": "log", "error/flat": "linear"}
+    assert scales == {"loss: negative": "linear", "loss: wide": "log", "error: flat": "linear"}
     smooth = drawn[0].axes[0].get_lines()[1].get_ydata()
     np.testing.assert_allclose(smooth[100], curves["loss/negative"][1][98:103].mean())
     # The first losses, which would flatten the rest, run out at the top.
@@ -192,8 +193,22 @@ def test_training_curves_are_logarithmic_only_where_that_is_possible(tmp_path, d
     assert curves["loss/wide"][1].max() < drawn[0].axes[1].get_ylim()[1]
 
 
-def test_pictures_are_png_files(tmp_path):
+def test_pictures_are_png_and_pdf_files_with_all_of_their_text(tmp_path):
     path = tmp_path / "new" / "plans.png"
     pictures.plans_in_maze(path, [make_trace()], LAYOUT, MAZE)
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert [entry.name for entry in path.parent.iterdir()] == ["plans.png"]
+    assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    assert {entry.name for entry in path.parent.iterdir()} == {"plans.png", "plans.pdf"}
+    with pytest.raises(DiffplanError, match=r"picture .*x\.jpq: name it \.png, \.svg or"):
+        pictures.save(Figure(), tmp_path / "x.jpq")
+
+
+def test_what_stands_beyond_the_edge_is_saved_as_well(tmp_path):
+    widths = []
+    for text in ("", "far beyond the edge of the picture" * 3):
+        with pictures.style():
+            figure = Figure(figsize=(2, 1))
+            figure.text(0.9, 0.5, text)
+            pictures.save(figure, tmp_path / "x.png")
+        widths.append(int.from_bytes((tmp_path / "x.png").read_bytes()[16:20], "big"))
+    assert widths[1] > 2 * widths[0]
