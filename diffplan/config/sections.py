@@ -53,8 +53,9 @@ class DataConfig:
 
     __pydantic_config__ = STRICT
 
-    discount: float = 0.99
-    """Discount of the return-to-go per environment step; 1 for the undiscounted one."""
+    discount: Auto[float] = AUTO
+    """Discount of the return-to-go per environment step; 1 for the undiscounted one. None: .99, or
+    .999 where the data say so."""
     relabel: Auto[Literal["stitched", "hindsight"]] = AUTO
     """Goals come from the same episode (hindsight) or, by shortest paths, also from others. None:
     stitched, unless the data say that the goal's columns are not what moves."""
