@@ -54,8 +54,8 @@ class DataConfig:
     __pydantic_config__ = STRICT
 
     discount: Auto[float] = AUTO
-    """Discount of the return-to-go per environment step; 1 for the undiscounted one. None: .99, or
-    .999 where the data say so."""
+    """Discount of the return-to-go per environment step; 1 for the undiscounted one. None: .99 with
+    a goal, else .999."""
     relabel: Auto[Literal["stitched", "hindsight"]] = AUTO
     """Goals come from the same episode (hindsight) or, by shortest paths, also from others. None:
     stitched, unless the data say that the goal's columns are not what moves."""

@@ -19,8 +19,6 @@ _FEW = 3  # reverse steps from the far end of the process
 _FETCHED = 0.15  # share of the time: at most .05 in mazes and reaches, .25 to .5 in pushes
 _LAST = 10  # steps at an episode's end
 _HIGH = 0.75  # quantile of an episode's own rewards
-_NOISY = 0.25  # share of the actions' variance: measured were .2 and less, .34 and more
-_FEATURES, _RIDGE = 1024, 1e-3
 
 
 def half_life(episodes: Episodes) -> int:
@@ -159,48 +157,6 @@ def ended_by_success(episodes: Episodes) -> float:
         high = np.quantile(own, _HIGH)
         found += bool(own[-_LAST:].mean() >= high > own.min())
     return found / len(steps)
-
-
-def action_noise(episodes: Episodes) -> float:
-    """Share of the actions' variance that states do not tell, in a fifth of the episodes, held out.
-
-    By ridge regression on 1,024 random rectified features of up to 20,000 states (Rahimi and Recht
-    2007). 1 where actions do not vary.
-    """
-    starts, steps = np.asarray(episodes.state_starts), np.asarray(episodes.step_starts)
-    rng = np.random.default_rng(0)
-    at = np.sort(rng.integers(0, steps[-1], min(int(steps[-1]), _PAIRS)))
-    episode = np.searchsorted(steps, at, side="right") - 1
-    states = np.asarray(episodes.states[starts[episode] + at - steps[episode]], np.float64)
-    actions = np.asarray(episodes.actions[at], np.float64)
-    spread = states.std(0)
-    states = ((states - states.mean(0)) / np.where(spread > 1e-8, spread, 1)).clip(-5, 5)
-    weights = rng.normal(size=(states.shape[1], _FEATURES)) / np.sqrt(states.shape[1])
-    bent = (states @ weights + rng.normal(size=_FEATURES)).clip(min=0)
-    features = np.concatenate([np.ones((len(at), 1)), states, bent], 1)
-    held = (rng.random(len(steps) - 1) < 0.2)[episode]
-    variance = actions[held].var(0).sum() if held.any() else 0.0
-    if held.all() or variance == 0:
-        return 1.0
-    known, count = features[~held], (~held).sum()
-    gram = known.T @ known / count + _RIDGE * np.eye(known.shape[1])
-    fitted = np.linalg.solve(gram, known.T @ actions[~held] / count)
-    left = np.square(actions[held] - features[held] @ fitted).mean(0).sum()
-    return float(min(left / variance, 1.0))
-
-
-def discount_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
-    """How far returns see, without a goal: far ones of noisy actions are luck."""
-    if episodes.layout.goal_dim or not config.is_open("data.discount"):
-        return
-    share = action_noise(episodes)
-    measured = f"states leave {share:.0%} of the actions' variance untold"
-    if share >= _NOISY:
-        reason = f"{measured}: what comes late is the luck of these actions, not of a plan"
-        yield Decision("data.discount", 0.99, reason)
-    else:
-        reason = f"{measured}: what comes late follows from what is done"
-        yield Decision("data.discount", 0.999, reason)
 
 
 def returns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:

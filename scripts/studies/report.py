@@ -40,7 +40,8 @@ _PROTOCOL = (
 )
 _MODEL_FREE = (
     " With goals, model-free methods observe state and goal and relabel goals in hindsight, reward "
-    "-1 a step until the goal. Curves are mean scores after a quarter, half and all of the "
+    "-1 a step until the goal. Rows called 0.999 have that discount, ours for data without a goal, "
+    "in place of their papers' 0.99. Curves are mean scores after a quarter, half and all of the "
     "updates; their papers make 1,000,000."
 )
 _PLANNED = (

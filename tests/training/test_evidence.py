@@ -11,7 +11,7 @@ from diffplan.config.planners import get_config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import ObservationLayout
 from diffplan.training.defaults import decide
-from diffplan.training.evidence import action_noise, ended_by_success, half_life, left_alone
+from diffplan.training.evidence import ended_by_success, half_life, left_alone
 
 Make = Callable[..., Episodes]
 
@@ -63,33 +63,6 @@ def test_fast_states_get_finer_plans(
     assert "plan.stride" not in {each.setting for each in left}
 
 
-@pytest.mark.parametrize(("noise", "discount"), [(0.0, 0.999), (0.25, 0.999), (1.0, 0.99)])
-def test_far_returns_count_where_actions_follow_from_states(
-    join_episodes: Make, noise: float, discount: float
-) -> None:
-    rng = np.random.default_rng(0)
-    states = [rng.normal(size=(201, 3)) for _ in range(60)]
-    told = [np.sin(s[:-1, :2]) / np.sin(s[:-1, :2]).std() for s in states]
-    actions = [a + noise * rng.normal(size=a.shape) for a in told]
-    episodes = join_episodes(states, [1e-3 * a for a in actions])
-    # noise of its share of the variance, and what the regression leaves of a sine
-    assert action_noise(episodes) == pytest.approx(noise**2 / (1 + noise**2), abs=0.05)
-    config, decisions = decide(Config(), episodes)
-    assert config.data.discount == discount
-    assert "of the actions' variance" in next(
-        each.reason for each in decisions if each.setting == "data.discount"
-    )
-    given, _ = decide(with_settings(Config(), {"data.discount": 0.9}), episodes)
-    assert given.data.discount == 0.9
-
-
-def test_actions_that_never_vary_are_all_luck(join_episodes: Make) -> None:
-    rng = np.random.default_rng(0)
-    states = [rng.normal(size=(21, 3)) for _ in range(10)]
-    assert action_noise(join_episodes(states, [np.zeros((20, 2))] * 10)) == 1
-    assert action_noise(join_episodes(states[:1], [np.zeros((20, 2))])) == 1
-
-
 def lingering(join: Make, success_ends: bool) -> Episodes:
     """Ten episodes whose reward grows; where success ends them half are short."""
     lengths = [20 if success_ends and i % 5 else 60 for i in range(10)]
@@ -113,8 +86,7 @@ def test_no_return_is_asked_for_where_success_ends_episodes(join_episodes: Make)
     assert (config.data.condition_on_returns, config.planning.target) == (True, "by-step")
     # what is so for all data of the kind is nothing that these have decided
     assert config.data.best_of_windows == 16
-    untouched = {"data.best_of_windows", "data.condition_on_returns"}
-    assert not untouched & {each.setting for each in decisions}
+    assert not any(each.setting.startswith("data.") for each in decisions)
 
 
 def carried(join: Make, waits: int, scale: float = 1.0, rests: int = 0) -> Episodes:

@@ -92,23 +92,23 @@ def test_a_study_does_its_cells_once_and_sums_up_what_is_there(
 ) -> None:
     monkeypatch.setenv("DIFFPLAN_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "runs"
-    study = Study(out, (str(data),), only=("ours", "10 % cloning", "IQL"), **FEW)
+    study = Study(out, (str(data),), only=("ours", "10 % cloning", "IQL, 0.999"), **FEW)
     first = study.run()
     rows = first["study"]["hopper-mine"]["rows"]
-    assert list(rows) == ["ours", "10 % cloning", "IQL"]
+    assert list(rows) == ["ours", "10 % cloning", "IQL, 0.999"]
     assert [p.name for p in list_checkpoints(out / "hopper-mine/ours/seed-2")] == [
         "checkpoint-00000002"
     ]
     cells = [
-        json.loads((out / f"hopper-mine/cells/IQL, seed {seed}.json").read_text())
+        json.loads((out / f"hopper-mine/cells/IQL, 0.999, seed {seed}.json").read_text())
         for seed in (1, 2)
     ]
     assert (
         list(cells[0]["curve"]) == ["2", "4", "8"] and cells[0]["curve"]["8"] == cells[0]["returns"]
     )
-    assert cells[0]["asked"]["row"]["method"]["discount"] == 0.99
+    assert cells[0]["asked"]["row"]["method"]["discount"] == 0.999
     found = [(np.mean(c["returns"]) + 20.272305) / (3234.3 + 20.272305) * 100 for c in cells]
-    assert rows["IQL"]["seed_scores"] == pytest.approx(found)
+    assert rows["IQL, 0.999"]["seed_scores"] == pytest.approx(found)
     assert rows["10 % cloning"]["updates"] == 4 and rows["ours"]["updates"] == 2
     assert rows["ours"]["train_cpu_seconds"] > 0 and first["common"] == ["hopper-mine"]
     assert json.loads((out / "study.json").read_text()) == first
@@ -127,7 +127,7 @@ def test_a_study_does_its_cells_once_and_sums_up_what_is_there(
     with monkeypatch.context() as patch:
         patch.setattr(cells_module, "do", lambda *a: done.append(a[1].identity) or does(*a))
         again = study.run()
-        assert again["study"]["hopper-mine"]["rows"]["IQL"] == rows["IQL"]
+        assert again["study"]["hopper-mine"]["rows"]["IQL, 0.999"] == rows["IQL, 0.999"]
         assert done == [LEARNERS["10 % cloning"].identity]
         replace(study, updates=12, only=("ours",)).run()
         study.run()
@@ -228,11 +228,11 @@ def test_rows_fit_their_data_and_parts_share_them(
         ]
 
     done = [cell for part in parts() for cell in part]
-    # five seeds of ours and cloning, three of the others; no 10 % with goals
+    # five seeds of ours and cloning, three of the others; no 10 %, no other discount with goals
     of = {data: [c.label for c in done if c.source.word == data] for data in ("goal", "reward")}
     assert len(done) == len(set(map(str, done))) and set(of["reward"]) == set(LEARNERS)
-    assert [of["reward"].count(row) for row in LEARNERS] == [5] * 3 + [3] * 3
-    assert [of["goal"].count(row) for row in LEARNERS] == [5, 5, 0, 3, 3, 3]
+    assert [of["reward"].count(row) for row in LEARNERS] == [5] * 3 + [3] * 5
+    assert [of["goal"].count(row) for row in LEARNERS] == [5, 5, 0, 3, 3, 3, 0, 0]
     # rows of one network are in one part, which trains it
     cells = Study(tmp_path, ("goal", "reward")).cells
     first, second = ({cells.run(c) for c in part} for part in parts(rows="heads"))

@@ -67,7 +67,7 @@ def test_what_the_data_decide_is_shown_and_kept(
     assert all(f"  {each}\n" in out for each in first.decisions)
     assert out.count("windows/s") == 1
     config = first.config
-    assert (config.plan.horizon, config.data.discount, config.heads.width) == (8, 0.99, 16)
+    assert (config.plan.horizon, config.data.discount, config.heads.width) == (8, 0.999, 16)
     assert not config.is_open(*(each.setting for each in first.decisions))
 
     assert main(command("--resume", steps=4)) == 0
@@ -80,12 +80,12 @@ def test_what_the_data_decide_is_shown_and_kept(
 
 
 def test_given_options_win(command: Command, tmp_path: Path) -> None:
-    given = ["--data.discount=0.999", "--plan.stride=3", "--planning.replan-every=5"]
+    given = ["--data.discount=0.99", "--plan.stride=3", "--planning.replan-every=5"]
     words = command(*given)
     assert main(words) == 0
     config, found = trained(tmp_path), header(tmp_path)
     assert shlex.split(str(found.command)) == ["diffplan", *words]
-    assert (config.data.discount, config.plan.stride, config.planning.replan_every) == (0.999, 3, 5)
+    assert (config.data.discount, config.plan.stride, config.planning.replan_every) == (0.99, 3, 5)
     assert not {"plan.stride", "planning.replan_every"} & {each.setting for each in found.decisions}
     assert config.plan.horizon == 8  # what was not given
 
