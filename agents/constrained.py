@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, get_args
@@ -148,8 +149,15 @@ def constrained(
     }
     name, detailed, _ = agent._made
     if agent.engine.name.startswith("cuda-graph") and chosen == "reject":
-        twin.engine = GraphEngine(model, twin.settings, detailed, name.endswith("bf16"), **wished)
-    else:  # what takes gradients, or looks at its particles, is not captured
+        bf16, tf32 = (name.endswith(each) for each in ("bf16", "tf32"))
+        twin.engine = GraphEngine(model, twin.settings, detailed, bf16, tf32, **wished)
+    else:
+        if agent.engine.name.startswith("cuda-graph"):
+            warnings.warn(
+                f"no CUDA graph for constraints by way {chosen!r}, which takes gradients or looks "
+                "at its particles; calling eagerly",
+                stacklevel=3,
+            )
         twin.engine = EagerEngine(model, twin.settings, detailed, **wished)
     twin._fields = PlanStep(model, twin.settings, detailed=detailed, **wished).fields
     twin._wished = wished

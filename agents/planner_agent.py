@@ -21,6 +21,7 @@ from diffplan.agents.variants import Variants
 from diffplan.config.config import config_to_dict, replace_planning
 from diffplan.config.sections import PlanningConfig
 from diffplan.data.info import DatasetInfo, ObservationLayout
+from diffplan.data.placement import move
 from diffplan.diffusion.samplers import SAMPLERS
 from diffplan.engines.decision import Plan, PlanStep
 from diffplan.engines.eager import EagerEngine
@@ -210,9 +211,13 @@ class PlannerAgent(Portable, Variants, Described):
                     self.engine, context, _take(seeds, picked), _take(state.count, picked)
                 )
                 # rows that are not due keep their plan, untouched
-                plan = made if picked is None else plan.replaced(self._places(picked), made)
+                plan = (
+                    self.engine.keep(made)
+                    if picked is None
+                    else plan.replaced(self._places(picked), made)
+                )
         # a plan that has just been made says its first action itself
-        actions = _array(plan.first) if whole else self._act(states, plan, age)
+        actions = self.engine.read(plan.first) if whole else self._act(states, plan, age)
         _check_finite(actions, states)
         following = AgentState(plan, kept, age, state.seeds, count, step, target, history)
         return (actions[0] if single else actions), following
@@ -263,7 +268,8 @@ class PlannerAgent(Portable, Variants, Described):
         step = np.zeros(len(states), np.int64)
         target = self._targets.at(step, np.full(len(states), np.nan))
         history = self._memory.remember(None, states, step)
-        return self._context(states, goals, target, self._memory.codes(history, step))
+        given = self._context(states, goals, target, self._memory.codes(history, step))
+        return given.to(self.device)
 
     def _context(
         self,
@@ -274,15 +280,15 @@ class PlannerAgent(Portable, Variants, Described):
         previous: Tensor | None = None,
         step: np.ndarray | None = None,
     ) -> Context:
-        """The one place that puts together what a plan is made for."""
+        """The one place that puts together what a plan is made for; what is an array stays here."""
         clock = None
         if "steering" in self._wished:
             step = np.zeros(len(states)) if step is None else step
-            clock = self._tensor(step.astype(np.float32))
+            clock = torch.from_numpy(step.astype(np.float32))
         return Context(
-            self._tensor(states),
-            None if goals is None else self._tensor(goals),
-            self._tensor(target.astype(np.float32)) if self.model.use_returns else None,
+            torch.from_numpy(states),
+            None if goals is None else torch.from_numpy(goals),
+            torch.from_numpy(target.astype(np.float32)) if self.model.use_returns else None,
             previous,
             codes,
             clock,
@@ -327,15 +333,14 @@ class PlannerAgent(Portable, Variants, Described):
         return AgentState(plan, None, zeros, self.seed + np.arange(rows), zeros, zeros, unknown)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if self.device.type == "cpu" else tensor.to(self.device)
+        return move(torch.from_numpy(array), self.device)
 
     def _places(self, marked: np.ndarray) -> Tensor:
         """Indices of the marked rows."""
         return self._tensor(np.flatnonzero(marked))
 
     def _plan(self, engine: Engine, context: Context, seeds: np.ndarray, count: np.ndarray) -> Plan:
-        return engine.plan(context, self._tensor(seeds), self._tensor(count))
+        return engine.plan(context, torch.from_numpy(seeds), torch.from_numpy(count))
 
     def _left(self, plan: Plan, rows: np.ndarray) -> Tensor:
         """What is left of the plans of the marked rows at a replan: [b, M, D]."""
@@ -348,16 +353,13 @@ class PlannerAgent(Portable, Variants, Described):
         if planned is not None:
             # the plan says one action for each environment step
             index = self._tensor(age)[:, None, None].expand(-1, 1, planned.shape[2])
-            return _array(planned.gather(1, index).squeeze(1))
+            acted: np.ndarray = planned.gather(1, index).squeeze(1).numpy(force=True)
+            return acted
         # on the way to a plan state ahead, with the strides that are left
         place = np.minimum(age // self.stride + self.model.config.heads.lookahead, self.horizon)
         lag = ((place * self.stride - age) / self.stride).astype(np.float32)
-        return _array(
-            self.engine.act(
-                *(self._tensor(states), plan.states, self._tensor(place), self._tensor(lag)),
-                features=plan.features,
-            )
-        )
+        here, at, due = (torch.from_numpy(x) for x in (states, place, lag))
+        return self.engine.read(self.engine.act(here, plan.states, at, due, plan.features))
 
 
 def _tolerance(given: float | None, model: PlannerModel) -> float | np.ndarray:
@@ -384,9 +386,3 @@ def _check_finite(actions: np.ndarray, states: np.ndarray) -> None:
 def _take(array: Any, rows: np.ndarray | None) -> Any:
     """The marked rows of what may be missing; None: all of them, as they are."""
     return array if array is None or rows is None else array[rows]
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor on the host."""
-    result: np.ndarray = tensor.cpu().numpy()
-    return result

@@ -4,6 +4,7 @@ Then small synthetic datasets, small configurations and small models for the pla
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diffplan.config import sections
 from diffplan.config.config import Config, by_kind, with_settings
@@ -274,3 +277,67 @@ def plan_inputs() -> Callable[..., tuple[Context, Noise]]:
         return context, noise
 
     return make
+
+
+# --- What a GPU would be asked to do -------------------------------------------------------------
+
+_LAUNCHES = Path(__file__).with_name("launches.json")
+_NO_LAUNCH = ("empty", "detach", "alias", "_unsafe_view", "lift_fresh", "is_same_size")
+_ROOM = 1.1  # other versions of PyTorch take an operation apart otherwise
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would be launched on a GPU, for which the meta device stands.
+
+    That device itself refuses to be waited for and to make shapes from data; here, copies between
+    it and the host are refused, which capturing a graph would refuse too.
+    """
+
+    def __init__(self, refuses: bool = True) -> None:
+        super().__init__()
+        self.count, self.refuses = 0, refuses
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
+        if name == "exponential_":  # the one that is not made for meta tensors with a generator
+            kwargs.pop("generator", None)
+        self._check(name, (args, kwargs))
+        made = func(*args, **kwargs)
+        there = self._check(name, (args, kwargs, made))
+        if there and not (func.is_view or name.startswith(_NO_LAUNCH)):
+            self.count += 1
+        return made
+
+    def _check(self, name: str, tensors: Any) -> bool:
+        """Whether any of them is on the GPU; then none of the host's may be more than a number."""
+        found = [x for x in tree_leaves(tensors) if isinstance(x, torch.Tensor)]
+        there = any(x.device.type == "meta" for x in found)
+        # a number goes along with a launch; anything else is a copy
+        here = any(x.device.type == "cpu" and (x.dim() or "copy" in name) for x in found)
+        if there and here and self.refuses:
+            raise AssertionError(f"{name} copies between the host and the GPU")
+        return there
+
+
+@pytest.fixture
+def launches() -> Callable[[], Launches]:
+    """Makes a counter of what would be launched on a GPU: `with launches() as found`."""
+    return Launches
+
+
+@pytest.fixture
+def within_budget() -> Callable[[str, str, int], None]:
+    """Checks a number of launches against what is recorded in launches.json.
+
+    DIFFPLAN_LAUNCHES=record writes it anew.
+    """
+
+    def check(kind: str, name: str, count: int) -> None:
+        recorded = json.loads(_LAUNCHES.read_text()) if _LAUNCHES.exists() else {}
+        if os.environ.get("DIFFPLAN_LAUNCHES") == "record":
+            recorded.setdefault(kind, {})[name] = count
+            _LAUNCHES.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+        budget = recorded.get(kind, {}).get(name, 0)
+        assert count <= _ROOM * budget, f"{kind} of {name}: {count} launches, {budget} recorded"
+
+    return check

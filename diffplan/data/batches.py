@@ -25,8 +25,6 @@ class Acted:
 class Windows:
     """A batch of windows in environment units, plan states `stride` steps apart.
 
-    What is gathered from data on a GPU lies there, the rest on the host.
-
     states: [B, H+1, D], the first is the current one. mask: [B, H] float, 0 where the episode
     (and any padding at the goal) has ended. goals: [B, G] or None. returns: [B, H+1]
     return-to-go at each plan state. weight: [B] in [0, 1]. acted: an action of its first stride,

@@ -114,23 +114,23 @@ class Goals:
         """Goals of windows from states `start` [B]."""
         drawing, last = self.drawing, self._ends(start)
         # uniform over the states still to come in the episode
-        later = start + 1 + (torch.rand(len(start), generator=generator) * (last - start)).long()
+        later = start + 1 + (_rand(start, generator) * (last - start)).long()
         goal = torch.minimum(later, last)
         # as many steps as the episode took
         to_goal = (goal - start).float()
-        weight = torch.ones(len(start))
+        weight = torch.ones(len(start), device=start.device)
         # without a graph every goal is of the own episode
-        own = torch.ones(len(start), dtype=torch.bool)
+        own = torch.ones_like(start, dtype=torch.bool)
         until = torch.full_like(start, self.span)
         if self.between is not None:
             # drawn for every row, so that the draws do not depend on the coin
             other, *of_other = self._pick(start, self.between, generator)
-            own = torch.rand(len(start), generator=generator) < drawing.hindsight_share
+            own = _rand(start, generator) < drawing.hindsight_share
             # the window may end before its goal; from there on the graph knows the way
             end = torch.minimum(goal, start + self.span)
             here, there = self.between(torch.stack([start, end]), goal)
             there = there * (end < goal)
-            moved = self.between.come_to_rest(start, end, self.stride)
+            moved = self.between.come_to_rest(start, end, self.stride, self.span)
             # it has come when it comes to rest there, however long the data then wait
             goal = torch.where(there <= self.stride, start + moved, goal)
             of_own = self._advantage(here, moved, there), there, moved
@@ -147,12 +147,12 @@ class Goals:
     def near_and_far(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Goals for values of states `start` [B], half of them near: states [B], steps [B]."""
         last = self._ends(start)
-        later = (torch.rand(len(start), generator=generator) * (last - start + 1)).long()
+        later = (_rand(start, generator) * (last - start + 1)).long()
         goal = torch.minimum(start + later, last)
         steps = (goal - start).float()
         if self.between is not None:
             other = self._anywhere(start, 1, generator)[:, 0]
-            own = torch.rand(len(start), generator=generator) < 0.5
+            own = _rand(start, generator) < 0.5
             goal = torch.where(own, goal, other)
             found = self.between(start, goal)
             # the graph may know a shorter way than the episode took
@@ -171,12 +171,13 @@ class Goals:
         candidates = self._anywhere(start, drawing.goal_candidates, generator)
         end = torch.minimum(self._last[start], start + self.span)
         here, there = between(torch.stack([start, end])[..., None], candidates)
-        moved = between.come_to_rest(start, end, self.stride)
+        moved = between.come_to_rest(start, end, self.stride, self.span)
         advantage = self._advantage(here, moved[:, None], there)
         # argmax with Gumbel noise is a draw by softmax
-        gumbel = -torch.empty(candidates.shape).exponential_(generator=generator).log()
+        drawn = torch.empty(candidates.shape, device=start.device)
+        gumbel = -drawn.exponential_(generator=generator).log()
         pick = (advantage.clamp(max=0) / drawing.advantage_temperature + gumbel).argmax(1)
-        row = torch.arange(len(start))
+        row = torch.arange(len(start), device=start.device)
         return candidates[row, pick], advantage[row, pick], there[row, pick], moved
 
     def _advantage(self, here: Tensor, moved: Tensor, there: Tensor) -> Tensor:
@@ -197,7 +198,17 @@ class Goals:
         task = None if self._task_of is None else self._task_of[start[:, None]]
         return self._parts["valued"].draw((len(start), count), generator, task)
 
+    def to(self, device: torch.device, states: Tensor) -> None:
+        """Answer for indices on the device from here on. states: those of `stitch`, there."""
+        if self.between is not None:
+            self.between.to(device, states)
+
     def returns(self, steps: Tensor) -> Tensor:
         """Return-to-go of a goal that is `steps` away."""
         discount = self.config.discount
         return discount**steps if discount < 1 else -steps
+
+
+def _rand(like: Tensor, generator: torch.Generator) -> Tensor:
+    """One uniform number for each row of a tensor, where it lies."""
+    return torch.rand(len(like), generator=generator, device=like.device)

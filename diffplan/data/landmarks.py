@@ -138,7 +138,7 @@ class StepsBetween:
 
     def __init__(self, states: Tensor, columns: list[int]) -> None:
         """states: [M, D]. columns: G of them, the achieved goal. Nothing is known before `add`."""
-        self._states, self._columns = states, columns
+        self._states, self._columns = states, torch.tensor(columns)
         self._near = torch.zeros(len(states), NEIGHBOURS, dtype=torch.int32)
         self._gap = torch.zeros(len(states), NEIGHBOURS)
         self.graph = LandmarkGraph(torch.empty(0, len(columns)), torch.empty(0, 0), 0.0)
@@ -172,18 +172,19 @@ class StepsBetween:
         here, there = (self._near[a], self._gap[a]), (self._near[b], self._gap[b])
         return self.graph.steps_between(here, there)
 
-    def come_to_rest(self, start: Tensor, end: Tensor, stride: int) -> Tensor:
+    def come_to_rest(self, start: Tensor, end: Tensor, stride: int, span: int) -> Tensor:
         """Steps [B] after which windows from states `start` [B] stay where they are at `end` [B].
 
         That is within a stride of brisk motion, in windows of a stride within a quarter. 0: they
-        never left.
+        never left. span: steps of a window at most.
         """
-        rows = int((end - start).max()) // stride + 1
-        at = torch.minimum(start[:, None] + stride * torch.arange(rows), end[:, None])
+        rows = span // stride + 1
+        place = torch.arange(rows, device=start.device)
+        at = torch.minimum(start[:, None] + stride * place, end[:, None])
         gap = (self._points(at) - self._points(end)[:, None]).norm(dim=-1)
         near = stride * self._speeds[self._near[start, 0].long()]
         near = torch.where(end - start > stride, near, near / 4)
-        last = ((gap > near[:, None]) * torch.arange(1, rows + 1)).amax(1)
+        last = ((gap > near[:, None]) * (place + 1)).amax(1)
         # the stride that leads there is under way
         return torch.minimum(stride * (last + (last > 0)), end - start)
 
@@ -205,13 +206,40 @@ class StepsBetween:
         # where nothing is that near, what is nearest
         limit = steps.masked_fill(self._counts == 0, _UNREACHABLE).amin(1, keepdim=True)
         reached = (steps <= limit.clamp(min=reach)) & (self._counts > 0)
-        chosen = torch.multinomial(reached.float(), count, replacement=True, generator=generator)
-        share = torch.rand(chosen.shape, generator=generator)
+        chosen = _drawn(reached, count, generator)
+        share = torch.rand(chosen.shape, generator=generator, device=generator.device)
         place = (share * self._counts[chosen]).long().clamp(max=self._counts[chosen] - 1)
         return self._members[self._offsets[chosen] + place]
 
+    def to(self, device: torch.device, states: Tensor) -> None:
+        """Answer for indices on the device from here on. states: those it was made for, there."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name != "_states":
+                setattr(self, name, value.to(device))
+        graph = self.graph
+        centres, distances = graph.centres.to(device), graph.distances.to(device)
+        self._states, self.graph = states, LandmarkGraph(centres, distances, graph.speed)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its tables, without the states."""
+        own = [value for name, value in vars(self).items() if name != "_states"]
+        own += [self.graph.centres, self.graph.distances]
+        return sum(value.nbytes for value in own if isinstance(value, Tensor))
+
     def _points(self, index: Tensor) -> Tensor:
         return self._states[index][..., self._columns]
+
+
+def _drawn(marked: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Columns [B, count] that are marked [B, M], each as likely as any other."""
+    if marked.device.type == "cpu":
+        return torch.multinomial(marked.float(), count, replacement=True, generator=generator)
+    # on a GPU `multinomial` waits for what it is given, to check it
+    upto = marked.cumsum(1)
+    share = torch.rand(len(marked), count, generator=generator, device=marked.device)
+    rank = torch.minimum((share * upto[:, -1:]).long(), upto[:, -1:] - 1)
+    return torch.searchsorted(upto, rank, right=True)
 
 
 def _spread(points: Tensor, count: int) -> Tensor:

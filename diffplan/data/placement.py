@@ -35,11 +35,6 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def take(table: Tensor, index: Tensor) -> Tensor:
-    """table[index], on the table's device; the index may lie on the host."""
-    return table[move(index, table.device)]
-
-
 def moved(batch: _T, device: torch.device) -> _T:
     """A tensor, or a frozen dataclass of tensors and of such, on the device; None stays None."""
     if batch is None:

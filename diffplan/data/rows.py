@@ -7,12 +7,24 @@ millions of states need no tables in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
 
 
-class Rows:
+class Table:
+    """Tensors that answer for indices where they lie."""
+
+    def to(self, device: torch.device) -> Self:
+        """Answer for indices on the device from here on; returns self."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
+
+class Rows(Table):
     """A set of state indices in ascending order: one run of neighbours per episode, or none.
 
     rows[k] is its k-th member, for a tensor k of any shape with entries in [0, len(rows)).
@@ -62,13 +74,15 @@ class TaskRows(Rows):
             self._before = self._sizes.cumsum(0) - self._sizes
             # one ticket for each task that has members
             self._tickets = self._sizes.clamp(max=1).cumsum(0)
+            self._count = int(self._tickets[-1])
         super().__init__(first, counts)
 
     def draw_tasks(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
         """Draw a task for each draw to come, [*shape] int64; None, at no cost, without tasks."""
         if self._sizes is None:
             return None
-        ticket = torch.randint(int(self._tickets[-1]), shape, generator=generator)
+        there = generator.device
+        ticket = torch.randint(self._count, shape, generator=generator, device=there)
         return torch.searchsorted(self._tickets, ticket, right=True)
 
     def draw(
@@ -76,14 +90,15 @@ class TaskRows(Rows):
     ) -> Tensor:
         """Draw members, [*shape], from the `task` of each (broadcast to shape), of all if None."""
         if self._sizes is None or task is None:
-            return self[torch.randint(len(self), shape, generator=generator)]
+            there = generator.device
+            return self[torch.randint(len(self), shape, generator=generator, device=there)]
         size = self._sizes[task]
         # in double precision: float32 has too few digits for the members of large data
-        share = torch.rand(shape, generator=generator, dtype=torch.float64)
+        share = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
         return self[self._before[task] + torch.minimum((share * size).long(), size - 1)]
 
 
-class PerEpisode:
+class PerEpisode(Table):
     """table[i]: the value of the episode that state i belongs to."""
 
     def __init__(self, state_starts: Tensor, values: Tensor) -> None:
@@ -95,7 +110,7 @@ class PerEpisode:
         return self._values[torch.searchsorted(self._ends, state, right=True)]
 
 
-class StepOf:
+class StepOf(Table):
     """step[i]: index of the step taken at state i; of the last step where none was taken.
 
     States and steps have their own offsets: an episode may keep a state after its last step.

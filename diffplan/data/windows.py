@@ -14,9 +14,10 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.goals import Goals
 from diffplan.data.info import DatasetInfo
 from diffplan.data.landmarks import LandmarkGraph
-from diffplan.data.placement import fits, move, take
+from diffplan.data.parts import held_out, of_tasks, split
+from diffplan.data.placement import fits
 from diffplan.data.returns import penalised, returns_to_go
-from diffplan.data.rows import PerEpisode, StepOf, TaskRows
+from diffplan.data.rows import PerEpisode, StepOf, Table
 from diffplan.data.targets import Sample, TargetTable
 from diffplan.errors import DiffplanError
 
@@ -49,9 +50,9 @@ class WindowSampler:
     move on at once never show how to stay.
 
     Memory. Memory-mapped episodes stay on disk but for the pages that are drawn from; tables take
-    a few numbers per episode, and per state 8 bytes or, with landmarks, 32. Random
-    numbers and indices are made on the host wherever the data are, so that one seed draws the same
-    batches on every device; `to` moves the data alone.
+    a few numbers per episode, and per state 8 bytes or, with landmarks, 32. Where they fit, `to`
+    moves data and tables to a GPU; from then on batches are drawn there, by a generator of that
+    device, in fixed shapes and without waiting for it.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class WindowSampler:
             self._reduce(episodes.info)
         self.actions = torch.from_numpy(episodes.actions)
         low, high = episodes.info.action_low, episodes.info.action_high
+        self._goal_index = torch.tensor(self.goal_columns, dtype=torch.long)
+        self._rest_index = torch.tensor(self.rest_columns, dtype=torch.long)
         self.rest = (torch.tensor(low) + torch.tensor(high)) / 2
         penalty = 0.0 if self.goal_columns else config.data.termination_penalty
         self.rewards = torch.from_numpy(np.asarray(penalised(episodes, penalty)))
@@ -94,8 +97,10 @@ class WindowSampler:
             self.returns = returns_to_go(episodes, config.data.discount, penalty)
         self.tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
         self.task_of = None if self.tasks is None else PerEpisode(starts, self.tasks)
-        held = self._held_out(counts, drawing.held_out, seed, episodes.info)
-        self.parts = self._split(starts, counts, held)
+        held = held_out(
+            counts, self.tasks, drawing.held_out, config.plan.stride, seed, episodes.info
+        )
+        self.parts = split(starts, counts, held, self.tasks, config.plan.stride)
         self.preference: Tensor | None = None
         if self.returns is not None and config.data.best_of_windows > 1:
             self.preference = self._preference(self.returns, self.returns_by_step(seed))
@@ -104,7 +109,7 @@ class WindowSampler:
             where = self.last, self.task_of, self.parts
             self.goals = Goals(config, drawing, *where)
             if config.data.relabel == "stitched":
-                groups = self._groups(len(counts))
+                groups = of_tasks(self.tasks, len(counts))
                 self.goals.stitch(self.states, list(self.goal_columns), starts, groups, held, seed)
 
     def _reduce(self, info: DatasetInfo) -> None:
@@ -132,48 +137,6 @@ class WindowSampler:
         """Nodes of the graph, 0 without one."""
         return 0 if self.graph is None else len(self.graph.centres)
 
-    def _groups(self, episodes: int) -> list[Tensor]:
-        """The episodes [n] of each task that has some; all of them without tasks."""
-        if self.tasks is None:
-            return [torch.arange(episodes)]
-        return [(self.tasks == task).nonzero().flatten() for task in self.tasks.unique().tolist()]
-
-    def _held_out(self, counts: Tensor, share: float, seed: int, info: DatasetInfo) -> Tensor:
-        """Which episodes [E] are held out; none of a task if its others are all too short."""
-        held = torch.zeros(len(counts), dtype=torch.bool)
-        usable = counts > self.config.plan.stride
-        generator = torch.Generator().manual_seed(seed)
-        for own in self._groups(len(counts)):
-            if self.tasks is not None and not usable[own].any():
-                raise DiffplanError(
-                    f"task {info.tasks[int(self.tasks[own[0]])].name} of {info.id} has no episode "
-                    f"of more than {self.config.plan.stride} states, the stride of the plans; "
-                    "leave it out or lower --plan.stride"
-                )
-            if len(own) > 1:
-                order = own[torch.randperm(len(own), generator=generator)]
-                held[order[: constants.held_out_of(len(own), share)]] = True
-            if not (usable & ~held)[own].any():
-                held[own] = False
-        return held
-
-    def _split(self, starts: Tensor, counts: Tensor, held: Tensor) -> dict[str, TaskRows]:
-        """States from which at least one plan state follows, by held-out episodes.
-
-        "valued" holds all states of the training episodes, "starts" the first of each.
-        """
-        first, usable = starts[:-1], counts - self.config.plan.stride
-        sizes = {
-            "train": usable * ~held,
-            "held-out": usable * held,
-            "valued": counts * ~held,
-            "starts": (~held).long(),
-        }
-        parts = {key: TaskRows(first, size, self.tasks) for key, size in sizes.items()}
-        if not len(parts["held-out"]):
-            parts["held-out"] = parts["train"]
-        return parts
-
     def _preference(self, returns: Tensor, sample: Sample) -> Tensor:
         """min(A, 0) / return_temperature of every state, see the class."""
         table = TargetTable()
@@ -190,17 +153,35 @@ class WindowSampler:
         return result
 
     def to(self, device: torch.device) -> WindowSampler:
-        """Keep the data on the device if they fit there beside the training; returns self.
+        """Draw on the device, if all there is to draw from fits beside the training; returns self.
 
-        Else they stay on the host, and so do the batches.
+        Else it stays on the host, and so do the batches.
         """
-        tables = [t for t in (self.whole_states, self.actions, self.returns) if t is not None]
-        if fits(sum(t.nbytes for t in tables), device):
-            same = self.states is self.whole_states
-            self.whole_states, self.actions = self.whole_states.to(device), self.actions.to(device)
-            self.states = self.whole_states if same else self.states.to(device)
-            self.returns = None if self.returns is None else self.returns.to(device)
+        if device == self.device or not fits(self.nbytes, device):
+            return self
+        same = self.states is self.whole_states
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | Table):
+                setattr(self, name, value.to(device))
+        if same:
+            self.states = self.whole_states
+        for part in self.parts.values():
+            part.to(device)
+        if self.goals is not None:
+            self.goals.to(device, self.states)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are drawn."""
+        return self.states.device
+
+    @property
+    def nbytes(self) -> int:
+        """Of data and tables."""
+        own = [value for value in vars(self).values() if isinstance(value, Tensor)]
+        between = None if self.goals is None else self.goals.between
+        return sum(t.nbytes for t in own) + (0 if between is None else between.nbytes)
 
     def _starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
         table = self.parts[part]
@@ -214,9 +195,9 @@ class WindowSampler:
         candidates = table.draw(shape, generator, table.draw_tasks((batch, 1), generator))
         # one number a row: as many Gumbels as candidates take longer than all the rest
         reached = self.preference[candidates].softmax(1).cumsum(1)
-        drawn = torch.rand(batch, 1, generator=generator)
+        drawn = torch.rand(batch, 1, generator=generator, device=self.device)
         pick = (reached < drawn).sum(1).clamp(max=shape[1] - 1)
-        return candidates[torch.arange(batch), pick]
+        return candidates[torch.arange(batch, device=self.device), pick]
 
     def _task(self, state: Tensor) -> Tensor | None:
         """The task [B] that states [B] are of; None without tasks."""
@@ -240,35 +221,34 @@ class WindowSampler:
         start = self._good_starts(batch, generator, part)
         # rows past the end repeat the last state, and are masked
         last = self.last[start]
-        ahead = start[:, None] + plan.stride * torch.arange(plan.horizon + 1)
+        elapsed = plan.stride * torch.arange(plan.horizon + 1, device=self.device)
+        ahead = start[:, None] + elapsed
         inside = ahead <= last[:, None]
         ahead = torch.minimum(ahead, last[:, None])
         if self.goals is None:
             assert self.returns is not None
-            returns = take(self.returns, ahead)
-            returns = returns * move(inside, returns.device)
-            states = take(self.states, ahead)
+            returns = self.returns[ahead] * inside
+            states = self.states[ahead]
             step = self._acted(start, last, generator) if acted else None
             mask, acts = inside[:, 1:].float(), self._actions(start, last)
             rewards = self._rewards(start, last) if self.config.has_head("rewards") else None
-            weight, told = torch.ones(batch), self._told(start, generator)
+            weight = torch.ones(batch, device=self.device)
+            told = self._told(start, generator)
             return Windows(states, mask, None, returns, weight, step, rewards, *told, **acts)
 
         aims = self.goals.aim(start, generator)
         goal, own = aims.goal, aims.own
-        elapsed = plan.stride * torch.arange(plan.horizon + 1)
         # a window with a goal of its own episode stays there once it has come
         reached = own[:, None] & (start[:, None] + elapsed >= goal[:, None])
-        states = take(self.states, torch.where(reached, goal[:, None], ahead))
+        states = self.states[torch.where(reached, goal[:, None], ahead)]
         # at rest: velocities are zero, whatever they were on arrival
-        resting = move(reached, states.device)[..., None]
-        rest_columns = list(self.rest_columns)
-        states[..., rest_columns] = states[..., rest_columns].masked_fill(resting, 0)
+        resting, rest = reached[..., None], self._rest_index
+        states[..., rest] = states[..., rest].masked_fill(resting, 0)
         returns = self.goals.returns((aims.steps[:, None] - elapsed).clamp(min=0))
         # resting at the goal is something to learn; elsewhere, or past an episode's end, nothing is
         moving = inside & (elapsed <= aims.until[:, None])
         mask = (moving | reached)[:, 1:].float()
-        goals = take(self.states, goal)[:, list(self.goal_columns)]
+        goals = self.states[goal][:, self._goal_index]
         # past its own goal a window rests, which no action of the data shows
         until = torch.where(own, goal, last)
         step = self._acted(start, until, generator) if acted else None
@@ -280,12 +260,12 @@ class WindowSampler:
         """An action in the first stride of windows from `start` [B], if before `until` [B]."""
         stride, ahead = self.config.plan.stride, self.config.heads.lookahead
         # at execution an action is asked for at every step of a stride
-        offset = torch.randint(0, stride, (len(start),), generator=generator)
+        offset = torch.randint(0, stride, (len(start),), generator=generator, device=self.device)
         at = torch.minimum(start + offset, until)
         return Acted(
-            take(self.whole_states, at),
+            self.whole_states[at],
             (ahead * stride - offset).float(),
-            take(self.actions, self.step_of[at]),
+            self.actions[self.step_of[at]],
             (at < until).float(),
         )
 
@@ -297,27 +277,26 @@ class WindowSampler:
         plan = self.config.plan
         if not self.config.learns_actions:
             return {}
-        at = start[:, None] + torch.arange(plan.horizon * plan.stride)
+        at = start[:, None] + torch.arange(plan.horizon * plan.stride, device=self.device)
         # the step at a state leads to the next one, so the last state has none
         known = at < until[:, None]
         at = torch.minimum(at, until[:, None])
-        actions = take(self.actions, self.step_of[at])
-        known = move(known, actions.device)
-        actions = torch.where(known[..., None], actions, self.rest.to(actions.device))
+        actions = self.actions[self.step_of[at]]
+        actions = torch.where(known[..., None], actions, self.rest)
         by_row = plan.horizon, plan.stride
         found = {
             "actions": actions.unflatten(1, by_row),
             "acting": known.unflatten(1, by_row).all(-1).float(),
         }
         if self.config.has_head("actions"):
-            found["between"] = take(self.states, at).unflatten(1, by_row)
+            found["between"] = self.states[at].unflatten(1, by_row)
         return found
 
     def _rewards(self, start: Tensor, last: Tensor) -> Tensor:
         """Mean rewards [B, H] on the way to each state from `start` [B]; 0 past the end."""
         plan = self.config.plan
-        at = start[:, None] + torch.arange(plan.horizon * plan.stride)
-        rewards = take(self.rewards, self.step_of[torch.minimum(at, last[:, None])])
+        at = start[:, None] + torch.arange(plan.horizon * plan.stride, device=self.device)
+        rewards = self.rewards[self.step_of[torch.minimum(at, last[:, None])]]
         return (rewards * (at < last[:, None])).unflatten(1, (plan.horizon, plan.stride)).mean(-1)
 
     def transitions(self, batch: int, generator: torch.Generator) -> Transitions:
@@ -325,13 +304,13 @@ class WindowSampler:
         start = self._good_starts(batch, generator, "train")
         # every lag that is asked for on the way, to the end of a plan too
         longest = self.config.heads.lookahead * self.config.plan.stride
-        lag = torch.randint(1, longest + 1, (batch,), generator=generator)
+        lag = torch.randint(1, longest + 1, (batch,), generator=generator, device=self.device)
         lag = torch.minimum(lag, self.last[start] - start)
         return Transitions(
-            take(self.whole_states, start),
-            take(self.states, start + lag),
+            self.whole_states[start],
+            self.states[start + lag],
             lag.float(),
-            take(self.actions, self.step_of[start]),
+            self.actions[self.step_of[start]],
         )
 
     def valued(self, batch: int, generator: torch.Generator) -> Valued:
@@ -345,19 +324,19 @@ class WindowSampler:
         # an action, or a next state, is needed: last states have neither
         part = "train" if heads.value in ("bootstrapped", "critic") else "valued"
         start = self._starts(batch, generator, part)
-        actions = take(self.actions, self.step_of[start])
+        actions = self.actions[self.step_of[start]]
         if self.goals is None:
             assert self.returns is not None
-            returns = take(self.returns, start)
+            returns = self.returns[start]
             step = self._step(start) if bootstrapped else None
             told = self._told(start, generator)
-            return Valued(take(self.states, start), None, actions, returns, step, *told)
+            return Valued(self.states[start], None, actions, returns, step, *told)
         goal, steps = self.goals.near_and_far(start, generator)
-        goals = take(self.states, goal)[:, list(self.goal_columns)]
+        goals = self.states[goal][:, self._goal_index]
         step = self._step(start, goal) if bootstrapped else None
         returns = self.goals.returns(steps)
         told = self._told(start, generator)
-        return Valued(take(self.states, start), goals, actions, returns, step, *told)
+        return Valued(self.states[start], goals, actions, returns, step, *told)
 
     def prompts(self, task: Tensor, length: int, generator: torch.Generator) -> Tensor:
         """Demonstrations of tasks [B]: states [B, length, D] of a training episode of each.
@@ -367,20 +346,21 @@ class WindowSampler:
         """
         if self.tasks is None:
             raise DiffplanError("prompts show a task, and these data have none; see combine")
-        first = self.parts["starts"].draw((len(task),), generator, task.cpu())
+        first = self.parts["starts"].draw((len(task),), generator, task)
         # from the first to the last state, both included
-        steps = (self.last[first] - first)[:, None] * torch.linspace(0, 1, length)
-        return take(self.states, first[:, None] + steps.round().long())
+        share = torch.linspace(0, 1, length, device=self.device)
+        steps = (self.last[first] - first)[:, None] * share
+        return self.states[first[:, None] + steps.round().long()]
 
     def _step(self, start: Tensor, goal: Tensor | None = None) -> Step:
         """What follows states `start` [B], on the way to states `goal` [B] if given."""
-        ahead = take(self.states, start + 1)
+        ahead = self.states[start + 1]
         # rewards of the data; with a goal they are those of `Goals`
         if goal is None or self.goals is None:
             taken = self.step_of[start]
-            return Step(ahead, take(self.rewards, taken), take(self.ended, taken).float())
+            return Step(ahead, self.rewards[taken], self.ended[taken].float())
         reached = goal == start
-        there = self.goals.returns(torch.zeros(len(start)))
+        there = self.goals.returns(torch.zeros(len(start), device=self.device))
         # the rewards of `Goals`: 0, or -1 a step undiscounted
         on_the_way = there * 0 - float(self.config.data.discount == 1)
         return Step(ahead, torch.where(reached, there, on_the_way), reached.float())
@@ -399,11 +379,11 @@ class WindowSampler:
         drawn = len(part) > _SAMPLE or self.tasks is not None
         count = min(len(part), _SAMPLE)
         index = self._starts(count, generator, "train") if drawn else part.tensor()
-        return Sample(take(self.returns, index), index - self.first[index])
+        return Sample(self.returns[index], index - self.first[index])
 
     def returns_drawn(self, seed: int) -> Sample | None:
         """Returns-to-go of a seeded draw of training windows with their steps; None: as of all."""
         if self.returns is None or self.preference is None:
             return None
         index = self._good_starts(_DRAWN, torch.Generator().manual_seed(seed), "train")
-        return Sample(take(self.returns, index), index - self.first[index])
+        return Sample(self.returns[index], index - self.first[index])

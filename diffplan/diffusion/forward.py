@@ -1,12 +1,20 @@
 """Forward processes on tensors: what is drawn, what is to be predicted, where chains start."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from diffplan.diffusion.process import FAR, Process, noise_scale, target_row
 from diffplan.errors import DiffplanError
+
+
+@lru_cache(maxsize=256)
+def table(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Rows of floats on the device, copied there once: a CUDA graph may hold no such copy."""
+    with torch.inference_mode(False):
+        return torch.tensor(rows, dtype=dtype).to(device)
 
 
 def targets_at(
@@ -22,9 +30,8 @@ def targets_at(
     if prediction == "x0":
         return x0
     # a table of all levels, indexed by row: rows of a batch have levels of their own
-    rows = [target_row(process, prediction, level) for level in range(process.T + 1)]
-    table = torch.tensor(rows, dtype=x0.dtype).to(t.device)
-    p, q, w = table[t].reshape(-1, 3, 1, 1).unbind(1)
+    rows = tuple(target_row(process, prediction, level) for level in range(process.T + 1))
+    p, q, w = table(rows, x0.dtype, t.device)[t].reshape(-1, 3, 1, 1).unbind(1)
     target = p * x0 + w * noise_scale(process, scale) * noise
     if any(row[1] for row in rows):
         target = target + q * _required(proposal, f"prediction {prediction!r}")
@@ -36,8 +43,8 @@ def targets_at(
 
 def coefficients(process: Process, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """(a, r, sigma) of the table indices `t` [B] (long), each [B, 1, 1] in `dtype`."""
-    table = torch.tensor((process.a, process.r, process.sigma), dtype=dtype).to(t.device)
-    a, r, sigma = table[:, t].reshape(3, -1, 1, 1).unbind(0)
+    levels = table((process.a, process.r, process.sigma), dtype, t.device)
+    a, r, sigma = levels[:, t].reshape(3, -1, 1, 1).unbind(0)
     return a, r, sigma
 
 
@@ -60,7 +67,7 @@ def q_sample(
     if any(process.r):
         x_t = x_t + r * _required(proposal, f"process {process.name!r}")
     if process.c and aggregate is not None:
-        c = torch.tensor(process.c, dtype=x0.dtype).to(t.device)[t].view(-1, 1, 1)
+        c = table((process.c,), x0.dtype, t.device)[0, t].view(-1, 1, 1)
         x_t = x_t + c * aggregate
     return x_t
 

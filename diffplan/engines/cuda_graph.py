@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
+from diffplan.engines.captured import Captured, Numbers, rounded, row_bytes
 from diffplan.engines.decision import ActStep, Plan, PlanStep
-from diffplan.engines.padding import filled, parts, present, row_count, sizes_upto
+from diffplan.engines.padding import largest_within, parts, present, row_count, sizes_upto
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
+_UNMEASURED = 64  # rows that any memory holds
+_SHARE = 0.25  # of the free memory that one call may take
+
 
 class GraphEngine:
-    """Static input buffers, and one CUDA graph that is captured over them, per batch size.
+    """One CUDA graph per step and batch size: what the host gives, all of a decision, and back.
+
+    Inputs of the host go through one pinned buffer in one copy; what `predict` returns comes back
+    in another; both are part of the graph. Batches are run in parts that take a quarter of the
+    free memory at most, and the graphs share one pool of it.
 
     On a CPU the same buffers are used and the modules are called instead of a graph: slower than
     eager, there to be tested.
@@ -32,24 +41,37 @@ class GraphEngine:
         settings: PlanningConfig,
         detailed: bool = False,
         bf16: bool = False,
+        tf32: bool = False,
         **wished: Any,
     ) -> None:
         """detailed, wished (steering, routes): see `PlanStep`. bf16: run the networks in
-        bfloat16; plans and coefficients stay in float32.
+        bfloat16; plans and coefficients stay in float32. tf32: round what products read to TF32.
         """
         self.startup_seconds = 0.0
         self._device = model.plan_scale.device
-        self._bf16 = bf16
+        self._numbers = Numbers(bf16, tf32)
+        model = rounded(model) if bf16 else model
         self._plan = PlanStep(model, settings, detailed=detailed, **wished)
         self._again = self._plan
         if settings.reuse:
             self._again = PlanStep(model, settings, reuse=True, detailed=detailed, **wished)
         self._act = ActStep(model)
-        self._captured: dict[tuple[str, int], _Captured] = {}
+        self._captured: dict[tuple[Any, ...], Captured] = {}
+        self._largest: dict[str, int] = {}
+        self._pool: Any = None
+        self._lent: Plan | None = None
+        self._told: tuple[Tensor, Captured] | None = None  # what is on its way to the host
 
     def __getstate__(self) -> dict[str, Any]:
         # graphs belong to a process
-        return {**self.__dict__, "_captured": {}}
+        without: dict[str, Any] = {
+            "_captured": {},
+            "_largest": {},
+            "_pool": None,
+            "_lent": None,
+            "_told": None,
+        }
+        return {**self.__dict__, **without}
 
     @torch.inference_mode()
     def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
@@ -60,8 +82,11 @@ class GraphEngine:
             *given, seeds, counts = inputs
             return present(step(Context(*given), step.draw(seeds, counts)))
 
-        made = self._run(key, planned, [*context.tensors, seeds, counts])
-        return Plan(**dict(zip(step.fields, made, strict=True)))
+        inputs = [*context.tensors, seeds, counts]
+        made, lent = self._run(key, planned, inputs, step.fields.index("first"))
+        plan = Plan(**dict(zip(step.fields, made, strict=True)))
+        self._lent = plan if lent else None
+        return plan
 
     @torch.inference_mode()
     def act(
@@ -72,85 +97,98 @@ class GraphEngine:
         lag: Tensor,
         features: Tensor | None = None,
     ) -> Tensor:
-        return self._run("act", self._acted, [states, plan, place, lag, features])[0]
+        return self._run("act", self._acted, [states, plan, place, lag, features])[0][0]
 
+    @torch.inference_mode()
+    def keep(self, plan: Plan) -> Plan:
+        if plan is not self._lent:
+            return plan
+        kept = Plan(*(None if part is None else part.clone() for part in plan))
+        if self._told is not None:
+            self._told = kept.first, self._told[1]
+        return kept
+
+    def read(self, made: Tensor) -> np.ndarray:
+        if self._told is not None and made is self._told[0]:
+            return self._told[1].told(len(made))
+        result: np.ndarray = made.numpy(force=True)
+        return result
+
+    @torch.inference_mode()
     def prepare(self, rows: int) -> None:
         """Capture every graph that batches of at most so many rows can need."""
         for size in sizes_upto(rows):
+            numbers = torch.zeros(size, dtype=torch.long)
             for step in {self._plan, self._again}:
-                numbers = torch.zeros(size, dtype=torch.long, device=self._device)
-                self.plan(step.context(size), numbers, numbers)
+                context = step.context(size)
+                # what an agent has on the device
+                staying: dict[str, Any] = {"previous": context.previous, "task": context.task}
+                given = replace(context.to(torch.device("cpu")), **staying)
+                self.plan(given, numbers, numbers)
             if not self._plan.model.config.actions_in_plan:
-                self._run("act", self._acted, self._act.example(size))
+                states, plan, place, lag, features = self._act.example(size)
+                assert states is not None and place is not None and lag is not None
+                following = [states.cpu(), plan, place.cpu(), lag.cpu(), features]
+                self._run("act", self._acted, following)
 
     def _acted(self, *inputs: Tensor | None) -> Sequence[Tensor]:
         return (self._act(*inputs),)
 
     def _run(
-        self, key: str, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None]
-    ) -> list[Tensor]:
-        outputs = []
-        for first, taken, size in parts(row_count(inputs)):
-            given = [None if t is None else t[first : first + taken] for t in inputs]
-            captured = self._captured.get((key, size))
-            if captured is None:
-                began = time.perf_counter()
-                captured = _Captured(function, given, size, self._device, self._bf16)
-                self._captured[key, size] = captured
-                self.startup_seconds += time.perf_counter() - began
-            outputs.append(captured(given))
-        if len(outputs) == 1:
-            return outputs[0]
-        return [torch.cat(part) for part in zip(*outputs, strict=True)]
-
-
-class _Captured:
-    """A function over static buffers; on CUDA a graph, or the plain call where capturing fails."""
-
-    def __init__(
         self,
+        key: str,
+        function: Callable[..., Sequence[Tensor]],
+        inputs: Sequence[Tensor | None],
+        told: int = 0,
+    ) -> tuple[list[Tensor], bool]:
+        """What a step makes, and whether the next call writes over it. told: for the host."""
+        rows, made = row_count(inputs), list[Tensor]()
+        self._told = None
+        every = list(parts(rows, self._most(key, function, inputs, rows)))
+        for first, taken, size in every:
+            given = [None if t is None else t[first : first + taken] for t in inputs]
+            captured = self._graph(key, function, given, size, told)
+            found = captured(given)
+            if len(every) == 1:
+                self._told = found[told], captured
+                return found, True
+            if not made:
+                made = [part.new_empty(rows, *part.shape[1:]) for part in found]
+            for whole, part in zip(made, found, strict=True):
+                whole[first : first + taken] = part
+        return made, False
+
+    def _graph(
+        self,
+        key: str,
         function: Callable[..., Sequence[Tensor]],
         inputs: Sequence[Tensor | None],
         size: int,
-        device: torch.device,
-        bf16: bool,
-    ) -> None:
-        def run() -> list[Tensor]:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-                # like the inputs' own, outputs are float32 whatever the networks compute in
-                return [o.float() if o.dtype == torch.bfloat16 else o for o in function(*buffers)]
+        told: int,
+    ) -> Captured:
+        places = tuple(None if t is None else t.device.type for t in inputs)
+        found = self._captured.get((key, size, places))
+        if found is None:
+            began = time.perf_counter()
+            if self._pool is None and self._device.type == "cuda":
+                self._pool = torch.cuda.graph_pool_handle()
+            found = Captured(function, inputs, size, told, self._device, self._numbers, self._pool)
+            self._captured[key, size, places] = found
+            self.startup_seconds += time.perf_counter() - began
+        return found
 
-        self.buffers = buffers = [None if t is None else filled(t, size).clone() for t in inputs]
-        self.run = run
-        self.graph: torch.cuda.CUDAGraph | None = None
-        if device.type == "cuda":
-            try:
-                self._capture()
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"no CUDA graph ({reason}); calling eagerly", stacklevel=2)
-                self.graph = None
-
-    def _capture(self) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # libraries choose their kernels in the first calls
-                self.run()
-        torch.cuda.current_stream().wait_stream(stream)
-        # from here on no call may wait for the device or copy from the host
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.outputs = self.run()
-        self.graph = graph
-
-    def __call__(self, inputs: Sequence[Tensor | None]) -> list[Tensor]:
-        rows = row_count(inputs)
-        for buffer, value in zip(self.buffers, inputs, strict=True):
-            if buffer is not None and value is not None:
-                buffer[:rows].copy_(value, non_blocking=True)
-        if self.graph is None:
-            return [output[:rows] for output in self.run()]
-        self.graph.replay()
-        # the next replay writes over them
-        return [output[:rows].clone() for output in self.outputs]
+    def _most(
+        self,
+        key: str,
+        function: Callable[..., Sequence[Tensor]],
+        inputs: Sequence[Tensor | None],
+        rows: int,
+    ) -> int | None:
+        """Rows of one call at most, where that has to be asked."""
+        if self._device.type != "cuda" or rows <= _UNMEASURED:
+            return None
+        if key not in self._largest:
+            free, _ = torch.cuda.mem_get_info(self._device)
+            needed = row_bytes(function, inputs, self._device, self._numbers)
+            self._largest[key] = largest_within(_SHARE * free, needed)
+        return self._largest[key]

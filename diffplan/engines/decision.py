@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,6 +90,19 @@ class Plan(NamedTuple):
         return Plan(
             *(old if old is None else old.index_copy(0, index, made) for old, made in pairs)
         )
+
+
+class Handed:
+    """The part of an engine that makes new tensors in every call: they are the caller's."""
+
+    def keep(self, plan: Plan) -> Plan:
+        """The plans, which later calls do not change."""
+        return plan
+
+    def read(self, made: Tensor) -> np.ndarray:
+        """What the last call made, on the host."""
+        result: np.ndarray = made.numpy(force=True)
+        return result
 
 
 class PlanStep(nn.Module):

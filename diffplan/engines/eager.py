@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.engines.decision import ActStep, Plan, PlanStep
+from diffplan.data.placement import moved
+from diffplan.engines.decision import ActStep, Handed, Plan, PlanStep
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 
 
-class EagerEngine:
+class EagerEngine(Handed):
     """Calls the modules as they are."""
 
     name = "eager"
@@ -32,7 +33,7 @@ class EagerEngine:
         self._again = self._plan
         if settings.reuse:
             self._again = PlanStep(model, settings, reuse=True, detailed=detailed, **wished)
-        self._act = ActStep(model)
+        self._act, self._device = ActStep(model), model.plan_scale.device
         # what inference mode makes cannot be differentiated
         steering = self._plan.steering
         differentiates = steering is not None and steering.differentiates
@@ -40,6 +41,9 @@ class EagerEngine:
 
     def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
         step = self._plan if context.previous is None else self._again
+        if self._device.type != "cpu":
+            context = moved(context, self._device)
+            seeds, counts = moved(seeds, self._device), moved(counts, self._device)
         with self._quietly():
             planned: Plan = step(context, step.draw(seeds, counts))
         return planned
@@ -56,5 +60,6 @@ class EagerEngine:
         lag: Tensor,
         features: Tensor | None = None,
     ) -> Tensor:
-        actions: Tensor = self._act(states, plan, place, lag, features)
+        given = states, plan, place, lag, features
+        actions: Tensor = self._act(*(moved(t, self._device) for t in given))
         return actions

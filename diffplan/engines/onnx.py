@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.engines.decision import ActStep, Draws, Plan, PlanStep
+from diffplan.engines.decision import ActStep, Draws, Handed, Plan, PlanStep
 from diffplan.engines.padding import present, row_count, sizes_upto
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
@@ -37,7 +37,7 @@ _EXPORTING = threading.Lock()  # PyTorch exports one graph at a time in a proces
 _ABANDONED = 24 * 3600.0  # seconds
 
 
-class OnnxEngine:
+class OnnxEngine(Handed):
     """One ONNX Runtime graph for a plan and one for an action, per size of a batch.
 
     Graphs are exported when a size is first met, or beforehand by `prepare`; where a folder is

@@ -26,17 +26,29 @@ def row_count(inputs: Sequence[Any]) -> int:
     return len(next(t for t in inputs if t is not None))
 
 
-def sizes_upto(rows: int) -> list[int]:
-    """The sizes that batches of at most so many rows are split into, ascending."""
+def sizes_upto(rows: int, most: int | None = None) -> list[int]:
+    """The sizes that batches of at most so many rows are split into, ascending.
+
+    most: rows of one call, where fewer than usual.
+    """
+    largest = min(most or _LARGEST, _LARGEST)
     sizes = [1]
-    while sizes[-1] < rows and sizes[-1] < _LARGEST:
+    while sizes[-1] < rows and _FACTOR * sizes[-1] <= largest:
         sizes.append(_FACTOR * sizes[-1])
     return sizes
 
 
-def parts(rows: int) -> Iterator[tuple[int, int, int]]:
-    """How a batch is run: (first row, rows, size of the call), one after the other."""
-    return runtime.parts(rows, sizes_upto(rows))
+def largest_within(memory: float, row: float) -> int:
+    """The largest size whose rows, of so many bytes each, fit into so many; 1 where none does."""
+    return sizes_upto(_LARGEST, max(1, int(memory / row)))[-1]
+
+
+def parts(rows: int, most: int | None = None) -> Iterator[tuple[int, int, int]]:
+    """How a batch is run: (first row, rows, size of the call), one after the other.
+
+    most: as of `sizes_upto`.
+    """
+    return runtime.parts(rows, sizes_upto(rows, most))
 
 
 def filled(tensor: Tensor, size: int) -> Tensor:

@@ -3,8 +3,9 @@
 An engine runs `decision.PlanStep` and `decision.ActStep`. "eager" calls them; "onnx" runs each as
 one graph in ONNX Runtime, the fastest way on a CPU core; "onnx-int8" the same with 8-bit products,
 which changes plans, so nothing chooses it but who asks; "cuda-graph" replays one captured CUDA
-graph per call. All but the first work with a few fixed batch sizes: others are split and filled up
-(`padding`), which changes nothing for the rows that count, as rows do not depend on each other.
+graph per call, "-tf32" with products of rounded inputs and "-bf16" with networks in bfloat16.
+All but the first work with a few fixed batch sizes: others are split and filled up (`padding`),
+which changes nothing for the rows that count, as rows do not depend on each other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from diffplan.errors import DiffplanError
 from diffplan.lazy import late
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from diffplan.config.sections import PlanningConfig
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """Runs decisions of one model with fixed settings, on the model's device.
 
+    What it is given may lie there or on the host.
+
     startup_seconds: what preparing it took so far (exporting, capturing), for reports.
     """
 
@@ -39,8 +43,17 @@ class Engine(Protocol):
     def plan(self, context: Context, seeds: Tensor, counts: Tensor) -> Plan:
         """Plans for B rows of a context, all in environment units.
 
-        seeds, counts: int64 [B], what their random numbers follow from.
+        seeds, counts: int64 [B], what their random numbers follow from. The engine's next call may
+        write over them.
         """
+        ...
+
+    def keep(self, plan: Plan) -> Plan:
+        """The plans of the last call, which later calls do not change."""
+        ...
+
+    def read(self, made: Tensor) -> np.ndarray:
+        """The actions of the last call, of `act` or the first ones of its plans, on the host."""
         ...
 
     def prepare(self, rows: int) -> None:
@@ -114,6 +127,7 @@ ENGINES: dict[str, EngineKind] = {
         exact=False,
     ),
     "cuda-graph": EngineKind(_GRAPH, "cuda"),
+    "cuda-graph-tf32": EngineKind(partial(_GRAPH, tf32=True), "cuda", exact=False),
     "cuda-graph-bf16": EngineKind(partial(_GRAPH, bf16=True), "cuda", exact=False),
 }
 """Ways to run a decision, by name."""

@@ -111,7 +111,8 @@ class PlannerModel(PlanSpace):
         if generator is None:
             return code
         # some are told nothing, so that an agent may know nothing of its task
-        drop = torch.rand(len(code), generator=generator) < _UNKNOWN_SHARE
+        share = torch.rand(len(code), generator=generator, device=generator.device)
+        drop = share < _UNKNOWN_SHARE
         return self.tasks.dropped(code, drop.to(code.device))
 
     @property

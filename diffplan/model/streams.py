@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from diffplan.diffusion.forward import table
 from diffplan.diffusion.grids import time_grid
 from diffplan.diffusion.process import Process
 from diffplan.model.conditions import ConditionEncoder, Drop
@@ -83,8 +84,8 @@ class StreamDenoiser(nn.Module):
         x0, noise: [B, H, D], of the return alike in all rows of a plan. levels: [B, 3] table
         indices. mask: weights [B, H] of the plan states; acting: of the actions.
         """
-        table = torch.tensor((process.a, process.sigma), dtype=x0.dtype).to(x0.device)
-        a, sigma = (self._by_column(x) for x in table[:, levels])
+        both = table((process.a, process.sigma), x0.dtype, x0.device)
+        a, sigma = (self._by_column(x) for x in both[:, levels])
         x_t = a * x0 + sigma * noise  # every stream at a level of its own
         features = self.time_features(levels / process.T) + self.encoder(context, drop)
         error = (self.network(x_t, None, features) - x0).square()
@@ -162,11 +163,11 @@ def schedule(process: Process, steps: int, **levels: int | tuple[int, int]) -> t
 
 def draw_levels(rows: int, process: Process, generator: torch.Generator) -> Tensor:
     """Levels of training samples [B, 3]: independent, the two ends more often than others."""
-    shape = (rows, len(STREAMS))
-    levels = torch.randint(1, process.T + 1, shape, generator=generator)
-    chance = torch.rand(shape, generator=generator)
+    shape, there = (rows, len(STREAMS)), generator.device
+    levels = torch.randint(1, process.T + 1, shape, generator=generator, device=there)
+    chance = torch.rand(shape, generator=generator, device=there)
     ends = torch.where(chance < _CLEAN, 0, process.T)
     levels = torch.where(chance < _CLEAN + _ABSENT, ends, levels)
-    equal = torch.rand(rows, 1, generator=generator) < _EQUAL
-    together = torch.randint(1, process.T + 1, (rows, 1), generator=generator)
+    equal = torch.rand(rows, 1, generator=generator, device=there) < _EQUAL
+    together = torch.randint(1, process.T + 1, (rows, 1), generator=generator, device=there)
     return torch.where(equal, together, levels)

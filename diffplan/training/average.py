@@ -23,6 +23,7 @@ class WeightAverage:
         self.module, self._vector = copy.deepcopy(model), vector
         self.decay, self.count = decay, 0
         self._model = model
+        self._share: Tensor | None = None
 
     @cached_property
     def _pairs(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
@@ -37,12 +38,32 @@ class WeightAverage:
             theirs = [self._vector.detach(), *compress(theirs, still)]
         return ours, theirs, list(buffers)
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Let the model's weights in; what is no weight is the model's own."""
+    def weigh(self) -> float:
+        """The weight that the model's weights have in the next `update`, and count it.
+
+        On a GPU it is written to where the update reads it, which a graph of the update needs.
+        """
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
+        self.count += 1
+        first = self._pairs[0][0]
+        if first.device.type != "cpu":
+            if self._share is None:
+                self._share = torch.empty((), device=first.device)
+            self._share.fill_(1 - decay)
+        return 1 - decay
+
+    @torch.no_grad()
+    def update(self, share: float | None = None) -> None:
+        """Let the model's weights in; what is no weight is the model's own.
+
+        share: what `weigh` gave, which is called here where it was not before.
+        """
+        share = self.weigh() if share is None else share
         ours, theirs, buffers = self._pairs
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        if self._share is None:
+            torch._foreach_lerp_(ours, theirs, share)
+        else:
+            for our, their in zip(ours, theirs, strict=True):
+                our.lerp_(their, self._share)
         for kept, buffer in buffers:
             kept.copy_(buffer)
-        self.count += 1

@@ -50,7 +50,7 @@ def denoiser_losses(
     which is what costs. Plain windows need no proposal and are drawn once each.
     """
     options = model.config.denoiser
-    draws = options.noise_draws
+    draws, there = options.noise_draws, generator.device
     x0 = _clean(model, windows).repeat_interleave(draws, 0)
     mask = model.row_mask(windows.mask).repeat_interleave(draws, 0)
     contexts, weight, main = context.repeat(draws), windows.weight, len(x0)
@@ -67,7 +67,7 @@ def denoiser_losses(
         x_hat = torch.cat([x_hat.repeat_interleave(draws, 0), x0[main:]])
 
     def uniform() -> Tensor:
-        return torch.rand(len(x0), generator=generator).to(x0.device)
+        return torch.rand(len(x0), generator=generator, device=there).to(x0.device)
 
     chances = {
         "goal": options.drop_condition,
@@ -75,7 +75,7 @@ def denoiser_losses(
     }
     drop = {name: uniform() < chance for name, chance in chances.items() if chance}
     levels = uniform()
-    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    noise = torch.randn(x0.shape, generator=generator, device=there).to(x0.device)
     if options.prediction == "velocity":
         # Albergo et al. 2023, section 6: gamma' grows at both ends, both signs cancel that
         noise[1:main:2], levels[1:main:2] = -noise[:main:2], levels[:main:2]
@@ -119,9 +119,8 @@ def _told(
             value, weight = torch.cat([value, more[0]]), torch.cat([weight, more[1]])
         values[name], weights[name] = value, weight
         if model.plain_process.c:
-            known[name] = (
-                torch.rand(len(value), generator=generator).to(value.device) < _KNOWN_SHARE
-            )
+            share = torch.rand(len(value), generator=generator, device=generator.device)
+            known[name] = share.to(value.device) < _KNOWN_SHARE
     start = windows.states[:, 0].repeat_interleave(draws, 0)
     taken = None
     if denoiser.heads.acting is not None:
@@ -137,7 +136,8 @@ def _taken(model: PlannerModel, windows: Windows, draws: int, generator: torch.G
     """Some actions of every window, others for each of its noise draws."""
     plan = model.config.plan
     shape = len(windows.states) * draws, _TAKEN
-    step = torch.randint(plan.horizon * plan.stride, shape, generator=generator)
+    steps, there = plan.horizon * plan.stride, generator.device
+    step = torch.randint(steps, shape, generator=generator, device=there)
     towards = windows.states.repeat_interleave(draws, 0)
     return replace(_taken_at(model, windows, step, draws), towards=towards)
 
@@ -171,7 +171,8 @@ def proposals_loss(
     """
     start = context.state
     # further on the window is no longer where the proposal is
-    step = torch.randint(model.config.plan.stride, (len(start), 1), generator=generator)
+    shape, there = (len(start), 1), generator.device
+    step = torch.randint(model.config.plan.stride, shape, generator=generator, device=there)
     told = Told({}, {}, {}, model.path_from(start), _taken_at(model, windows, step))
     x = model.to_plan(start, proposed)
     found = denoiser.telling_loss(model.plain_process, 1, x, context, None, told)
@@ -219,10 +220,13 @@ def stream_losses(
         x.repeat_interleave(draws, 0) for x in (windows.mask, windows.acting, windows.weight)
     )
     drop = {}
+    there = generator.device
     if chance := options.drop_condition:
-        drop["goal"] = (torch.rand(len(x0), generator=generator) < chance).to(x0.device)
+        share = torch.rand(len(x0), generator=generator, device=there)
+        drop["goal"] = (share < chance).to(x0.device)
     levels = draw_levels(len(x0), process, generator).to(x0.device)
-    noise = streams.noise(torch.randn(x0.shape, generator=generator).to(x0.device))
+    noise = torch.randn(x0.shape, generator=generator, device=there).to(x0.device)
+    noise = streams.noise(noise)
     found = streams.loss(process, x0, levels, noise, context, drop, mask, acting)
     return {f"stream_{name}": weighted(each, weight) for name, each in found.items()}
 
@@ -236,8 +240,9 @@ def noisy_value_loss(
 ) -> Tensor:
     """Squared error of the value of noised plans, at the levels planning comes through."""
     x0, process = _clean(model, windows), model.plain_process
-    t = torch.randint(1, process.T + 1, (len(x0),), generator=generator).to(x0.device)
-    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    there = generator.device
+    t = torch.randint(1, process.T + 1, (len(x0),), generator=generator, device=there).to(x0.device)
+    noise = torch.randn(x0.shape, generator=generator, device=there).to(x0.device)
     x_t = q_sample(process, t, x0, None, noise)
     if (held := model.held()) is not None:
         x_t = torch.where(held, x0, x_t)

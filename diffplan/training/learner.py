@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from diffplan.model.spec import ModelSpec
 from diffplan.planning.chains import chain_of
 from diffplan.training.average import WeightAverage
 from diffplan.training.flat import Weights
+from diffplan.training.graph import CapturedUpdate, why_not
 from diffplan.training.losses import Objective
 from diffplan.training.residual import measure_residual
 from diffplan.training.state import gather_generators, restore, training_state
@@ -66,17 +68,29 @@ class Learner:
         self.sampler.to(accelerator.device)
         self.weights = Weights(self.model.to(accelerator.device))
         self.average = WeightAverage(self.model, config.training.ema, self.weights.vector)
+        device, rate = accelerator.device, config.training.learning_rate
+        on_gpu = device.type == "cuda"
         self.optimiser = torch.optim.AdamW(
             [self.weights.vector],
-            lr=config.training.learning_rate,
+            # a graph of the update reads it from the device
+            lr=torch.tensor(rate, device=device) if on_gpu else rate,
             weight_decay=config.training.weight_decay,
             fused=True,
+            capturable=on_gpu,
         )
         # far apart, so that no process of this run draws what one of a neighbouring seed does
         own = seed + 1_000_003 * accelerator.process_index
-        self.generator = torch.Generator().manual_seed(own)
+        self.generator = torch.Generator(self.sampler.device).manual_seed(own)
         torch.manual_seed(own)  # dropout draws from the global one
         self.objective = Objective(self.model)
+        reason = why_not(device, self.sampler.device, accelerator.num_processes)
+        self._captured: CapturedUpdate | None = None
+        if reason is None:
+            self._captured = CapturedUpdate(self._step, self.generator, device)
+        elif reason:
+            warnings.warn(f"no CUDA graph of an update: {reason}", stacklevel=2)
+        self._names: list[str] = []
+        self._share = 1.0
         self.updates, self.drawing, self.learning = 0, 0.0, 0.0
 
     def resume(self, path: Path) -> None:
@@ -103,28 +117,42 @@ class Learner:
 
     def update(self, step: int) -> dict[str, Tensor]:
         """One joint update, number `step` from 0; returns the losses."""
+        begin = time.perf_counter()
+        rate = learning_rate(self.settings, step)
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._share = self.average.weigh()
+        # the next replay writes over what this one made
+        losses = self._step() if self._captured is None else self._captured().clone()
+        self.updates += 1
+        self.learning += time.perf_counter() - begin
+        return dict(zip(self._names, losses.unbind(), strict=True))
+
+    def _step(self) -> Tensor:
+        """Draw a batch, learn from it; the losses [n] in the order of their names."""
         accelerator, settings = self.accelerator, self.settings
         begin = time.perf_counter()
         batch = moved(self._draw(), accelerator.device)
-        drawn = time.perf_counter()
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(settings, step)
+        drawn = time.perf_counter() - begin
+        self.drawing, self.learning = self.drawing + drawn, self.learning - drawn
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.bf16):
             losses: dict[str, Tensor] = self.wrapped(batch, self.generator)
         self.optimiser.zero_grad(set_to_none=False)
-        torch.stack(list(losses.values())).sum().backward()
+        self._names, each = list(losses), torch.stack(list(losses.values()))
+        each.sum().backward()
         self.weights.clip(_GRAD_CLIP)
         self.optimiser.step()
-        self.average.update()
-        self.updates += 1
-        self.drawing += drawn - begin
-        self.learning += time.perf_counter() - drawn
-        return losses
+        self.average.update(self._share)
+        return each.detach()
 
     def split(self) -> dict[str, float]:
         """Mean milliseconds that an update drew its batch and learned from it, since last asked.
 
-        Of this process; on a GPU they are the host's, which runs ahead.
+        Of this process; on a GPU they are the host's, which runs ahead, and all of a graph is
+        learning.
         """
         count = max(self.updates, 1)
         found = {"time/draw_ms": self.drawing, "time/learn_ms": self.learning}

@@ -55,7 +55,8 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     Writes checkpoints, metrics.jsonl and what trackers keep under `options.out`. With
     `options.resume` a run continues exactly where its last checkpoint stood; on the CPU the
     result is bit-identical to a run that was never interrupted. On a GPU the data lie there too
-    if they fit beside the training; the batches are the CPU's. What the configuration leaves open
+    if they fit beside the training, batches are drawn there from the same law as on a CPU, and one
+    CUDA graph makes an update (`training.graph`). What the configuration leaves open
     is decided from the data (`diffplan.training.defaults`) and saved with the reasons.
 
     Raises DiffplanError for data that `Episodes.validate` refuses, for a sampler that does not suit
@@ -265,5 +266,5 @@ def _accelerator(options: RunOptions, step: int = 0) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if accelerator.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, see docs/performance.md
+        torch.set_float32_matmul_precision("high")  # TF32, see docs/gpu.md
     return accelerator

@@ -15,6 +15,7 @@ from diffplan.model.checkpoint import load_into, load_tensors
 from diffplan.model.run_folder import read_header
 from diffplan.training.average import WeightAverage
 
+_ELSEWHERE = 7_368_787  # between the seeds of runs that go on elsewhere
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam
 
 
@@ -39,10 +40,15 @@ def not_finite(tensors: dict[str, Tensor]) -> str | None:
 def gather_generators(accelerator: Accelerator, generator: torch.Generator) -> dict[str, Tensor]:
     """Random states of all processes.
 
-    "generator/<rank>" [2, n]: its own and the CPU's, which dropout draws from there.
-    "cuda/<rank>" [n]: its GPU's, for dropout on a GPU.
+    "generator/<rank>" [2, n]: its own and the CPU's, which dropout draws from there. "cuda/<rank>"
+    [n]: its GPU's, for dropout on a GPU. "drawing/<rank>" [n]: its own where that is a GPU's; the
+    CPU's then stands twice under the first name.
     """
-    own = {"generator": torch.stack([generator.get_state(), torch.get_rng_state()])}
+    here = torch.get_rng_state()
+    on_gpu = generator.device.type == "cuda"
+    own = {"generator": torch.stack([here if on_gpu else generator.get_state(), here])}
+    if on_gpu:
+        own["drawing"] = generator.get_state()
     if accelerator.device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
     if accelerator.num_processes == 1:
@@ -85,10 +91,16 @@ def restore(
             f"{accelerator.num_processes}; resume with the same number of processes"
         )
     try:
-        own, global_state = (row.clone() for row in states[str(accelerator.process_index)])
-        generator.set_state(own)
+        rank = accelerator.process_index
+        own, global_state = (row.clone() for row in states[str(rank)])
+        if generator.device.type == "cpu":
+            generator.set_state(own)
+        elif (drawing := tensors.get(f"drawing/{rank}")) is not None:
+            generator.set_state(drawing)
+        else:  # it drew on the host so far: from here on other numbers, but not those of the start
+            generator.manual_seed(generator.initial_seed() + _ELSEWHERE * average.count)
         torch.set_rng_state(global_state)
-        on_gpu = tensors.get(f"cuda/{accelerator.process_index}")  # None: that run was on the CPU
+        on_gpu = tensors.get(f"cuda/{rank}")  # None: that run was on the CPU
         if on_gpu is not None and accelerator.device.type == "cuda":
             torch.cuda.set_rng_state(on_gpu, accelerator.device)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:

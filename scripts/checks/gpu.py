@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ import numpy as np
 from diffplan.scripts.checks import main
 
 PARTS = ("ceilings", "tests", "decisions", "training", "score")
-_GRAPHS = ("eager", "cuda-graph", "cuda-graph-bf16")
+_GRAPHS = ("eager", "cuda-graph", "cuda-graph-tf32", "cuda-graph-bf16")
+_COMPARED = 64  # plans, of which it is told how far an engine's are from eager ones
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Gpu:
     """No part begins after this; what is missing is named."""
     training_seconds: float = 120.0
     """Of the training that is scored."""
+    rate_seconds: float = 10.0
+    """Of one training whose rate is measured, at most."""
     calls_seconds: float = 0.4
     """Spent on one case of decisions."""
 
@@ -66,18 +70,23 @@ class Gpu:
             )
         began = time.perf_counter()
         self.out.mkdir(parents=True, exist_ok=True)
-        report: dict[str, Any] = {"machine": _machine(self.device), "seconds": {}}
+        report: dict[str, Any] = {"machine": _machine(self.device), "seconds": {}, "warnings": []}
         for part in self.parts:
             spent = time.perf_counter() - began
             if spent > self.seconds:
                 report[part] = {"left out": f"began after {spent:.0f} s"}
                 continue
             print(f"--- {part} ({spent:.0f} s)", flush=True)
-            try:
-                report[part] = getattr(self, f"_{part}")(report)
-            except Exception as error:  # a part that fails must not cost the others
-                traceback.print_exc()
-                report[part] = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                try:
+                    report[part] = getattr(self, f"_{part}")(report)
+                except Exception as error:  # a part that fails must not cost the others
+                    traceback.print_exc()
+                    report[part] = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+            # what was called because it could not be captured
+            said = {str(each.message) for each in told if issubclass(each.category, UserWarning)}
+            report["warnings"] += sorted(said - set(report["warnings"]))
             report["seconds"][part] = round(time.perf_counter() - began - spent, 1)
             (self.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
         print("\n" + table(report))
@@ -135,12 +144,10 @@ class Gpu:
         for size in ("hopper", "pointmaze"):
             for engine in engines:
                 for batch in batches:
-                    rows.append(self._decide(size, engine, batch, tf32=False))
-            if not self._small:
-                rows.append(self._decide(size, "cuda-graph", batches[-1], tf32=True))
+                    rows.append(self._decide(size, engine, batch))
         return rows
 
-    def _decide(self, size: str, engine: str, batch: int, tf32: bool) -> dict[str, Any]:
+    def _decide(self, size: str, engine: str, batch: int) -> dict[str, Any]:
         import torch
 
         from diffplan.scripts.benchmark.measure import Case, prepare
@@ -150,7 +157,7 @@ class Gpu:
         name = "trajectory-diffuser"
         subject = find_subject(name, size, default_config(name, size), 0)
         horizon = subject.config.plan.horizon
-        with _tf32(tf32):
+        with _tf32(False):
             agent = subject.agent(engine, self.device, horizon)
             settings = agent.settings
             observation = subject.observation(batch)
@@ -163,6 +170,7 @@ class Gpu:
             between = self._times(lambda: agent.predict(observation, state))
             context = agent.context(observation)
             seeds = torch.arange(batch, device=self.device)
+            off = self._off(agent, subject.observation(_COMPARED)) if batch == _COMPARED else None
             # the same on tensors that are on the device already
             inside = self._times(lambda: agent.engine.plan(context, seeds, torch.zeros_like(seeds)))
         # operations are counted in eager: a graph hides them
@@ -171,11 +179,12 @@ class Gpu:
         )
         flops = prepare(subject, case).work.flops * batch
         row = {
-            "size": size, "engine": engine + (", tf32" if tf32 else ""), "batch": batch,
+            "size": size, "engine": engine, "batch": batch,
             "candidates": settings.candidates, "start-up s": round(started, 2),
             "predict ms": _ms(whole), "between plans ms": _ms(between), "device ms": _ms(inside),
             "plans/s by predict": round(batch / statistics.median(whole)),
             "plans/s on the device": round(batch / statistics.median(inside)),
+            "off": off,
             "flops": flops,
             "flop/s": flops / statistics.median(inside),
         }  # fmt: skip
@@ -191,6 +200,17 @@ class Gpu:
         )
         return row
 
+    def _off(self, agent: Any, observation: Any) -> float:
+        """Root mean square by which plans differ from eager ones, in deviations of the states."""
+        from diffplan.engines import EagerEngine
+
+        context, seeds = agent.context(observation), np.arange(_COMPARED)
+        count = np.zeros_like(seeds)
+        exact = agent._plan(EagerEngine(agent.model, agent.settings), context, seeds, count)
+        made = agent._plan(agent.engine, context, seeds, count)
+        gap = (made.states - exact.states).nan_to_num() / agent.model.observed.std
+        return float(gap.square().mean().sqrt())
+
     def _training(self, report: dict[str, Any]) -> list[dict[str, Any]]:
         """Windows learned per second on PointMaze-Medium's sizes, by batch."""
         cases = [(batch, False) for batch in (64, 256, 1024, 4096)] + [(4096, True)]
@@ -198,7 +218,7 @@ class Gpu:
             cases = [(16, False)]
         rows = []
         for batch, bf16 in cases:
-            rate, windows = self._train_rate(batch, 110 if self._small else 200, bf16)
+            rate, windows = self._train_rate(batch, 110 if self._small else 3000, bf16)
             rows.append({"batch": batch, "bf16": bf16, "updates/s": rate, "windows/s": windows})
             print(f"training   batch {batch:5}: {windows:,.0f} windows/s", flush=True)
         return rows
@@ -208,7 +228,11 @@ class Gpu:
 
         config = self._config(batch_size=batch, bf16=bf16)
         with tempfile.TemporaryDirectory() as folder:
-            options = RunOptions(Path(folder) / "run", updates, device=self.device, progress=False)
+            began = time.perf_counter()
+            options = RunOptions(
+                Path(folder) / "run", updates, device=self.device, progress=False,
+                stop=lambda: time.perf_counter() - began > self.rate_seconds,
+            )  # fmt: skip
             train(self._data(), config, options)
             lines = (options.out / "metrics.jsonl").read_text().splitlines()
         # the first stretch holds the start-up
@@ -238,9 +262,10 @@ class Gpu:
             engine="auto", baselines=False, pictures=False, json=self.out / "score.json",
         ).run()  # fmt: skip
         kept = ("return_mean", "return_ci95", "success_rate", "episodes")
-        return {"updates": updates, "batch": batch, "seconds": round(seconds, 1)} | {
-            key: results.get(key) for key in kept
-        }
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        losses = {key: value for key, value in last.items() if key.startswith("loss/")}
+        found = {"updates": updates, "batch": batch, "seconds": round(seconds, 1)}
+        return found | {key: results.get(key) for key in kept} | losses
 
     # --- Inside ----------------------------------------------------------------------------------
 
@@ -341,6 +366,7 @@ def table(report: dict[str, Any]) -> str:
         else:
             lines += [_training_line(row) for row in rows]
     lines.append(f"score: {report.get('score')}")
+    lines += [f"warning: {each}" for each in report["warnings"]]
     lines.append(f"seconds: {report['seconds']}")
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffplan.data.episodes import Episodes
-from diffplan.data.placement import fits, move, take
+from diffplan.data.placement import fits, move
 from diffplan.data.windows import WindowSampler
 
 Make = Callable[..., Any]
@@ -39,41 +39,43 @@ def test_data_that_do_not_fit_stay_on_the_host(
     assert sampler.states.device.type == sampler.actions.device.type == "cpu"
 
 
-def test_tensors_move_and_are_taken_where_the_table_lies() -> None:
-    table, index = torch.arange(12.0).view(4, 3), torch.tensor([[3, 0], [1, 1]])
+def test_tensors_move() -> None:
+    table = torch.arange(12.0).view(4, 3)
     assert move(table, torch.device("cpu")) is table
     assert move(table, torch.device("meta")).device.type == "meta"
-    assert torch.equal(take(table, index), table[index])
-    assert take(table.to("meta"), index).device.type == "meta"
 
 
-@pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=needs_cuda)], ids=["cpu", "cuda"]
-)
+@needs_cuda
 @pytest.mark.parametrize("goals", [False, True], ids=["rewards", "goals"])
 @pytest.mark.parametrize("kind", ["sample", "transitions", "valued"])
-def test_every_device_gives_the_same_batches(
+def test_a_gpu_draws_batches_of_the_same_law(
     tiny_episodes: Episodes,
     tiny_goal_episodes: Episodes,
     tiny_config: Make,
-    device: str,
     goals: bool,
     kind: str,
 ) -> None:
     episodes = tiny_goal_episodes if goals else tiny_episodes
 
     def draw(sampler: WindowSampler) -> Any:
-        return getattr(sampler, kind)(64, torch.Generator().manual_seed(1))
+        return getattr(sampler, kind)(4096, torch.Generator(sampler.device).manual_seed(1))
 
     host = draw(WindowSampler(episodes, tiny_config(), seed=0))
-    there = torch.device(device)
+    there = torch.device("cuda", torch.cuda.current_device())
     moved = WindowSampler(episodes, tiny_config(), seed=0).to(there)
     assert moved.states.device.type == moved.actions.device.type == there.type
     batch = draw(moved)
     assert batch.states.device.type == there.type
     for field in dataclasses.fields(host):
         one, other = getattr(host, field.name), getattr(batch, field.name)
-        assert (one is None and other is None) or torch.equal(one, other.cpu())
+        if one is None or other is None:
+            assert one is other
+            continue
+        one, other = one.double(), other.cpu().double()
+        assert one.shape == other.shape
+        # means of as many draws, of which windows of an episode are not independent
+        near = 8 * one.std(0).amax() / 64 + 1e-9
+        assert (one.mean(0) - other.mean(0)).abs().amax() < near, field.name
 
 
 @needs_cuda
@@ -84,6 +86,6 @@ def test_host_tensors_go_to_the_gpu_through_pinned_memory(monkeypatch: pytest.Mo
         "pin_memory",
         lambda self: pinned.append(1) or pin(self),  # type: ignore[func-returns-value]
     )
-    table = torch.arange(10.0, device="cuda")
-    assert take(table, torch.tensor([7, 2])).tolist() == [7.0, 2.0]
+    table = torch.empty(0, device="cuda")
+    assert move(torch.tensor([7.0, 2.0]), table.device).tolist() == [7.0, 2.0]
     assert pinned == [1]

@@ -156,7 +156,9 @@ class Apart:
     def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (b - a).abs() + self.more
 
-    def come_to_rest(self, start: torch.Tensor, end: torch.Tensor, stride: int) -> torch.Tensor:
+    def come_to_rest(
+        self, start: torch.Tensor, end: torch.Tensor, stride: int, span: int
+    ) -> torch.Tensor:
         return end - start
 
 

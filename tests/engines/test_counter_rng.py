@@ -1,6 +1,8 @@
 """Random numbers by counting: right laws, and a function of seed and count alone."""
 
+import importlib
 import math
+import sys
 
 import pytest
 import torch
@@ -27,6 +29,32 @@ def test_host_and_device_draw_the_same_numbers(monkeypatch: pytest.MonkeyPatch) 
     for a, b in zip(host, device, strict=True):
         assert a.shape == b.shape == (5, 1001) and a.dtype == b.dtype == torch.float32
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-6)
+
+
+def test_one_launch_draws_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter in place of a GPU; bits alike, logarithm and cosine up to rounding."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.delitem(sys.modules, "diffplan.engines.fused_rng", raising=False)
+    fused = importlib.import_module("diffplan.engines.fused_rng")
+    for n in (1, 2, 601):
+        assert torch.equal(fused.uniform(SEEDS, COUNTS, n), uniform(SEEDS, COUNTS, n))
+        found, expected = (
+            draw(SEEDS, COUNTS, n) for draw in (fused.standard_normal, standard_normal)
+        )
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-6)
+    monkeypatch.delitem(sys.modules, "diffplan.engines.fused_rng")
+
+
+@pytest.mark.cuda
+def test_a_gpu_draws_in_one_launch_what_the_host_draws() -> None:
+    pytest.importorskip("triton")
+    gpu = torch.device("cuda", torch.cuda.current_device())
+    assert counter_rng._tried(gpu) is not None
+    for draw in (uniform, standard_normal):
+        found = draw(SEEDS.to(gpu), COUNTS.to(gpu), 1001).cpu()
+        expected = draw(SEEDS, COUNTS, 1001)
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-6)
 
 
 def test_seeds_go_on_meaning_the_same_plans(library: None) -> None:

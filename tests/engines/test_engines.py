@@ -120,7 +120,7 @@ def test_what_was_planned_stays(
 ) -> None:
     model, settings = build("proposer-only", {}, {}, tiny_episodes, tiny_config, tiny_model)
     engine = GraphEngine(model, settings)
-    first = engine.plan(*inputs(model, 2))
+    first = engine.keep(engine.plan(*inputs(model, 2)))
     kept = [part.clone() for part in first if part is not None]
     context, *random = inputs(model, 2)
     backwards = torch.tensor([1, 0])

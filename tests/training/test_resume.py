@@ -75,9 +75,9 @@ folder, out, steps, every, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), *map(
 update, state = learner.WeightAverage.update, learner.training_state
 updates = 0
 
-def counting(self):
+def counting(self, share=None):
     global updates
-    update(self)
+    update(self, share)
     updates += 1
     if updates == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -346,7 +346,7 @@ def test_a_resume_on_a_gpu_goes_on_with_its_random_numbers(
         load_file(path / "training.safetensors")
         for path in (straight, train(tiny_episodes, config, asked))
     ]
-    for name in ("generator/0", "cuda/0"):
+    for name in ("generator/0", "cuda/0", "drawing/0"):
         assert torch.equal(states[0][name], states[1][name])
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4)

@@ -19,7 +19,7 @@ def test_a_rehearsal_measures_every_part(
     monkeypatch.chdir(ROOT)  # where the tests that need a GPU are looked for
     gpu.Gpu(out=tmp_path, device="cpu", calls_seconds=0.01).run()
     report = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(report) == ["machine", "seconds", *gpu.PARTS]
+    assert list(report) == ["machine", "seconds", "warnings", *gpu.PARTS]
     assert list(report["seconds"]) == list(gpu.PARTS)
     assert set(report["ceilings"]) == {
         *(f"{kind} flop/s" for kind in ("bf16", "tf32", "float32")),
