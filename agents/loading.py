@@ -44,7 +44,8 @@ def load_agent(
     plans, see docs/performance.md), "cuda-graph", "cuda-graph-tf32", "cuda-graph-bf16" (the
     last two change plans, see docs/gpu.md), or "auto", the fastest that is installed and changes
     nothing. Its graphs are kept beside the checkpoint. batch_size: make them ready for batches of
-    up to so many rows, so that no call of `predict` waits for them. detailed: plans in the state hold their proposals and candidates, too.
+    up to so many rows, so that no call of `predict` waits for them. detailed: plans in the state
+    hold their proposals and candidates, too.
     tuned: plan with what `diffplan tune` chose for the checkpoint, if it did; False: with the
     settings of its training. planning: settings of `diffplan.config.PlanningConfig` to change, e.g.
     denoising_steps=3, replan_every=8.

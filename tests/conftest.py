@@ -23,6 +23,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -286,6 +287,22 @@ _NO_LAUNCH = ("empty", "detach", "alias", "_unsafe_view", "lift_fresh", "is_same
 _ROOM = 1.1  # other versions of PyTorch take an operation apart otherwise
 
 
+class _Lists(TorchFunctionMode):
+    """Refuses tensors on the GPU made of Python's numbers, which never reach a dispatch mode."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            made = args[0].is_meta and any(isinstance(x, list | np.ndarray) for x in index)
+        else:
+            there = torch.device(kwargs.get("device") or "cpu").type == "meta"
+            made = func in (torch.tensor, torch.as_tensor) and there
+        if made:
+            raise AssertionError(f"{func.__name__} copies between the host and the GPU")
+        return func(*args, **kwargs)
+
+
 class Launches(TorchDispatchMode):
     """Counts what would be launched on a GPU, for which the meta device stands.
 
@@ -296,6 +313,18 @@ class Launches(TorchDispatchMode):
     def __init__(self, refuses: bool = True) -> None:
         super().__init__()
         self.count, self.refuses = 0, refuses
+        self._lists = _Lists()
+
+    def __enter__(self) -> "Launches":
+        if self.refuses:
+            self._lists.__enter__()
+        found: Launches = super().__enter__()
+        return found
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if self.refuses:
+            self._lists.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})

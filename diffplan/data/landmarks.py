@@ -235,7 +235,11 @@ def _drawn(marked: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Columns [B, count] that are marked [B, M], each as likely as any other."""
     if marked.device.type == "cpu":
         return torch.multinomial(marked.float(), count, replacement=True, generator=generator)
-    # on a GPU `multinomial` waits for what it is given, to check it
+    return _by_rank(marked, count, generator)
+
+
+def _by_rank(marked: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """The same on a GPU, where `multinomial` waits for what it is given, to check it."""
     upto = marked.cumsum(1)
     share = torch.rand(len(marked), count, generator=generator, device=marked.device)
     rank = torch.minimum((share * upto[:, -1:]).long(), upto[:, -1:] - 1)

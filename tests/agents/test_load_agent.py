@@ -141,4 +141,12 @@ def test_an_agent_moves_to_a_gpu_and_takes_its_state_along(run: Path, observe: M
     again, after = moved.predict(observe(2), state)
     np.testing.assert_allclose(again, expected, atol=1e-4)
     assert after.plan.states.device.type == "cuda"
-    assert load_agent(run).to("cuda").engine.name == "cuda-graph"
+    graphs = agent.to("cuda", "cuda-graph")
+    assert load_agent(run).to("cuda").engine.name == graphs.engine.name == "cuda-graph"
+    # new plans, one on the way, and one row of two that plans anew
+    calls = [(None, None), (state, None), (state, np.array([False, True]))]
+    for given, begins in calls:
+        expected = agent.predict(observe(2), given, begins)[0]
+        np.testing.assert_allclose(
+            graphs.predict(observe(2), given, begins)[0], expected, atol=1e-4
+        )

@@ -122,3 +122,12 @@ def test_a_short_reach_after_which_the_data_rest_takes_as_long_as_it_takes() -> 
     # what keeps on moving is measured over as long as there is
     assert landmarks.pace(*walks([(0, 0), (10, 0)]))[0] == 16
     assert landmarks.pace(*walks([(0, 0), (0.5, 0)]))[0] == 4
+
+
+def test_marked_columns_are_drawn_alike_by_rank() -> None:
+    marked = torch.tensor([[False, True, False, True, True], [True, False, False, False, False]])
+    drawn = landmarks._by_rank(marked, 30_000, torch.Generator().manual_seed(0))
+    shares = torch.stack([(drawn == column).double().mean(1) for column in range(5)], 1)
+    expected = marked / marked.sum(1, keepdim=True)
+    assert (shares - expected).abs().max() < 4 * (0.25 / 30_000) ** 0.5
+    assert not shares[~marked].any()

@@ -128,6 +128,41 @@ def test_what_was_planned_stays(
     assert_alike(first, Plan(*kept))
 
 
+def test_weights_are_rounded_once_and_plans_stay_float32(
+    tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    given = tiny_goal_episodes, tiny_config, tiny_model
+    model, settings = build("trajectory-diffuser", {}, {"candidates": 2}, *given)
+    found = GraphEngine(model, settings, bf16=True).plan(*inputs(model, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = EagerEngine(model, settings).plan(*inputs(model, 4))
+    assert found.states.dtype == torch.float32
+    # biases are rounded too, which autocast leaves out where they are added apart
+    torch.testing.assert_close(found.states, expected.states.float(), atol=0.01, rtol=0.01)
+    exact = EagerEngine(model, settings).plan(*inputs(model, 4)).states
+    assert not torch.equal(found.states, exact)
+
+
+def test_what_is_too_large_for_one_call_is_run_in_parts(
+    tiny_episodes: Episodes,
+    tiny_config: Make,
+    tiny_model: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, settings = build("proposer-only", {}, {}, tiny_episodes, tiny_config, tiny_model)
+    engine, given = GraphEngine(model, settings), inputs(model, 11)
+    monkeypatch.setattr(engine, "_most", lambda *_: 4)
+    made = engine.plan(*given)
+    assert_alike(made, EagerEngine(model, settings).plan(*given))
+    assert {size for _, size, _ in engine._captured} == {4}
+    # parts are put together in tensors of their own, one call's are the engine's
+    assert engine.keep(made) is made
+    one = engine.plan(*inputs(model, 4))
+    kept = engine.keep(one)
+    assert kept is not one and engine.keep(kept) is kept
+    assert (engine.read(kept.first) == kept.first.numpy()).all()
+
+
 def test_captured_plans_go_on_from_the_ones_before(
     tiny_goal_episodes: Episodes, tiny_config: Make, tiny_model: Make
 ) -> None:
@@ -207,6 +242,9 @@ def test_a_captured_graph_gives_what_eager_gives_on_the_cpu(
     expected = EagerEngine(model, settings).plan(*given)
     model = model.to("cuda")
     captured = make_engine("cuda-graph", model, settings)
-    for _ in range(2):
-        found = captured.plan(*(t.to(torch.device("cuda")) for t in given))
+    there = [t.to(torch.device("cuda")) for t in given]
+    for asked in (given, given, there, there):
+        found = captured.plan(*asked)
         assert_alike(Plan(*(None if part is None else part.cpu() for part in found)), expected)
+    first = captured.read(captured.keep(captured.plan(*given)).first)
+    torch.testing.assert_close(torch.from_numpy(first), expected.first, atol=2e-4, rtol=1e-3)

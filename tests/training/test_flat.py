@@ -11,6 +11,22 @@ from diffplan.training.flat import Weights
 _CLIP = 0.3
 
 
+def test_a_weight_on_the_device_averages_as_a_number_does() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    averages = WeightAverage(model, 0.8), WeightAverage(model, 0.8)
+    for _ in range(4):
+        nn.init.normal_(model.weight)
+        for on_device, average in enumerate(averages):
+            share = average.weigh()
+            if on_device:  # as on a GPU
+                average._share = torch.tensor(share)
+            average.update(share)
+    one, other = (average.module.weight for average in averages)
+    torch.testing.assert_close(one, other)
+    assert not torch.equal(one, model.weight)
+
+
 def test_a_vector_of_weights_learns_as_they_would_one_by_one() -> None:
     torch.manual_seed(0)
     model = nn.ModuleDict({

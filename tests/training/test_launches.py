@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from diffplan.config.planners import CONFIGS
 from diffplan.data import windows
@@ -106,6 +107,27 @@ def test_an_update_waits_for_nothing_and_keeps_to_its_launches(
         losses = learner.update(1)
     assert losses and all(loss.device == META for loss in losses.values())
     within_budget("update", label(*case), found.count)
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("error:no CUDA graph")
+def test_a_replayed_update_does_what_a_called_one_does(
+    tiny_goal_episodes: Episodes, tiny_config: Make
+) -> None:
+    found = []
+    for captured in (True, False):
+        learner = Learner(tiny_goal_episodes, tiny_config(), 0, Accelerator())
+        assert learner.sampler.device.type == "cuda"
+        if not captured:
+            learner._captured = None
+        learner.prepare()
+        losses = [learner.update(step) for step in range(8)]
+        average = torch.cat([p.flatten() for p in learner.average.module.parameters()])
+        assert (learner._captured is not None and learner._captured._graph is not None) == captured
+        found.append((losses[-1]["denoiser"], learner.weights.vector, average))
+        found[-1] += (learner.generator.get_state(),)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
 def test_what_is_not_captured_says_why() -> None:
