@@ -92,7 +92,8 @@ def test_a_decision_waits_for_nothing_and_keeps_to_its_launches(
 
 def planned(step: PlanStep, launches: Make) -> int:
     numbers = torch.zeros(_ROWS, dtype=torch.long, device=META)
-    return asked(lambda: step(step.context(_ROWS), step.draw(numbers, numbers)), launches)
+    context = step.context(_ROWS)
+    return asked(lambda: step(context, step.draw(numbers, numbers)), launches)
 
 
 def asked(call: Callable[[], Any], launches: Make) -> int:
