@@ -34,7 +34,7 @@ PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="only a checkout has docs/")
 
 # Pages whose commands are those of tables that took hours.
-MEASURED = ("archive.md", "archive_performance.md", "ogbench.md", "performance.md")
+MEASURED = ("archive.md", "archive_performance.md", "gpu.md", "ogbench.md", "performance.md")
 MEASURED += ("results.md", "robustness.md")
 # What takes long however little is asked for, or the network; their own tests run it.
 LONG = {"benchmark", "calibrate", "demo", "download", "family", "onnx-int8", "queries", "study"}
