@@ -231,7 +231,7 @@ class Gpu:
             began = time.perf_counter()
             options = RunOptions(
                 Path(folder) / "run", updates, device=self.device, progress=False,
-                stop=lambda: time.perf_counter() - began > self.rate_seconds,
+                stop=lambda: not self._small and time.perf_counter() - began > self.rate_seconds,
             )  # fmt: skip
             train(self._data(), config, options)
             lines = (options.out / "metrics.jsonl").read_text().splitlines()
