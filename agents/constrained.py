@@ -15,10 +15,13 @@ from torch import Tensor
 
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.agents.state import AgentState
+from diffplan.config.sections import PlanningConfig
 from diffplan.constraints.kinds import Avoid, Constraint, Custom, Reach, Waypoint
+from diffplan.constraints.together import together
 from diffplan.engines.cuda_graph import GraphEngine
 from diffplan.engines.decision import PlanStep
 from diffplan.engines.eager import EagerEngine
+from diffplan.engines.table import Engine
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
@@ -111,6 +114,8 @@ def constrained(
     if isinstance(agent, ConstrainedAgent):  # more of them, on the same agent
         free, constraints = copy.copy(agent._free), (*agent.constraints, *constraints)
         free._memory, agent = agent._memory, free
+    if agent._wished:
+        raise DiffplanError("this agent has aims (composed), which constraints would drop")
     if way is not None and way not in get_args(Way):
         raise DiffplanError(f"way is {way!r}, expected {', '.join(get_args(Way))}")
     model, goals = agent.model, agent.layout.goal_dim > 0
@@ -143,25 +148,39 @@ def constrained(
         own["denoising_steps"] = model.main_process.T
     twin.way = chosen
     twin.settings = dataclasses.replace(agent.settings, **own)
+    wishes = Wishes(planned, chosen, weight)
     wished: dict[str, Any] = {
-        "steering": Wishes(planned, chosen, weight),
+        "steering": wishes,
         "routes": _routes(agent, [c for c in planned if isinstance(c, Avoid)]),
     }
-    name, detailed, _ = agent._made
-    if agent.engine.name.startswith("cuda-graph") and chosen == "reject":
-        bf16, tf32 = (name.endswith(each) for each in ("bf16", "tf32"))
-        twin.engine = GraphEngine(model, twin.settings, detailed, bf16, tf32, **wished)
-    else:
-        if agent.engine.name.startswith("cuda-graph"):
-            warnings.warn(
-                f"no CUDA graph for constraints by way {chosen!r}, which takes gradients or looks "
-                "at its particles; calling eagerly",
-                stacklevel=3,
-            )
-        twin.engine = EagerEngine(model, twin.settings, detailed, **wished)
+    twin.engine = _engine(agent, twin.settings, wishes, wished)
+    detailed = agent._made[1]
     twin._fields = PlanStep(model, twin.settings, detailed=detailed, **wished).fields
     twin._wished = wished
     return twin
+
+
+def _engine(
+    agent: PlannerAgent, settings: PlanningConfig, wishes: Wishes, wished: dict[str, Any]
+) -> Engine:
+    """The agent's own kind of engine where it can run these plans, else plain calls."""
+    model, kind, (name, detailed, _) = agent.model, agent.engine.name, agent._made
+    if kind == "onnx" and wishes.exports:
+        from diffplan.engines.onnx import OnnxEngine, exports_gradients
+
+        if not wishes.differentiates or exports_gradients(model):
+            # kept nowhere: constraints come and go
+            return OnnxEngine(model, settings, detailed, **wished)
+    if kind.startswith("cuda-graph") and wishes.way == "reject":
+        bf16, tf32 = (name.endswith(each) for each in ("bf16", "tf32"))
+        return GraphEngine(model, settings, detailed, bf16, tf32, **wished)
+    if kind.startswith("cuda-graph"):
+        warnings.warn(
+            f"no CUDA graph for constraints by way {wishes.way!r}, which takes gradients or looks "
+            "at its particles; calling eagerly",
+            stacklevel=4,
+        )
+    return EagerEngine(model, settings, detailed, **wished)
 
 
 def _by_default(planned: Sequence[Constraint]) -> Way:
@@ -238,12 +257,13 @@ def _routes(agent: PlannerAgent, obstacles: Sequence[Avoid]) -> Subgoals | None:
     inside = [each for each in obstacles if set(each.columns) <= set(columns)]
     if ways is None or not inside:
         return None
+    groups = together(inside)
 
     def depth(points: Tensor) -> Tensor:
         parts = [torch.zeros_like(points[..., 0])] * agent.layout.state_dim
         for place, column in enumerate(columns):
             parts[column] = points[..., place]
         states = torch.stack(parts, -1)
-        return torch.stack([each.excess(states, parts[0]) for each in inside]).amax(0)
+        return torch.cat([group.each(states, parts[0]) for group in groups], -1).amax(-1)
 
     return around(ways, depth, max(each.margin for each in inside))

@@ -1,4 +1,4 @@
-"""The same agent, told its task or put under constraints."""
+"""The same agent, told its task, put under constraints or given several aims."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from diffplan.constraints.kinds import Constraint
 from diffplan.data.info import DatasetInfo
 from diffplan.errors import DiffplanError
 from diffplan.lazy import late
+from diffplan.planning.composed import Aim
 from diffplan.planning.wanted import Way
 
+_composed = late("diffplan.agents.composed:composed")
 _constrained = late("diffplan.agents.constrained:constrained")
 
 
@@ -63,6 +65,16 @@ class Variants:
         made: Self = _constrained(self, constraints, way=way, candidates=candidates, weight=weight)
         return made
 
+    def composed(self, *aims: Aim) -> Self:
+        """This agent for several goals or returns at once (`diffplan.planning.Aim`).
+
+        Plans are denoised in the sum of the directions in which each condition moves them; an empty
+        `Aim()` is what the environment and the settings ask for. Raises DiffplanError for a model
+        that never learned without conditions, or knows no such condition.
+        """
+        made: Self = _composed(self, aims)
+        return made
+
     def _knowing(self, memory: TaskMemory) -> Self:
         # shares model and engine, which hold nothing of a task
         twin = copy.copy(self)
@@ -71,9 +83,9 @@ class Variants:
 
 
 def refuse_constraints(agent: Variants) -> None:
-    """Raise DiffplanError for an agent whose constraints would be lost on the way."""
-    if agent.constraints:
+    """Raise DiffplanError for an agent whose constraints or aims would be lost on the way."""
+    if agent.constraints or agent._wished:
         raise DiffplanError(
-            "constraints are not part of what is written: write the agent without them, and put "
-            "the one that is loaded under them again (`constrained`)"
+            "constraints and aims are not part of what is written: write the agent without them, "
+            "and put them to the one that is loaded again (`constrained`, `composed`)"
         )

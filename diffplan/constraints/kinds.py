@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffplan.constraints.shapes import SignedDistance, distance_and_slope, vector
+from diffplan.constraints.shapes import Box, Disc, SignedDistance, distance_and_slope, vector
 from diffplan.errors import DiffplanError
 
 _TINY = 1e-12
@@ -46,15 +46,15 @@ class Avoid:
     margin: float = 0.0
 
     def excess(self, states: Tensor, clock: Tensor) -> Tensor:
-        return (self.margin - self.shape(_chosen(states, self.columns))).clamp(min=0)
+        return (self.margin - self.shape(chosen(states, self.columns))).clamp(min=0)
 
     def nearest(self, states: Tensor, clock: Tensor) -> Tensor:
-        points = _chosen(states, self.columns)
+        points = chosen(states, self.columns)
         distance, slope = distance_and_slope(self.shape, points)
         off = (self.margin - distance).clamp(min=0).unsqueeze(-1)
         # a signed distance grows by 1 along its gradient; what is none takes a Newton step
         step = slope / slope.square().sum(-1, keepdim=True).clamp(min=_TINY)
-        return _with(states, self.columns, points + off * torch.where(off > 0, step, 0.0))
+        return replaced(states, self.columns, points + off * torch.where(off > 0, step, 0.0))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Limit:
         low, high = self._bounds
         values = states[..., self.column]
         if self.change:
-            values = values.diff(dim=1) / clock.diff(dim=1)
+            values = _steps(values) / _steps(clock)
         off = torch.maximum(low - values, values - high).clamp(min=0)
         return torch.nn.functional.pad(off, (1, 0)) if self.change else off
 
@@ -100,14 +100,14 @@ class Limit:
         low, high = self._bounds
         values = states[..., self.column]
         if not self.change:
-            return _with(states, self.columns, values.clamp(low, high).unsqueeze(-1))
+            return replaced(states, self.columns, values.clamp(low, high).unsqueeze(-1))
         # in the order of time: what is ahead gives way to what is already there
-        rows, elapsed = [values[:, 0]], clock.diff(dim=1)
+        rows, elapsed = [values[:, 0]], _steps(clock)
         for row in range(1, values.shape[1]):
             spent = elapsed[:, row - 1]
             least, most = rows[-1] + low * spent, rows[-1] + high * spent
             rows.append(torch.minimum(torch.maximum(values[:, row], least), most))
-        return _with(states, self.columns, torch.stack(rows, 1).unsqueeze(-1))
+        return replaced(states, self.columns, torch.stack(rows, 1).unsqueeze(-1))
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,15 @@ class Waypoint:
     def excess(self, states: Tensor, clock: Tensor) -> Tensor:
         if self.step is None:
             return torch.zeros_like(clock)
-        gap = (_chosen(states, self.columns) - vector(self.at, states)).norm(dim=-1)
+        gap = (chosen(states, self.columns) - vector(self.at, states)).norm(dim=-1)
         return torch.where(self._due(clock), (gap - self.within).clamp(min=0), 0.0)
 
     def nearest(self, states: Tensor, clock: Tensor) -> Tensor:
-        points = _chosen(states, self.columns)
+        points = chosen(states, self.columns)
         off = self.excess(states, clock).unsqueeze(-1)
         way = vector(self.at, states) - points
         step = way / way.norm(dim=-1, keepdim=True).clamp(min=_TINY)
-        return _with(states, self.columns, points + off * step)
+        return replaced(states, self.columns, points + off * step)
 
     def _due(self, clock: Tensor) -> Tensor:
         """The state of each plan that is nearest to the step in time, if the plan reaches it."""
@@ -159,15 +159,17 @@ class Reach:
     within: float = 0.0
 
     def excess(self, states: Tensor, clock: Tensor) -> Tensor:
-        gap = (_chosen(states[:, -1], self.columns) - vector(self.at, states)).norm(dim=-1)
+        gap = (chosen(states[:, -1], self.columns) - vector(self.at, states)).norm(dim=-1)
         off = (gap - self.within).clamp(min=0).unsqueeze(1)
         return torch.nn.functional.pad(off, (clock.shape[1] - 1, 0))
 
     def nearest(self, states: Tensor, clock: Tensor) -> Tensor:
-        points = _chosen(states, self.columns)
+        points = chosen(states, self.columns)
         way = vector(self.at, states) - points
         step = way / way.norm(dim=-1, keepdim=True).clamp(min=_TINY)
-        return _with(states, self.columns, points + self.excess(states, clock).unsqueeze(-1) * step)
+        return replaced(
+            states, self.columns, points + self.excess(states, clock).unsqueeze(-1) * step
+        )
 
 
 @dataclass(frozen=True)
@@ -197,13 +199,37 @@ class Custom:
         return None
 
 
-def _chosen(states: Tensor, columns: tuple[int, ...]) -> Tensor:
+def closed(constraint: Constraint) -> bool:
+    """Whether nothing in it is code of a user's, which a graph would hold as it was once."""
+    if isinstance(constraint, Avoid):
+        return isinstance(constraint.shape, Box | Disc)
+    return isinstance(constraint, Limit | Waypoint | Reach)
+
+
+def chosen(states: Tensor, columns: tuple[int, ...]) -> Tensor:
+    """These columns [..., C] of states [..., D]."""
+    if (run := _run(columns)) is not None:
+        return states[..., run]
     # no index tensor, which would have to cross to the device
     return torch.stack([states[..., column] for column in columns], -1)
 
 
-def _with(states: Tensor, columns: tuple[int, ...], values: Tensor) -> Tensor:
+def replaced(states: Tensor, columns: tuple[int, ...], values: Tensor) -> Tensor:
+    """States [..., D] with others [..., C] in these columns."""
+    if (run := _run(columns)) is not None:
+        return torch.cat([states[..., : run.start], values, states[..., run.stop :]], -1)
     parts = list(states.unbind(-1))
     for place, column in enumerate(columns):
         parts[column] = values[..., place]
     return torch.stack(parts, -1)
+
+
+def _steps(values: Tensor) -> Tensor:
+    """Differences [B, N-1] of what follows one another [B, N]; `diff` is no operation of ONNX."""
+    return values[:, 1:] - values[:, :-1]
+
+
+def _run(columns: tuple[int, ...]) -> slice | None:
+    """Columns that follow one another, as a slice."""
+    whole = range(columns[0], columns[0] + len(columns))
+    return slice(whole.start, whole.stop) if columns == tuple(whole) else None

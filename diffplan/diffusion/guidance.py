@@ -5,7 +5,7 @@ weights that sum to one is the same as mixing eps or v predictions.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -58,6 +58,22 @@ def classifier_free_batched(pair: DenoisePair, weight: float) -> Denoise:
     def guided(x: Tensor, t: int) -> Tensor:
         conditional, unconditional = pair(x, t)
         return torch.lerp(unconditional, conditional, weight)
+
+    return guided
+
+
+def product(several: Callable[[Tensor, int], Sequence[Tensor]], weights: list[float]) -> Denoise:
+    """x0_u + sum_i weight_i (x0_i - x0_u) (Liu et al. 2022, arXiv 2206.01714, eq. 11).
+
+    several: (x_t [B, H, D], table index t) -> x0_hat under each condition, then under none.
+    """
+
+    def guided(x: Tensor, t: int) -> Tensor:
+        *told, free = several(x, t)
+        found = free
+        for weight, each in zip(weights, told, strict=True):
+            found = found + weight * (each - free)
+        return found
 
     return guided
 

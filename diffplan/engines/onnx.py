@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from diffplan.config.sections import PlanningConfig
 from diffplan.engines.decision import ActStep, Draws, Handed, Plan, PlanStep
+from diffplan.engines.gradients import gradients_exported
 from diffplan.engines.padding import present, row_count, sizes_upto
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
@@ -52,9 +53,10 @@ class OnnxEngine(Handed):
         settings: PlanningConfig,
         detailed: bool = False,
         graphs: Path | None = None,
+        **wished: Any,
     ) -> None:
-        """model: on a CPU. detailed: see `PlanStep`. graphs: a folder to keep them in, which is
-        made; None: they are exported anew.
+        """model: on a CPU. detailed, wished (steering, routes): see `PlanStep`. graphs: a folder to
+        keep them in, which is made; None: they are exported anew.
 
         Raises DiffplanError without onnxruntime.
         """
@@ -62,10 +64,12 @@ class OnnxEngine(Handed):
         self.startup_seconds = 0.0
         self._graphs = graphs
         self._model, self._settings = model, settings
-        plan = PlanStep(model, settings, detailed=detailed)
+        plan = PlanStep(model, settings, detailed=detailed, **wished)
         self._steps: dict[str, PlanStep] = {"plan": plan}
         if settings.reuse:
-            self._steps["again"] = PlanStep(model, settings, reuse=True, detailed=detailed)
+            self._steps["again"] = PlanStep(
+                model, settings, reuse=True, detailed=detailed, **wished
+            )
         self._act = ActStep(model)
         self._sessions: dict[tuple[str, int], Graph] = {}
         self._lock = threading.Lock()
@@ -136,7 +140,10 @@ class OnnxEngine(Handed):
     def exported(self, key: str, size: int) -> bytes:
         """The same, exported now."""
         step: ActStep | PlanStep = self._act if key == "act" else self._steps[key]
-        return exported(step.flat, step.example(size))
+        steering = None if step is self._act else self._steps[key].steering
+        differentiates = steering is not None and steering.differentiates
+        with gradients_exported(self._model) if differentiates else contextlib.nullcontext():
+            return exported(step.flat, step.example(size))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -178,6 +185,12 @@ def exports_well(model: PlannerModel) -> bool:
     """Whether graphs of this model are faster than it is: convolutions are not."""
     denoiser = model.streams if model.streams is not None else model.denoiser
     return denoiser is None or not denoiser.network.convolves
+
+
+def exports_gradients(model: PlannerModel) -> bool:
+    """Whether graphs can hold the denoiser's gradient as well: of plain layers they can."""
+    denoiser = model.denoiser
+    return denoiser is not None and model.multi_task is None and denoiser.network.plain
 
 
 def has_onnx() -> bool:

@@ -140,6 +140,11 @@ class Denoiser(nn.Module):
         """Features [B, F] of the conditions: the same at every level, so once per plan."""
         return self.encoder(context, drop)
 
+    def encode_nothing(self, context: Context) -> Tensor:
+        """Features [B, F] of neither goal nor return; tasks stay."""
+        everything = torch.ones(len(context), dtype=torch.bool, device=context.state.device)
+        return self.encode(context, {"goal": everything, "target_return": everything})
+
     # --- One prediction --------------------------------------------------------------------------
 
     def _mark_absent(

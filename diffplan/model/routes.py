@@ -35,9 +35,9 @@ class Detours(Subgoals):
         distance = (points.unsqueeze(1) - self.centres).square().sum(-1).sqrt()
         found = distance.topk(min(_NEIGHBOURS, len(self.centres)), largest=False)
         to = self.centres[found.indices]
-        hidden = torch.zeros_like(found.values)
-        for share in _LOOKS:
-            hidden = torch.maximum(hidden, self.depth(torch.lerp(points.unsqueeze(1), to, share)))
+        here = points[:, None, None]
+        looks = torch.stack([to.new_full((1,), share) for share in _LOOKS])
+        hidden = self.depth(here + looks * (to.unsqueeze(2) - here)).amax(-1)
         gaps = found.values / self.speed
         return found.indices, torch.where(hidden > self.margin, _UNREACHABLE, gaps)
 

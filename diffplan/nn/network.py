@@ -22,6 +22,8 @@ class Network(nn.Module):
     by_row: bool
     """Whether there are features of every plan state, [B, H, C], or of the whole plan, [B, C]."""
 
+    plain: bool = False
+    """Whether it is linear layers, norms and `silu` alone, whose gradients ONNX has."""
     convolves: bool = False
     """Whether it is made of convolutions, which ONNX Runtime is slow at."""
 

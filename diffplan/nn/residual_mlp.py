@@ -33,6 +33,7 @@ class ResidualMLP(Network):
     """
 
     by_row = False
+    plain = True
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class Noise:
 
 
 class Steering(Protocol):
-    """What plans are to meet beside their goal or return: `diffplan.planning.wishes`."""
+    """What plans are to meet beside their goal or return: `wishes`, `composed`."""
 
     @property
     def differentiates(self) -> bool:
@@ -286,22 +286,15 @@ def start_of(guided: Guided, noise: Noise, settings: PlanningConfig, chain: Chai
 
 
 def _guided(
-    model: PlannerModel,
-    chain: Chain,
-    context: Context,
-    inputs: Inputs,
-    settings: PlanningConfig,
+    model: PlannerModel, chain: Chain, context: Context, inputs: Inputs, settings: PlanningConfig
 ) -> Denoise:
     """The denoiser of these plans under all guidance that is asked for, in the order it acts."""
-    denoiser, process = chain.network, chain.process
-    stepping, start = SAMPLERS[settings.sampler], context.state
+    denoiser, process, stepping = chain.network, chain.process, SAMPLERS[settings.sampler]
     asked, encoded = stepping.levels(chain.grid), denoiser.encode(context)
     if settings.guidance_weight == 1.0:
         denoise = denoiser.bind(process, asked, encoded, inputs)
     else:
-        everything = torch.ones(len(start), dtype=torch.bool, device=start.device)
-        dropped = {"goal": everything, "target_return": everything}
-        without = denoiser.encode(context, dropped)
+        without = denoiser.encode_nothing(context)
         pair = denoiser.pair(process, asked, encoded, without, inputs)
         denoise = guidance.classifier_free_batched(pair, settings.guidance_weight)
     if model.noisy_value is not None and settings.value_guidance:
@@ -314,10 +307,17 @@ def _guided(
             chain.grid,
             stepping.eta(settings.eta),
         )
+    return held(denoise, model, context, settings)
+
+
+def held(
+    denoise: Denoise, model: PlannerModel, context: Context, settings: PlanningConfig
+) -> Denoise:
+    """The denoiser whose plans keep to the clip and to the states that are known."""
     if settings.clip is not None:
         denoise = guidance.clip(denoise, settings.clip)
     if model.absolute:  # after the clip: the current state may lie outside
-        denoise = guidance.pin(denoise, 0, model.pinned_start(start))
+        denoise = guidance.pin(denoise, 0, model.pinned_start(context.state))
     if model.config.plan.pin_goal and context.goal is not None:
         denoise = guidance.pin(denoise, -1, context.goal, model.spec.planned_goal_columns)
     return denoise

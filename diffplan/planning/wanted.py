@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffplan.constraints.kinds import Constraint
+from diffplan.constraints.together import One, together
 from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import Denoise
 from diffplan.model.planner_model import PlannerModel
@@ -40,6 +41,7 @@ class Wanted:
         clock: Tensor,
     ) -> None:
         self.constraints, self.way, self.weight = constraints, way, weight
+        self.groups = together(constraints)
         self.model, self.start = model, start
         rows = torch.arange(model.config.plan.horizon + 1, device=start.device)
         self.clock = clock[:, None] + model.config.plan.stride * rows
@@ -49,8 +51,8 @@ class Wanted:
     def excess(self, states: Tensor) -> Tensor:
         """How far normalised states [B, H+1, S] are off [B, C, H], the current one left out."""
         there = self.model.environment_states(states)
-        found = [each.excess(there, self.clock)[:, 1:] for each in self.constraints]
-        return torch.stack(found, 1)
+        found = [each.each(there, self.clock)[:, 1:] for each in self.groups]
+        return torch.cat(found, -1).transpose(1, 2)
 
     def off(self, x: Tensor) -> Tensor:
         """Root of the squared distance [B] of plan tensors to what meets the constraints.
@@ -60,10 +62,10 @@ class Wanted:
         states = self.model.from_plan(self.start, x)
         total = torch.zeros_like(states[:, 0, 0])
         there = self.model.environment_states(states)
-        for each in self.constraints:
-            nearest = each.nearest(there, self.clock)
+        for group in self.groups:
+            nearest = group.nearest(there, self.clock)
             if nearest is None:
-                gap = each.excess(there, self.clock)[:, 1:].square().sum(1)
+                gap = group.each(there, self.clock)[:, 1:].square().sum((1, 2))
             else:
                 gap = self._gap(nearest, there).square().sum((1, 2))
             total = total + gap
@@ -72,50 +74,60 @@ class Wanted:
 
     def nearest(self, x: Tensor) -> Tensor:
         """Plan tensors [B, rows, D] moved to meet the constraints, one after the other."""
+        return x + self.gap(x)
+
+    def gap(self, x: Tensor) -> Tensor:
+        """The way there [B, rows, D], exactly 0 where nothing is off."""
         model = self.model
-        states = model.from_plan(self.start, x)
-        for each in self.constraints:
-            there = model.environment_states(states)
-            found = each.nearest(there, self.clock)
+        before = there = model.environment_states(model.from_plan(self.start, x))
+        for group in self.groups:
+            found = group.nearest(there, self.clock)
             if found is not None:
-                states = states + self._gap(found, there)
-            elif getattr(each, "differentiable", False):
-                states = self._newton(each, states)
-        # where one stands is no wish
-        moved = model.to_plan(self.start, states[:, 1:])
-        before = model.to_plan(self.start, model.from_plan(self.start, x)[:, 1:])
-        width = model.columns.states
-        if moved.shape == x.shape:
-            return x + (moved - before)
-        return torch.cat([x[..., width] + (moved - before), x[..., width.stop :]], -1)
+                there = found
+            elif isinstance(group, One) and getattr(group.only, "differentiable", False):
+                there = self._newton(group.only, there)
+        moved = self._gap(there, before)
+        # where one stands is no wish, and a plan is linear in the states after it
+        change = model.to_plan(torch.zeros_like(self.start), moved[:, 1:])
+        return torch.nn.functional.pad(change, (0, x.shape[-1] - change.shape[-1]))
 
     def _gap(self, found: Tensor, there: Tensor) -> Tensor:
         """What to add to normalised states, for states in environment units."""
         moved = self.model.planned_part(found - there)
-        return torch.nan_to_num(moved) / self.model.states.std
+        if self.model.spec.planned:  # 0 in what plans do not hold
+            moved = torch.nan_to_num(moved)
+        return moved / self.model.states.std
 
-    def _newton(self, each: Constraint, states: Tensor) -> Tensor:
+    def _newton(self, each: Constraint, there: Tensor) -> Tensor:
+        model = self.model
+        states = model.states(model.planned_part(there))
         found, slope = slope_of(
-            lambda at: each.excess(self.model.environment_states(at), self.clock), states
+            lambda at: each.excess(model.environment_states(at), self.clock), states
         )
         size = slope.square().sum(-1, keepdim=True).clamp(min=_TINY)
-        return states - found.unsqueeze(-1) * slope / size
+        moved = states - found.unsqueeze(-1) * slope / size
+        # exactly nothing where nothing is off
+        return there + (model.environment_states(moved) - model.environment_states(states))
 
     # --- On the way ------------------------------------------------------------------------------
 
     def steered(self, denoise: Denoise, process: Process, grid: tuple[int, ...]) -> Denoise:
         """The denoiser, whose plans meet the wishes or are on the way there."""
         if self.way == "project":
-            return self._carried(denoise)
+            return self._carried(denoise, grid)
         return self._through(denoise, process, grid)
 
-    def _carried(self, denoise: Denoise) -> Denoise:
+    def _carried(self, denoise: Denoise, grid: tuple[int, ...]) -> Denoise:
+        last = grid[-2]  # what is carried along at the levels before is denoised anew
+
         def steered(x: Tensor, t: int) -> Tensor:
+            if t != last:
+                return self.nearest(denoise(x, t))
             with torch.enable_grad():
                 at = x.detach().clone().requires_grad_()
                 x0 = denoise(at, t)
-                gap = (self.nearest(x0) - x0).detach()
-                (way,) = torch.autograd.grad(x0, at, gap)
+                gap = self.gap(x0.detach())
+                way = _back(x0, at, gap)
             # as long as closes the gap best, where there is one
             seen = way * (gap != 0)
             size = seen.square().sum((1, 2)).clamp(min=_TINY)
@@ -133,8 +145,8 @@ class Wanted:
                 at = x.detach().clone().requires_grad_()
                 x0 = denoise(at, t)
                 if self.way == "pigdm":
-                    pull = (self.nearest(x0) - x0).detach()
-                    (way,) = torch.autograd.grad(x0, at, pull)
+                    pull = self.gap(x0.detach())
+                    way = _back(x0, at, pull)
                     return (x0 + factors[t] * process.a[t] * process.a[after[t]] * way).detach()
                 off = self.off(x0)
                 (away,) = torch.autograd.grad(off.square().sum(), at)
@@ -190,6 +202,12 @@ def _shares(process: Process, grid: tuple[int, ...]) -> dict[int, float]:
         share = process.a[s] - keep * process.a[t]
         shares[t] = 1.0 / share if share else 0.0  # a step that looks at no x0_hat is not moved
     return shares
+
+
+def _back(x0: Tensor, at: Tensor, gap: Tensor) -> Tensor:
+    """The transpose of the denoiser's Jacobian times a gap, as of a scalar, which traces well."""
+    (way,) = torch.autograd.grad((x0 * gap).sum(), at)
+    return way
 
 
 def slope_of(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
-from diffplan.constraints.kinds import Constraint
+from diffplan.constraints.kinds import Constraint, closed
 from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.proposer.base import Proposal
@@ -34,6 +34,8 @@ from diffplan.planning.chains import Chain, StreamChain
 from diffplan.planning.stages import Noise, guide, optimise, walk_back
 from diffplan.planning.walks import reddiff, smc
 from diffplan.planning.wanted import THROUGH, Wanted, Way
+
+_EXPORTED = ("project", "pigdm", "reject")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Wishes:
     def differentiates(self) -> bool:
         """Whether it takes gradients of the networks."""
         return self.way in THROUGH
+
+    @property
+    def exports(self) -> bool:
+        """Whether a graph can hold it: no branch by what particles are worth, no code of others."""
+        return self.way in _EXPORTED and all(map(closed, self.constraints))
 
     def optimise(
         self,

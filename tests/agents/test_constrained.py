@@ -9,7 +9,7 @@ import pytest
 
 from diffplan.agents import PlannerAgent, export
 from diffplan.agents.constrained import ConstrainedState
-from diffplan.constraints import Avoid, Disc, Limit, Reach, Waypoint
+from diffplan.constraints import Avoid, Box, Custom, Disc, Limit, Reach, Waypoint
 from diffplan.errors import DiffplanError
 
 Make = Callable[..., Any]
@@ -136,5 +136,33 @@ def test_constraints_go_along_to_a_device_and_are_not_lost_in_a_file(
     np.testing.assert_array_equal(
         moved.predict(seen((1.0, 1.0)))[0], kept.predict(seen((1.0, 1.0)))[0]
     )
-    with pytest.raises(DiffplanError, match="constraints are not part of what is written"):
+    with pytest.raises(DiffplanError, match="constraints and aims are not part of what is written"):
         export(kept, tmp_path / "export")
+
+
+@pytest.mark.parametrize(("way", "engine"), [("project", "onnx"), ("dps", "eager")])
+def test_a_graph_holds_constraints_and_gradients(make_agent: Make, way: Any, engine: str) -> None:
+    pytest.importorskip("onnxruntime")
+    agents = [make_agent(engine=name, detailed=False) for name in ("eager", "onnx")]
+    given = [
+        Avoid(Disc((0.5, 0.5), 0.4)),
+        Avoid(Disc((-1.5, 0.5), 0.4)),
+        Avoid(Box((1.0, 1.0), (2.0, 2.0))),
+        Limit(0, high=0.6, change=True),
+        Waypoint((0.2, 0.3), step=4, within=0.1),
+    ]
+    kept = [each.constrained(*given, way=way, candidates=3) for each in agents]
+    assert [each.engine.name for each in kept] == ["eager", engine]
+    plans = [each.predict(seen((1.0, 1.0)))[1].plan for each in kept]
+    for eager, onnx in zip(*plans, strict=True):
+        if eager is not None:
+            np.testing.assert_allclose(onnx, eager, rtol=1e-3, atol=1e-4)
+    free = agents[0].predict(seen((1.0, 1.0)))[1].plan.states
+    assert float((plans[0].states - free).abs().max()) > 1e-2
+
+
+def test_what_a_graph_would_freeze_is_called(make_agent: Make) -> None:
+    pytest.importorskip("onnxruntime")
+    agent = make_agent(engine="onnx", detailed=False)
+    for given in (Custom(lambda states: states[..., 0]), Avoid(lambda points: points[..., 0])):
+        assert agent.constrained(given).engine.name == "eager"

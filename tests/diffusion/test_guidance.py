@@ -177,3 +177,23 @@ def test_value_guidance_reaches_the_tilted_gaussian() -> None:
     # short of it by what 200 levels discretise away
     assert end.mean().item() == pytest.approx(tilt, abs=0.06 * tilt + 3 / n**0.5)
     assert end.var().item() == pytest.approx(1.0, abs=0.12)
+
+
+def test_the_product_of_gaussians_of_one_width_is_known() -> None:
+    """prod_i N(m_i, v) / N(m_0, v)^(n-1) is N(sum_i m_i - (n-1) m_0, v)."""
+    means, width = torch.tensor([1.0, -0.5, 2.0, 0.25]), 0.3  # the last under no condition
+
+    def several(x: Tensor, t: int) -> list[Tensor]:
+        a, sigma = LONG.a[t], LONG.sigma[t]
+        gain = width * a / (a * a * width + sigma * sigma)
+        return [m + gain * (x - a * m) for m in means]
+
+    def planned(*weights: float) -> Tensor:
+        denoise = guidance.product(several, list(weights))
+        return ddim(denoise, LONG, time_grid(LONG.T, 200), normal(4000, 1, 1))
+
+    x = planned(1.0, 1.0, 1.0)
+    assert abs(float(x.mean() - (means[:3].sum() - 2 * means[3]))) < 0.03
+    assert abs(float(x.var()) - width) < 0.03
+    # weights that sum to one lie between
+    assert abs(float(planned(0.5, 0.5, 0.0).mean() - means[:2].mean())) < 0.03

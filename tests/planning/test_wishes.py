@@ -80,8 +80,8 @@ def test_gradients_through_the_denoiser_know_what_goes_together(
         def __init__(self) -> None:
             self.way, self.weight = way, weight
 
-        def nearest(self, x: Tensor) -> Tensor:
-            return torch.stack([torch.ones_like(x[..., 0]), x[..., 1]], -1)
+        def gap(self, x: Tensor) -> Tensor:
+            return torch.stack([1 - x[..., 0], torch.zeros_like(x[..., 1])], -1)
 
         def off(self, x: Tensor) -> Tensor:
             return (x[:, 0, 0] - 1).abs()
