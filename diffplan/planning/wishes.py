@@ -2,10 +2,10 @@
 
 All of them act on x0_hat or on the particles of the chain; the networks stay as they are.
 
-- project: x0_hat goes to the nearest plan that meets them in every step, the last included: data
-  consistency in each step. First it moves there along what the denoiser says goes together, the
-  Jacobian's transpose times the way there, as far as that leads: bodies do not follow a plan whose
-  places jump aside while its speeds stay. A differentiable cost takes a Gauss-Newton step to its 0.
+- project: x0_hat goes to the nearest plan that meets them in every step: data consistency in each
+  step. In the last it first moves there along what the denoiser says goes together, the Jacobian's
+  transpose times the way there, as far as that leads: bodies do not follow a plan whose places jump
+  aside while its speeds stay. A differentiable cost takes a Gauss-Newton step to its 0.
 - dps: x0_hat moves down the gradient of what is off, through the denoiser (Chung et al. 2023,
   arXiv 2209.14687, eq. 15, steps of weight over the norm).
 - pigdm: the same with the way to the nearest plan in place of the gradient (Song et al. 2023,

@@ -16,11 +16,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
@@ -118,7 +120,9 @@ class Constraints:
             if name == "projection" and number == 0:
                 stem = self.out / f"constraints-{agent.info.id.split('/')[-1]}"
                 _draw(stem.with_suffix(".png"), layout, result.traces[:3], agent, maze)
-                maze_video(stem, result.traces[:2], agent.layout, maze)
+                maze_video(
+                    stem, result.traces[:1], agent.layout, maze, partial(_draw_layout, layout, maze)
+                )
         reached = [p for p in played if p.reached]
         return {
             "data": agent.info.id,
@@ -212,8 +216,8 @@ def _layout(options: Constraints, maze: Maze, info: Any, number: int) -> _Layout
         at = cells[cell] + maze.scale * rng.uniform(-0.4, 0.4, 2)
         clear = (_RADIUS + _MARGIN + _CLEAR) * maze.scale
         apart = all(np.linalg.norm(at - disc) > 1.2 * maze.scale for disc in discs)
-        apart = apart and min(np.linalg.norm(at - other) for other in taken) > clear
-        if apart and _passable(maze, [*discs, at], taken):
+        near = min(float(np.linalg.norm(at - other)) for other in taken)
+        if apart and near > clear and _passable(maze, [*discs, at], taken):
             discs.append(at)
         if len(discs) == _DISCS:
             break
@@ -272,10 +276,14 @@ def _draw(
         panels = figure.subplots(1, len(traces), squeeze=False)[0]
         for axes, trace in zip(panels, traces, strict=True):
             pictures.draw_episode(axes, trace, agent.layout, maze)
-            for disc in layout.discs:
-                axes.add_patch(Circle(disc, _RADIUS * maze.scale, color="#b33", alpha=0.6))
-            axes.plot(*layout.place, "D", color="#b33", markersize=8, markeredgecolor="white")
+            _draw_layout(layout, maze, axes)
         pictures.save(figure, path)
+
+
+def _draw_layout(layout: _Layout, maze: Maze, axes: Axes) -> None:
+    for disc in layout.discs:
+        axes.add_patch(Circle(disc, _RADIUS * maze.scale, color="#b33", alpha=0.6))
+    axes.plot(*layout.place, "D", color="#b33", markersize=8, markeredgecolor="white")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -38,17 +39,30 @@ _EVERY = 3  # environment steps per frame
 _LINGER = 60  # environment steps shown after the goal is reached
 
 
-def maze_video(stem: Path, traces: Sequence[Trace], layout: ObservationLayout, maze: Maze) -> Path:
+def maze_video(
+    stem: Path,
+    traces: Sequence[Trace],
+    layout: ObservationLayout,
+    maze: Maze,
+    also: Callable[[Axes], None] | None = None,
+) -> Path:
     """Animate episodes in the maze: the path so far, and the current plan with its proposal.
+
+    also: draws what stands in the maze besides.
 
     Writes `stem`.mp4 where imageio-ffmpeg is installed (the `video` extra), else `stem`.gif;
     returns the file written.
     """
-    frames = (frame for trace in traces for frame in _maze_frames(trace, layout, maze))
+    frames = (frame for trace in traces for frame in _maze_frames(trace, layout, maze, also))
     return write_video(stem, frames)
 
 
-def _maze_frames(trace: Trace, layout: ObservationLayout, maze: Maze) -> Iterator[np.ndarray]:
+def _maze_frames(
+    trace: Trace,
+    layout: ObservationLayout,
+    maze: Maze,
+    also: Callable[[Axes], None] | None = None,
+) -> Iterator[np.ndarray]:
     states, goals = layout.split(trace.observations)
     xy = positions(states, layout)
     end = len(trace.rewards)
@@ -62,6 +76,8 @@ def _maze_frames(trace: Trace, layout: ObservationLayout, maze: Maze) -> Iterato
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_axes((0.01, 0.45 / height, 0.98, 6 * ratio / height - 0.01))
         draw_maze(axes, maze)
+        if also is not None:
+            also(axes)
         figure.legend(handles=_entries(), loc="lower center", ncols=4)
         if goals is not None:
             axes.plot(*goals[0, :2], "*", color=GOAL, markersize=24, markeredgecolor="white")
