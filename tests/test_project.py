@@ -60,7 +60,7 @@ def test_hosted_checks_run_ours_on_every_python_that_is_supported() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert pythons == re.findall(r"Programming Language :: Python :: (3\.\d+)", text)
     commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert (ROOT / ".ci/run").is_file() and "bash .ci/run" in commands and "make docs" in commands
+    assert (ROOT / ".ci/run").is_file() and "bash .ci/run" in commands
 
 
 def test_forms_for_issues_have_a_name_and_a_purpose() -> None:

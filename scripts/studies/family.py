@@ -117,11 +117,12 @@ def _draw(options: Family, runs: dict[str, Path], target: Path) -> None:
             _frame(axes, everything)
             axes.set_title(label, fontsize=10)
         entries = [
+            Line2D([], [], color=pictures.START, marker="o", linestyle="", label="start"),
             Line2D([], [], color=pictures.PROPOSAL, linestyle="--", label="the proposal"),
             Line2D([], [], color="0.45", linewidth=0.8, label="x_t of one draw, darker later"),
             Line2D([], [], color=pictures.PLAN, label=f"plans from {options.draws} draws of noise"),
         ]
-        figure.legend(handles=entries, loc="outside lower center", ncols=3, fontsize=9)
+        figure.legend(handles=entries, loc="outside lower center", ncols=4, fontsize=9)
         pictures.save(figure, target)
 
 

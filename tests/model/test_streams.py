@@ -269,7 +269,7 @@ def _trained(name: str, tiny_config: Make, tiny_model: Make, data: Episodes) -> 
     sampler, source = WindowSampler(data, model.config, seed=0), generator()
     objective = Objective(model)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(400):
+    for _ in range(220):
         windows = sampler.sample(64, source)
         plain = sampler.sample(objective.plain_rows, source) if objective.plain_rows else None
         valued = sampler.valued(64, source) if model.tells_of_states else None
