@@ -117,7 +117,7 @@ class Constraints:
             if number == 0:
                 fast = timed.constrained(*asked, **options) if options is not None else timed
                 milliseconds = _plan_ms(fast, result.traces[0])
-            if name == "projection" and number == 0:
+            if name == "projection" and layout is max(layouts, key=lambda each: len(each.discs)):
                 stem = self.out / f"constraints-{agent.info.id.split('/')[-1]}"
                 _draw(stem.with_suffix(".png"), layout, result.traces[:3], agent, maze)
                 maze_video(
