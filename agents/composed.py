@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -44,6 +45,8 @@ def composed(agent: PlannerAgent, aims: Sequence[Aim]) -> ComposedAgent:
         # kept nowhere: aims come and go
         twin.engine = OnnxEngine(agent.model, twin.settings, detailed, **twin._wished)
     else:
+        if agent.engine.name.startswith("cuda-graph"):
+            warnings.warn("no CUDA graph for several aims; calling eagerly", stacklevel=3)
         twin.engine = EagerEngine(agent.model, twin.settings, detailed, **twin._wished)
     twin._fields = PlanStep(agent.model, twin.settings, detailed=detailed, **twin._wished).fields
     return twin

@@ -62,8 +62,8 @@ class EvaluateOptions:
     device: str = "cpu"
     """Where the networks run: cpu, cuda, cuda:1, ..."""
     engine: str = "auto"
-    """How decisions are run: eager, onnx, onnx-int8 (other plans), cuda-graph, cuda-graph-bf16, or
-    auto, the fastest that changes no plan."""
+    """How decisions are run: eager, onnx, onnx-int8 (other plans), cuda-graph, cuda-graph-tf32,
+    cuda-graph-bf16, or auto, the fastest that changes no plan."""
     threads: int = 1
     """PyTorch threads; networks of the default size gain nothing from more."""
     workers: int = 1

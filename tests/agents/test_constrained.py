@@ -1,8 +1,10 @@
 """Agents under constraints: plans keep to them, waypoints come before the goal."""
 
+import contextlib
+import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from diffplan.agents import PlannerAgent, export
 from diffplan.agents.constrained import ConstrainedState
 from diffplan.constraints import Avoid, Box, Custom, Disc, Limit, Reach, Waypoint
+from diffplan.engines.cuda_graph import GraphEngine
 from diffplan.errors import DiffplanError
+from diffplan.planning.wanted import Way
 
 Make = Callable[..., Any]
 
@@ -40,6 +44,18 @@ def test_plans_keep_to_a_bound_and_say_so(agent: PlannerAgent) -> None:
     # a plan to look at has it as well, and of an agent that was asked for nothing nothing changed
     assert kept.plan(seen((1.0, 1.0))).violations.shape == (2, 1)
     np.testing.assert_array_equal(agent.predict(seen((1.0, 1.0)))[1].plan.states, free.plan.states)
+
+
+@pytest.mark.parametrize("way", get_args(Way))
+def test_what_no_graph_holds_is_called_and_says_so(agent: PlannerAgent, way: Way) -> None:
+    graphs = copy.copy(agent)
+    graphs.engine = GraphEngine(agent.model, agent.settings)
+    told: Any = contextlib.nullcontext()
+    if way != "reject":
+        told = pytest.warns(UserWarning, match=f"no CUDA graph for constraints by way '{way}'")
+    with told:
+        kept = graphs.constrained(Limit(0, high=5.0), way=way)
+    assert kept.engine.name == ("cuda-graph" if way == "reject" else "eager")
 
 
 def test_waypoints_are_goals_on_the_way_one_after_the_other(agent: PlannerAgent) -> None:
