@@ -17,7 +17,7 @@ from diffplan.model.checkpoint import load_model
 from diffplan.model.run_folder import find_checkpoint
 from diffplan.model.tuned import read_tuning, tuned_before
 from diffplan.nn.device import find_device
-from diffplan.planning.calibration import load_statistics
+from diffplan.planning.calibration import load_gaussian, load_statistics
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _downloaded = late("diffplan.agents.hub:downloaded")
@@ -71,6 +71,8 @@ def load_agent(
     sampler = SAMPLERS.get(planning.get("sampler", model.config.planning.sampler))
     if sampler is not None and sampler.takes_statistics:  # the agent refuses wrong names
         model.statistics = load_statistics(path)
+    if planning.get("start", model.config.planning.start) == "teleport":
+        model.gaussian = load_gaussian(path, model.plan_scale.device)
     agent = PlannerAgent(
         model,
         header.layout,

@@ -1,4 +1,4 @@
-"""`diffplan calibrate RUN`: the statistics of a trained model that sampler dpm-solver-v3 needs."""
+"""`diffplan calibrate RUN`: what sampler dpm-solver-v3 and start teleport must know of a model."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # any other sampler: what is to be estimated is not there yet
 _OTHER: dict[str, Any] = {"sampler": "ddim"}
+_PLANS = 8192  # that a Gaussian is fitted to
 _SHOWN = (("l", "linear share of the noise"), ("s", "slope of f"), ("b", "drift of f"))
 
 
@@ -31,7 +32,8 @@ class Calibrate:
     """Estimate the statistics of a trained model for the sampler dpm-solver-v3.
 
     They hold for one start, guidance and clip, those that plans will be made with, and go into the
-    checkpoint's folder, with a picture beside them.
+    checkpoint's folder, with a picture beside them. With --start teleport: the Gaussian of the
+    data's plans that this start needs (at least 8192 of them), in their place.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -74,6 +76,8 @@ class Calibrate:
 
 
 def _calibrate(options: Calibrate) -> Path:
+    if options.planning.given.get("start") == "teleport":
+        return _gaussian(options)
     from tqdm import tqdm
 
     from diffplan.agents import load_agent
@@ -114,6 +118,34 @@ def _calibrate(options: Calibrate) -> Path:
     print(
         f"statistics of {process.name}, {process.T} levels, "
         f"{conditions}, from {options.samples} plans\nwrote {file}\nwrote {picture}"
+    )
+    return file
+
+
+def _gaussian(options: Calibrate) -> Path:
+    import torch
+
+    from diffplan.data.windows import WindowSampler
+    from diffplan.envs.datasets import training_data
+    from diffplan.model.checkpoint import load_model
+    from diffplan.planning import calibration
+    from diffplan.scripts.report.files import check_writable
+
+    path = find_checkpoint(options.folder, options.checkpoint)
+    model, header, _ = load_model(path, torch.device("cpu"))
+    check_writable(path / calibration.GAUSSIAN, "Gaussian")
+    episodes = training_data(header.info, header.fingerprint)
+    if isinstance(episodes, str):
+        raise DiffplanError(f"start teleport is measured in the training data, but {episodes}")
+    sampler = WindowSampler(episodes, header.config, seed=header.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    count = max(options.samples, _PLANS)
+    with torch.no_grad():
+        gaussian = calibration.gaussian_of(model, sampler.sample(count, generator))
+    file = calibration.save_gaussian(gaussian, path)
+    print(
+        f"a Gaussian of {count} plans, {len(gaussian.mean)} numbers each: what they are made for "
+        f"leaves open {gaussian.spread:.2f} in plan units (root mean square)\nwrote {file}"
     )
     return file
 

@@ -111,7 +111,7 @@ def _check_start_level(config: Sections, require: Require) -> None:
     if planning.start_level is None:
         return
     # where no start reads it, it waits for one that does
-    used = planning.start in ("sdedit", "raw")
+    used = planning.start in ("sdedit", "raw", "teleport")
     least = _steps(config) if used else 1
     require(
         least <= planning.start_level <= levels,
@@ -154,7 +154,7 @@ def _check_replanning(config: Sections, require: Require) -> None:
         f"at most the {span} environment steps of a plan (plan.horizon times plan.stride)",
     )
     if planning.reuse:
-        require(planning.start != "noise", "planning.start", "one with proposals where plans go on")
+        require(planning.proposes, "planning.start", "one with proposals where plans go on")
         require(
             planning.replan_every < span and planning.replan_every % plan.stride == 0,
             "planning.replan_every",
@@ -293,7 +293,7 @@ def _check_processes(config: Sections, require: Require) -> None:
         raise DiffplanError(f"denoiser.process is {denoiser.process!r}: {error}") from None
     if planning.start == "process":
         _check_main_start(config, require, main)
-    if planning.start in ("sdedit", "noise", "raw"):
+    if planning.start in ("sdedit", "noise", "teleport", "raw"):
         _check_plain_start(config, require, plain)
     require(
         denoiser.prediction != "velocity" or denoiser.noise_draws == 2,
@@ -335,7 +335,7 @@ def _check_plain_start(config: Sections, require: Require, plain: Process) -> No
         "process for a denoiser without plain DDPM samples in training (or "
         "--denoiser.condition-on-proposal)",
     )
-    if planning.start == "noise":
+    if not planning.proposes:
         require(planning.denoising_steps != 0, "planning.denoising_steps", "at least 1 from noise")
         require(
             plain.a[-1] <= FAR,

@@ -194,15 +194,16 @@ class PlanningConfig:
 
     __pydantic_config__ = STRICT
 
-    start: Auto[Literal["process", "sdedit", "raw", "noise", "none"]] = AUTO
+    start: Auto[Literal["process", "sdedit", "raw", "noise", "teleport", "none"]] = AUTO
     """process: its far end, for rddm proposal plus scaled noise. sdedit: the proposal noised.
-    raw: the proposal as it is (as published). noise: no proposal. none: not refined. None: process
-    with a goal, else raw."""
+    raw: the proposal as it is (as published). noise: no proposal. teleport: as noise, but for the
+    first levels, whose way is that of a Gaussian; needs `diffplan calibrate --start teleport`.
+    none: not refined. None: process with a goal, else raw."""
     denoising_steps: Auto[int] = AUTO
     """Reverse steps. None: 3 with a goal, else 5."""
     start_level: int | None = None
     """First noise level of sdedit (None: that whose noise to signal is the proposals' held-out
-    error) and raw (None: denoising_steps)."""
+    error), of teleport (None: what the Gaussian leaves open) and raw (None: denoising_steps)."""
     sampler: choices.Sampler = "ddim"
     """How a reverse step is taken. dpm-solver-v3 needs `diffplan calibrate`; evodiff is
     experimental."""
@@ -249,6 +250,11 @@ class PlanningConfig:
     target_return: float | None = None
     """Asked for instead of the quantile, in the discounted returns of the data (fixed,
     decremented)."""
+
+    @property
+    def proposes(self) -> bool:
+        """Whether plans begin at proposals."""
+        return self.start not in ("noise", "teleport")
 
     @property
     def chooses(self) -> bool:

@@ -134,7 +134,7 @@ class PlanStep(nn.Module):
         stride = model.config.plan.stride
         proposed = settings.replan_every // stride if reuse else model.config.plan.horizon
         k, rows, dim = settings.candidates, model.rows, model.plan_dim
-        many = k > 1 and settings.temperature > 0 and settings.start != "noise"
+        many = k > 1 and settings.temperature > 0 and settings.proposes
         stochastic = SAMPLERS[settings.sampler].eta(settings.eta) > 0
         steps = len(self.chain.grid) - 1 if stochastic and self.chain is not None else 0
         raw = self.chain is not None and self.chain.start == "raw"

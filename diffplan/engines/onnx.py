@@ -171,6 +171,9 @@ class OnnxEngine(Handed):
         if model.statistics is not None:  # calibrated anew, they are other graphs
             known = model.statistics
             tensors = {**tensors, "statistics": torch.stack([known.l, known.s, known.b])}
+        if (gaussian := model.gaussian) is not None:
+            parts = (gaussian.mean, gaussian.gain, gaussian.variances)
+            tensors = {**tensors, "gaussian": torch.cat([part.flatten() for part in parts])}
         digest = hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode())
         for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())

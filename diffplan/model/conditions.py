@@ -68,6 +68,13 @@ class ConditionEncoder(nn.Module):
         result: Tensor = self.trunk(sum(parts[1:], parts[0]))
         return result
 
+    def flat(self, context: Context) -> Tensor:
+        """The conditions side by side [B, C], as they are given."""
+        parts = [context.given(name) for name in self.sizes]
+        if not parts:
+            return context.state[:, :0]
+        return torch.cat([x if x.ndim == 2 else x.unsqueeze(-1) for x in parts], -1)
+
     def _embed(self, name: str, context: Context, drop: Drop | None) -> Tensor:
         value = context.given(name)
         if name == "target_return":

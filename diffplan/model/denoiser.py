@@ -187,14 +187,14 @@ class Denoiser(nn.Module):
 
         grid: the table indices it will be called at. encoded: `encode(context)` [B, F].
         """
-        at = self._bound(process, grid, encoded, Inputs() if inputs is None else inputs)
+        at = self.bound(process, grid, encoded, Inputs() if inputs is None else inputs)
 
         def denoise(x: Tensor, t: int) -> Tensor:
             return at(x, x, t)[1]
 
         return denoise
 
-    def _bound(
+    def bound(
         self, process: Process, grid: tuple[int, ...], encoded: Tensor, inputs: Inputs
     ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
         """(x_t, what the network sees of it, t) -> the network's features and x0_hat."""

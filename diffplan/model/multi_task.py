@@ -50,7 +50,7 @@ class MultiTaskDenoiser(Denoiser):
         if inputs is None or inputs.telling is None:
             return super().bind(process, grid, encoded, inputs)
         telling, heads = inputs.telling, self.heads
-        at = self._bound(process, grid, encoded, inputs)
+        at = self.bound(process, grid, encoded, inputs)
         inside: Tensor | None = None
         if process.c and telling.known:
             inside = heads.aggregate(

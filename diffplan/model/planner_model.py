@@ -10,6 +10,7 @@ from diffplan.data.batches import Valued, Windows
 from diffplan.data.targets import TargetTable
 from diffplan.data.windows import WindowSampler
 from diffplan.diffusion.dpm_solver_v3 import Statistics
+from diffplan.diffusion.gaussian import Gaussian
 from diffplan.model import build
 from diffplan.model.context import Context
 from diffplan.model.multi_task import MultiTaskDenoiser
@@ -38,6 +39,7 @@ class PlannerModel(PlanSpace):
         config = settled(config, spec.goal_dim > 0, spec.tasks)
         super().__init__(spec, config)
         self.statistics: Statistics | None = None  # of `diffplan calibrate`, set on loading
+        self.gaussian: Gaussian | None = None  # of its plans in the data, likewise
         heads = config.heads.facts
         self.tasks = build.task_encoder_of(self) if self.task_dim else None
         self.targets = TargetTable()
@@ -62,7 +64,7 @@ class PlannerModel(PlanSpace):
     @staticmethod
     def needs_proposer(config: Config) -> bool:
         """Whether anything in the configuration uses proposals."""
-        return config.denoiser.uses_proposals or config.planning.start != "noise"
+        return config.denoiser.uses_proposals or config.planning.proposes
 
     def fit(self, sampler: WindowSampler, low: Tensor, high: Tensor, seed: int) -> None:
         """Fit every scale once, on training windows. low, high: action bounds [A]."""

@@ -1,4 +1,7 @@
-"""Statistics of a trained model for DPM-Solver-v3: estimated, written beside the weights, read."""
+"""What is measured of a trained model, written beside its weights and read with them.
+
+Statistics for DPM-Solver-v3, and the Gaussian of the data's plans for `planning.start teleport`.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
+from diffplan.data.batches import Windows
 from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.diffusion.dpm_statistics import TABLES, Part, Progress, estimate, last_level
+from diffplan.diffusion.gaussian import Gaussian, fit_gaussian
 from diffplan.diffusion.process import Process
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
@@ -23,7 +28,7 @@ from diffplan.model.run_folder import find_checkpoint
 from diffplan.planning.chains import Chain, chain_of
 from diffplan.planning.stages import Noise, guide, optimise, propose
 
-FILE = "calibration.safetensors"
+FILE, GAUSSIAN = "calibration.safetensors", "gaussian.safetensors"
 CONDITIONS = ("start", "guidance_weight", "clip")
 """Planning settings that change the denoiser, and with it the statistics."""
 
@@ -127,7 +132,10 @@ def _whole_chain(model: PlannerModel, settings: PlanningConfig) -> Chain:
 
 def conditions_of(settings: PlanningConfig) -> dict[str, float | str | None]:
     """What statistics depend on beside weights and process."""
-    return {name: getattr(settings, name) for name in CONDITIONS}
+    known = {name: getattr(settings, name) for name in CONDITIONS}
+    if settings.start == "teleport":  # the same denoiser, from a lower level on
+        known["start"] = "noise"
+    return known
 
 
 def check_conditions(statistics: Statistics, settings: PlanningConfig) -> None:
@@ -140,6 +148,24 @@ def check_conditions(statistics: Statistics, settings: PlanningConfig) -> None:
                 f"were estimated with {known}; plan with that, or calibrate anew, with --start or "
                 "--guidance-weight of `diffplan calibrate` or, for the clip, after training with it"
             )
+
+
+def gaussian_of(model: PlannerModel, windows: Windows) -> Gaussian:
+    """The Gaussian of the plans of these windows, in environment units, in their contexts.
+
+    Raises DiffplanError where the model has no denoiser, or these are too few.
+    """
+    if model.denoiser is None:
+        raise DiffplanError(
+            "this model has no denoiser whose chain could begin at a Gaussian; "
+            "train another config than proposer-only or streams"
+        )
+    seen = model.normalised_windows(windows)
+    actions = seen.actions if model.config.actions_in_plan else None
+    x0 = model.to_plan(seen.states[:, 0], seen.states[:, 1:], actions)
+    # what an episode's end leaves out is no part of a plan
+    whole = seen.weight.to(x0) * seen.mask.amin(1)
+    return fit_gaussian(x0.flatten(1), model.denoiser.encoder.flat(model.context_of(seen)), whole)
 
 
 # --- Files ---------------------------------------------------------------------------------------
@@ -155,11 +181,7 @@ def save_statistics(statistics: Statistics, folder: Path) -> Path:
         "conditions": json.dumps(dict(statistics.conditions)),
         "details": json.dumps(dict(statistics.details)),
     }
-    file = folder / FILE
-    partial = folder / f".{FILE}.partial"
-    partial.write_bytes(save(tensors, metadata))
-    os.replace(partial, file)
-    return file
+    return _written(save(tensors, metadata), folder / FILE)
 
 
 def load_statistics(folder: str | Path) -> Statistics:
@@ -195,3 +217,36 @@ def load_statistics(folder: str | Path) -> Statistics:
         raise DiffplanError(
             f"{file} is damaged ({error}); run `diffplan calibrate {folder}` anew"
         ) from None
+
+
+def save_gaussian(gaussian: Gaussian, folder: Path) -> Path:
+    """Write GAUSSIAN into a checkpoint folder, whole or not at all; returns its path."""
+    parts = {each.name: getattr(gaussian, each.name) for each in dataclasses.fields(gaussian)}
+    tensors = {name: part.contiguous().cpu() for name, part in parts.items()}
+    return _written(save(tensors, {"diffplan_gaussian": _FORMAT}), folder / GAUSSIAN)
+
+
+def load_gaussian(folder: str | Path, device: torch.device) -> Gaussian:
+    """The Gaussian of a run's last checkpoint, or of a checkpoint folder.
+
+    Raises DiffplanError where there is none, or the file is damaged.
+    """
+    file = find_checkpoint(folder) / GAUSSIAN
+    again = f"run `diffplan calibrate {folder} --start teleport`"
+    if not file.is_file():
+        raise DiffplanError(
+            f"{file.parent} has no {GAUSSIAN}, which start teleport needs; {again} first"
+        )
+    try:
+        with safe_open(file, "pt") as opened:
+            names = [each.name for each in dataclasses.fields(Gaussian)]
+            return Gaussian(**{name: opened.get_tensor(name).to(device) for name in names})
+    except (SafetensorError, KeyError) as error:
+        raise DiffplanError(f"{file} is damaged ({error}); {again} anew") from None
+
+
+def _written(data: bytes, file: Path) -> Path:
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, file)
+    return file

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
+from diffplan.diffusion.gaussian import Gaussian, Jump, jump
 from diffplan.diffusion.grids import GRIDS, consecutive_grid, time_grid
 from diffplan.diffusion.guidance import GUIDE_STEPS
 from diffplan.diffusion.process import FAR, Process
@@ -27,7 +28,8 @@ class Chain:
     """What the reverse steps of every plan have in common: `chain_of` makes it once.
 
     start: how x at grid[0] is made, one of `STARTS`. grid: table indices to visit. time:
-    [len(grid) - 1, F] features of their levels. network: what denoises.
+    [len(grid) - 1, F] features of their levels. network: what denoises. jump: to x at grid[0]
+    from noise and conditions, where `STARTS` has none.
     """
 
     start: str
@@ -35,6 +37,7 @@ class Chain:
     grid: tuple[int, ...]
     time: Tensor
     network: Denoiser
+    jump: Jump | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def chain_of(
             "planning.denoising_steps is 0, but actions and values come from the denoiser "
             f"(heads.kind {heads.kind}), which must be run at least once"
         )
-    if steps == 0 and settings.start != "noise":
+    if steps == 0 and settings.proposes:
         return None  # the proposal is the plan
     process, grid = _levels(model, settings)
     start: str = "process" if settings.start == "noise" else settings.start
@@ -97,7 +100,10 @@ def chain_of(
     model.denoiser.check_process(process, levels)
     # once for all plans: neither levels nor weights change
     time = model.denoiser.time_table(tuple(t / process.T for t in levels))
-    return Chain(start, process, grid, time, model.denoiser)
+    leap = None
+    if start == "teleport":
+        leap = jump(_gaussian_of(model), process, grid[0])
+    return Chain(start, process, grid, time, model.denoiser, leap)
 
 
 def _stream_chain(
@@ -105,7 +111,7 @@ def _stream_chain(
 ) -> StreamChain:
     """States from where they start, actions from noise, the return as asked for."""
     suits = SAMPLERS[settings.sampler].by_stream and not settings.eta
-    if not suits or settings.start == "process":
+    if not suits or settings.start in ("process", "teleport"):
         raise DiffplanError(
             "heads.kind streams takes DDIM steps without noise from planning.start noise, sdedit "
             f"or raw, got sampler {settings.sampler!r}, eta {settings.eta:g} and start "
@@ -133,7 +139,7 @@ def network_calls(model: PlannerModel, settings: PlanningConfig) -> int:
     gradients.
     """
     calls = 0
-    if settings.start != "noise" and model.proposer is not None:
+    if settings.proposes and model.proposer is not None:
         calls += model.config.plan.horizon if model.proposer.autoregressive else 1
     chain = chain_of(model, settings)
     if chain is None:
@@ -162,14 +168,18 @@ def _levels(model: PlannerModel, settings: PlanningConfig) -> tuple[Process, tup
             )
         return process, GRIDS[settings.grid](process, process.T, settings.denoising_steps)
     process = model.plain_process
+    if not settings.proposes and process.a[-1] > FAR:
+        raise DiffplanError(
+            f"planning.start is {settings.start!r}, but the schedule ends at a = "
+            f"{process.a[-1]:.2f}, far from noise (expected at most {FAR}); train with "
+            "--denoiser.schedule cosine"
+        )
     if settings.start == "noise":
-        if process.a[-1] > FAR:
-            raise DiffplanError(
-                f"planning.start is 'noise', but the schedule ends at a = {process.a[-1]:.2f}, far "
-                f"from noise (expected at most {FAR}); train with --denoiser.schedule cosine"
-            )
         return process, GRIDS[settings.grid](process, process.T, settings.denoising_steps)
-    if settings.start == "raw":
+    if settings.start == "teleport":
+        spread = _gaussian_of(model).spread
+        level = settings.start_level or _level_of(model, spread, settings)
+    elif settings.start == "raw":
         level = settings.start_level or settings.denoising_steps
     else:
         level = settings.start_level or matching_level(model, settings)
@@ -188,7 +198,21 @@ def matching_level(model: PlannerModel, settings: PlanningConfig) -> int:
     Much below it the error stays, much above it the proposal is forgotten (SDEdit, arXiv
     2108.01073, section 4.1).
     """
-    process, error = model.plain_process, model.residual_level
+    return _level_of(model, model.residual_level, settings)
+
+
+def _gaussian_of(model: PlannerModel) -> Gaussian:
+    if model.gaussian is None:
+        raise DiffplanError(
+            "planning.start is 'teleport', but this model has no Gaussian of its plans; load it "
+            "from a run that `diffplan calibrate RUN --start teleport` has measured"
+        )
+    return model.gaussian
+
+
+def _level_of(model: PlannerModel, noise: float, settings: PlanningConfig) -> int:
+    """The level nearest to this noise to signal, at least the steps."""
+    process = model.plain_process
     levels = range(1, process.T + 1)
-    nearest = min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - error))
+    nearest = min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - noise))
     return max(nearest, settings.denoising_steps)

@@ -167,7 +167,7 @@ def propose(
     is proposed once and copied. Of a plan that goes on from the one before only the missing tail is
     proposed, in the returns of a proposal NaN stands before it.
     """
-    if settings.start == "noise":
+    if not settings.proposes:
         return None
     if model.proposer is None:
         raise DiffplanError(
@@ -225,7 +225,7 @@ class Guided:
 
     denoise: under all guidance. x_hat: the proposals [B*K, rows, D], of which shift is what
     the process moves by. scale: its noise [rows, D]. said: where heads write down what they say in
-    the last pass.
+    the last pass. given: the conditions [B*K, C] of a chain that jumps to its first level.
     """
 
     denoise: Denoise
@@ -233,6 +233,7 @@ class Guided:
     shift: Tensor | None
     scale: Tensor | None
     said: dict[str, Tensor]
+    given: Tensor | None = None
 
 
 def guide(
@@ -258,7 +259,8 @@ def guide(
         telling = Telling(model.path_from(start), _known(model, context), asked, said=said)
     inputs = Inputs(x_hat if shown else None, shift, chain.time, telling)
     denoise = _guided(model, chain, context, inputs, settings)
-    return Guided(denoise, x_hat, shift, scale, said)
+    given = None if chain.jump is None else chain.network.encoder.flat(context)
+    return Guided(denoise, x_hat, shift, scale, said, given)
 
 
 def walk_back(
@@ -282,6 +284,8 @@ def walk_back(
 def start_of(guided: Guided, noise: Noise, settings: PlanningConfig, chain: Chain) -> Tensor:
     """Where the chain begins [B*K, rows, D]."""
     first = settings.noise_scale * noise.start.flatten(0, 1)
+    if chain.jump is not None and guided.given is not None:
+        return chain.jump(first, guided.given)
     return STARTS[chain.start](chain.process, chain.grid[0], guided.x_hat, first, guided.scale)
 
 

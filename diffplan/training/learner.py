@@ -59,9 +59,11 @@ class Learner:
         self.sampler = WindowSampler(episodes, config, seed=seed)
         landmarks = self.sampler.landmarks
         self.model = PlannerModel(ModelSpec.of(episodes, config, landmarks), config)
-        if not SAMPLERS[config.planning.sampler].takes_statistics:  # which come after training
+        settings = self.model.config.planning
+        calibrated = SAMPLERS[settings.sampler].takes_statistics or settings.start == "teleport"
+        if not calibrated:  # which comes after training
             # refuses now what could not plan in the end
-            chain_of(self.model, self.model.config.planning)
+            chain_of(self.model, settings)
         info = episodes.info
         low, high = torch.tensor(info.action_low), torch.tensor(info.action_high)
         self.model.fit(self.sampler, low, high, seed)

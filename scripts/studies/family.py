@@ -167,7 +167,7 @@ def _refined(
     # no candidates are proposed or chosen: their noise is not drawn
     noise = Noise(torch.empty(0), start, steps, torch.empty(0))
     # from noise the proposal has no place in the chain
-    given = None if settings.start == "noise" else dataclasses.replace(proposal)
+    given = dataclasses.replace(proposal) if settings.proposes else None
     chain = chain_of(model, settings)
     assert isinstance(chain, Chain)  # all that is drawn takes reverse steps
     with torch.no_grad():

@@ -1,16 +1,21 @@
 """`diffplan calibrate`: from a trained run to statistics that dpm-solver-v3 can be run with."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from diffplan.agents import load_agent
 from diffplan.data.episodes import Episodes
 from diffplan.diffusion.processes import betas_cosine, ddpm
+from diffplan.errors import DiffplanError
 from diffplan.model.run_folder import list_checkpoints
-from diffplan.planning.calibration import FILE, load_statistics
+from diffplan.planning.calibration import FILE, GAUSSIAN, load_statistics
+from diffplan.planning.chains import Chain, chain_of
 from diffplan.scripts.cli import main
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -117,3 +122,40 @@ def test_an_unknown_start_is_refused_with_the_known_ones(
     assert main(["calibrate", str(run), "--start", "elsewhere"]) == 2
     error = capsys.readouterr().err
     assert "--start" in error and "'noise'" in error
+
+
+def test_a_gaussian_to_teleport_with(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = list_checkpoints(run)[-1]
+    with pytest.raises(DiffplanError, match=r"has no gaussian\.safetensors, which start teleport"):
+        load_agent(run, start="teleport")
+    assert main(["calibrate", str(run), "--start", "teleport"]) == 0
+    assert re.search(r"a Gaussian of 8192 plans, 12 numbers each", capsys.readouterr().out)
+    assert not (checkpoint / FILE).exists()
+    states = np.zeros((2, 3), np.float32)
+    agents = [
+        load_agent(run, start="teleport", denoising_steps=2, start_level=level, engine="eager")
+        for level in (None, 3, 15)
+    ]
+    for agent, level in zip(agents[1:], (3, 15), strict=True):
+        chain = chain_of(agent.model, agent.settings)
+        assert isinstance(chain, Chain) and chain.grid[0] == level
+    plans = [agent.predict(states)[1].plan.states for agent in agents]
+    assert not torch.equal(plans[1], plans[2])
+    assert len(plans[0].unique(dim=0)) == 2  # rows have noise of their own
+    (checkpoint / GAUSSIAN).write_bytes(b"torn")
+    with pytest.raises(DiffplanError, match="is damaged"):
+        load_agent(run, start="teleport")
+
+
+def test_teleport_needs_its_gaussian_and_its_data(
+    run: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_agent(run).model
+    with pytest.raises(DiffplanError, match="has no Gaussian of its plans"):
+        chain_of(model, dataclasses.replace(model.config.planning, start="teleport"))
+    (trained / "data").rename(tmp_path / "elsewhere")
+    try:
+        assert main(["calibrate", str(run), "--start", "teleport"]) == 2
+    finally:
+        (tmp_path / "elsewhere").rename(trained / "data")
+    assert "start teleport is measured in the training data, but" in capsys.readouterr().err
