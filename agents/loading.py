@@ -72,7 +72,7 @@ def load_agent(
     if sampler is not None and sampler.takes_statistics:  # the agent refuses wrong names
         model.statistics = load_statistics(path)
     if planning.get("start", model.config.planning.start) == "teleport":
-        model.gaussian = load_gaussian(path, model.plan_scale.device)
+        model.gaussian = load_gaussian(path)
     agent = PlannerAgent(
         model,
         header.layout,

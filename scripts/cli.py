@@ -35,6 +35,7 @@ COMMANDS: dict[tuple[str, ...], tuple[str, str, str]] = {
     ("export",): ("export", "Export", "a trained planner for a machine without PyTorch"),
     ("calibrate",): ("calibrate", "Calibrate", "statistics of a trained model for dpm-solver-v3"),
     ("queries",): ("queries", "Queries", "what a model of several heads or streams knows, drawn"),
+    ("analyse",): ("analyse", "Analyse", "what decides a run's plans, and what to change, drawn"),
     ("benchmark",): ("benchmark", "Benchmark", "what a decision costs, stage by stage, and why"),
     ("study",): ("studies", "Study", "learners, planners or ways of planning in one fair table"),
     ("family",): ("studies", "Family", "one proposal refined by each process of a study, drawn"),

@@ -2,7 +2,7 @@
 
 For x0 given c ~ N(mu(c), C) with mu linear in c and C = U diag(v) U^T everything is known in closed
 form: the denoiser (the Wiener filter) and the whole way of a reverse ODE, which a chain from noise
-can be put on at a lower level (Wang & Vastola 2024, arXiv 2412.09726, sections 4 and 6).
+can be put on at a lower level (Wang & Vastola 2023, arXiv 2303.02490).
 """
 
 from __future__ import annotations
@@ -96,8 +96,10 @@ class Jump:
         return torch.addmm(x, c, self.by_condition).view_as(noise)
 
 
-def jump(gaussian: Gaussian, process: Process, level: int) -> Jump:
-    """From the far end of a process without proposal or scale to a level, in float32.
+def jump(
+    gaussian: Gaussian, process: Process, level: int, device: torch.device | str = "cpu"
+) -> Jump:
+    """From the far end of a process without proposal or scale to a level, in float32 on a device.
 
     x_t = a_t mu + U sqrt((a_t^2 v + sigma_t^2) / (a_T^2 v + sigma_T^2)) U^T (sigma_T eps - a_T mu).
     """
@@ -108,4 +110,4 @@ def jump(gaussian: Gaussian, process: Process, level: int) -> Jump:
     of_mean = a[level] * torch.eye(len(v), dtype=v.dtype, device=v.device) - a[-1] * move
     origin = gaussian.mean - gaussian.centre @ gaussian.gain
     parts = origin @ of_mean, gaussian.gain @ of_mean, sigma[-1] * move
-    return Jump(*(part.float() for part in parts))
+    return Jump(*(part.float().to(device) for part in parts))

@@ -226,7 +226,7 @@ def save_gaussian(gaussian: Gaussian, folder: Path) -> Path:
     return _written(save(tensors, {"diffplan_gaussian": _FORMAT}), folder / GAUSSIAN)
 
 
-def load_gaussian(folder: str | Path, device: torch.device) -> Gaussian:
+def load_gaussian(folder: str | Path) -> Gaussian:
     """The Gaussian of a run's last checkpoint, or of a checkpoint folder.
 
     Raises DiffplanError where there is none, or the file is damaged.
@@ -240,7 +240,7 @@ def load_gaussian(folder: str | Path, device: torch.device) -> Gaussian:
     try:
         with safe_open(file, "pt") as opened:
             names = [each.name for each in dataclasses.fields(Gaussian)]
-            return Gaussian(**{name: opened.get_tensor(name).to(device) for name in names})
+            return Gaussian(**{name: opened.get_tensor(name) for name in names})
     except (SafetensorError, KeyError) as error:
         raise DiffplanError(f"{file} is damaged ({error}); {again} anew") from None
 

@@ -102,7 +102,7 @@ def chain_of(
     time = model.denoiser.time_table(tuple(t / process.T for t in levels))
     leap = None
     if start == "teleport":
-        leap = jump(_gaussian_of(model), process, grid[0])
+        leap = jump(_gaussian_of(model), process, grid[0], time.device)
     return Chain(start, process, grid, time, model.denoiser, leap)
 
 
