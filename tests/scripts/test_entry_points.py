@@ -212,6 +212,7 @@ ON_RUNS: dict[str, list[str]] = {
     "export": ["export", "RUN", "DIR"],
     "tune": ["tune", "RUN", "--budget", "48", "--settings", "2", "--num-envs", "2"],
     "calibrate": ["calibrate", "RUN", "--samples", "8", "--start", "noise"],
+    "analyse": ["analyse", "RUN", "--windows", "64"],
     "queries": ["queries", "RUN", *FEW],
     "queries-against": ["queries", "RUN", "--against", "SEPARATE", *FEW],
     "benchmark": [
@@ -256,6 +257,7 @@ def test_every_command_works_or_says_why_not(
         ("queries", "trajectory-diffuser"): "answers no queries",
         ("queries-against", "trajectory-diffuser"): "answers no queries",
         ("calibrate", "streams"): "dpm-solver-v3",
+        ("analyse", "streams"): "a denoiser at one noise level",
     }.get((command, model[0]))
     if refused is None:
         assert status == 0, error
