@@ -211,8 +211,9 @@ def _card(agent: PlannerAgent, settings: dict[str, Any], engine: str, difference
         f"```python\nfrom {RUNTIME.removesuffix('.py')} import load\n\n"
         'agent = load("this folder")\naction, state = agent.predict(observation)\n'
         "action, state = agent.predict(observation, state)  # it remembers nothing itself\n```",
-        "`settings.json` says what observations and actions are (layout, bounds, normalisation), "
-        "`manifest.json` has the checksums, which `load` checks.",
+        "`print(agent)` says what an observation is, `settings.json` all about observations and "
+        "actions (layout, bounds, normalisation), `manifest.json` the checksums that `load` "
+        "compares.",
     )
     return model_card(
         agent,

@@ -110,5 +110,5 @@ def downloaded(name: str) -> Path:
         if constants.HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE is set and the hub's cache lacks it; unset it to download"
         raise DiffplanError(
-            f"{name} is no folder here, and no model of the Hugging Face Hub: {reason}"
+            f"{name} is no folder here, and the Hugging Face Hub did not give it: {reason}"
         ) from None

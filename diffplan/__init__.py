@@ -1,7 +1,13 @@
 """Planning for offline reinforcement learning: propose, optimise by diffusion, select, decode.
 
-Public is what stands here and what the packages hand on; modules inside them may change. PyTorch
-is imported when the first name that needs it is used.
+    run = diffplan.train("trajectory-diffuser", dataset="mine.npz", out="runs/mine")
+    agent = diffplan.load_agent("runs/mine")
+    action, state = agent.predict(observation)
+
+Begin with `train`, `load_agent` and `load_dataset`; `diffplan demo` does all of it once. Public is
+what stands here and what `diffplan.agents`, `.config`, `.constraints`, `.data`, `.diffusion`,
+`.engines`, `.envs`, `.model`, `.nn`, `.planning` and `.training` hand on; modules inside them may
+change. PyTorch is imported when the first name that needs it is used.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,7 @@
 """Exceptions for what a user can mend."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class DiffplanError(Exception):
@@ -9,6 +10,12 @@ class DiffplanError(Exception):
     The command line prints the message without a traceback and exits with status 2. Not a
     ValueError: argument parsers and validators catch those and wrap them in messages of their own.
     """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "did you mean 'x'? " for a name that is nearly a known one, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 class RowsError(DiffplanError):

@@ -8,9 +8,8 @@
     action, state = agent.predict(observation)
     action, state = agent.predict(observation, state)
 
-`predict` gives the actions of `diffplan.agents.PlannerAgent.predict` and works as is said there.
-What both share, random numbers and graphs, stands here alone. One file, and so a long one: it is
-copied.
+`predict` gives the actions of `diffplan.agents.PlannerAgent.predict`. What both share, random
+numbers and graphs, stands here alone. One file, and so a long one: it is copied.
 """
 
 from __future__ import annotations
@@ -328,6 +327,23 @@ class Agent:
         self._told = None if told is None else np.array(told, np.float32)
         self._remembers: bool = self._tasks["remembers"]
 
+    def __repr__(self) -> str:
+        settings = self.settings
+        return (
+            f"Agent: {settings['name']} of {settings['data']}, for {settings['env_id']}; plans "
+            f"{self._horizon} states {self._stride} environment steps apart, anew every "
+            f"{self._planning['replan_every']} steps; observations {self._observed()}"
+        )
+
+    def _observed(self) -> str:
+        layout = self._layout
+        if not layout["dict_keys"]:
+            return f"[B, {layout['state_dim']}]"
+        goal = f" and desired_goal [B, {layout['goal_dim']}]" if layout["goal_dim"] else ""
+        return (
+            f"a dict of {', '.join(layout['dict_keys'])}: [B, {layout['state_dim']}] in all{goal}"
+        )
+
     # --- Which task ------------------------------------------------------------------------------
 
     def for_task(self, task: int | None) -> Agent:
@@ -381,7 +397,12 @@ class Agent:
     ) -> tuple[np.ndarray, State]:
         """Actions for a batch of observations (or for one), and the next state.
 
-        Arguments, shapes and errors are those of `diffplan.agents.PlannerAgent.predict`.
+        observation: [B, D], or for goals a dict of arrays [B, ...]; without the batch axis the
+        action has none either. state: None at first, then what the last call returned.
+        episode_start: [B] true where a row begins an episode. deterministic: False draws the
+        noise of plans afresh, from `seed` where one is given.
+        Returns actions [B, A] in environment units and the next state, whose `plan` is followed.
+        Raises DiffplanError for a wrong shape or key, what is no finite number, or another state.
         """
         states, goals = self._split(observation)
         if single := states.ndim == 1:

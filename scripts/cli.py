@@ -117,7 +117,7 @@ def _refuse_nothing(args: Sequence[str]) -> None:
         name, equals, value = word.partition("=")
         option = name if word.startswith("--") else option
         if not word or (equals and not value and word.startswith("--")):
-            raise DiffplanError(f"{option} was given nothing (''); name a value, or leave it out")
+            raise DiffplanError(f"{option} was given nothing (''); give it a value")
 
 
 def _turned(command: Any) -> set[str]:

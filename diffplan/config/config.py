@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from diffplan.config.checks import check
 from diffplan.config.sections import PlanningConfig, Sections
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, nearest
 
 _T = TypeVar("_T")
 _REACH = 1.0  # spans of a plan, which ends about where it aims
@@ -148,7 +148,10 @@ def replace_planning(config: Config, **changes: Any) -> Config:
     """
     known = {f.name for f in dataclasses.fields(PlanningConfig)}
     if unknown := sorted(set(changes) - known):
-        raise DiffplanError(f"unknown planning setting {unknown[0]!r}; known: {sorted(known)}")
+        raise DiffplanError(
+            f"unknown planning setting {unknown[0]!r}; {nearest(unknown[0], known)}known: "
+            f"{', '.join(sorted(known))}"
+        )
     for name, value in changes.items():
         own = getattr(config.planning, name)
         if value is None and own is not None and f"planning.{name}" in OPEN:

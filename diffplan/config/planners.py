@@ -14,7 +14,7 @@ from diffplan.config.sections import (
     ProposerConfig,
     TrainingConfig,
 )
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, nearest
 
 
 def _of_paper(**settings: Any) -> Config:
@@ -242,5 +242,7 @@ CONFIGS: dict[str, tuple[str, Config]] = {
 def get_config(name: str) -> Config:
     """The named configuration. DiffplanError lists the known names."""
     if name not in CONFIGS:
-        raise DiffplanError(f"unknown config {name!r}; known: {', '.join(CONFIGS)}")
+        raise DiffplanError(
+            f"unknown config {name!r}; {nearest(name, CONFIGS)}known: {', '.join(CONFIGS)}"
+        )
     return CONFIGS[name][1]

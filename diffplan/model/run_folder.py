@@ -111,6 +111,8 @@ def find_checkpoint(run: str | Path, checkpoint: str | int = "last") -> Path:
         raise DiffplanError(f"no folder {path}; expected a run folder made by `diffplan train`")
     found = list_checkpoints(path)
     if not found:
+        if (path / "diffplan_runtime.py").is_file():
+            raise DiffplanError(f"{path} is an export; load it with diffplan.runtime.load")
         raise DiffplanError(
             f"{path} holds no checkpoint; expected a run folder made by `diffplan train` with "
             "checkpoint-* folders inside"

@@ -254,16 +254,28 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
 
 
 def brief_table(data: dict[str, Any]) -> str:
-    """Scores alone of `diffplan study`, the highest of a line in bold."""
+    """Scores alone of `diffplan study`; bold: the highest of a line, and whose interval meets it.
+
+    A row of one training seed has no interval over seeds, and its score stands alone.
+    """
     study = data["study"]
     labels = list(dict.fromkeys(label for found in study.values() for label in found["rows"]))
     rows = []
     for name, found in study.items():
-        best = max(row["mean"] for row in found["rows"].values())
+        ends = {
+            label: row["mean_ci95"] if len(row["seeds"]) > 1 else None
+            for label, row in found["rows"].items()
+        }
+        best = max(found["rows"], key=lambda label: found["rows"][label]["mean"])
+        least = (ends[best] or [found["rows"][best]["mean"]])[0]
         cells = []
-        for row in map(found["rows"].get, labels):
-            text = "–" if row is None else mean_interval(row["mean"], row["mean_ci95"])
-            cells.append(f"**{text}**" if row is not None and row["mean"] == best else text)
+        for label in labels:
+            if (row := found["rows"].get(label)) is None:
+                cells.append("–")
+                continue
+            text = mean_interval(row["mean"], ends[label])
+            high = (ends[label] or [row["mean"]])[-1]
+            cells.append(f"**{text}**" if high >= least else text)
         rows.append([name, *cells])
     return markdown(["data", *labels], rows)
 

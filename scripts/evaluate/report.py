@@ -12,6 +12,7 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.scripts.evaluate.options import EvaluateOptions, TaskGiven
 from diffplan.scripts.evaluate.runs import run_summary
 from diffplan.scripts.evaluate.scores import Evaluation, Place, TaskScores
+from diffplan.scripts.report.intervals import bounds
 from diffplan.scripts.report.results import (
     TASK_PROTOCOL,
     Score,
@@ -200,9 +201,24 @@ def notes(found: Evaluation) -> list[str]:
     lines += [f"{run.folder}: {run.selection.line}" for run in found.runs if run.selection]
     # nor settings that were chosen for those of the training, which may differ by run
     lines += [f"{run.folder}: planning {run.tuned}" for run in found.runs if run.tuned]
+    lines += _no_better_than_chance(found)
     if len(found.tasks) == 1:
         lines += _place_notes(found.tasks[0].place, found.tasks[0].others.get("data"))
     return lines
+
+
+def _no_better_than_chance(found: Evaluation) -> Iterator[str]:
+    """Tasks in which the planner may as well act at random: returns whose intervals meet."""
+    for task in found.tasks:
+        if (chance := task.others.get("random")) is None:
+            continue
+        high, low = bounds(chance.return_estimate), bounds(task.planner.return_estimate)
+        if high is not None and low is not None and low[0] <= high[1]:
+            where = f"{task.place.task}: " if len(found.tasks) > 1 else ""
+            yield (
+                f"{where}the planner cannot be told from random actions by these episodes: more "
+                "updates, other data, or more episodes may show a difference"
+            )
 
 
 def failures(found: Evaluation) -> Iterator[str]:

@@ -179,6 +179,7 @@ def stratified_interquartile(
     Runs are drawn with replacement within each task (Agarwal et al. 2021, section 4.1). As few
     runs spread less than what they are drawn from, the interval is stretched about the estimate:
     by sqrt(N / (N - S)) for N runs of S tasks, and by Student's t over the normal's quantile.
+    Tasks weigh the same: where they have different numbers of runs, so much less weighs a run.
 
     Args:
         strata: For each task the scores of its runs [n_i].
@@ -193,9 +194,13 @@ def stratified_interquartile(
         DiffplanError: No tasks, one without runs, or a value that is not finite.
     """
     rng = np.random.default_rng(seed)
-    drawn = np.sort(np.concatenate(_redrawn(strata, resamples, rng), axis=1))
-    mean = interquartile_mean(np.concatenate([_checked(runs) for runs in strata]))
-    return _stretched(mean, _middle(drawn), strata, level)
+    drawn = np.concatenate(_redrawn(strata, resamples, rng), axis=1)
+    runs = np.concatenate([_checked(runs) for runs in strata])
+    if len(set(map(len, strata))) == 1:
+        return _stretched(interquartile_mean(runs), _middle(np.sort(drawn)), strata, level)
+    weights = np.concatenate([np.full(len(runs), 1 / len(runs)) for runs in strata])
+    mean = float(_weighted_middle(runs, weights))
+    return _stretched(mean, _weighted_middle(drawn, weights), strata, level)
 
 
 def improvement(
@@ -259,6 +264,16 @@ def _middle(ordered: np.ndarray) -> np.ndarray:
     """Mean of the middle half of sorted values [..., n]."""
     n = ordered.shape[-1]
     middle: np.ndarray = ordered[..., n // 4 : n - n // 4].mean(-1)
+    return middle
+
+
+def _weighted_middle(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of what lies between the quartiles of values [..., n] of weights [n]."""
+    order = values.argsort(-1)
+    share = weights[order] / weights.sum()
+    ends = share.cumsum(-1)
+    within = (np.minimum(ends, 0.75) - np.maximum(ends - share, 0.25)).clip(min=0)
+    middle: np.ndarray = (within * np.take_along_axis(values, order, -1)).sum(-1) / within.sum(-1)
     return middle
 
 

@@ -150,6 +150,15 @@ def test_pooling_refuses_what_has_no_answer(call):
         call()
 
 
+def test_tasks_with_more_runs_weigh_no_more() -> None:
+    few = stratified_interquartile([[1.0], [2.0], [4.0], [9.0]], resamples=9)
+    more = stratified_interquartile([[1.0] * 5, [2.0], [4.0], [9.0] * 3], resamples=9)
+    assert few.mean == more.mean == 3 and (more.low, more.high) == (3, 3)
+    # a quarter of a task's weight is cut with the runs that hold it
+    found = stratified_interquartile([[0.0, 8.0], [4.0, 4.0, 4.0]], resamples=9)
+    assert found.mean == pytest.approx(4)
+
+
 def test_the_interquartile_mean_cuts_a_quarter_at_each_end() -> None:
     assert interquartile_mean([100, 1, 2, 3, 4, 5, 6, -100]) == 3.5
     assert interquartile_mean([0, 1, 2, 3, 99]) == 2  # int(5 / 4) at each end
