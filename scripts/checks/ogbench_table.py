@@ -15,7 +15,6 @@ PUBLISHED: dict[str, tuple[int | None, ...]] = {
     "pointmaze-medium-navigate-v0": (53, 82, 79, 97, None, None),
     "pointmaze-large-navigate-v0": (34, 86, 58, 85, None, None),
     "pointmaze-giant-navigate-v0": (0, 68, 46, 68, None, None),
-    "pointmaze-teleport-stitch-v0": (None, None, None, None, None, None),
     "antmaze-medium-stitch-v0": (29, 59, 94, 96, None, None),
     "antmaze-large-stitch-v0": (7, 18, 67, 66, 86, 88),
     "antmaze-giant-stitch-v0": (0, 0, 2, 1, 65, 85),
