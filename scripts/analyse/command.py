@@ -25,7 +25,8 @@ _TRAINING = 4096  # windows that the linear planner is fitted to
 class Analyse:
     """Look into a trained run: what decides its plans, what its denoiser knows, what to change.
 
-    On held-out windows, without an environment, in about 15 seconds of a core. Prints a page and
+    On held-out windows, without an environment, in about 15 seconds of a core (larger
+    networks take longer). Prints a page and
     writes it as RUN/analysis.md, with RUN/analysis.json and RUN/pictures/analysis.png.
     """
 
@@ -162,7 +163,7 @@ def _page(subject: Subject, found: Findings, lines: list[str], title: str, windo
         f"# {title}",
         f"{windows} held-out windows; plans as the run makes them (start {settings.start}, "
         f"{settings.denoising_steps} steps); levels are those of {subject.process.name}, "
-        f"{len(subject.levels)} is all noise. Intervals are 95 %, of features both halves.",
+        f"{subject.levels[0]} is all noise. Intervals are 95 %, of features both halves.",
         "\n".join(f"- {line}" for line in lines),
     ]
     rows = []

@@ -149,7 +149,7 @@ def _knowing(found: Known | None) -> Iterator[str]:
         return
     if found.bits.high < TOLD:
         yield (
-            f"{' and '.join(found.parts)} tell under {TOLD:g} bits of a plan down to level "
+            f"under {TOLD:g} bits of a plan are told by {' and '.join(found.parts)} down to level "
             f"{found.levels[-1]}; below, answers differ by the denoiser's own error"
         )
         return
@@ -178,7 +178,9 @@ def _against_lines(subject: Subject, found: Errors) -> Iterator[str]:
     levels = subject.levels
     beaten = [t for t, ratio in zip(levels, found.ratio, strict=True) if ratio.low > WORSE]
     equal = [t for t, ratio in zip(levels, found.ratio, strict=True) if ratio.low >= LINEAR]
-    if beaten:
+    if len(beaten) == len(levels):
+        yield "at every level a linear planner is better: train longer"
+    elif beaten:
         worst = max(range(len(levels)), key=lambda i: found.ratio[i].mean)
         yield (
             f"at level {_listed(beaten)} of {max(levels)} a linear planner is better, at level "

@@ -11,13 +11,13 @@ from torch import Tensor
 from diffplan.agents import PlannerAgent
 from diffplan.data.windows import WindowSampler
 from diffplan.diffusion.forward import q_sample
-from diffplan.diffusion.process import Process
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.model.denoiser import Denoiser, Inputs
 from diffplan.model.planner_model import PlannerModel
 
 PROPOSAL = "proposal"
+_LEVELS = 16  # of long schedules so many are looked at
 _ROUNDS = 40  # of drawing, until there are as many whole windows as asked for
 
 
@@ -128,6 +128,9 @@ class Subject:
             raise DiffplanError(
                 f"process {self.process.name!r} has no noise: there are no levels to look at"
             )
+        if len(levels) > _LEVELS:
+            apart = (len(levels) - 1) / (_LEVELS - 1)
+            levels = [levels[round(i * apart)] for i in range(_LEVELS)]
         return tuple(levels)
 
     # --- Noise -----------------------------------------------------------------------------------
@@ -209,9 +212,3 @@ class Subject:
     def squares(self, x: Tensor) -> Tensor:
         """Sums of squares [B] over the entries that are planned."""
         return (x.square() * self.free).sum((1, 2))
-
-
-def processes(subject: Subject) -> str:
-    """What the levels are of, in words."""
-    process: Process = subject.process
-    return f"{process.name}, {len(subject.levels)} levels"

@@ -92,7 +92,12 @@ def test_other_figures_give_other_conclusions() -> None:
     assert "no other tells" not in text
     little = dataclasses.replace(FOUND.known, bits=near(0.02))  # type: ignore[type-var]
     text = change(known=little)
-    assert "tell under 0.1 bits of a plan down to level 2" in text and "no other" not in text
+    assert (
+        "under 0.1 bits of a plan are told by goal and proposal down to level 2" in text
+        and "no other" not in text
+    )
+    worse = dataclasses.replace(FOUND.errors, ratio=[near(2)] * 3)
+    assert "at every level a linear planner is better: train longer" in change(errors=worse)
     equal = dataclasses.replace(FOUND.errors, ratio=[near(0.99)] * 3)
     assert "a smaller network will do" in change(errors=equal)
     better = dataclasses.replace(FOUND.errors, ratio=[near(0.3), near(0.5), near(0.99)])
