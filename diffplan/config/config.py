@@ -150,7 +150,7 @@ def replace_planning(config: Config, **changes: Any) -> Config:
     if unknown := sorted(set(changes) - known):
         raise DiffplanError(
             f"unknown planning setting {unknown[0]!r}; {nearest(unknown[0], known)}known: "
-            f"{', '.join(sorted(known))}"
+            f"{sorted(known)}"
         )
     for name, value in changes.items():
         own = getattr(config.planning, name)

@@ -261,6 +261,7 @@ def test_a_state_for_other_rows_is_refused(make_agent: Make, observe: Make) -> N
     ("planning", "parts"),
     [
         ({"stepz": 3}, ["'stepz'", "'denoising_steps'"]),
+        ({"replan_evry": 3}, ["did you mean 'replan_every'?"]),
         ({"start": "nosie"}, ["'nosie'", "'noise'"]),
         ({"denoising_steps": 99}, ["planning.denoising_steps is 99", "10 levels"]),
         ({"replan_every": 9}, ["planning.replan_every is 9", "at most the 8 environment steps"]),

@@ -70,7 +70,7 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
         (["train", "proposer-only", "--dataset", "x", "--out", "a-file/x"], "cannot be written"),
         (["train", "proposer-only", "--dataset", "x", "--out", "a-run"], "add --resume"),
         (["datasets", "show", "x", "--plot", "a-file/x.png"], "cannot be written"),
-        ([*TRAIN, "--out", ""], "--out was given nothing (''); name a value"),
+        ([*TRAIN, "--out", ""], "--out was given nothing (''); give it a value"),
         ([*TRAIN, "--out="], "--out was given nothing"),
         (["evaluate", ""], "an argument was given nothing"),
         (

@@ -44,7 +44,10 @@ def test_every_module_imports_without_simulators(tmp_path: Path) -> None:
     import importlib, pkgutil, diffplan
 
     for module in pkgutil.walk_packages(diffplan.__path__, "diffplan."):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            assert error.name == "triton"  # comes with PyTorch for CUDA
     print(sorted({"mujoco", "gymnasium_robotics", "metaworld"} & set(sys.modules)))
     """
     assert run_without("mujoco,gymnasium_robotics,metaworld", code, tmp_path) == "[]\n"

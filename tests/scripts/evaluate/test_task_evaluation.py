@@ -161,9 +161,13 @@ def test_every_task_is_played_and_counted(
     assert "how they differ" in results["protocol"]
     out = capsys.readouterr().out
     assert "plain + wide, 2 tasks" in out and "told of its task: its number" in out
-    rows = [line for line in out.splitlines() if line.startswith((*NAMES, "mean over tasks"))]
+    starts = (*(f"{name} " for name in NAMES), "mean over tasks")
+    rows = [line for line in out.splitlines() if line.startswith(starts)]
     assert [row.split()[0] for row in rows] == ["plain", "wide", "mean"]
     assert "1.5 [1.5, 1.5]  100.0 %" in rows[2]
+    # in the wide task every policy returns 1
+    alike = [note for note in results["notes"] if "told from random actions" in note]
+    assert [note.split(":")[0] for note in alike] == ["wide"]
     assert len({len(row) for row in rows[:2]}) == 1
 
 
