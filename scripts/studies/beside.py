@@ -25,7 +25,8 @@ def beside(
     """What scores are told by ("scale"), and returns of other policies on the same episodes.
 
     Scores are on D4RL's scale of the environment; where it has none, of mazes with random actions
-    at 0 and the shortest-path controller at 100; else, and for several tasks, they are returns.
+    at 0 and the shortest-path controller at 100 (or the one there is); else, and for several tasks,
+    they are returns.
     "others", name -> returns: controllers of the data, chance, and for data without a goal their
     own episodes; none where `others` is False. Kept in `file`.
     """
@@ -43,7 +44,7 @@ def beside(
     key = reference_key(info)
     if key is not None and not others:
         return {"scale": {"reference": key, "name": f"D4RL's of {key}"}, "others": {}}
-    returns, means = {}, {}
+    returns, means, names = {}, {}, {}
     for other in baselines(info, seed):
         played = rollout(
             other.policy,
@@ -54,18 +55,18 @@ def beside(
             description=other.name,
         )
         returns[other.name] = played.returns.tolist()
-        means[other.key] = float(played.returns.mean())
+        means[other.key], names[other.key] = float(played.returns.mean()), other.name
     # with goals the data end where they are reached, and episodes here go on
     if not source.has_goal and source.header is None:
         score = data_score(info, source.about.identity)
         if score is not None:
             returns[score.name] = score.returns.tolist()
-    high = means.get("shortest", means.get("controller"))
-    by = _NONE
+    best = "shortest_path" if "shortest_path" in means else "controller"
+    high, by = means.get(best), _NONE
     if key is not None:
         by = {"reference": key, "name": f"D4RL's of {key}"}
     elif high is not None and high > means["random"]:  # of a few episodes they may be alike
-        name = "0: random actions, 100: the shortest-path controller"
+        name = f"0: random actions, 100: {names[best]}"
         by = {"low": means["random"], "high": high, "name": name}
     found = {"scale": by, "others": returns}
     file.parent.mkdir(parents=True, exist_ok=True)
