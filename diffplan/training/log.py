@@ -84,6 +84,8 @@ class Means:
 
     def windows_per_second(self) -> float:
         """Windows learned per second."""
+        if self.totals:
+            next(iter(self.totals.values())).item()  # a GPU may not have learned from all of them
         return self.count * self.windows / (time.perf_counter() - self.began)
 
     def take(self, step: int) -> dict[str, float]:
