@@ -80,6 +80,8 @@ class Learner:
             fused=True,
             capturable=on_gpu,
         )
+        # the first updates are called, which PyTorch takes for a mistake
+        self.optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
         # far apart, so that no process of this run draws what one of a neighbouring seed does
         own = seed + 1_000_003 * accelerator.process_index
         self.generator = torch.Generator(self.sampler.device).manual_seed(own)
@@ -102,7 +104,8 @@ class Learner:
 
     def prepare(self) -> None:
         """Go to the devices."""
-        self.wrapped = self.accelerator.prepare(self.objective)
+        # all of it is there: a GRU that is moved once more leaves the vector of weights
+        self.wrapped = self.accelerator.prepare(self.objective, device_placement=[False])
 
     def state(self) -> dict[str, Tensor]:
         """All that resuming needs beside the averaged model."""
