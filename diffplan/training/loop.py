@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.tracking import GeneralTracker
 from tqdm import tqdm
 
@@ -257,6 +258,10 @@ def _accelerator(options: RunOptions, step: int = 0) -> Accelerator:
     device = find_device(options.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
+    known = PartialState._shared_state.get("device")
+    if known is not None and known.type != device.type:
+        # accelerate stays where an earlier training of this process was, whatever it is asked for
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         # said outright: without a GPU accelerate would leave torchrun's processes alone
         cpu=device.type == "cpu",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from diffplan.config.planners import CONFIGS
 from diffplan.data import windows
@@ -101,7 +102,7 @@ def test_an_update_waits_for_nothing_and_keeps_to_its_launches(
         ]
         episodes = combine(parts, "two")
     there = SimpleNamespace(
-        device=META, process_index=0, num_processes=1, prepare=lambda module: module
+        device=META, process_index=0, num_processes=1, prepare=lambda module, **_: module
     )
     learner = Learner(episodes, tiny_config(name, changes), 0, there)
     assert learner.sampler.device == learner.generator.device == META
@@ -118,6 +119,7 @@ def test_an_update_waits_for_nothing_and_keeps_to_its_launches(
 def test_a_replayed_update_does_what_a_called_one_does(
     tiny_goal_episodes: Episodes, tiny_config: Make
 ) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # other tests train on the CPU
     found = []
     for captured in (True, False):
         learner = Learner(tiny_goal_episodes, tiny_config(), 0, Accelerator())
