@@ -300,5 +300,6 @@ class PlanSpace(nn.Module):
         )
         held[0] = True
         if self.config.plan.pin_goal:
-            held[-1, list(self.spec.planned_goal_columns)] = True
+            for column in self.spec.planned_goal_columns:  # a list would be copied to the device
+                held[-1, column] = True
         return held

@@ -120,6 +120,14 @@ def test_rejecting_plans_is_captured_too(
     within_budget("decision", "constrained by rejection", count)
 
 
+def test_a_goal_is_held_without_a_copy(
+    tiny_goal_episodes: Episodes, tiny_config: Make, launches: Make
+) -> None:
+    model = model_of(tiny_config("diffuser", {"plan.pin_goal": True}), tiny_goal_episodes)
+    with launches():
+        assert model.held() is not None
+
+
 def test_numbers_without_kernels_wait_for_nothing_either(
     launches: Make, within_budget: Make
 ) -> None:
