@@ -18,6 +18,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}? " if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class RowsError(DiffplanError):
     """No action for some rows of a batch; the others can be had without them."""
 

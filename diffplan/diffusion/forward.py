@@ -1,7 +1,7 @@
 """Forward processes on tensors: what is drawn, what is to be predicted, where chains start."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,9 +10,12 @@ from diffplan.diffusion.process import FAR, Process, noise_scale, target_row
 from diffplan.errors import DiffplanError
 
 
-@lru_cache(maxsize=256)
+@cache
 def table(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Rows of floats on the device, copied there once: a CUDA graph may hold no such copy."""
+    """Rows of floats on the device, copied there once: a CUDA graph may hold no such copy.
+
+    And kept: it reads them for as long as it lives.
+    """
     with torch.inference_mode(False):
         return torch.tensor(rows, dtype=dtype).to(device)
 

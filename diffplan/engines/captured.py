@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.engines.padding import filled, row_count
+from diffplan.errors import first_line
 
 Function = Callable[..., Sequence[Tensor]]
 
@@ -63,6 +65,12 @@ def rounded(model: _Module) -> _Module:
     return twin
 
 
+@cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """Where graphs are captured: one stream, as each has memory of its own for its products."""
+    return torch.cuda.Stream(device)
+
+
 class Captured:
     """A function of a batch of one size.
 
@@ -102,6 +110,11 @@ class Captured:
         self._done = torch.cuda.Event() if on_gpu else None
         if on_gpu:
             self._capture(pool)
+
+    @property
+    def fails(self) -> bool:
+        """Whether it could not be captured where it should have been."""
+        return self._done is not None and self._graph is None
 
     def __call__(self, inputs: Sequence[Tensor | None]) -> list[Tensor]:
         if self._done is not None:
@@ -148,7 +161,7 @@ class Captured:
         return made
 
     def _capture(self, pool: Any) -> None:
-        stream = torch.cuda.Stream()
+        stream = _side(self._device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM):
@@ -156,10 +169,11 @@ class Captured:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=pool):
+            # the outer one: PyTorch leaves its own stream current where capturing fails
+            with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream):
                 self._outputs = self._run()
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error.__context__ or error)
             warnings.warn(f"no CUDA graph ({reason}); calling eagerly", stacklevel=2)
             return
         self._graph = graph

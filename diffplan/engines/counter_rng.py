@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffplan import runtime
+from diffplan.errors import first_line
 
 # On the host the few numbers of one plan are drawn by NumPy: PyTorch takes four times as long to
 # start as many calls.
@@ -51,7 +52,7 @@ def _tried(device: torch.device) -> ModuleType | None:
         drawn = fused_rng.uniform(seed, count, 7).cpu().numpy()
         reason = "they draw others"
     except Exception as error:  # no Triton, no compiler, a card that it does not know
-        drawn, reason = np.zeros(0, np.float32), str(error).strip().splitlines()[0]
+        drawn, reason = np.zeros(0, np.float32), first_line(error)
     if np.array_equal(drawn, runtime.uniform(np.array([-5]), np.array([3]), 7)):
         return fused_rng
     warnings.warn(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from diffplan.model.planner_model import PlannerModel
 
 _UNMEASURED = 64  # rows that any memory holds
 _SHARE = 0.25  # of the free memory that one call may take
+
+
+def _acted(step: ActStep, *inputs: Tensor | None) -> Sequence[Tensor]:
+    return (step(*inputs),)
 
 
 class GraphEngine:
@@ -56,6 +61,8 @@ class GraphEngine:
         if settings.reuse:
             self._again = PlanStep(model, settings, reuse=True, detailed=detailed, **wished)
         self._act = ActStep(model)
+        # no method: graphs would hold the engine that holds them, and their memory would stay
+        self._acted = partial(_acted, self._act)
         self._captured: dict[tuple[Any, ...], Captured] = {}
         self._largest: dict[str, int] = {}
         self._pool: Any = None
@@ -131,9 +138,6 @@ class GraphEngine:
                 following = [states.cpu(), plan, place.cpu(), lag.cpu(), features]
                 self._run("act", self._acted, following)
 
-    def _acted(self, *inputs: Tensor | None) -> Sequence[Tensor]:
-        return (self._act(*inputs),)
-
     def _run(
         self,
         key: str,
@@ -142,6 +146,17 @@ class GraphEngine:
         told: int = 0,
     ) -> tuple[list[Tensor], bool]:
         """What a step makes, and whether the next call writes over it. told: for the host."""
+        # streams, events and kernels are those of the current device
+        with torch.cuda.device_of(self._plan.model.plan_scale):
+            return self._run_there(key, function, inputs, told)
+
+    def _run_there(
+        self,
+        key: str,
+        function: Callable[..., Sequence[Tensor]],
+        inputs: Sequence[Tensor | None],
+        told: int,
+    ) -> tuple[list[Tensor], bool]:
         rows, made = row_count(inputs), list[Tensor]()
         self._told = None
         every = list(parts(rows, self._most(key, function, inputs, rows)))
@@ -174,6 +189,8 @@ class GraphEngine:
                 self._pool = torch.cuda.graph_pool_handle()
             found = Captured(function, inputs, size, told, self._device, self._numbers, self._pool)
             self._captured[key, size, places] = found
+            if found.fails:
+                self._pool = None  # PyTorch may take it to be captured into for ever
             self.startup_seconds += time.perf_counter() - began
         return found
 

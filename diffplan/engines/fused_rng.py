@@ -40,7 +40,8 @@ def _drawn(kernel: Any, seeds: Tensor, counts: Tensor, n: int, hashes: int) -> T
     made = torch.empty(rows, n, device=seeds.device)
     if rows and n:
         grid = rows, triton.cdiv(hashes, _BLOCK)
-        kernel[grid](seeds.contiguous(), counts.contiguous(), made, n, hashes, BLOCK=_BLOCK)
+        with torch.cuda.device_of(seeds):  # Triton launches on the current one
+            kernel[grid](seeds.contiguous(), counts.contiguous(), made, n, hashes, BLOCK=_BLOCK)
     return made
 
 

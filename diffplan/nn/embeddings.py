@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,12 @@ def sinusoidal(values: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-@lru_cache(maxsize=256)
+@cache
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers [n] as float32 on the device, copied there once: a CUDA graph may hold no copy."""
+    """Numbers [n] as float32 on the device, copied there once: a CUDA graph may hold no copy.
+
+    And kept: it reads them for as long as it lives.
+    """
     # kept for every later plan, also for one that is differentiated
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device)

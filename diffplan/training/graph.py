@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffplan.errors import first_line
+
 _WARM = 3  # updates in which libraries choose their kernels; they count like any other
 
 
@@ -47,10 +49,11 @@ class CapturedUpdate:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            # the outer one: PyTorch leaves its own stream current where capturing fails
+            with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
                 self._made = self._update()
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error.__context__ or error)
             warnings.warn(
                 f"no CUDA graph of an update ({reason}); updates are called one by one",
                 stacklevel=2,

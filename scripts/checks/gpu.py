@@ -9,6 +9,7 @@ sizes, as a rehearsal.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import platform
 import statistics
@@ -191,6 +192,7 @@ class Gpu:
         if self.device.startswith("cuda"):
             row["peak memory MB"] = round(torch.cuda.max_memory_allocated() / 1e6)
             del agent, state
+            gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         print(
