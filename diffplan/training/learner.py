@@ -80,8 +80,6 @@ class Learner:
             fused=True,
             capturable=on_gpu,
         )
-        # the first updates are called, which PyTorch takes for a mistake
-        self.optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
         # far apart, so that no process of this run draws what one of a neighbouring seed does
         own = seed + 1_000_003 * accelerator.process_index
         self.generator = torch.Generator(self.sampler.device).manual_seed(own)
