@@ -7,7 +7,6 @@ imported only when asked for, so that `diffplan --help` answers at once.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import shlex
 import sys
@@ -18,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from diffplan.errors import DiffplanError, PartialResult
+from diffplan.errors import DiffplanError, PartialResult, nearest
 from diffplan.model.run_folder import own_version
 from diffplan.scripts.parser import check_counts, read_options
 from diffplan.scripts.stopping import Stopped, stopped_by_signals
@@ -79,9 +78,9 @@ def _split(args: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
             f"diffplan {args[0]} was given {asked!r}, expected one of: {', '.join(group)}"
         )
     known = sorted({words[0] for words in COMMANDS})
-    near = difflib.get_close_matches(args[0], known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise DiffplanError(f"unknown command {args[0]!r}; {hint}commands: {', '.join(known)}")
+    raise DiffplanError(
+        f"unknown command {args[0]!r}; {nearest(args[0], known)}commands: {', '.join(known)}"
+    )
 
 
 def _run(args: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from diffplan.config.config import Config, config_to_dict
 from diffplan.config.planners import CONFIGS, get_config
 from diffplan.config.sections import Sections
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, nearest
 from diffplan.model.run_folder import own_version
 from diffplan.scripts.train.options import TrainOptions
 
@@ -92,8 +91,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _near(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return nearest(name, known).rstrip() or f"known: {', '.join(known)}"
 
 
 def settings_of(config: Config) -> tuple[str, dict[str, Any]]:
