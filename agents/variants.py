@@ -1,8 +1,9 @@
-"""The same agent, told its task, put under constraints or given several aims."""
+"""The same agent, told its task, put under constraints or given several aims; other plans."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from diffplan.agents.task_memory import TaskMemory
 from diffplan.config.sections import PlanningConfig
 from diffplan.constraints.kinds import Constraint
 from diffplan.data.info import DatasetInfo
+from diffplan.engines.decision import Plan
 from diffplan.errors import DiffplanError
 from diffplan.lazy import late
 from diffplan.planning.composed import Aim
@@ -18,6 +20,8 @@ from diffplan.planning.wanted import Way
 
 _composed = late("diffplan.agents.composed:composed")
 _constrained = late("diffplan.agents.constrained:constrained")
+_edited = late("diffplan.agents.editing:edited")
+_Asked = late("diffplan.agents.editing:Asked")
 
 
 class Variants:
@@ -74,6 +78,41 @@ class Variants:
         """
         made: Self = _composed(self, aims)
         return made
+
+    # many arguments: what may be another, by keyword
+    def edit(
+        self,
+        plan: Plan | np.ndarray,
+        observation: Any,
+        *,
+        goal: Any = None,
+        returns: Any = None,
+        states: Mapping[int, Any] | None = None,
+        had: Any = None,
+        source: Variants | None = None,
+        method: str = "edit-friendly",
+        skip: float = 0.0,
+    ) -> Plan:
+        """Plans as they would be for something else, with what is peculiar to them kept.
+
+        plan: what `plan` returned for these observations, or the states [B, H+1, D] of what was
+        done, the first of them those observed: then it is asked what would have been.
+        goal: [G] or [B, G] to go to instead. returns: to ask for instead, one or [B]. states: by
+        place in the plan, states [D] or [B, D] to hold there, NaN in columns left open; place 0 is
+        the current one. All in environment units; with none of them the plans come back as they
+        are. had: the returns-to-go that were asked for or reached, where not those that the agent
+        asks for as an episode begins. source: the agent that the plans are of; made of them is what
+        this one would do. method: how plans are taken apart (`diffplan.diffusion.inversion`). skip:
+        share of the noise levels, the noisiest, that are left out: with more of them more stays,
+        and less of what is asked is met. Constraints of the agent are kept to.
+        Raises DiffplanError for a wrong shape, for what plans of this model are not made for, and
+        for a model whose process has no noise.
+        """
+        found: Plan = _edited(
+            *(self, plan, observation, _Asked(goal, returns, states, had)),
+            **{"source": source, "method": method, "skip": skip},
+        )
+        return found
 
     def _knowing(self, memory: TaskMemory) -> Self:
         # shares model and engine, which hold nothing of a task

@@ -131,21 +131,28 @@ class Steps:
         """First order in x0: y_s = (sigma_s / sigma_t) y_t + (a_s - a_t sigma_s / sigma_t) x0."""
         p = self.process
         keep = p.sigma[s] / p.sigma[t]
-        return self._shifted(keep * x + (p.a[s] - keep * p.a[t]) * x0, p.r[s] - keep * p.r[t])
+        return self.shifted(keep * x + (p.a[s] - keep * p.a[t]) * x0, p.r[s] - keep * p.r[t])
+
+    def posterior(self, x: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
+        """Mean of q(x_s | x_t, x0, x̂), which `Process.posterior_std` belongs to; x0 for s = 0."""
+        p = self.process
+        keep = p.memory[t] / p.memory[s] * (p.sigma[s] / p.sigma[t]) ** 2
+        return self.shifted(keep * x + (p.a[s] - keep * p.a[t]) * x0, p.r[s] - keep * p.r[t])
 
     def noise(self, x: Tensor, eps: Tensor, t: int, s: int) -> Tensor:
         """The transfer of PNDM: y_s = (a_s / a_t) y_t + (sigma_s - sigma_t a_s / a_t) eps."""
         p = self.process
         keep = p.a[s] / p.a[t]
         moved = keep * x + (p.sigma[s] - keep * p.sigma[t]) * eps
-        return self._shifted(moved, p.r[s] - keep * p.r[t])
+        return self.shifted(moved, p.r[s] - keep * p.r[t])
 
     def eps(self, x: Tensor, x0: Tensor, t: int) -> Tensor:
         """(x_t - a_t x0 - r_t x̂) / sigma_t."""
         p = self.process
-        return self._shifted(x - p.a[t] * x0, -p.r[t]) / p.sigma[t]
+        return self.shifted(x - p.a[t] * x0, -p.r[t]) / p.sigma[t]
 
-    def _shifted(self, x: Tensor, share: float) -> Tensor:
+    def shifted(self, x: Tensor, share: float) -> Tensor:
+        """x with a share of x̂ more."""
         if self.proposal is None or share == 0.0:  # most processes never shift by it
             return x
         return x + share * self.proposal

@@ -212,7 +212,7 @@ class PlanStep(nn.Module):
         With `reuse` it must hold the M < H states left of the plan before, [B, M, D].
         """
         model, settings = self.model, self.settings
-        context = model.normalised_context(self._aimed(given))
+        context = model.normalised_context(self.aimed(given))
         propose, start, steps, select = draws
         k, state_dim = settings.candidates, model.spec.planned_dim
         shape = (k, model.rows, model.plan_dim)
@@ -251,7 +251,7 @@ class PlanStep(nn.Module):
             plan.violations,
         )
 
-    def _aimed(self, given: Context) -> Context:
+    def aimed(self, given: Context) -> Context:
         """The same with a subgoal within reach, where the data know the way to the goal."""
         subgoals, reach = self.routes, self.settings.subgoal_steps
         if subgoals is None or given.goal is None or not reach:
