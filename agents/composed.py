@@ -57,9 +57,9 @@ def _check(agent: PlannerAgent, aims: Sequence[Aim]) -> None:
     model, settings, name = agent.model, agent.settings, agent.config_name
     if not aims or not all(isinstance(aim, Aim) for aim in aims):
         raise DiffplanError(f"composed() was given {list(aims)!r}, expected Aim(goal=, returns=)")
-    if agent._wished:
+    if agent._wished or not agent.sees_all:
         raise DiffplanError(
-            "this agent is under constraints or composed already; give all aims in one call of "
+            "this agent is under constraints, sensing or composed; give all aims in one call of "
             "composed(), on the agent as it was loaded"
         )
     if not model.config.denoiser.drop_condition or model.multi_task is not None:

@@ -114,8 +114,10 @@ def constrained(
     if isinstance(agent, ConstrainedAgent):  # more of them, on the same agent
         free, constraints = copy.copy(agent._free), (*agent.constraints, *constraints)
         free._memory, agent = agent._memory, free
-    if agent._wished:
-        raise DiffplanError("this agent has aims (composed), which constraints would drop")
+    if agent._wished or not agent.sees_all:
+        raise DiffplanError(
+            "this agent has aims or sensors (composed, sensing), which constraints would drop"
+        )
     if way is not None and way not in get_args(Way):
         raise DiffplanError(f"way is {way!r}, expected {', '.join(get_args(Way))}")
     model, goals = agent.model, agent.layout.goal_dim > 0

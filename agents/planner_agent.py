@@ -154,6 +154,19 @@ class PlannerAgent(Portable, Variants, Described):
         data with no finite action.
         """
         states, goals, single = self._split(observation)
+        actions, following = self._decide(states, goals, state, episode_start, deterministic, seed)
+        return (actions[0] if single else actions), following
+
+    def _decide(
+        self,
+        states: np.ndarray,
+        goals: np.ndarray | None,
+        state: AgentState | None,
+        episode_start: np.ndarray | None,
+        deterministic: bool,
+        seed: int | None,
+    ) -> tuple[np.ndarray, AgentState]:
+        """`predict` for states [B, D] and goals [B, G] that are taken apart."""
         rows = len(states)
         if state is None:
             state = self._blank(rows)
@@ -219,8 +232,7 @@ class PlannerAgent(Portable, Variants, Described):
         # a plan that has just been made says its first action itself
         actions = self.engine.read(plan.first) if whole else self._act(states, plan, age)
         _check_finite(actions, states)
-        following = AgentState(plan, kept, age, state.seeds, count, step, target, history)
-        return (actions[0] if single else actions), following
+        return actions, AgentState(plan, kept, age, state.seeds, count, step, target, history)
 
     def observe(self, state: AgentState, rewards: np.ndarray, rows: np.ndarray) -> AgentState:
         """Tell the agent what its last actions earned: rewards [B] in the marked rows [B].

@@ -1,10 +1,10 @@
-"""The same agent, told its task, put under constraints or given several aims; other plans."""
+"""The same agent, told its task, constrained, given several aims or few sensors; other plans."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -22,15 +22,18 @@ _composed = late("diffplan.agents.composed:composed")
 _constrained = late("diffplan.agents.constrained:constrained")
 _edited = late("diffplan.agents.editing:edited")
 _Asked = late("diffplan.agents.editing:Asked")
+_sensing = late("diffplan.agents.sensing:sensing")
 
 
 class Variants:
     """The part of `PlannerAgent` that makes others of it, which share its model.
 
-    constraints: what its plans keep to, see `constrained`.
+    constraints: what its plans keep to, see `constrained`. sees_all: whether every column of an
+    observation is measured, see `sensing`.
     """
 
     constraints: tuple[Constraint, ...] = ()
+    sees_all = True
     info: DatasetInfo
     settings: PlanningConfig
     _memory: TaskMemory
@@ -114,6 +117,26 @@ class Variants:
         )
         return found
 
+    def sensing(
+        self,
+        columns: int = 1,
+        *,
+        sensors: Sequence[Sequence[int]] | None = None,
+        choice: Literal["active", "random"] | Sequence[int] = "active",
+        particles: int = 16,
+    ) -> Self:
+        """This agent where not every column is measured; it says which to measure next.
+
+        Its `predict` takes NaN for what is not known, and the state that it returns holds in `asks`
+        [B, D] what to measure for the next call. columns: how many at a time, or how many sensors;
+        sensors: the columns of each, a column each where None. choice: "active" asks for what
+        `particles` particles of the plan's reverse process spread most in, "random" for any,
+        numbers for those sensors always. What is asked for changes when a plan is made. Raises
+        DiffplanError for plans that do not hold the columns.
+        """
+        made: Self = _sensing(self, columns, sensors, choice, particles)
+        return made
+
     def _knowing(self, memory: TaskMemory) -> Self:
         # shares model and engine, which hold nothing of a task
         twin = copy.copy(self)
@@ -123,8 +146,9 @@ class Variants:
 
 def refuse_constraints(agent: Variants) -> None:
     """Raise DiffplanError for an agent whose constraints or aims would be lost on the way."""
-    if agent.constraints or agent._wished:
+    if agent.constraints or agent._wished or not agent.sees_all:
         raise DiffplanError(
-            "constraints and aims are not part of what is written: write the agent without them, "
-            "and put them to the one that is loaded again (`constrained`, `composed`)"
+            "constraints, aims and sensors are not part of what is written: write the agent "
+            "without them, and put them to the one that is loaded again (`constrained`, "
+            "`composed`, `sensing`)"
         )

@@ -45,7 +45,7 @@ def test_aims_share_a_plan_by_their_weights_on_every_engine(
     np.testing.assert_allclose(states(both, seen), states(swapped, seen), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(states(both.to("cpu", "eager"), seen), states(both, seen))
     assert both.plan(seen).states.shape == (2, both.horizon + 1, 4)
-    with pytest.raises(DiffplanError, match="constraints and aims are not part"):
+    with pytest.raises(DiffplanError, match="constraints, aims and sensors are not part"):
         export(both, tmp_path / "export")
 
 

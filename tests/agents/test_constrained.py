@@ -152,7 +152,7 @@ def test_constraints_go_along_to_a_device_and_are_not_lost_in_a_file(
     np.testing.assert_array_equal(
         moved.predict(seen((1.0, 1.0)))[0], kept.predict(seen((1.0, 1.0)))[0]
     )
-    with pytest.raises(DiffplanError, match="constraints and aims are not part of what is written"):
+    with pytest.raises(DiffplanError, match="aims and sensors are not part of what is written"):
         export(kept, tmp_path / "export")
 
 

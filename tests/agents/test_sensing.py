@@ -1,0 +1,113 @@
+"""Agents that see a few columns at a time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffplan.agents import export
+from diffplan.constraints import Limit
+from diffplan.errors import DiffplanError
+from diffplan.planning import Aim
+
+Make = Callable[..., Any]
+
+
+def masked(seen: dict[str, Any], asks: np.ndarray) -> dict[str, Any]:
+    return {**seen, "observation": np.where(asks, seen["observation"], np.nan)}
+
+
+def test_who_sees_everything_acts_as_ever(make_agent: Make, observe: Make) -> None:
+    agent, state, other = make_agent(), None, None
+    sensing = agent.sensing(2)
+    for step in range(2 * agent.settings.replan_every + 1):
+        seen = observe(3, step)
+        expected, state = agent.predict(seen, state)
+        found, other = sensing.predict(seen, other)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(other.asks.sum(1), 2)
+
+
+def test_what_was_never_measured_is_asked_for_in_time(make_agent: Make, observe: Make) -> None:
+    agent = make_agent()
+    every, seen = agent.settings.replan_every, observe(4)
+    blind = agent.sensing(1, choice=(0,))
+    state, spread = None, []
+    for step in range(4 * every + 1):
+        given = seen if state is None else masked(seen, state.asks)
+        actions, state = blind.predict(given, state)
+        assert np.isfinite(actions).all()
+        if step and step % every == 0:
+            spread.append(state.belief.std(1).mean(0))
+    # a column that is measured is known, and doubt about the others grows
+    assert (np.array(spread)[:, 0] < 1e-5).all()
+    assert (spread[-1][1:] > spread[0][1:]).all()
+    asked = agent.sensing(3)
+    _, state = asked.predict(seen)
+    asks = [state.asks]
+    for _ in range(4 * every):
+        _, state = asked.predict(masked(seen, state.asks), state)
+        asks.append(state.asks)
+    assert np.any(asks, (0, 1)).all()
+
+
+def test_rows_are_alone_and_episodes_begin_whole(make_agent: Make, observe: Make) -> None:
+    sensing = make_agent().sensing(2, choice="random")
+    seen, state, alone = observe(3), None, None
+    for _ in range(6):
+        given = seen if state is None else masked(seen, state.asks)
+        one = {key: value[:1] for key, value in given.items()}
+        actions, state = sensing.predict(given, state)
+        first, alone = sensing.predict(one, alone)
+        np.testing.assert_allclose(first, actions[:1], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(alone.asks, state.asks[:1])
+    begins = np.array([False, True, False])
+    with pytest.raises(DiffplanError, match=r"column \d of an observation that begins"):
+        sensing.predict(masked(seen, np.zeros((3, 4), bool)), state, begins)
+    fresh = sensing.reset_rows(state, begins, np.arange(3))
+    _, after = sensing.predict(seen, fresh)
+    np.testing.assert_array_equal(after.step, [6, 0, 6])
+
+
+def test_sensors_with_an_array_and_without_a_batch(make_agent: Make) -> None:
+    agent = make_agent(rewards=True)
+    sensing = agent.sensing(1, sensors=((0, 1), (2,)), choice=(1,))
+    observation = np.array([0.1, 0.2, 0.3])
+    action, state = sensing.predict(observation)
+    np.testing.assert_array_equal(state.asks, [[False, False, True]])
+    again, state = sensing.predict(np.array([np.nan, np.nan, 0.4]), state)
+    assert action.shape == again.shape == (len(agent.info.action_low),)
+    np.testing.assert_allclose(state.estimate[0, 2], 0.4)
+
+
+REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("trajectory-diffuser", {}, {"columns": 9}, "columns is 9, but there are 4 sensors"),
+    ("trajectory-diffuser", {}, {"sensors": ((7,),)}, r"a sensor has columns \[7\]"),
+    ("trajectory-diffuser", {}, {"choice": (0, 1)}, "expected 1 of the sensors 0 to 3"),
+    ("trajectory-diffuser", {}, {"choice": "greedy"}, "'greedy', expected 'active'"),
+    ("trajectory-diffuser", {}, {"particles": 1}, "particles is 1"),
+    ("trajectory-diffuser", {"plan.columns": "goal"}, {}, "plan.columns all"),
+    ("streams", {}, {}, "take a model with a denoiser"),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "asked", "message"), REFUSED)
+def test_what_cannot_be_sensed_is_refused(
+    make_agent: Make, name: str, config: Any, asked: Any, message: str
+) -> None:
+    with pytest.raises(DiffplanError, match=message):
+        make_agent(name, config=config).sensing(**asked)
+
+
+def test_sensors_are_not_lost_on_the_way(make_agent: Make, tmp_path: Path) -> None:
+    sensing = make_agent().sensing(1)
+    for lose in (
+        lambda: export(sensing, tmp_path / "export"),
+        lambda: sensing.composed(Aim()),
+        lambda: sensing.constrained(Limit(0, low=0.0)),
+        lambda: sensing.sensing(2),
+    ):
+        with pytest.raises(DiffplanError, match="sens"):
+            lose()
