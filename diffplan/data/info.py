@@ -90,6 +90,19 @@ class ObservationLayout:
             )
         return state, goal
 
+    def joined(self, states: np.ndarray, goals: np.ndarray | None = None) -> Any:
+        """An observation that `split` takes apart into states [..., D] and goals [..., G]."""
+        if self.offset:
+            states = states + np.asarray(self.offset)
+            if goals is not None and self.goal_offset is not None:
+                goals = goals + self.goal_offset
+        if not self.dict_keys:
+            return states
+        # the first key gets all columns, the others none
+        first = self.dict_keys[0]
+        parts = {key: states if key == first else states[..., :0] for key in self.dict_keys}
+        return parts if goals is None else parts | {"desired_goal": goals}
+
     @property
     def goal_offset(self) -> np.ndarray | None:
         """What is subtracted from goals [G]; None for nothing."""

@@ -81,7 +81,7 @@ def encode(
     """
     chain = chain_of(model, settings)
     assert isinstance(chain, Chain)
-    chain = _below(chain, min(len(chain.grid) - 2, round(skip * (len(chain.grid) - 1))))
+    chain = below(chain, min(len(chain.grid) - 2, round(skip * (len(chain.grid) - 1))))
     guided = guide(model, context, propose(model, context, noise, settings), settings, chain)
     return invert(
         guided.denoise,
@@ -122,7 +122,7 @@ class Edited:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`stages.optimise` from the code."""
         assert isinstance(chain, Chain)
-        chain = _below(chain, len(chain.grid) - len(self.code.grid))
+        chain = below(chain, len(chain.grid) - len(self.code.grid))
         guided = guide(model, context, proposal, settings, chain)
         denoise, process = guided.denoise, chain.process
         old, here = self.before[:, 0], context.state
@@ -160,6 +160,6 @@ class Edited:
         return Wanted(self.constraints, "project", 1.0, model, context.state, clock)
 
 
-def _below(chain: Chain, skipped: int) -> Chain:
+def below(chain: Chain, skipped: int) -> Chain:
     """The chain without its first levels."""
     return replace(chain, grid=chain.grid[skipped:], time=chain.time[skipped:])

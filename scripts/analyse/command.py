@@ -25,9 +25,10 @@ _TRAINING = 4096  # windows that the linear planner is fitted to
 class Analyse:
     """Look into a trained run: what decides its plans, what its denoiser knows, what to change.
 
-    On held-out windows, without an environment, in about 15 seconds of a core (larger
-    networks take longer). Prints a page and
-    writes it as RUN/analysis.md, with RUN/analysis.json and RUN/pictures/analysis.png.
+    On held-out windows, without an environment, in about 15 seconds of a core (larger networks
+    take longer). Prints a page and writes it as RUN/analysis.md, with RUN/analysis.json and
+    RUN/pictures/analysis.png; what-if.png beside it shows a window as it would have been for other
+    goals or returns, and from other starts.
     """
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -66,14 +67,17 @@ class Analyse:
         return shlex.join(words)
 
     @property
-    def files(self) -> tuple[Path, Path, Path]:
-        """Numbers, page and picture."""
+    def files(self) -> tuple[Path, Path, Path, Path]:
+        """Numbers, page, and the pictures of the analysis and of what would have been."""
         target = self.json or self.folder / "analysis.json"
-        picture = self.folder / "pictures" / "analysis.png"
+        page, own = target.with_suffix(".md"), self.folder / "pictures"
+        if self.json is None:
+            return target, page, own / "analysis.png", own / "what-if.png"
         return (
             target,
-            target.with_suffix(".md"),
-            target.with_suffix(".png") if self.json else picture,
+            page,
+            target.with_suffix(".png"),
+            target.with_name(f"{target.stem}-what-if.png"),
         )
 
 
@@ -86,14 +90,18 @@ def _analyse(options: Analyse) -> dict[str, Any]:
     from diffplan.scripts.analyse.conclusions import conclusions
     from diffplan.scripts.analyse.pictures import draw_analysis
     from diffplan.scripts.analyse.subject import Subject, draw
+    from diffplan.scripts.analyse.what_if import draw_what_if, what_if
     from diffplan.scripts.report.files import check_writable, write_json, written_whole
     from diffplan.scripts.report.results import machine
 
     torch.set_num_threads(1)
     agent = load_agent(options.folder, checkpoint=options.checkpoint, engine="eager")
     subject = Subject(agent)
-    target, page, picture = options.files
-    for path, what in ((target, "numbers"), (page, "page"), (picture, "picture")):
+    target, page, picture, asked = options.files
+    for path, what in (
+        *((target, "numbers"), (page, "page")),
+        *((picture, "picture"), (asked, "picture")),
+    ):
         check_writable(path, what)
     header = read_header(find_checkpoint(options.folder, options.checkpoint))
     episodes = training_data(header.info, header.fingerprint)
@@ -119,12 +127,26 @@ def _analyse(options: Analyse) -> dict[str, Any]:
     }
     write_json(target, results)
     draw_analysis(picture, subject, found, title)
+    shown = [f"![{title}]({_beside(picture, page)})"]
+    written = [target, page, picture]
+    try:
+        other = what_if(agent, sampler, options.seed)
+    except DiffplanError as error:
+        shown.append(f"{error}.")
+    else:
+        draw_what_if(asked, agent, other, title)
+        shown.append(f"![What would have been]({_beside(asked, page)})")
+        written.append(asked)
     text = _page(subject, found, lines, title, options.windows)
     with written_whole(page) as partial:
-        place = picture.relative_to(page.parent) if page.parent in picture.parents else picture
-        partial.write_text(f"{text}\n\n![{title}]({place})\n\nCommand: `{options.command}`\n")
-    print(f"{text}\n\nwrote {target}\nwrote {page}\nwrote {picture}")
+        partial.write_text("\n\n".join([text, *shown, f"Command: `{options.command}`"]) + "\n")
+    print(text + "\n\n" + "\n".join(f"wrote {path}" for path in written))
     return results
+
+
+def _beside(picture: Path, page: Path) -> Path:
+    """The picture as the page calls it."""
+    return picture.relative_to(page.parent) if page.parent in picture.parents else picture
 
 
 def _measured(subject: Subject, sample: Any, training: Any, seed: int) -> Findings:

@@ -93,18 +93,9 @@ def _states_at(asked: Queries, xy: np.ndarray) -> np.ndarray:
     return states
 
 
-def _observation(asked: Queries, states: np.ndarray, goals: np.ndarray | None) -> Any:
-    """Observations of states [n, D] and goals [n, G], which the agent splits again."""
-    keys = asked.agent.layout.dict_keys
-    if not keys:
-        return states
-    # the first key gets all columns, the others none: split joins them again
-    parts = {key: states if key == keys[0] else states[:, :0] for key in keys}
-    return parts | ({} if goals is None else {"desired_goal": goals})
-
-
 def _towards(asked: Queries, states: np.ndarray, goal: tuple[float, float]) -> Any:
-    return _observation(asked, states, np.tile(np.asarray(goal, np.float32), (len(states), 1)))
+    goals = np.tile(np.asarray(goal, np.float32), (len(states), 1))
+    return asked.agent.layout.joined(states, goals)
 
 
 def _mark(axes: Axes, goal: tuple[float, float]) -> None:
@@ -248,8 +239,7 @@ def _told_against_true(panels: Any, asked: Queries, sample: Sample, learned: Lea
         _scatter(panels[3], "evaluation: return-to-go", unit, sample.returns, worth)
     else:
         panels[3].set_axis_off()
-    observation = _observation(
-        asked,
+    observation = asked.agent.layout.joined(
         sample.windows.states[:_PATHS, 0].numpy(),
         None if sample.windows.goals is None else sample.windows.goals[:_PATHS].numpy(),
     )

@@ -226,6 +226,17 @@ def test_layouts_split_observations() -> None:
     np.testing.assert_array_equal(state, [[0, 0, 1, 1, 1]] * 2)
 
 
+@pytest.mark.parametrize("layout", [BOX, GOAL, BOTH])
+@pytest.mark.parametrize("shift", [0.0, 1e6])
+def test_what_was_joined_is_split_again(layout: ObservationLayout, shift: float) -> None:
+    layout = dataclasses.replace(layout, offset=(shift,) * layout.state_dim if shift else ())
+    states = np.arange(2.0 * layout.state_dim).reshape(2, -1)
+    goals = np.full((2, 2), 7.0) if layout.goal_dim else None
+    state, goal = layout.split(layout.joined(states, goals))
+    np.testing.assert_array_equal(state, states)
+    assert (goal is None) if goals is None else (goal == goals).all()
+
+
 @pytest.mark.parametrize(
     ("layout", "observation", "message"),
     [

@@ -3,20 +3,25 @@
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from diffplan.agents import load_agent
+from diffplan.agents import PlannerAgent, load_agent
 from diffplan.data.episodes import Episodes
+from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
+from diffplan.model.planner_model import PlannerModel
 from diffplan.scripts.analyse.conclusions import Findings, conclusions
 from diffplan.scripts.analyse.denoiser import Errors, Inside, Known
 from diffplan.scripts.analyse.plans import Decides, Diversity, Steps
 from diffplan.scripts.analyse.subject import Sample, Subject
+from diffplan.scripts.analyse.what_if import draw_what_if, what_if
 from diffplan.scripts.cli import main
 from diffplan.scripts.report.intervals import Estimate
 
@@ -136,7 +141,37 @@ def test_the_page_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(found["errors"]["network"]) == len(found["inside"]["rank"]) == len(found["levels"])
     page = (run / "analysis.md").read_text()
     assert "(pictures/analysis.png)" in page and found["command"] in page
-    assert (run / "pictures" / "analysis.png").stat().st_size > 10_000
+    for name in ("analysis", "what-if"):
+        assert f"(pictures/{name}.png)" in page and f"{name}.png" in out
+        assert (run / "pictures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_what_if_asks_of_a_window_what_the_agent_knows(
+    models: Callable[..., PlannerModel],
+    tiny_goal_episodes: Episodes,
+    tiny_episodes: Episodes,
+    tmp_path: Path,
+) -> None:
+    for episodes, rewards in ((tiny_goal_episodes, False), (tiny_episodes, True)):
+        model = models(rewards=rewards)
+        agent = PlannerAgent(model, episodes.layout, episodes.info, config_name="x", engine="eager")
+        sampler = WindowSampler(episodes, model.config, seed=0)
+        found = what_if(agent, sampler, 0)
+        assert found.done.shape == (agent.horizon + 1, episodes.layout.state_dim)
+        assert found.asked.shape == found.anew.shape == (len(found.told), *found.done.shape)
+        assert np.abs(found.asked - found.done)[:, 0].max() < 1e-6  # from where it began
+        assert np.abs(found.asked - found.done)[:, 1:].max() > 1e-3
+        assert (np.abs(found.moved - found.done)[:, 0] > 1e-3).any(1).all()
+        assert (found.goals is None) == rewards and ("return-to-go" in found.told[0]) == rewards
+        draw_what_if(tmp_path / f"{rewards}.png", agent, found, "title")
+        assert (tmp_path / f"{rewards}.png").stat().st_size > 10_000
+    model = models("diffuser")
+    agent = PlannerAgent(
+        *(model, tiny_goal_episodes.layout, tiny_goal_episodes.info),
+        **{"config_name": "x", "engine": "eager"},
+    )
+    with pytest.raises(DiffplanError, match="plans of whole states alone"):
+        what_if(agent, WindowSampler(tiny_goal_episodes, model.config, seed=0), 0)
 
 
 def test_leaving_conditions_out_is_what_training_left_out(run: Path) -> None:
