@@ -159,8 +159,8 @@ class _Subject:
         guided = guide(model, context, propose(model, context, noise, settings), settings, chain)
         level = torch.full((len(x0),), chain.grid[0])
         x = q_sample(chain.process, level, x0, guided.shift, noise[0], guided.scale)
-        given = {"proposal": guided.shift, "scale": guided.scale}
-        x = ddim(guided.denoise, chain.process, chain.grid, x, **given)
+        shift, scale = guided.shift, guided.scale
+        x = ddim(guided.denoise, chain.process, chain.grid, x, proposal=shift, scale=scale)
         found: np.ndarray = model.environment_states(model.from_plan(context.state, x)).numpy()
         return found
 

@@ -23,6 +23,7 @@ import tyro
 from torch import Tensor
 
 from diffplan.agents import AgentState, PlannerAgent, load_agent
+from diffplan.config.sections import PlanningConfig
 from diffplan.engines.counter_rng import standard_normal
 from diffplan.engines.decision import Plan, PlanStep
 from diffplan.engines.table import Engine
@@ -104,6 +105,8 @@ class WatchedAgent(PlannerAgent):
     changes: list[float]
     milliseconds: list[float]
     _skip: float | None
+    _levels: PlanningConfig
+    _step: PlanStep
 
     @classmethod
     def of(cls, agent: PlannerAgent, skip: float | None) -> Self:
@@ -167,6 +170,7 @@ class WatchedAgent(PlannerAgent):
         was = model.normalised_context(self._step.aimed(replace(context, state=left[:, 0])))
         z = model.states(left)
         missing = self.horizon + 1 - z.shape[1]
+        assert model.proposer is not None  # `planning.reuse` has seen to it
         tail = model.proposer.propose(replace(was, state=z[:, -1]), None, missing).states
         before = torch.cat([z, tail], 1)
         x0 = model.to_plan(before[:, 0], before[:, 1:])
