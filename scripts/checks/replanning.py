@@ -59,11 +59,11 @@ class Replanning:
         """Print the table."""
         rows = [_TITLES]
         for every in self.every:
-            for way in _WAYS:
-                found = [self._played(run, way, every) for run in self.runs]
-                rows.append(self._row(way, every, found))
-                print(aligned(rows[:1] + rows[-1:]), flush=True)
-        print("\n" + aligned(rows))
+            found = {way: [self._played(run, way, every) for run in self.runs] for way in _WAYS}
+            times = _milliseconds([found[way][0][1] for way in _WAYS], self.seed)
+            for (way, played), ms in zip(found.items(), times, strict=True):
+                rows.append([*self._row(way, every, played), f"{ms:.1f}"])
+            print(aligned(rows[:1] + rows[-len(_WAYS) :]), flush=True)
 
     def _played(self, run: Path, way: str, every: int) -> tuple[Any, WatchedAgent]:
         reuse = way != "anew"
@@ -77,7 +77,6 @@ class Replanning:
             seed=self.seed,
             description=f"{run.name}, {way}, every {every}",
         )
-        watched.time_one(self.seed)
         return result, watched
 
     def _row(self, way: str, every: int, found: list[tuple[Any, WatchedAgent]]) -> list[str]:
@@ -95,15 +94,34 @@ class Replanning:
             interval(estimate_mean(np.asarray(returns))),
             success,
             f"{np.mean([gap for agent in agents for gap in agent.changes]):.3f}",
-            f"{statistics.median(ms for agent in agents for ms in agent.milliseconds):.2f}",
         ]
+
+
+def _milliseconds(agents: list[WatchedAgent], seed: int) -> list[float]:
+    """Median milliseconds of a core for a next plan of one environment, agents taking turns."""
+    envs = [evaluation_env_factory(agent.info)() for agent in agents]
+    seen = [env.reset(seed=seed)[0] for env in envs]
+    states: list[AgentState | None] = [None] * len(agents)
+    times: list[list[float]] = [[] for _ in agents]
+    while min(map(len, times)) < _TIMED:
+        for row, (agent, env) in enumerate(zip(agents, envs, strict=True)):
+            began = time.thread_time()
+            action, state = agent.predict(seen[row], states[row])
+            if state.age[0] == 0 and state.count[0] > 1:
+                times[row].append(1e3 * (time.thread_time() - began))
+            seen[row], _, ended, cut, _ = env.step(action)
+            states[row] = state
+            if ended or cut:
+                seen[row], states[row] = env.reset()[0], None
+    for env in envs:
+        env.close()
+    return [statistics.median(each) for each in times]
 
 
 class WatchedAgent(PlannerAgent):
     """An agent that notes how its plans change, and may invert the one before."""
 
     changes: list[float]
-    milliseconds: list[float]
     _skip: float | None
     _levels: PlanningConfig
     _step: PlanStep
@@ -113,7 +131,7 @@ class WatchedAgent(PlannerAgent):
         """The agent, inverting where skip is a number."""
         twin = cls.__new__(cls)
         twin.__dict__.update(agent.__dict__)
-        twin.changes, twin.milliseconds, twin._skip = [], [], skip
+        twin.changes, twin._skip = [], skip
         if skip is not None:
             twin._levels = editing(agent.model, agent.settings)
             twin._step = PlanStep(agent.model, twin._levels)
@@ -138,21 +156,6 @@ class WatchedAgent(PlannerAgent):
             gap = (old - after.plan.states[known][:, 1 : 1 + old.shape[1]]) / self.model.states.std
             self.changes += gap.square().mean((1, 2)).sqrt().tolist()
         return action, after
-
-    def time_one(self, seed: int) -> None:
-        """Note the milliseconds of a core for a next plan of one environment."""
-        env = evaluation_env_factory(self.info)()
-        observation, _ = env.reset(seed=seed)
-        state = None
-        while len(self.milliseconds) < _TIMED:
-            began = time.thread_time()
-            action, state = self.predict(observation, state)
-            if state.age[0] == 0 and state.count[0] > 1:
-                self.milliseconds.append(1e3 * (time.thread_time() - began))
-            observation, _, ended, cut, _ = env.step(action)
-            if ended or cut:
-                (observation, _), state = env.reset(), None
-        env.close()
 
     def _left(self, plan: Plan, rows: np.ndarray) -> Tensor:
         if self._skip is None:
