@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,7 @@ _CLOSE = 2.0  # times its length that an edge costs more where it keeps no margi
 _NEIGHBOURS = 6  # landmarks considered around a point: some lie behind an obstacle
 _LOOKS = (0.25, 0.5, 0.75, 1.0)  # of the way to them
 _SLACK = 1.001  # of a way that is as short through another landmark
+_STAYS = 0.25  # of the reach: a landmark that near is no way on
 
 
 Depth = Callable[[Tensor], Tensor]
@@ -40,6 +42,19 @@ class Detours(Subgoals):
         hidden = self.depth(here + looks * (to.unsqueeze(2) - here)).amax(-1)
         gaps = found.values / self.speed
         return found.indices, torch.where(hidden > self.margin, _UNREACHABLE, gaps)
+
+    def _best(
+        self, there: Tensor, onward: Tensor, whole: Tensor, reach: float
+    ) -> tuple[Tensor, Tensor]:
+        best, aims = super()._best(there, onward, whole, reach)
+        # where the next edge is longer than the reach, as all is gone that would have parted it:
+        # the landmark at its end
+        way = (there > reach) & (there + onward <= _SLACK * whole.unsqueeze(1))
+        ahead = torch.where(way, there, math.inf).min(1)
+        stays = ~aims | (there.gather(1, best.unsqueeze(1)).squeeze(1) < _STAYS * reach)
+        known = (whole > reach) & (whole < _UNREACHABLE / 10)
+        goes_on = known & stays & (ahead.values < _UNREACHABLE / 10)
+        return torch.where(goes_on, ahead.indices, best), aims | goes_on
 
 
 def around(subgoals: Subgoals, depth: Depth, margin: float) -> Detours:

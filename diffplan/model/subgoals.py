@@ -46,13 +46,18 @@ class Subgoals(nn.Module):
         there = (self.distances[near] + gaps.unsqueeze(-1)).amin(1)
         onward = (self.distances.t()[at] + left.unsqueeze(-1)).amin(1)
         whole = (there.gather(1, at) + left).amin(1)
+        best, aims = self._best(there, onward, whole, reach)
+        return torch.where(aims.unsqueeze(1), self.centres[best], goal)
+
+    def _best(
+        self, there: Tensor, onward: Tensor, whole: Tensor, reach: float
+    ) -> tuple[Tensor, Tensor]:
+        """Which landmark [B] to aim at, and whether to: by steps to each and on from it [B, M]."""
         best = torch.where(there <= reach, onward, math.inf).argmin(1)
-        chosen = self.centres[best]
         # of none within reach the first is as good as any, and not aimed at
         aims = (whole > reach) & (there.gather(1, best.unsqueeze(1)).squeeze(1) <= reach)
         # a landmark without a way on is no nearer than where one stands
-        aims = aims & (onward.gather(1, best.unsqueeze(1)).squeeze(1) < whole)
-        return torch.where(aims.unsqueeze(1), chosen, goal)
+        return best, aims & (onward.gather(1, best.unsqueeze(1)).squeeze(1) < whole)
 
     def _locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest landmarks [B, k] and the steps to them [B, k]."""

@@ -45,3 +45,20 @@ def test_a_margin_is_kept_where_there_is_another_way_and_else_given_up() -> None
     found = around(ring(), obstacle(0.1), 0.1)
     # dearer than ten steps, cheaper than three hundred and fifty
     assert 10.0 < float(found.distances[1, 2]) <= 30.0
+
+
+def test_an_edge_longer_than_the_reach_is_no_place_to_stay() -> None:
+    places = torch.tensor([[0.0, 0.0], [20.0, 0.0], [40.0, 0.0], [60.0, 0.0]])
+    line, goal = Subgoals(4, 2), places[3:]
+    line.fit(LandmarkGraph(places, torch.cdist(places, places), speed=1.0))
+    free = around(line, lambda points: torch.zeros_like(points[..., 0]), 0.0)
+
+    def aims(ways: Subgoals, x: float) -> float:
+        return float(ways(torch.tensor([[x, 0.0]]), goal, 12.0)[0, 0])
+
+    assert aims(line, -1.0) == 0.0  # the last landmark within twelve steps, and there it stays
+    assert [aims(free, x) for x in (-1.0, 0.0, 5.0, 10.0, 20.0, 50.0)] == [20, 20, 20, 20, 40, 60]
+    assert aims(free, -8.0) == 0.0
+    # no way at all: the goal, as ever
+    apart = around(line, lambda points: (points[..., 0] - 30.0).abs().lt(5).float(), 0.0)
+    assert aims(apart, 0.0) == 60.0
