@@ -13,6 +13,7 @@ python -m diffplan.scripts.checks.gpu                  what a GPU gives (`make g
 python -m diffplan.scripts.checks.training_rate        windows/s of several commits in turn
 python -m diffplan.scripts.checks.constraints RUN      obstacles unseen in training, by each way
 python -m diffplan.scripts.checks.composed RUN         where plans for two goals end
+python -m diffplan.scripts.checks.sensing RUN          a planner that sees a few columns at a time
 python -m diffplan.scripts.checks.editing RUN          what edited plans meet and keep
 python -m diffplan.scripts.checks.replanning RUN       plans made anew, reused or inverted
 python -m diffplan.scripts.checks.front_picture RUN    the README's picture
