@@ -71,10 +71,7 @@ class ConstrainedAgent(PlannerAgent):
         assert goals is not None
         passed = np.zeros(len(states), np.int64)
         if isinstance(state, ConstrainedState) and len(state.passed) == len(states):
-            begins = state.count == 0
-            if episode_start is not None:
-                begins = begins | np.asarray(episode_start, bool).reshape(-1)
-            passed = np.where(begins, 0, state.passed)
+            passed = np.where(state.begun(episode_start), 0, state.passed)
         here = states[:, list(self.layout.goal_columns)]
         gap = np.linalg.norm(here[:, None] - self._aims, axis=-1)
         # `Reach`, which comes last, is never passed

@@ -172,23 +172,13 @@ class PlannerAgent(Portable, Variants, Described):
             state = self._blank(rows)
         check_state(state, rows, (self.horizon + 1, self.layout.state_dim), self._fields)
         state = state.to(self.device)
-        # also after `reset_rows`, whoever forgets to say episode_start
-        begins = state.count == 0
-        if episode_start is not None:
-            fresh = np.asarray(episode_start, bool).reshape(-1)
-            if len(fresh) != rows:
-                raise DiffplanError(
-                    f"episode_start has {len(fresh)} entries, the observation {rows} rows"
-                )
-            begins = begins | fresh
+        begins = state.begun(episode_start)
         age, step, target, plan = state.age + 1, state.step + 1, state.target_return, state.plan
         if begins.any():
             step, target = np.where(begins, 0, step), np.where(begins, np.nan, target)
         due = begins | (age >= self.settings.replan_every)
-        moved = None
-        if goals is not None and state.goals is not None:
-            # a goal that has moved makes the plan worthless
-            moved = (np.abs(goals - state.goals) > self.goal_tolerance).any(-1)
+        # a goal that has moved makes the plan worthless
+        if (moved := state.moved(goals, self.goal_tolerance)) is not None:
             due |= moved
         whole, count = bool(due.all()), state.count + due
         age = np.where(due, 0, age)

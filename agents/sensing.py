@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -17,9 +18,12 @@ from diffplan.config.sections import PlanningConfig
 from diffplan.engines.counter_rng import standard_normal
 from diffplan.engines.decision import PlanStep
 from diffplan.errors import DiffplanError
+from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.chains import Chain, chain_of
 from diffplan.planning.sensing import most_telling, posterior
 from diffplan.runtime import whole_number
+
+_PARTICLES, _CHOICES = 1 << 40, 1 << 41  # where counts of other random numbers begin
 
 Choice = Literal["active", "random"] | Sequence[int]
 
@@ -70,9 +74,7 @@ class SensingAgent(PlannerAgent):
         """
         states, goals, known, single = self._halves(observation)
         before = self._own(state, len(states))
-        begins = before.count == 0
-        if episode_start is not None:
-            begins = begins | np.asarray(episode_start, bool).reshape(-1)
+        begins = before.begun(episode_start)
         if not known[begins].all():
             column = int(np.argwhere(~known & begins[:, None])[0, 1])
             raise DiffplanError(
@@ -81,17 +83,18 @@ class SensingAgent(PlannerAgent):
             )
         measured, belief = self._noted(before, states, known), before.belief.copy()
         ends = before.age + 1 >= self.settings.replan_every
+        if (moved := before.moved(goals, self.goal_tolerance)) is not None:
+            ends |= moved
         states = np.where(known, states, self._between(before))
         due = ends & ~begins & ~known.all(1)
         if due.any():
-            belief[due] = self._particles(before, measured, due)[:, :, self._row]
-            states[due] = np.where(known[due], states[due], belief[due].mean(1))
+            found = _at(self._particles(before, measured, due), self._place(before.age[due] + 1))
+            belief[due] = np.where(known[due, None], states[due, None], found)
+            states[due] = belief[due].mean(1)
         actions, after = self._decide(states, goals, before, episode_start, deterministic, seed)
         made = after.age == 0
         measured[made] = np.nan
-        # what is not known stays unknown where a goal has moved in between
-        strayed = np.where(known[:, None], 0.0, belief - belief.mean(1, keepdims=True))
-        belief = np.where((made & ~due)[:, None, None], states[:, None] + strayed, belief)
+        belief = np.where((made & ~due)[:, None, None], states[:, None], belief)
         fields = {f.name: getattr(after, f.name) for f in dataclasses.fields(AgentState)}
         following = SensingState(
             **fields,
@@ -101,7 +104,7 @@ class SensingAgent(PlannerAgent):
             estimate=states,
         )
         # sensors stay on until the next plan
-        choose = begins | (after.age + 1 >= self.settings.replan_every)
+        choose = made & (begins | due) | (after.age + 1 >= self.settings.replan_every)
         if choose.any():
             following.asks[choose] = self._chosen(following, choose)
         return (actions[0] if single else actions), following
@@ -114,16 +117,16 @@ class SensingAgent(PlannerAgent):
 
     # --- Inside ----------------------------------------------------------------------------------
 
-    @property
-    def _row(self) -> int:
-        """Of a plan, the state at which the next plan is due."""
-        return min(self.settings.replan_every // self.stride, self.horizon)
-
     def _own(self, state: AgentState | None, rows: int) -> SensingState:
         """The state of a call, which knows all of where its plans began unless it says else."""
         state = self._blank(rows) if state is None else state
         check_state(state, rows, (self.horizon + 1, self.layout.state_dim), self._fields)
         if isinstance(state, SensingState):
+            if state.belief.shape[1] != self._spread.candidates:
+                raise DiffplanError(
+                    f"the state holds {state.belief.shape[1]} particles a row, this agent's "
+                    f"{self._spread.candidates}: it is another agent's; pass state=None"
+                )
             return state
         start = state.plan.states[:, 0].numpy(force=True)
         fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(AgentState)}
@@ -137,10 +140,16 @@ class SensingAgent(PlannerAgent):
 
     def _halves(self, observation: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, bool]:
         """States and goals as `_split`, which columns [B, D] are known, and whether it was one."""
-        # two stand-ins, of which a known column notices nothing
-        states, goals, single = self._split(_filled(observation, 0.0))
-        others, _, _ = self._split(_filled(observation, 1.0))
-        return states.copy(), goals, states == others, single
+        keys = self.layout.dict_keys
+        if isinstance(observation, Mapping):
+            unknown = [_unknown(observation.get(key)) for key in keys]
+            parts = {key: _filled(observation.get(key)) for key in keys if key in observation}
+            states, goals, single = self._split({**observation, **parts})
+        else:
+            unknown = [_unknown(observation)]
+            states, goals, single = self._split(_filled(observation))
+        missing = np.concatenate(unknown, -1).reshape(states.shape)
+        return states.copy(), goals, ~missing, single
 
     def _noted(self, state: SensingState, states: np.ndarray, known: np.ndarray) -> np.ndarray:
         """What was measured of the plans so far, and now."""
@@ -149,14 +158,14 @@ class SensingAgent(PlannerAgent):
         measured[at, age[at] // self.stride] = np.where(known[at], states[at], np.nan)
         return measured
 
+    def _place(self, age: np.ndarray) -> np.ndarray:
+        """Where on a plan, in strides, bodies are after so many steps [B]."""
+        place: np.ndarray = np.minimum(age / self.stride, self.horizon)
+        return place
+
     def _between(self, state: SensingState) -> np.ndarray:
         """Where plans expect to be now [B, D], on straight lines between their states."""
-        plan = state.plan.states.numpy(force=True)
-        age = state.age + 1
-        low = np.minimum(age // self.stride, self.horizon - 1)
-        share = np.minimum(age / self.stride - low, 1.0)[:, None].astype(np.float32)
-        rows = np.arange(len(plan))
-        return (1 - share) * plan[rows, low] + share * plan[rows, low + 1]
+        return _at(state.plan.states.numpy(force=True)[:, None], self._place(state.age + 1))[:, 0]
 
     def _particles(self, state: SensingState, measured: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Particles [b, K, H+1, D] of the states along the plans of the marked rows."""
@@ -167,7 +176,8 @@ class SensingAgent(PlannerAgent):
         codes = self._memory.codes(_rows(state.history, rows), state.step[rows])
         context = self._context(starts, goals, state.target_return[rows], codes, step=step)
         seeds = torch.from_numpy(state.seeds[rows])
-        count = torch.from_numpy(~state.count[rows])  # other numbers than those of the plans
+        # other numbers than those of the plans
+        count = torch.from_numpy(state.count[rows] + _PARTICLES)
         with torch.no_grad():
             normalised = self.model.normalised_context(self._step.aimed(context.to(self.device)))
             shape = (self._spread.candidates, self.model.rows, self.model.plan_dim)
@@ -192,17 +202,18 @@ class SensingAgent(PlannerAgent):
             # by the row's seed and the plan's number
             draws = standard_normal(
                 torch.from_numpy(state.seeds[rows]),
-                torch.from_numpy(-2 - state.count[rows]),
+                torch.from_numpy(state.count[rows] + _CHOICES),
                 len(self._sensors),
             )
             order = draws.argsort(1).numpy()[:, :count]
             marked = np.zeros((many, len(self._sensors)), bool)
             np.put_along_axis(marked, order, True, 1)
         elif choice == "active":
-            found = self._tensor(self._particles(state, state.measured, rows)[:, :, self._row])
-            nothing = torch.zeros(many, dim, dtype=torch.bool, device=self.device)
-            particles = self.model.states(found) / self.model.plan_scale[self._row - 1]
-            told = most_telling(particles, self._sensors, count, nothing)
+            place = self._place(np.full(many, self.settings.replan_every))
+            found = self._tensor(_at(self._particles(state, state.measured, rows), place))
+            # in units of how far plans move until then
+            scale = self.model.plan_scale[max(int(np.ceil(place[0])), 1) - 1]
+            told = most_telling(self.model.states(found) / scale, self._sensors, count)
             marked = told.numpy(force=True)
         else:
             marked = np.zeros((many, len(self._sensors)), bool)
@@ -238,20 +249,16 @@ def sensing(
             "has none of; take a model with a denoiser and inverse dynamics, e.g. "
             "trajectory-diffuser"
         )
-    read = tuple((c,) for c in range(dim)) if sensors is None else tuple(map(tuple, sensors))
-    for each in read:
-        if not each or not all(0 <= column < dim for column in each):
-            raise DiffplanError(
-                f"a sensor has columns {list(each)}, expected some of 0 to {dim - 1}"
-            )
+    read = _sensors_of(sensors, dim)
     count = whole_number(columns, "columns", least=0)
     if count > len(read):
         raise DiffplanError(f"columns is {count}, but there are {len(read)} sensors")
     if not isinstance(choice, str):
-        choice = tuple(choice)
-        if len(choice) != count or not all(0 <= place < len(read) for place in choice):
+        choice = _numbers(choice, len(read))
+        if len(set(choice)) != count or len(choice) != count:
             raise DiffplanError(
-                f"choice is {list(choice)}, expected {count} of the sensors 0 to {len(read) - 1}"
+                f"choice is {list(choice)}, expected {count} of the sensors 0 to {len(read) - 1}, "
+                "each once"
             )
     elif choice not in ("active", "random"):
         raise DiffplanError(f"choice is {choice!r}, expected 'active', 'random' or sensors")
@@ -264,11 +271,14 @@ def sensing(
         "choice": choice,
         "particles": whole_number(particles, "particles", least=2),
     }
-    # particles differ by the noise that they start from
+    # particles differ by the noise that they start from; a plan is followed from the middle level
+    # where the process itself would forget it
+    followed = any(model.main_process.r)
     settings = dataclasses.replace(
         agent.settings,
         candidates=particles,
-        start="noise" if agent.settings.start == "noise" else "process",
+        start="process" if followed else "sdedit",
+        start_level=None if followed else _middle(model, agent.settings.denoising_steps),
         eta=0.0,
         sampler="ddim",
     )
@@ -278,15 +288,55 @@ def sensing(
     return twin
 
 
-def _filled(observation: Any, value: float) -> Any:
-    """An observation with a number where it has none; a goal keeps what it has."""
-    if isinstance(observation, Mapping):
-        return {
-            key: part if key == "desired_goal" else _filled(part, value)
-            for key, part in observation.items()
-        }
-    array = np.asarray(observation)
-    return np.where(np.isnan(array), value, array).astype(array.dtype)
+def _middle(model: PlannerModel, steps: int) -> int:
+    top = model.plain_process.T
+    return min(top, max(steps, top // 2))
+
+
+def _sensors_of(sensors: Sequence[Sequence[int]] | None, dim: int) -> tuple[tuple[int, ...], ...]:
+    """The columns that each sensor reads; DiffplanError for what are none."""
+    if sensors is None:
+        return tuple((column,) for column in range(dim))
+    read = tuple(_numbers(each, dim) for each in sensors)
+    if not all(read):
+        raise DiffplanError("a sensor has no columns")
+    return read
+
+
+def _numbers(given: Any, below: int) -> tuple[int, ...]:
+    """Whole numbers from 0 on."""
+    try:
+        found = tuple(operator.index(each) for each in given)
+    except TypeError:
+        found = (-1,)
+    if not all(0 <= each < below for each in found):
+        raise DiffplanError(f"{given!r} was given, expected a list of numbers 0 to {below - 1}")
+    return found
+
+
+def _at(states: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """States [B, K, D] of [B, K, N, D] at places [B] along N, on straight lines between them."""
+    low = np.minimum(place.astype(np.int64), states.shape[2] - 2)
+    share = (place - low)[:, None, None].astype(np.float32)
+    rows = np.arange(len(states))
+    between: np.ndarray = (1 - share) * states[rows, :, low] + share * states[rows, :, low + 1]
+    return between
+
+
+def _unknown(part: Any) -> np.ndarray:
+    """Where a part of an observation holds NaN; what holds no numbers is refused elsewhere."""
+    try:
+        array = np.asarray(part, np.float64)
+    except (TypeError, ValueError):
+        return np.zeros(np.shape(part), bool)
+    found: np.ndarray = np.isnan(array)
+    return found
+
+
+def _filled(part: Any) -> Any:
+    """The same with 0 for NaN."""
+    missing = _unknown(part)
+    return np.where(missing, 0, np.asarray(part)) if missing.any() else part
 
 
 def _rows(array: Any, rows: np.ndarray) -> Any:

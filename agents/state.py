@@ -33,6 +33,29 @@ class AgentState:
     target_return: np.ndarray
     history: np.ndarray | None = None
 
+    def begun(self, episode_start: np.ndarray | None) -> np.ndarray:
+        """Rows [B] whose episode begins: said so, or without a plan yet.
+
+        DiffplanError where as many are not said.
+        """
+        # also after `reset_rows`, whoever forgets to say episode_start
+        begins = self.count == 0
+        if episode_start is None:
+            return begins
+        fresh, rows = np.asarray(episode_start, bool).reshape(-1), len(self.count)
+        if len(fresh) != rows:
+            raise DiffplanError(
+                f"episode_start has {len(fresh)} entries, the observation {rows} rows"
+            )
+        return begins | fresh
+
+    def moved(self, goals: np.ndarray | None, tolerance: float | np.ndarray) -> np.ndarray | None:
+        """Rows [B] whose goal is another than their plan was made for; None without goals."""
+        if goals is None or self.goals is None:
+            return None
+        found: np.ndarray = (np.abs(goals - self.goals) > tolerance).any(-1)
+        return found
+
     def to(self, device: torch.device) -> AgentState:
         """With the plans on a device."""
         if self.plan.states.device == device:

@@ -44,16 +44,19 @@ class Detours(Subgoals):
         return found.indices, torch.where(hidden > self.margin, _UNREACHABLE, gaps)
 
     def _best(
-        self, there: Tensor, onward: Tensor, whole: Tensor, reach: float
+        self, here: Tensor, there: Tensor, onward: Tensor, whole: Tensor, reach: float
     ) -> tuple[Tensor, Tensor]:
-        best, aims = super()._best(there, onward, whole, reach)
+        best, aims = super()._best(here, there, onward, whole, reach)
         # where the next edge is longer than the reach, as all is gone that would have parted it:
         # the landmark at its end
         way = (there > reach) & (there + onward <= _SLACK * whole.unsqueeze(1))
         ahead = torch.where(way, there, math.inf).min(1)
-        stays = ~aims | (there.gather(1, best.unsqueeze(1)).squeeze(1) < _STAYS * reach)
+        at, end = self.centres[best], self.centres[ahead.indices]
+        # that far already, or on the edge: to turn back is no way on
+        near = there.gather(1, best.unsqueeze(1)).squeeze(1) < _STAYS * reach
+        along = (end - here).norm(dim=-1) < (end - at).norm(dim=-1)
         known = (whole > reach) & (whole < _UNREACHABLE / 10)
-        goes_on = known & stays & (ahead.values < _UNREACHABLE / 10)
+        goes_on = known & (~aims | near | along) & (ahead.values < _UNREACHABLE / 10)
         return torch.where(goes_on, ahead.indices, best), aims | goes_on
 
 

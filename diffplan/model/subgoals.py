@@ -46,11 +46,11 @@ class Subgoals(nn.Module):
         there = (self.distances[near] + gaps.unsqueeze(-1)).amin(1)
         onward = (self.distances.t()[at] + left.unsqueeze(-1)).amin(1)
         whole = (there.gather(1, at) + left).amin(1)
-        best, aims = self._best(there, onward, whole, reach)
+        best, aims = self._best(here, there, onward, whole, reach)
         return torch.where(aims.unsqueeze(1), self.centres[best], goal)
 
     def _best(
-        self, there: Tensor, onward: Tensor, whole: Tensor, reach: float
+        self, here: Tensor, there: Tensor, onward: Tensor, whole: Tensor, reach: float
     ) -> tuple[Tensor, Tensor]:
         """Which landmark [B] to aim at, and whether to: by steps to each and on from it [B, M]."""
         best = torch.where(there <= reach, onward, math.inf).argmin(1)

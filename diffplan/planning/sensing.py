@@ -68,19 +68,16 @@ def posterior(
     return found.unflatten(0, (rows, k))
 
 
-def most_telling(
-    particles: Tensor, sensors: tuple[tuple[int, ...], ...], count: int, measured: Tensor
-) -> Tensor:
+def most_telling(particles: Tensor, sensors: tuple[tuple[int, ...], ...], count: int) -> Tensor:
     """Marks [B, S] the sensors that tell most about particles [B, K, D] of normalised states.
 
-    sensors: the columns of each. measured: [B, D] true where a column is known anyhow. They are
-    chosen one after the other by the entropy of what they would show, given those before, as of a
-    Gaussian with the particles' covariance, so that two that show the same are not both asked.
+    sensors: the columns of each. They are chosen one after the other by the entropy of what they
+    would show, given those before, as of a Gaussian with the particles' covariance, so that two
+    that show the same are not both asked.
     """
     batch, k, dim = particles.shape
     away = particles - particles.mean(1, keepdim=True)
     covariance = away.transpose(1, 2) @ away / max(k - 1, 1)
-    covariance = covariance * ~(measured[:, :, None] | measured[:, None])
     marked = torch.zeros(batch, len(sensors), dtype=torch.bool, device=particles.device)
     one = torch.eye(dim, device=particles.device)
     for _ in range(min(count, len(sensors))):

@@ -1,5 +1,6 @@
 """Agents that see a few columns at a time."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,55 @@ def test_what_was_never_measured_is_asked_for_in_time(make_agent: Make, observe:
     assert np.any(asks, (0, 1)).all()
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_plans_are_made_between_their_states_or_at_every_step(
+    make_agent: Make, observe: Make, every: int
+) -> None:
+    agent = make_agent(replan_every=every)
+    assert agent.stride > 1
+    sensing, state = agent.sensing(1, choice=(0,)), None
+    for step in range(7):
+        seen = observe(2, step)
+        _, state = sensing.predict(seen if state is None else masked(seen, state.asks), state)
+    assert (state.belief.std(1)[:, 1:] > 1e-4).all()
+    np.testing.assert_allclose(state.belief[:, :, 0].std(1), 0.0, atol=1e-6)
+
+
+def test_goals_that_move_at_every_call_leave_doubt(make_agent: Make, observe: Make) -> None:
+    sensing, state, asks = make_agent().sensing(1), None, []
+    seen = observe(2)
+    for step in range(8):
+        given = {**seen, "desired_goal": observe(2, step)["desired_goal"]}
+        _, state = sensing.predict(given if state is None else masked(given, state.asks), state)
+        asks.append(state.asks)
+    assert (state.age == 0).all()
+    assert len({row.tobytes() for row in np.array(asks)[:, 0]}) > 1
+    assert (state.belief.std(1).max(1) > 1e-4).all()
+
+
+def test_a_state_of_other_particles_and_starts_of_other_rows_are_refused(
+    make_agent: Make, observe: Make
+) -> None:
+    agent, seen = make_agent(), observe(2)
+    _, state = agent.sensing(1, particles=8).predict(seen)
+    with pytest.raises(DiffplanError, match="8 particles"):
+        agent.sensing(1).predict(seen, state)
+    with pytest.raises(DiffplanError, match="episode_start has 3 entries"):
+        agent.sensing(1).predict(seen, None, np.ones(3, bool))
+
+
+def test_particles_of_plans_from_noise_follow_them(make_agent: Make, observe: Make) -> None:
+    sensing = make_agent(start="noise").sensing(1)
+    _, state = sensing.predict(observe(2))
+    every = np.ones(2, bool)
+    found = sensing._particles(state, state.measured, every)
+    moved = dataclasses.replace(state, plan=state.plan._replace(states=state.plan.states + 2.0))
+    # the plan's start moves, too: the same way from elsewhere would be no difference
+    moved.plan.states[:, 0] -= 2.0
+    strayed = sensing._particles(moved, state.measured, every) - found
+    assert np.abs(strayed[:, :, 1:]).mean() > 0.1
+
+
 def test_rows_are_alone_and_episodes_begin_whole(make_agent: Make, observe: Make) -> None:
     sensing = make_agent().sensing(2, choice="random")
     seen, state, alone = observe(3), None, None
@@ -84,8 +134,16 @@ def test_sensors_with_an_array_and_without_a_batch(make_agent: Make) -> None:
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("trajectory-diffuser", {}, {"columns": 9}, "columns is 9, but there are 4 sensors"),
-    ("trajectory-diffuser", {}, {"sensors": ((7,),)}, r"a sensor has columns \[7\]"),
+    (
+        "trajectory-diffuser",
+        {},
+        {"sensors": ((7,),)},
+        r"\(7,\) was given, .* 0 to 3",
+    ),
     ("trajectory-diffuser", {}, {"choice": (0, 1)}, "expected 1 of the sensors 0 to 3"),
+    ("trajectory-diffuser", {}, {"choice": (1, 1), "columns": 2}, "each once"),
+    ("trajectory-diffuser", {}, {"choice": 0}, "0 was given, expected a list"),
+    ("trajectory-diffuser", {}, {"sensors": (0, 1)}, "0 was given, expected a list"),
     ("trajectory-diffuser", {}, {"choice": "greedy"}, "'greedy', expected 'active'"),
     ("trajectory-diffuser", {}, {"particles": 1}, "particles is 1"),
     ("trajectory-diffuser", {"plan.columns": "goal"}, {}, "plan.columns all"),

@@ -47,18 +47,34 @@ def test_a_margin_is_kept_where_there_is_another_way_and_else_given_up() -> None
     assert 10.0 < float(found.distances[1, 2]) <= 30.0
 
 
+def aims(ways: Subgoals, x: float, goal: float) -> float:
+    found = ways(torch.tensor([[x, 0.0]]), torch.tensor([[goal, 0.0]]), 12.0)
+    return float(found[0, 0])
+
+
+def in_line(places: list[float]) -> Subgoals:
+    centres = torch.tensor([[x, 0.0] for x in places])
+    found = Subgoals(len(places), 2)
+    found.fit(LandmarkGraph(centres, torch.cdist(centres, centres), speed=1.0))
+    return found
+
+
 def test_an_edge_longer_than_the_reach_is_no_place_to_stay() -> None:
-    places = torch.tensor([[0.0, 0.0], [20.0, 0.0], [40.0, 0.0], [60.0, 0.0]])
-    line, goal = Subgoals(4, 2), places[3:]
-    line.fit(LandmarkGraph(places, torch.cdist(places, places), speed=1.0))
+    line = in_line([0.0, 20.0, 40.0, 60.0])
     free = around(line, lambda points: torch.zeros_like(points[..., 0]), 0.0)
-
-    def aims(ways: Subgoals, x: float) -> float:
-        return float(ways(torch.tensor([[x, 0.0]]), goal, 12.0)[0, 0])
-
-    assert aims(line, -1.0) == 0.0  # the last landmark within twelve steps, and there it stays
-    assert [aims(free, x) for x in (-1.0, 0.0, 5.0, 10.0, 20.0, 50.0)] == [20, 20, 20, 20, 40, 60]
-    assert aims(free, -8.0) == 0.0
+    # the last landmark within twelve steps, and there it stays
+    assert aims(line, -1.0, 60.0) == 0.0
+    found = [aims(free, x, 60.0) for x in (-8.0, -1.0, 0.0, 5.0, 10.0, 20.0, 50.0)]
+    assert found == [0, 20, 20, 20, 20, 40, 60]
     # no way at all: the goal, as ever
     apart = around(line, lambda points: (points[..., 0] - 30.0).abs().lt(5).float(), 0.0)
-    assert aims(apart, 0.0) == 60.0
+    assert aims(apart, 0.0, 60.0) == 60.0
+
+
+def test_a_long_edge_is_gone_along_to_its_end() -> None:
+    # its far end is none of the nearest landmarks
+    dense = in_line([*(-2.0 * i for i in range(12)), 20.0, 40.0])
+    ways, x = around(dense, lambda points: torch.zeros_like(points[..., 0]), 0.0), -20.0
+    for _ in range(20):
+        x += max(-5.0, min(5.0, aims(ways, x, 40.0) - x))
+    assert x == 40.0

@@ -24,12 +24,9 @@ def gaussian(covariance: list[list[float]], rows: int = 1) -> torch.Tensor:
     return drawn.expand(rows, -1, -1)
 
 
-def marks(covariance: list[list[float]], count: int, sensors: Any = None, known: Any = ()) -> Any:
-    dim = len(covariance)
-    measured = torch.zeros(1, dim, dtype=torch.bool)
-    measured[:, list(known)] = True
-    each = tuple((c,) for c in range(dim)) if sensors is None else sensors
-    found = most_telling(gaussian(covariance), each, count, measured)
+def marks(covariance: list[list[float]], count: int, sensors: Any = None) -> Any:
+    each = tuple((c,) for c in range(len(covariance))) if sensors is None else sensors
+    found = most_telling(gaussian(covariance), each, count)
     return found[0].nonzero()[:, 0].tolist()
 
 
@@ -39,7 +36,6 @@ def test_the_widest_is_asked_for_and_what_follows_from_it_is_not() -> None:
     assert marks(covariance, 1) == [0]
     assert marks(covariance, 2) == [0, 2]
     assert marks(covariance, 3) == [0, 1, 2]
-    assert marks(covariance, 1, known=(0, 1)) == [2]
 
 
 def test_a_sensor_of_several_columns_tells_what_they_tell_together() -> None:
