@@ -219,8 +219,8 @@ class SensingAgent(PlannerAgent):
             marked = np.zeros((many, len(self._sensors)), bool)
             marked[:, list(choice)] = True
         asks = np.zeros((many, dim), bool)
-        for place, columns in enumerate(self._sensors):
-            asks[:, list(columns)] |= marked[:, place, None]
+        for sensor, columns in enumerate(self._sensors):
+            asks[:, list(columns)] |= marked[:, sensor, None]
         return asks
 
 

@@ -91,3 +91,9 @@ def test_diffuser_plans_a_maze_once_and_follows_its_waypoints() -> None:
     config = config_for("diffuser", "pointmaze-medium-v3", has_goal=True)
     assert config.planning.replan_every == config.plan.horizon * config.plan.stride == 256
     assert config.heads.kind == "separate" and not config.planning.value_guidance
+
+
+@pytest.mark.parametrize("name", ["diffuser", "decision-diffuser", "diffusion-veteran"])
+def test_other_planners_are_punished_for_falling_as_published(name: str) -> None:
+    assert get_config(name).data.termination_penalty == -100
+    assert get_config("trajectory-diffuser").data.termination_penalty == 0

@@ -338,6 +338,11 @@ def test_heads_tell_of_what_is_taken_for_a_plan_what_they_tell_of_one(models: Ma
     assert {*said, "kept"} == telling.said.keys()
     for name in EVERY:
         torch.testing.assert_close(said[name], telling.said[name])
+    # here, too, the last layer makes plans, not plans that are easy to read
+    model.zero_grad()
+    torch.stack([each.sum() for each in said.values()]).sum().backward()
+    assert all(p.grad is None for p in denoiser.network.leave.parameters())
+    assert any(p.grad is not None for p in denoiser.network.parameters())
 
 
 def test_a_shared_model_needs_no_other_networks(models: Make) -> None:

@@ -309,3 +309,12 @@ def test_what_cannot_be_studied_is_refused(
 ) -> None:
     with pytest.raises(DiffplanError, match=message):
         Study(**{"out": tmp_path, "data": ("x",), **changes}).run()
+
+
+def test_others_with_our_windows_differ_from_themselves_in_that_alone() -> None:
+    for name, row in GROUPS["windows"].items():
+        plain = GROUPS["planners"][name.removesuffix(", our windows")]
+        assert plain.config != "trajectory-diffuser"
+        assert row.training == plain.training | {"data.best_of_windows": 16}
+        assert row.config == plain.config and row.planning == plain.planning
+    assert len(GROUPS["windows"]) >= 4
