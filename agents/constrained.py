@@ -28,7 +28,7 @@ from diffplan.model.planner_model import PlannerModel
 from diffplan.model.routes import around
 from diffplan.model.subgoals import Subgoals
 from diffplan.planning.wanted import Way
-from diffplan.planning.wishes import Wishes
+from diffplan.planning.wishes import SAMPLED, Wishes
 
 _NEAR = 0.5  # of a stride of brisk motion: how near a waypoint without a width is passed
 
@@ -141,7 +141,7 @@ def constrained(
         return twin
     chosen: Way = way or _by_default(planned)
     own: dict[str, Any] = {"candidates": candidates}
-    if chosen == "smc":
+    if chosen in SAMPLED:
         own["eta"] = 1.0
     elif chosen == "red-diff":
         own["denoising_steps"] = model.main_process.T

@@ -36,8 +36,8 @@ def evodiff(
     by row over the plan as over one channel of an image, and what is left corrects the step, which
     was probed for it: the last x needs an answer of its own. As released with
     `lower_order_final=False, denoise_to_zero=True`; the released first-order ending shrinks x by
-    1 - sqrt(sigma_t sigma_s), nothing for the sigma of images, a tenth of a plan and more for ours. It
-    converges with about order 1 on levels even in log(a / sigma), and need not on others.
+    1 - sqrt(sigma_t sigma_s), nothing for the sigma of images, a tenth of a plan and more for
+    ours. It converges with about order 1 on levels even in log(a / sigma), and need not on others.
     """
     check_noisy_grid(process, grid, proposal, "evodiff")
     if len(grid) == 1:

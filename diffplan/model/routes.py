@@ -17,6 +17,7 @@ _CLOSE = 2.0  # times its length that an edge costs more where it keeps no margi
 _NEIGHBOURS = 6  # landmarks considered around a point: some lie behind an obstacle
 _LOOKS = (0.25, 0.5, 0.75, 1.0)  # of the way to them
 _SLACK = 1.001  # of a way that is as short through another landmark
+_ALONG = 1.1  # of an edge's length: by way of a point that lies on it
 _STAYS = 0.25  # of the reach: a landmark that near is no way on
 
 
@@ -54,7 +55,8 @@ class Detours(Subgoals):
         at, end = self.centres[best], self.centres[ahead.indices]
         # that far already, or on the edge: to turn back is no way on
         near = there.gather(1, best.unsqueeze(1)).squeeze(1) < _STAYS * reach
-        along = (end - here).norm(dim=-1) < (end - at).norm(dim=-1)
+        edge = (end - at).norm(dim=-1)
+        along = (here - at).norm(dim=-1) + (end - here).norm(dim=-1) < _ALONG * edge
         known = (whole > reach) & (whole < _UNREACHABLE / 10)
         goes_on = known & (~aims | near | along) & (ahead.values < _UNREACHABLE / 10)
         return torch.where(goes_on, ahead.indices, best), aims | goes_on

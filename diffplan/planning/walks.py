@@ -70,6 +70,7 @@ def smc(
         *(guided_of, first, chain.process, chain.grid, x, steps, settings.eta),
         potential=lambda x0: wanted.weight * wanted.off(x0).square(),
         k=settings.candidates,
+        steered=wanted.way == "smc-gradient",
     )
 
 
@@ -85,19 +86,26 @@ def particles(
     *,
     potential: Callable[[Tensor], Tensor],
     k: int,
+    steered: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Annealed sequential Monte Carlo along a chain, without gradients: x_0 [B*k, rows, D].
+    """Annealed sequential Monte Carlo along a chain: x_0 [B*k, rows, D].
 
     The potential at a level is a_t^2 times that of x0_hat, so that the log weights of a particle
     telescope to the potential of the finished plan. Resampled are rows of k particles each where
     fewer than half of them count, and all before the last step but one: after that copies would
     stay copies.
+    steered: noise drifts down the potential's gradient g through the denoiser, by v g for noise of
+    variance v, and weights make up for it by exp(sqrt(v) g n - v g^2 / 2), n the noise that was
+    drawn: which particles there are changes, and not what they are drawn from.
     guided_of: the denoiser of resampled rows [B*k], None for those at the start, which `guided` is.
     """
     logits = torch.zeros(len(x) // k, k, device=x.device)
     before, last = torch.zeros_like(logits), len(grid) - 2
     for i, (t, s) in enumerate(pairwise(grid)):
-        x0 = guided.denoise(x, t)
+        x0, slope = guided.denoise(x, t), None
+        # after the last resampling nothing would make up for it
+        if steered and i < last - 1:
+            slope = _slope(guided, x, t, process.a[t] ** 2, potential)
         if i < last:
             now = process.a[t] ** 2 * potential(x0).view(-1, k)
             logits = logits - (now - before)
@@ -107,9 +115,30 @@ def particles(
             if bool(poor.any()):
                 rows = (index + k * torch.arange(len(index), device=x.device)[:, None]).flatten()
                 x, x0, guided = x[rows], x0[rows], guided_of(rows)
+                slope = None if slope is None else slope[rows]
         drawn = None if steps is None else steps[i : i + 1]
-        x = _one_step(guided, process, (t, s), x, x0, drawn, eta)
+        before_it, x = x, _one_step(guided, process, (t, s), x, x0, drawn, eta)
+        if slope is not None and drawn is not None:
+            still = _one_step(guided, process, (t, s), before_it, x0, torch.zeros_like(drawn), eta)
+            ones = _one_step(guided, process, (t, s), before_it, x0, torch.ones_like(drawn), eta)
+            drift = (ones - still) * slope
+            x = x - (ones - still) * drift
+            made_up = (drift * drawn[0] - 0.5 * drift.square()).sum((1, 2))
+            logits = logits + made_up.view(-1, k)
     return x, guided.said
+
+
+def _slope(
+    guided: Guided, x: Tensor, t: int, share: float, potential: Callable[[Tensor], Tensor]
+) -> Tensor | None:
+    """Gradient in x [B*k, rows, D] of a share of the potential of x0_hat; None if it has none."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = x.detach().clone().requires_grad_()
+        found = potential(guided.denoise(at, t)).sum()
+        if not found.requires_grad:
+            return None
+        (slope,) = torch.autograd.grad(found, at)
+    return share * slope
 
 
 def _one_step(

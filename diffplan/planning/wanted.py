@@ -15,8 +15,8 @@ from diffplan.diffusion.process import Process
 from diffplan.diffusion.sampling import Denoise
 from diffplan.model.planner_model import PlannerModel
 
-Way = Literal["project", "dps", "pigdm", "red-diff", "smc", "reject"]
-THROUGH = ("project", "dps", "pigdm")
+Way = Literal["project", "dps", "pigdm", "red-diff", "smc", "smc-gradient", "reject"]
+THROUGH = ("project", "dps", "pigdm", "smc-gradient")
 """Ways that differentiate the denoiser."""
 
 _TINY = 1e-12

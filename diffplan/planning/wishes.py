@@ -14,7 +14,7 @@ All of them act on x0_hat or on the particles of the chain; the networks stay as
   from what is off (Mardani et al. 2024, arXiv 2305.04391, algorithm 1; its weights make the pull
   lambda (mu - x0_hat)).
 - smc: candidates are particles, weighed by what they are off and resampled (derivative-free,
-  annealed by a_t^2).
+  annealed by a_t^2). smc-gradient: they also drift down the gradient (ensemble SMC, AFDPS).
 - reject: nothing is steered; of the candidates one that meets them is taken.
 """
 
@@ -34,6 +34,9 @@ from diffplan.planning.chains import Chain, StreamChain
 from diffplan.planning.stages import Noise, guide, optimise, walk_back
 from diffplan.planning.walks import reddiff, smc
 from diffplan.planning.wanted import THROUGH, Wanted, Way
+
+SAMPLED = ("smc", "smc-gradient")
+"""Ways whose candidates are particles: with noise in every step."""
 
 _EXPORTED = ("project", "pigdm", "reject")
 
@@ -76,7 +79,7 @@ class Wishes:
             x, told = optimise(model, context, proposal, noise, settings, chain)
             return wanted.nearest(x), told
         assert isinstance(chain, Chain)
-        if self.way == "smc":
+        if self.way in SAMPLED:
             return smc(wanted, context, proposal, noise, settings, chain)
         guided = guide(model, context, proposal, settings, chain)
         if self.way == "red-diff":

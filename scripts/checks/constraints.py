@@ -53,6 +53,7 @@ _ROWS: dict[str, dict[str, Any] | None] = {
     "PiGDM": {"way": "pigdm"},
     "RED-Diff": {"way": "red-diff"},
     "sequential Monte Carlo": {"way": "smc"},
+    "the same with gradients": {"way": "smc-gradient"},
 }
 
 

@@ -135,7 +135,7 @@ def test_models_without_goals_or_with_actions_in_their_plans_say_what_they_lack(
 
 
 @pytest.mark.parametrize("name", ["trajectory-diffuser", "multi-task"])
-@pytest.mark.parametrize("way", ["dps", "smc", "red-diff"])
+@pytest.mark.parametrize("way", ["dps", "smc", "smc-gradient", "red-diff"])
 def test_every_way_plans_for_an_agent(make_agent: Make, way: Any, name: str) -> None:
     agent = make_agent(name)
     kept = agent.constrained(Limit(0, high=5.0), way=way, candidates=3)

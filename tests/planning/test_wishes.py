@@ -110,9 +110,9 @@ def test_a_differentiable_cost_is_stepped_down_and_a_black_box_chooses(models: M
 def test_rows_do_not_know_each_other(models: Make) -> None:
     model = models()
     context, bound = ahead(model)
-    for way in ("project", "smc", "dps"):
+    for way in ("project", "smc", "smc-gradient", "dps"):
         wishes = Wishes((bound, Avoid(Disc((0.0, 0.0), 0.5))), way)  # type: ignore[arg-type]
-        settings = {"candidates": 4, "eta": 1.0 if way == "smc" else 0.0}
+        settings = {"candidates": 4, "eta": 1.0 if "smc" in way else 0.0}
         together = planned(model, context, wishes, **settings)
         alone = planned(model, context.rows(slice(0, 1)), wishes, **settings)
         torch.testing.assert_close(together.states[:1], alone.states, rtol=1e-4, atol=1e-5)
@@ -125,7 +125,8 @@ def test_a_plan_of_which_nothing_is_asked_costs_nothing(models: Make) -> None:
     assert step.context(2).clock is None
 
 
-def test_particles_find_the_posterior_of_two_modes() -> None:
+@pytest.mark.parametrize("steered", [False, True])
+def test_particles_find_the_posterior_of_two_modes(steered: bool) -> None:
     """A prior of two modes and a Gaussian likelihood: mean and variance are known exactly.
 
     0.5 N(-1, .2) + 0.5 N(1, .2) times exp(-(x - .8)^2 / (2 * .5)).
@@ -150,6 +151,7 @@ def test_particles_find_the_posterior_of_two_modes() -> None:
         *(guided_of, guided_of(None), process, grid, x, steps, 1.0),
         potential=lambda x0: (x0[:, 0, 0] - seen) ** 2 / (2 * noise),
         k=count,
+        steered=steered,
     )
     line = torch.linspace(-4, 4, 4001)
     density = torch.stack([torch.exp(-((line - m) ** 2) / (2 * variance)) for m in means]).sum(0)
