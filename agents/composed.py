@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from diffplan.agents.planner_agent import PlannerAgent
@@ -37,7 +39,7 @@ def composed(agent: PlannerAgent, aims: Sequence[Aim]) -> ComposedAgent:
     twin = ComposedAgent.__new__(ComposedAgent)
     twin.__dict__.update(agent.__dict__)
     twin._alone, twin._aims = agent, tuple(aims)
-    twin._wished = {"steering": Composed(twin._aims)}
+    twin._wished = {"steering": Composed(tuple(_shifted(agent, aim) for aim in aims))}
     detailed = agent._made[1]
     if agent.engine.name == "onnx":
         from diffplan.engines.onnx import OnnxEngine
@@ -50,6 +52,15 @@ def composed(agent: PlannerAgent, aims: Sequence[Aim]) -> ComposedAgent:
         twin.engine = EagerEngine(agent.model, twin.settings, detailed, **twin._wished)
     twin._fields = PlanStep(agent.model, twin.settings, detailed=detailed, **twin._wished).fields
     return twin
+
+
+def _shifted(agent: PlannerAgent, aim: Aim) -> Aim:
+    """The aim as models know it: its goal less the offset of its columns."""
+    offset = agent.layout.goal_offset
+    if aim.goal is None or offset is None:
+        return aim
+    goal = np.asarray(aim.goal, np.float64) - offset
+    return dataclasses.replace(aim, goal=tuple(goal.tolist()))
 
 
 def _check(agent: PlannerAgent, aims: Sequence[Aim]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from diffplan.model.routes import around
 from diffplan.model.subgoals import Subgoals
 from diffplan.planning.wanted import Way
 from diffplan.planning.wishes import SAMPLED, Wishes
+from diffplan.runtime import whole_number
 
 _NEAR = 0.5  # of a stride of brisk motion: how near a waypoint without a width is passed
 
@@ -117,6 +119,9 @@ def constrained(
         )
     if way is not None and way not in get_args(Way):
         raise DiffplanError(f"way is {way!r}, expected {', '.join(get_args(Way))}")
+    candidates = whole_number(candidates, "candidates", least=1)
+    if not isinstance(weight, int | float | np.floating | np.integer) or not 0 < weight < math.inf:
+        raise DiffplanError(f"weight is {weight!r}, expected a finite number above 0")
     model, goals = agent.model, agent.layout.goal_dim > 0
     if model.config.actions_in_plan:
         raise DiffplanError(
@@ -147,7 +152,7 @@ def constrained(
         own["denoising_steps"] = model.main_process.T
     twin.way = chosen
     twin.settings = dataclasses.replace(agent.settings, **own)
-    wishes = Wishes(planned, chosen, weight)
+    wishes = Wishes(planned, chosen, float(weight))
     wished: dict[str, Any] = {
         "steering": wishes,
         "routes": _routes(agent, [c for c in planned if isinstance(c, Avoid)]),

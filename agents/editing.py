@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.diffusion.inversion import METHODS, Code
 from diffplan.engines.counter_rng import standard_normal
 from diffplan.engines.decision import Plan, PlanStep
@@ -17,9 +18,6 @@ from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.planning.editing import Edited, Held, editing, encode
 from diffplan.planning.wishes import Wishes
-
-if TYPE_CHECKING:
-    from diffplan.agents.planner_agent import PlannerAgent
 
 _MADE = -1  # in place of a number of plans: other noise than any plan of the seeds is made of
 
@@ -47,9 +45,14 @@ def edited(
 ) -> Plan:
     """See `PlannerAgent.edit`."""
     own = _Maker(agent, agent.settings.start)
+    if source is not None and not isinstance(source, PlannerAgent):
+        raise DiffplanError(
+            f"source is a {type(source).__name__}, expected the agent that plans are of"
+        )
     # along the same kind of process: what is kept of one means nothing to another
     theirs = own if source is None else _Maker(source, agent.settings.start)
     _check(own, theirs, method, skip)
+    skip = float(skip)
     was = theirs.agent.context(observation)
     states, actions = _given(own, plan, was)
     if asked.had is not None:
@@ -125,9 +128,9 @@ class _Maker:
 
 def _check(own: _Maker, theirs: _Maker, method: str, skip: float) -> None:
     """Raise DiffplanError for agents whose plans have no code, or none in common."""
-    if method not in METHODS:
+    if method not in tuple(METHODS):  # by ==: lists have no hash
         raise DiffplanError(f"method is {method!r}, expected {' or '.join(METHODS)}")
-    if not isinstance(skip, int | float) or not 0 <= skip <= 1:
+    if not isinstance(skip, int | float | np.floating | np.integer) or not 0 <= skip <= 1:
         raise DiffplanError(f"skip is {skip!r}, expected a share of the levels, 0 to 1")
     for each in (own, theirs):
         steering = each.wished.get("steering")
@@ -140,11 +143,15 @@ def _check(own: _Maker, theirs: _Maker, method: str, skip: float) -> None:
         found, expected = (getattr(each.model.config.plan, name) for each in (theirs, own))
         if found != expected:
             raise DiffplanError(f"source has plan.{name} {found}, this agent {expected}")
+    layouts = (theirs.agent.layout, own.agent.layout)
     if theirs.agent.layout.state_dim != own.agent.layout.state_dim:
         raise DiffplanError(
             f"source has states of {theirs.agent.layout.state_dim} columns, this agent of "
             f"{own.agent.layout.state_dim}"
         )
+    less, expected = ([*layout.offset] or [0.0] * layout.state_dim for layout in layouts)
+    if less != expected:
+        raise DiffplanError(f"source has states less {less}, this agent less {expected}")
     if theirs.process != own.process or theirs.model.plan_dim != own.model.plan_dim:
         raise DiffplanError(
             f"source plans along {theirs.process.name} of {theirs.process.T} levels, this agent "
@@ -158,7 +165,9 @@ def _given(own: _Maker, plan: Plan | np.ndarray, was: Context) -> tuple[Tensor, 
     model, agent = own.model, own.agent
     states, actions = (plan.states, plan.actions) if isinstance(plan, Plan) else (plan, None)
     shape = (len(was), agent.horizon + 1, agent.layout.state_dim)
-    found = _tensor(states, was.state, "plan", shape)
+    # a plan is less the offset already
+    offset = None if isinstance(plan, Plan) else _offset(agent)
+    found = _tensor(states, was.state, "plan", shape, offset=offset)
     if not bool(model.planned_part(found).isfinite().all()):
         raise DiffplanError("plan holds states that are no finite numbers")
     if not model.config.actions_in_plan:
@@ -175,8 +184,9 @@ def _given(own: _Maker, plan: Plan | np.ndarray, was: Context) -> tuple[Tensor, 
 def _going(own: _Maker, context: Context, goal: Any) -> Context:
     if context.goal is None:
         raise DiffplanError(f"goal was given, but plans of {own.agent.config_name} have none")
-    shape = (len(context), own.agent.layout.goal_dim)
-    told = _tensor(goal, context.state, "goal", shape, alike=True, finite=True)
+    layout, like = own.agent.layout, context.state
+    shape, offset = (len(context), layout.goal_dim), layout.goal_offset
+    told = _tensor(goal, like, "goal", shape, alike=True, finite=True, offset=offset)
     return dataclasses.replace(context, goal=told)
 
 
@@ -192,15 +202,24 @@ def _returning(own: _Maker, context: Context, returns: Any, name: str) -> Contex
 
 def _held(own: _Maker, context: Context, states: Mapping[int, Any] | None) -> Tensor | None:
     """The states [B, H+1, D] that are to be held, NaN elsewhere; None for none."""
-    if not states:
+    if states is None:
         return None
     planned, last, width = own.model.spec.planned, own.agent.horizon, own.agent.layout.state_dim
+    if not isinstance(states, Mapping):
+        raise DiffplanError(
+            f"states is a {type(states).__name__}, expected a dict of places, 0 to {last}, to what "
+            "is held there"
+        )
+    if not states:
+        return None
+    offset = _offset(own.agent)
     held = context.state.new_full((len(context), last + 1, width), torch.nan)
     for place, state in states.items():
         if not isinstance(place, int | np.integer) or not -last <= place <= last:
             raise DiffplanError(f"states has place {place!r}, expected 0 to {last}")
         name = f"states[{place}]"
-        found = _tensor(state, context.state, name, (len(context), width), alike=True)
+        shape = (len(context), width)
+        found = _tensor(state, context.state, name, shape, alike=True, offset=offset)
         if bool(found.isinf().any()):
             raise DiffplanError(f"{name} holds numbers that are not finite")
         held[:, place] = found
@@ -213,6 +232,11 @@ def _held(own: _Maker, context: Context, states: Mapping[int, Any] | None) -> Te
     return held
 
 
+def _offset(agent: PlannerAgent) -> np.ndarray | None:
+    """What states in environment units hold more than those of plans [D]."""
+    return agent.layout.offset_of(slice(None))
+
+
 def _tensor(
     value: Any,
     like: Tensor,
@@ -221,15 +245,18 @@ def _tensor(
     *,
     alike: bool = False,
     finite: bool = False,
+    offset: np.ndarray | None = None,
 ) -> Tensor:
-    """An array of this shape on the device. alike: one for all rows will do."""
+    """An array of this shape, less an offset, on the device. alike: one for all rows will do."""
     try:
-        found = np.asarray(value, np.float32)
+        found = np.asarray(value, np.float32 if offset is None else np.float64)
     except (TypeError, ValueError):
         raise DiffplanError(f"{name} is {value!r}, expected numbers") from None
     if found.shape != shape and not (alike and found.shape == shape[1:]):
         either = f" or {list(shape[1:])}" if alike else ""
         raise DiffplanError(f"{name} has shape {list(found.shape)}, expected {list(shape)}{either}")
+    if offset is not None:  # before anything is rounded
+        found = (found - offset).astype(np.float32)
     if finite and not np.isfinite(found).all():
         raise DiffplanError(f"{name} holds numbers that are not finite")
     return torch.from_numpy(found.copy()).to(like.device).expand(shape)

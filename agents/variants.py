@@ -99,7 +99,8 @@ class Variants:
         """Plans as they would be for something else, with what is peculiar to them kept.
 
         plan: what `plan` returned for these observations, or the states [B, H+1, D] of what was
-        done, the first of them those observed: then it is asked what would have been.
+        done, the first of them those observed: then it is asked what would have been. The states of
+        a `Plan` are less `layout.offset`, where data have one; an array is not.
         goal: [G] or [B, G] to go to instead. returns: to ask for instead, one or [B]. states: by
         place in the plan, states [D] or [B, D] to hold there, NaN in columns left open; place 0 is
         the current one. All in environment units; with none of them the plans come back as they
@@ -107,7 +108,9 @@ class Variants:
         asks for as an episode begins. source: the agent that the plans are of; made of them is what
         this one would do. method: how plans are taken apart (`diffplan.diffusion.inversion`). skip:
         share of the noise levels, the noisiest, that are left out: with more of them more stays,
-        and less of what is asked is met. Constraints of the agent are kept to.
+        and less of what is asked is met. Constraints of the agent are kept to, those in
+        time as at the first step of an episode. Row i of a batch takes its noise by the agent's
+        seed + i: edited alone, any row takes that of row 0.
         Raises DiffplanError for a wrong shape, for what plans of this model are not made for, and
         for a model whose process has no noise.
         """

@@ -10,7 +10,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffplan.constraints.shapes import Box, Disc, SignedDistance, distance_and_slope, vector
+from diffplan.constraints.shapes import (
+    Box,
+    Disc,
+    SignedDistance,
+    check_place,
+    distance_and_slope,
+    vector,
+)
 from diffplan.errors import DiffplanError
 
 _TINY = 1e-12
@@ -44,6 +51,10 @@ class Avoid:
     shape: SignedDistance
     columns: tuple[int, ...] = (0, 1)
     margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.margin):
+            raise DiffplanError(f"margin is {self.margin!r}, expected a finite distance")
 
     def excess(self, states: Tensor, clock: Tensor) -> Tensor:
         return (self.margin - self.shape(chosen(states, self.columns))).clamp(min=0)
@@ -124,6 +135,9 @@ class Waypoint:
     columns: tuple[int, ...] = (0, 1)
     within: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_target(self.at, self.within)
+
     def excess(self, states: Tensor, clock: Tensor) -> Tensor:
         if self.step is None:
             return torch.zeros_like(clock)
@@ -157,6 +171,9 @@ class Reach:
     at: Sequence[float]
     columns: tuple[int, ...] = (0, 1)
     within: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_target(self.at, self.within)
 
     def excess(self, states: Tensor, clock: Tensor) -> Tensor:
         gap = (chosen(states[:, -1], self.columns) - vector(self.at, states)).norm(dim=-1)
@@ -197,6 +214,13 @@ class Custom:
 
     def nearest(self, states: Tensor, clock: Tensor) -> None:
         return None
+
+
+def _check_target(at: Sequence[float], within: float) -> None:
+    """Raise DiffplanError for what is no place, or no distance to one."""
+    check_place(at, "at")
+    if not 0 <= within < math.inf:
+        raise DiffplanError(f"within is {within!r}, expected a finite distance of at least 0")
 
 
 def closed(constraint: Constraint) -> bool:

@@ -29,6 +29,7 @@ class Disc:
     radius: float
 
     def __post_init__(self) -> None:
+        check_place(self.centre, "a disc's centre")
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise DiffplanError(f"a disc's radius is {self.radius!r}, expected a length above 0")
 
@@ -92,6 +93,12 @@ def distance_and_slope(shape: SignedDistance, points: Tensor) -> tuple[Tensor, T
             )
         (slope,) = torch.autograd.grad(found.sum(), at)
     return shape(points), slope
+
+
+def check_place(values: Sequence[float], name: str) -> None:
+    """Raise DiffplanError for coordinates that are not finite."""
+    if not all(math.isfinite(value) for value in values):
+        raise DiffplanError(f"{name} is {list(values)}, expected finite numbers")
 
 
 def vector(values: Sequence[float], like: Tensor) -> Tensor:

@@ -31,9 +31,10 @@ from diffplan.planning.stages import Guided, Noise, held, walk_back
 class Aim:
     """One condition of several.
 
-    goal: [G], environment units. returns: the return-to-go that is asked for. None: what the plan
-    would be made for without it. weight: of its direction; those of plans that are between aims
-    sum to 1, of plans that are for all of them at once each is 1.
+    goal: [G], environment units (`PlannerAgent.composed` takes the layout's offset from it).
+    returns: the return-to-go that is asked for. None: what the plan would be made for without it.
+    weight: of its direction; those of plans that are between aims sum to 1, of plans that are for
+    all of them at once each is 1.
     """
 
     goal: Sequence[float] | None = None

@@ -62,10 +62,14 @@ def what_if(agent: PlannerAgent, sampler: WindowSampler, seed: int) -> WhatIf:
     spread = np.abs(states[:, -1] - states[:, 0]) / std
     place = _telling(spread.mean(1), np.abs(states[:, 0, list(layout.rest_columns)]).sum(1))
     done, start, goals, had = states[place], states[place, 0], None, None
+    offset = layout.offset_of(slice(None))
+    acted = _told(done[None], offset)
     if layout.goal_dim:
         goals = _goals(agent, done)
         told = [f"goal {number + 1}" for number in range(len(goals))]
-        instead: list[dict[str, Any]] = [{"goal": goal} for goal in goals]
+        instead: list[dict[str, Any]] = [
+            {"goal": _told(goal, layout.goal_offset)} for goal in goals
+        ]
         seen = layout.joined(start[None], done[None, -1, list(layout.goal_columns)])
         anew = [agent.plan(layout.joined(start[None], goal[None])).states for goal in goals]
     elif agent.uses_returns:
@@ -84,16 +88,22 @@ def what_if(agent: PlannerAgent, sampler: WindowSampler, seed: int) -> WhatIf:
         column = columns[row // 2]
         away = _AWAY * std[column] if maze is None else _ASIDE * maze.scale
         starts[row, column] += sign * away
+    starts = _told(starts, offset)
     return WhatIf(
         done,
-        np.concatenate([agent.edit(done[None], seen, had=had, **each).states for each in instead]),
+        np.concatenate([agent.edit(acted, seen, had=had, **each).states for each in instead]),
         np.concatenate(anew),
         told,
         goals,
         np.concatenate(
-            [agent.edit(done[None], seen, had=had, states={0: each}).states for each in starts]
+            [agent.edit(acted, seen, had=had, states={0: each}).states for each in starts]
         ),
     )
+
+
+def _told(values: np.ndarray, offset: np.ndarray | None) -> np.ndarray:
+    """What data hold, in environment units."""
+    return values if offset is None else values + offset
 
 
 def _telling(moved: np.ndarray, speed: np.ndarray) -> int:

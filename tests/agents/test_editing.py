@@ -45,11 +45,13 @@ def test_with_nothing_else_plans_come_back_and_with_a_goal_they_go_there(
     assert np.abs(other.states[:, 1:] - plan.states[:, 1:]).max() > 1e-3
     np.testing.assert_array_equal(other.states[:, 0], plan.states[:, 0])
     goals = np.tile((0.3, -0.7), (3, 1))
-    few = agent.edit(plan, seen, goal=goals, skip=0.8, method=method).states
+    few = agent.edit(plan, seen, goal=goals, skip=np.float32(0.8), method=method).states
     assert np.abs(few - other.states).max() > 0
 
 
-def test_edits_are_the_same_again_whatever_row_they_are_in(make_agent: Make, observe: Make) -> None:
+def test_edits_are_the_same_again_and_the_first_row_is_alone(
+    make_agent: Make, observe: Make
+) -> None:
     agent, seen = make_agent(), observe(3)
     plan, goal = agent.plan(seen), (0.3, -0.7)
     found = agent.edit(plan, seen, goal=np.tile(goal, (3, 1))).states
@@ -74,6 +76,29 @@ def test_what_was_done_is_asked_about_as_what_was_planned(make_agent: Make, obse
         *(more, returns.edit(plan, state, returns=had[0] + 3, had=had[0]).states), rtol=0, atol=1e-5
     )
     assert np.abs(more - plan.states).max() > 1e-3
+
+
+def test_what_is_given_is_in_environment_units(make_agent: Make, observe: Make) -> None:
+    """A column kept as its difference to 100."""
+    near, seen = make_agent(), observe(3)
+    agent, offset = copy.copy(near), np.array([100.0, 0.0, 0.0, 0.0])
+    close: Any = {"rtol": 0, "atol": 2e-4}
+    agent.layout = dataclasses.replace(near.layout, offset=tuple(offset.tolist()))
+    away = {"observation": seen["observation"] + offset}
+    away["desired_goal"] = seen["desired_goal"] + offset[:2]
+    plan = agent.plan(away)
+    done = plan.states + offset
+    np.testing.assert_allclose(plan.states, near.plan(seen).states, **close)
+    for given in (plan, done):
+        same = agent.edit(given, away, goal=away["desired_goal"], states={2: done[:, 2]})
+        np.testing.assert_allclose(same.states, plan.states, **close)
+    aim = Aim((100.3, -0.7), weight=2.0)
+    found = agent.composed(aim).plan(away).states
+    expected = near.composed(Aim((0.3, -0.7), weight=2.0)).plan(seen).states
+    np.testing.assert_allclose(found, expected, **close)
+    np.testing.assert_array_equal(agent.composed(aim).to("cpu").plan(away).states, found)
+    with pytest.raises(DiffplanError, match=r"source has states less \[0.0, .* less \[100.0, 0.0"):
+        agent.edit(plan, away, source=near)
 
 
 @pytest.mark.parametrize("space", ["displacement", "absolute"])
@@ -156,6 +181,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("trajectory-diffuser", {"states": {9: np.zeros(4)}}, "states has place 9, expected 0 to 4"),
     ("trajectory-diffuser", {"states": {1: np.zeros(3)}}, r"states\[1\] has shape \[3\], expected"),
     ("trajectory-diffuser", {"method": "ddim"}, "method is 'ddim', expected edit-friendly or"),
+    ("trajectory-diffuser", {"states": [0.0]}, "states is a list, expected a dict of places, 0 to"),
+    ("trajectory-diffuser", {"source": "runs/x"}, "source is a str, expected the agent"),
+    ("trajectory-diffuser", {"method": ["ddim"]}, "method is .'ddim'., expected edit-friendly or"),
     ("trajectory-diffuser", {"skip": 2}, "skip is 2, expected a share of the levels, 0 to 1"),
     ("trajectory-diffuser", {"plan": np.zeros((3, 5, 4))}, r"plan has shape \[3, 5, 4\], expected"),
     ("trajectory-diffuser", {"plan": np.full((2, 5, 4), np.nan)}, "no finite numbers"),

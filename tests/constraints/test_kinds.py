@@ -1,6 +1,7 @@
 """Constraints: how far off a plan is, and the nearest plan that is not."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -88,6 +89,24 @@ def test_a_cost_has_a_value_for_every_state() -> None:
     torch.testing.assert_close(cost.excess(states, clock), torch.tensor([[0.0, 1.0]]))
     with pytest.raises(DiffplanError, match=r"'glare'.*shape \[1\], expected \[1, 2\]"):
         Custom(lambda s: s.sum((1, 2)), name="glare").excess(states, clock)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Disc((0.0, math.nan), 1.0), "a disc's centre is .0.0, nan., expected finite"),
+        (lambda: Disc((0.0, 0.0), math.nan), "radius is nan"),
+        (lambda: Box((0.0, math.nan), (1.0, 1.0)), "expected each low below"),
+        (lambda: Avoid(Disc((0.0, 0.0), 1.0), margin=math.nan), "margin is nan, expected a finite"),
+        (lambda: Waypoint((math.nan, 0.0)), "at is .nan, 0.0., expected finite numbers"),
+        (lambda: Waypoint((0.0, 0.0), within=math.nan), "within is nan, expected a finite"),
+        (lambda: Reach((0.0, 0.0), within=-1.0), "within is -1.0, expected a finite"),
+        (lambda: Limit(0, low=math.nan), "expected a low, a high"),
+    ],
+)
+def test_what_is_no_place_or_distance_is_refused(make: Callable[[], Any], said: str) -> None:
+    with pytest.raises(DiffplanError, match=said):
+        make()
 
 
 def test_shapes_have_a_size_and_the_columns_coordinates() -> None:
