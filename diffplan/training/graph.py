@@ -62,10 +62,12 @@ class CapturedUpdate:
         self._graph = graph
 
 
-def why_not(device: torch.device, drawn_on: torch.device, processes: int) -> str | None:
+def why_not(
+    device: torch.device, drawn_on: torch.device, processes: int, paired: bool = False
+) -> str | None:
     """Why updates on a device are not captured, "" where nobody expects it; None: they are.
 
-    drawn_on: where batches are drawn.
+    drawn_on: where batches are drawn. paired: whether noise is assigned to plans (on the host).
     """
     if device.type != "cuda":
         return ""
@@ -73,4 +75,6 @@ def why_not(device: torch.device, drawn_on: torch.device, processes: int) -> str
         return f"{processes} processes add up their gradients"
     if drawn_on.type != "cuda":
         return "the data do not fit into the GPU's memory beside the training"
+    if paired:
+        return "training.immiscible assigns noise on the CPU"
     return None

@@ -62,10 +62,10 @@ def test_how_many_settings_there_are() -> None:
         "plan": 5,
         "data": 6,
         "proposer": 4,
-        "denoiser": 9,
+        "denoiser": 11,
         "heads": 9,
-        "planning": 20,
-        "training": 6,
+        "planning": 21,
+        "training": 10,
     }
 
 
