@@ -35,7 +35,7 @@ _MOST = {
     "training": {"batch_size": 10**8},
 }
 _SHARES = {
-    "denoiser": ("drop_condition", "routing"),
+    "denoiser": ("drop_condition",),
     "planning": ("eta", "target_quantile"),
     "training": ("ema",),
 }
@@ -45,7 +45,7 @@ _NOT_NEGATIVE = {
     "planning": (
         *("denoising_steps", "temperature", "noise_scale", "value_guidance", "subgoal_steps"),
     ),
-    "training": ("weight_decay", "min_snr", "curriculum", "alignment"),
+    "training": ("weight_decay",),
 }
 
 
@@ -68,7 +68,6 @@ def check(config: Sections) -> None:
         _check_target,
         _check_guidance,
         _check_goal,
-        _check_strategies,
     ):
         group(config, require)
 
@@ -343,35 +342,3 @@ def _check_plain_start(config: Sections, require: Require, plain: Process) -> No
             "denoiser.schedule",
             "cosine where planning starts from noise: the others end far from it",
         )
-
-
-def _check_strategies(config: Sections, require: Require) -> None:
-    """What ways of training the denoiser otherwise are made of."""
-    denoiser, planning = config.denoiser, config.planning
-    alone, streams = config.heads.kind == "separate", config.heads.facts.streams
-    mlp, shown = denoiser.network == "mlp", denoiser.uses_proposals
-    walks = (planning.sampler, planning.eta) == ("ddim", 0)
-    whole = denoiser.prediction == "x0" and config.plan.space == "displacement"
-    for name, fits, needs in (
-        ("denoiser.routing", alone and mlp, "heads.kind separate, denoiser.network mlp"),
-        (
-            "denoiser.shortest_path",
-            alone and walks and whole,
-            "heads.kind separate, prediction x0, plan.space displacement, sampler ddim at eta 0",
-        ),
-        ("planning.start_by_step", planning.start in (None, "sdedit"), "planning.start sdedit"),
-        ("training.min_snr", not streams, "another heads.kind than streams"),
-        ("training.curriculum", not streams, "another heads.kind than streams"),
-        (
-            "training.immiscible",
-            shown and not streams and denoiser.prediction != "velocity",
-            "proposals that the denoiser sees, and another prediction than velocity",
-        ),
-        (
-            "training.alignment",
-            alone and mlp and shown,
-            "heads.kind separate, denoiser.network mlp and proposals that it sees",
-        ),
-    ):
-        off = type(attrgetter(name)(config))()
-        require(fits or attrgetter(name)(config) == off, name, f"{off!r} without {needs}")

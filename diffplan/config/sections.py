@@ -116,12 +116,6 @@ class DenoiserConfig:
     drop_condition: float = 0.1
     """Probability of dropping the goal in training, and that of dropping the return-to-go, so
     that guidance has a model without."""
-    routing: float = 0.0
-    """Share of the mlp's channels that a level has for its own (denoising task routing): 0.8 as
-    published. 0: all levels have all."""
-    shortest_path: bool = False
-    """Plain DDPM by the data's spectrum over the horizon, in place of the schedule (shortest-path
-    diffusion)."""
 
     @property
     def features(self) -> int:
@@ -210,9 +204,6 @@ class PlanningConfig:
     start_level: int | None = None
     """First noise level of sdedit (None: that whose noise to signal is the proposals' held-out
     error), of teleport (None: what the Gaussian leaves open) and raw (None: denoising_steps)."""
-    start_by_step: bool = False
-    """sdedit: every plan state starts at the level of its own held-out error, later ones higher
-    (OSCAR)."""
     sampler: choices.Sampler = "ddim"
     """How a reverse step is taken. dpm-solver-v3 needs `diffplan calibrate`; evodiff is
     experimental."""
@@ -293,18 +284,6 @@ class TrainingConfig:
     """Decay of the weight average; min(ema, (1 + update) / (10 + update)) early on."""
     bf16: bool = False
     """Run the networks in bfloat16 under autocast."""
-    min_snr: float = 0.0
-    """Levels weigh min(signal to noise, this) in the denoiser's loss (min-SNR): 5 as published. 0:
-    all alike."""
-    immiscible: bool = False
-    """Pair noise and plans of a batch by the least distance (immiscible diffusion). Needs scipy,
-    and on a GPU updates are no CUDA graph."""
-    curriculum: int = 0
-    """Learn noisy levels first, lower ones stage by stage, of at most so many updates each. 0: all
-    levels at once."""
-    alignment: float = 0.0
-    """Weight of the likeness of the denoiser's features to the proposer's (REPA): 0.5 as published.
-    0: not asked for."""
 
 
 @dataclass(frozen=True)

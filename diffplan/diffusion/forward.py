@@ -1,13 +1,12 @@
 """Forward processes on tensors: what is drawn, what is to be predicted, where chains start."""
 
-import math
 from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from diffplan.diffusion.process import FAR, Process, noise_scale, readout, target_row
+from diffplan.diffusion.process import FAR, Process, noise_scale, target_row
 from diffplan.errors import DiffplanError
 
 
@@ -74,24 +73,6 @@ def q_sample(
         c = table((process.c,), x0.dtype, t.device)[0, t].view(-1, 1, 1)
         x_t = x_t + c * aggregate
     return x_t
-
-
-def level_weights(
-    process: Process, t: Tensor, prediction: str, most: float, dtype: torch.dtype
-) -> Tensor:
-    """Weights [B] of the levels t [B] in the loss of a prediction: min-SNR, mean 1 over levels.
-
-    min(SNR, most) on the squared error of x0 (Hang et al. 2023, arXiv 2303.09556, section 3.4),
-    divided for another prediction by how its error follows from that of x0. Signal and noise of a
-    scaled process are in units of its scale, which is that of the residual.
-    """
-    weights = [0.0]
-    for level in range(1, process.T + 1):
-        snr = (process.a[level] / process.sigma[level]) ** 2 if process.sigma[level] else math.inf
-        k = readout(process, prediction, level)[2]  # x0 = ... + k target
-        weights.append(min(snr, most) * k * k)
-    mean = sum(weights) / process.T
-    return table((tuple(w / mean for w in weights),), dtype, t.device)[0, t]
 
 
 # --- Where the reverse chain starts --------------------------------------------------------------

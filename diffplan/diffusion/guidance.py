@@ -48,21 +48,6 @@ def pin(
     return pinned
 
 
-def later(denoise: Denoise, proposal: Tensor, starts: tuple[int, ...]) -> Denoise:
-    """Rows of a plan that begin below the first level of a chain: until then x0_hat is x̂ there.
-
-    proposal: x̂ [B, H, D]. starts: level of each of the H rows. By steps without noise such a row
-    stays the proposal, noised by what it was noised by at the start.
-    """
-
-    def begun(x: Tensor, t: int) -> Tensor:
-        x0 = denoise(x, t)
-        pairs = zip(x0.split(1, 1), proposal.split(1, 1), starts, strict=True)
-        return torch.cat([own if t <= start else given for own, given, start in pairs], 1)
-
-    return begun
-
-
 def classifier_free_batched(pair: DenoisePair, weight: float) -> Denoise:
     """x0_u + weight (x0_c - x0_u) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, weight = 1 + w).
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from diffplan.config.config import Config
 from diffplan.diffusion.process import Process, aggregated
 from diffplan.diffusion.processes import SCHEDULES, build_process, ddpm
@@ -19,9 +17,8 @@ from diffplan.model.space import PlanSpace
 from diffplan.model.streams import StreamDenoiser
 from diffplan.model.value import BootstrappedValue, NoisyValue, Value
 from diffplan.nn import NETWORKS, Network
-from diffplan.nn.embeddings import goal_feature_size, mlp
+from diffplan.nn.embeddings import goal_feature_size
 
-PROJECTED = 4  # parts of a plan whose features are told
 _DEPTH = 2  # hidden layers of inverse dynamics and values, functions of a state or two
 
 
@@ -82,7 +79,6 @@ def denoiser_of(space: PlanSpace, process: Process) -> Denoiser:
         "features": options.features,
         "prediction": options.prediction,
         "use_proposal": options.condition_on_proposal,
-        "routing": options.routing,
     }
     denoiser = (
         MultiTaskDenoiser(space, network, encoder, **sizes)
@@ -91,12 +87,6 @@ def denoiser_of(space: PlanSpace, process: Process) -> Denoiser:
     )
     denoiser.check_process(process)
     return denoiser
-
-
-def projector_of(space: PlanSpace) -> nn.Module:
-    """What tells the proposer's features from the denoiser's, for `training.alignment`."""
-    width, wide = space.config.denoiser.width, space.config.proposer.width
-    return mlp(width, (width, width), PROJECTED * wide)
 
 
 def value_of(space: PlanSpace) -> Value:

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffplan.diffusion.forward import level_weights, q_sample, targets_at
+from diffplan.diffusion.forward import q_sample, targets_at
 from diffplan.diffusion.guidance import DenoisePair
 from diffplan.diffusion.process import Process, readout
 from diffplan.diffusion.sampling import Denoise
-from diffplan.diffusion.shortest_path import ShortestPath
 from diffplan.errors import DiffplanError
 from diffplan.model.conditions import ConditionEncoder, Drop
 from diffplan.model.context import Context
@@ -59,8 +58,7 @@ class Noising:
     main, plain: the two forward processes; of plain samples r = 0, without a scale and with the
     proposal absent. scale: noise [H, D] of the main process, None if it takes none. held: bool
     [H, D], entries that stay clean in x_t and have no weight, as at planning under `guidance.pin`.
-    weights: [H, D] of the entries in the loss, None where they are alike. min_snr: bound on the
-    weights of levels (`level_weights`), 0 where they are alike. path: in place of `plain`'s tables.
+    weights: [H, D] of the entries in the loss, None where they are alike.
     """
 
     main: Process
@@ -68,8 +66,6 @@ class Noising:
     scale: Tensor | None = None
     held: Tensor | None = None
     weights: Tensor | None = None
-    min_snr: float = 0.0
-    path: ShortestPath | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,6 @@ class Denoiser(nn.Module):
         features: int,
         prediction: Prediction,
         use_proposal: bool,
-        routing: float = 0.0,
     ) -> None:
         super().__init__()
         if encoder.features != features:
@@ -125,7 +120,6 @@ class Denoiser(nn.Module):
         self.features = features
         self.prediction: Prediction = prediction
         self.use_proposal = use_proposal
-        self.routing = routing
         self.time = mlp(features, (2 * features,), features)
         if use_proposal:
             self.absent = nn.Parameter(0.02 * torch.randn(features))
@@ -164,21 +158,14 @@ class Denoiser(nn.Module):
             return features
         return features + torch.where(present.unsqueeze(-1), 0.0, self.absent)
 
-    def _active(self, level: Tensor) -> Tensor | None:
-        """Channels [..., C] that are changed at relative levels [...], None where all are."""
-        return self.network.routes(level, self.routing) if self.routing else None
-
-    def _features(
-        self, x_t: Tensor, proposal: Tensor | None, features: Tensor, active: Tensor | None = None
-    ) -> Tensor:
+    def _features(self, x_t: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
         """The network's features before its output."""
         if not self.use_proposal:
             proposal = None
         elif proposal is None:
             proposal = torch.zeros_like(x_t)
         level = features.expand(x_t.shape[0], -1).unsqueeze(0)
-        routed = None if active is None else active.unsqueeze(0)
-        return self.network.bind_features(proposal, level, routed)[0](x_t)
+        return self.network.bind_features(proposal, level)[0](x_t)
 
     def _predicted(self, out: Tensor, proposal: Tensor | None) -> Tensor:
         """The prediction [B, H, D] that the network's output stands for."""
@@ -220,12 +207,7 @@ class Denoiser(nn.Module):
             time = self.time_table(tuple(t / process.T for t in grid[:-1]))
         features = self._mark_absent(time.unsqueeze(1) + encoded, proposal, None)
         # one body per level: the network folds the level's features into its own weights
-        active = None
-        if self.routing:
-            levels = constant(tuple(t / process.T for t in grid[:-1]), features.device)
-            active = self._active(levels.unsqueeze(1))
-        shown = proposal if self.use_proposal else None
-        bodies = self.network.bind_features(shown, features, active)
+        bodies = self.network.bind_features(proposal if self.use_proposal else None, features)
         body_at = dict(zip(grid[:-1], bodies, strict=True))
 
         def at(x: Tensor, seen: Tensor, t: int) -> tuple[Tensor, Tensor]:
@@ -301,15 +283,12 @@ class Denoiser(nn.Module):
         x0, proposal, noise = samples.x0, samples.proposal, samples.noise
         t_main, t_plain = samples.indices(noising)
         rows = samples.plain.view(-1, 1, 1)
-        if noising.path is None:
-            of_plain = q_sample(plain, t_plain, x0, None, noise, aggregate=aggregate)
-        else:
-            of_plain = noising.path.sample(t_plain, x0, noise)
-        of_main = of_plain
-        if noising.path is None or main is not plain:
-            of_main = q_sample(main, t_main, x0, proposal, noise, noising.scale, aggregate)
         # both for all rows and one chosen: cheaper than splitting the batch and joining it again
-        x_t = torch.where(rows, of_plain, of_main)
+        x_t = torch.where(
+            rows,
+            q_sample(plain, t_plain, x0, None, noise, aggregate=aggregate),
+            q_sample(main, t_main, x0, proposal, noise, noising.scale, aggregate),
+        )
         mask = samples.mask
         weights = torch.ones_like(x0) if mask is None else mask.unsqueeze(-1).expand_as(x0)
         if noising.weights is not None:
@@ -322,11 +301,7 @@ class Denoiser(nn.Module):
         seen = _masked(proposal, present)
         encoded = self.encode(samples.context, samples.drop)
         features = self._time_by_row(samples.plain, t_main, t_plain, noising) + encoded
-        active = None
-        if self.routing:
-            level = torch.where(samples.plain, t_plain / plain.T, t_main / main.T)
-            active = self._active(level)
-        h = self._features(x_t, seen, self._mark_absent(features, seen, present), active)
+        h = self._features(x_t, seen, self._mark_absent(features, seen, present))
         target = x0
         if self.prediction != "x0":
             target = torch.where(
@@ -337,12 +312,6 @@ class Denoiser(nn.Module):
         predicted = self._predicted(self.network.output(h), seen)
         error = (predicted - target).square()
         loss = (weights * error).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1e-8)
-        if noising.min_snr:
-            bounded = self.prediction, noising.min_snr, loss.dtype
-            by_plain = level_weights(plain, t_plain, *bounded)
-            loss = loss * torch.where(
-                samples.plain, by_plain, level_weights(main, t_main, *bounded)
-            )
         return h, predicted, loss
 
 

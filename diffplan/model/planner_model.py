@@ -11,7 +11,6 @@ from diffplan.data.targets import TargetTable
 from diffplan.data.windows import WindowSampler
 from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.diffusion.gaussian import Gaussian
-from diffplan.diffusion.shortest_path import ShortestPath, spectrum
 from diffplan.model import build
 from diffplan.model.context import Context
 from diffplan.model.multi_task import MultiTaskDenoiser
@@ -35,7 +34,6 @@ class PlannerModel(PlanSpace):
 
     residual_rms: Tensor
     residual_known: Tensor
-    spectrum: Tensor
 
     def __init__(self, spec: ModelSpec, config: Config) -> None:
         config = settled(config, spec.goal_dim > 0, spec.tasks)
@@ -57,10 +55,6 @@ class PlannerModel(PlanSpace):
         self.inverse_dynamics = build.inverse_dynamics_of(self) if acts else None
         self.value = build.value_of(self) if config.trains_value else None
         self.noisy_value = build.noisy_value_of(self) if config.planning.value_guidance else None
-        aligned = config.training.alignment and self.denoiser is not None
-        self.projector = build.projector_of(self) if aligned else None
-        if config.denoiser.shortest_path:
-            self.register_buffer("spectrum", torch.ones(self.rows, self.plan_dim))
 
     @property
     def multi_task(self) -> MultiTaskDenoiser | None:
@@ -87,22 +81,6 @@ class PlannerModel(PlanSpace):
             self.denoiser.heads.fit(returns, self.plan_scale)
         if self.proposer is not None:
             self.proposer.plan_scale.copy_(self.plan_scale)
-        if self.config.denoiser.shortest_path:
-            self.spectrum.copy_(spectrum(self.whole_plans(windows)))
-
-    def whole_plans(self, windows: Windows) -> Tensor:
-        """Plans [n, H, D] of those windows, in environment units, that no episode's end cuts."""
-        states = self.states(windows.states)
-        x = self.to_plan(states[:, 0], states[:, 1:])
-        whole = windows.mask.amin(1) > 0
-        return x[whole] if bool(whole.any()) else x
-
-    @property
-    def path(self) -> ShortestPath | None:
-        """What the plain process goes along in place of its tables, if anything."""
-        if not self.config.denoiser.shortest_path:
-            return None
-        return ShortestPath(self.spectrum, self.plain_process.T)
 
     # --- What plans are made for -----------------------------------------------------------------
 

@@ -72,9 +72,7 @@ class DiT(Network):
         zero_(self.modulation)
         zero_(self.leave)
 
-    def bind_features(
-        self, proposal: Tensor | None, features: Tensor, active: Tensor | None = None
-    ) -> tuple[OfPlan, ...]:
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The body at all levels; what they need beside x_t in one product each."""
         # the proposal is the same at every level: its share of the first layer is taken once
         entry = self.position + self.enter.bias

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 OfPlan = Callable[[Tensor], Tensor]
@@ -28,31 +27,17 @@ class Network(nn.Module):
     convolves: bool = False
     """Whether it is made of convolutions, which ONNX Runtime is slow at."""
 
-    def bind_features(
-        self, proposal: Tensor | None, features: Tensor, active: Tensor | None = None
-    ) -> tuple[OfPlan, ...]:
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The body at all n levels of one plan: n functions of x_t alone.
 
         proposal: [B, H, D]; None: as zeros, if the network takes one. features: [n, B, F] or
-        [n, 1, F]. active: bool [n, B, C] or [n, 1, C], channels that blocks change (`routes`).
+        [n, 1, F].
         """
         raise NotImplementedError
 
     def output(self, h: Tensor) -> Tensor:
         """The last layer: features before the output -> [B, H, D]."""
         raise NotImplementedError
-
-    def routes(self, level: Tensor, share: float) -> Tensor:
-        """Channels [..., C] that blocks change at relative levels t / T [...] in (0, 1].
-
-        Denoising task routing (Park et al. 2024, arXiv 2310.07138, section 4): a window of this
-        share of the channels, which slides on with the level; others pass a block by. Quadratic,
-        not quartic, as few levels would else share one window.
-        """
-        wide = int(share * self.width)
-        first = (level.square() * (self.width - wide)).round().unsqueeze(-1)
-        channel = torch.arange(self.width, device=level.device)
-        return (channel >= first) & (channel < first + wide)
 
     def bind(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The whole network at all n levels of one plan; arguments as for `bind_features`."""

@@ -57,9 +57,7 @@ class ResidualMLP(Network):
         self.leave = nn.Linear(width, flat)
         zero_(self.leave)
 
-    def bind_features(
-        self, proposal: Tensor | None, features: Tensor, active: Tensor | None = None
-    ) -> tuple[OfPlan, ...]:
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The body at all levels; what they need beside x_t in one product each."""
         flat = self.shape[0] * self.shape[1]
         # columns of the first layer: x_t, the proposal, features
@@ -72,23 +70,19 @@ class ResidualMLP(Network):
         biases = torch.cat([cast(ResidualBlock, block).inner.bias for block in self.blocks])
         shifts = self.shifts(F.silu(features)) + biases
 
-        def at(entry: Tensor, shift: Tensor, routed: Tensor | None) -> OfPlan:
+        def at(entry: Tensor, shift: Tensor) -> OfPlan:
             parts = shift.chunk(len(self.blocks), -1)
 
             def body(x: Tensor) -> Tensor:
                 # all that is left to do at a level
                 h = torch.addmm(entry, x.flatten(1), weight[:, :flat].t())
                 for block, part in zip(self.blocks, parts, strict=True):
-                    if routed is None:
-                        h = block(h, part)
-                    else:
-                        h = torch.where(routed, block(torch.where(routed, h, 0.0), part), h)
+                    h = block(h, part)
                 return F.silu(self.norm(h))
 
             return body
 
-        routed = [None] * len(entries) if active is None else active.unbind(0)
-        return tuple(map(at, entries.unbind(0), shifts.unbind(0), routed))
+        return tuple(map(at, entries.unbind(0), shifts.unbind(0)))
 
     def output(self, h: Tensor) -> Tensor:
         result: Tensor = self.leave(h)

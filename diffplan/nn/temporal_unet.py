@@ -102,9 +102,7 @@ class TemporalUNet(Network):
         self.leave = nn.Conv1d(widths[0], dim, 1)
         zero_(self.leave)
 
-    def bind_features(
-        self, proposal: Tensor | None, features: Tensor, active: Tensor | None = None
-    ) -> tuple[OfPlan, ...]:
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         # unlike the other networks nothing is folded: convolutions take x_t and x̂ as one
         features = F.mish(features)
 

@@ -13,7 +13,6 @@ from diffplan.diffusion.grids import GRIDS, consecutive_grid, time_grid
 from diffplan.diffusion.guidance import GUIDE_STEPS
 from diffplan.diffusion.process import FAR, Process
 from diffplan.diffusion.samplers import SAMPLERS
-from diffplan.diffusion.shortest_path import ShortestPath
 from diffplan.errors import DiffplanError
 from diffplan.model.denoiser import Denoiser
 from diffplan.model.planner_model import PlannerModel
@@ -30,8 +29,7 @@ class Chain:
 
     start: how x at grid[0] is made, one of `STARTS`. grid: table indices to visit. time:
     [len(grid) - 1, F] features of their levels. network: what denoises. jump: to x at grid[0]
-    from noise and conditions, where `STARTS` has none. path: by which the process noises plans, in
-    place of its tables. starts: the level at which each row of a plan begins, () for grid[0].
+    from noise and conditions, where `STARTS` has none.
     """
 
     start: str
@@ -40,8 +38,6 @@ class Chain:
     time: Tensor
     network: Denoiser
     jump: Jump | None = None
-    path: ShortestPath | None = None
-    starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,20 +103,7 @@ def chain_of(
     leap = None
     if start == "teleport":
         leap = jump(_gaussian_of(model), process, grid[0], time.device)
-    path = model.path if process is model.plain_process else None
-    starts = _starts(model, grid) if settings.start_by_step and start == "sdedit" else ()
-    return Chain(start, process, grid, time, model.denoiser, leap, path, starts)
-
-
-def _starts(model: PlannerModel, grid: tuple[int, ...]) -> tuple[int, ...]:
-    """The level of the grid that each row of a plan begins at, by its own held-out error.
-
-    OSCAR (Guo et al. 2025, arXiv 2505.16091): what is degraded by so much stands where noise would
-    have degraded it as much, here state by state of the plan.
-    """
-    errors = model.residual_rms.square().mean(1).sqrt().tolist()
-    own = (nearest_level(model.plain_process, error) for error in errors)
-    return tuple(min(t for t in grid[:-1] if t >= min(level, grid[0])) for level in own)
+    return Chain(start, process, grid, time, model.denoiser, leap)
 
 
 def _stream_chain(
@@ -215,10 +198,7 @@ def matching_level(model: PlannerModel, settings: PlanningConfig) -> int:
     Much below it the error stays, much above it the proposal is forgotten (SDEdit, arXiv
     2108.01073, section 4.1).
     """
-    error = model.residual_level
-    if settings.start_by_step:  # that of the row that is furthest off
-        error = float(model.residual_rms.square().mean(1).max().sqrt())
-    return _level_of(model, error, settings)
+    return _level_of(model, model.residual_level, settings)
 
 
 def _gaussian_of(model: PlannerModel) -> Gaussian:
@@ -232,10 +212,7 @@ def _gaussian_of(model: PlannerModel) -> Gaussian:
 
 def _level_of(model: PlannerModel, noise: float, settings: PlanningConfig) -> int:
     """The level nearest to this noise to signal, at least the steps."""
-    return max(nearest_level(model.plain_process, noise), settings.denoising_steps)
-
-
-def nearest_level(process: Process, noise: float) -> int:
-    """The level whose noise to signal is nearest to this."""
+    process = model.plain_process
     levels = range(1, process.T + 1)
-    return min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - noise))
+    nearest = min(levels, key=lambda t: abs(process.sigma[t] / process.a[t] - noise))
+    return max(nearest, settings.denoising_steps)

@@ -259,8 +259,6 @@ def guide(
         telling = Telling(model.path_from(start), _known(model, context), asked, said=said)
     inputs = Inputs(x_hat if shown else None, shift, chain.time, telling)
     denoise = _guided(model, chain, context, inputs, settings)
-    if chain.starts and x_hat is not None:
-        denoise = guidance.later(denoise, x_hat, chain.starts)
     given = None if chain.jump is None else chain.network.encoder.flat(context)
     return Guided(denoise, x_hat, shift, scale, said, given)
 
@@ -270,8 +268,6 @@ def walk_back(
 ) -> Tensor:
     """All reverse steps of a chain by the sampler of the settings: [B*K, rows, D]."""
     process, grid, stepping = chain.process, chain.grid, SAMPLERS[settings.sampler]
-    if chain.path is not None:
-        return chain.path.walk(guided.denoise, grid, start_of(guided, noise, settings, chain))
     steps = None if noise.steps is None else settings.noise_scale * noise.steps.flatten(1, 2)
     return stepping.run(
         guided.denoise,
@@ -290,8 +286,6 @@ def start_of(guided: Guided, noise: Noise, settings: PlanningConfig, chain: Chai
     first = settings.noise_scale * noise.start.flatten(0, 1)
     if chain.jump is not None and guided.given is not None:
         return chain.jump(first, guided.given)
-    if chain.path is not None and chain.start == "sdedit" and guided.x_hat is not None:
-        return chain.path.noised(chain.grid[0], guided.x_hat, first)
     return STARTS[chain.start](chain.process, chain.grid[0], guided.x_hat, first, guided.scale)
 
 

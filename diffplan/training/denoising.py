@@ -19,7 +19,6 @@ from diffplan.model.multi_task import MultiTaskDenoiser
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.streams import StreamDenoiser, draw_levels
 from diffplan.model.value import NoisyValue
-from diffplan.training.strategies import NONE, Strategies, paired, residuals
 
 _TAKEN = 4  # actions that every noised window teaches
 _KNOWN_SHARE = 0.5  # of samples in which the process holds what a head tells: half are asked
@@ -44,7 +43,6 @@ def denoiser_losses(
     proposed: Tensor | None,
     plain: Windows | None,
     generator: torch.Generator,
-    strategies: Strategies = NONE,
 ) -> dict[str, Tensor]:
     """Losses of the main process and of plain DDPM, from one pass through the network.
 
@@ -60,8 +58,7 @@ def denoiser_losses(
     if plain is not None:
         x0 = torch.cat([x0, _clean(model, plain)])
         mask = torch.cat([mask, model.row_mask(plain.mask)])
-        of_plain = model.context_of(plain, generator)
-        contexts = contexts.joined(of_plain)
+        contexts = contexts.joined(model.context_of(plain, generator))
     is_plain = torch.arange(len(x0), device=x0.device) >= main  # main rows first, then plain
     x_hat: Tensor | None = None
     if proposed is not None and options.uses_proposals:
@@ -82,16 +79,6 @@ def denoiser_losses(
     if options.prediction == "velocity":
         # Albergo et al. 2023, section 6: gamma' grows at both ends, both signs cancel that
         noise[1:main:2], levels[1:main:2] = -noise[:main:2], levels[:main:2]
-    if strategies.curriculum is not None:
-        levels = strategies.curriculum.levels(levels)
-    if model.config.training.immiscible and x_hat is not None:
-        guess = x_hat
-        if plain is not None:
-            guess = torch.cat([x_hat[:main], _proposed(model, of_plain)])
-        left = residuals(model, x0, guess, main)
-        # apart: a row of one kind must not take what another kind left
-        parts = (slice(0, main), slice(main, len(x0)))
-        noise = torch.cat([paired(noise[p], left[p], mask[p]) for p in parts])
     # drawn last: plans learn from the same numbers with heads and without
     told = None
     if isinstance(denoiser, MultiTaskDenoiser):
@@ -104,30 +91,14 @@ def denoiser_losses(
             model.noise_scale,
             model.held(),
             model.loss_weights(),
-            model.config.training.min_snr,
-            model.path,
         ),
     )
     of_plan = loss.pop("plan")
-    if strategies.curriculum is not None:
-        strategies.curriculum.hear(of_plan.detach().mean())
-    if strategies.alignment is not None:
-        pairs = [(context, windows), *([] if plain is None else [(of_plain, plain)])]
-        loss["aligned"] = strategies.alignment.loss(model, pairs, draws)
     losses = {"denoiser": weighted(of_plan[:main], weight)}
     if plain is not None:
         losses["denoiser_plain"] = weighted(of_plan[main:], plain.weight)
         weight = torch.cat([weight, plain.weight])
-    if (aligned := loss.pop("aligned", None)) is not None:
-        losses["denoiser_aligned"] = model.config.training.alignment * weighted(aligned, weight)
     return losses | {f"head_{name}": weighted(each, weight) for name, each in loss.items()}
-
-
-@torch.no_grad()
-def _proposed(model: PlannerModel, context: Context) -> Tensor:
-    """What would be proposed [B, H, D] in these contexts."""
-    assert model.proposer is not None
-    return model.to_plan(context.state, model.proposer.propose(context).states)
 
 
 def _told(

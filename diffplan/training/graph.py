@@ -62,12 +62,10 @@ class CapturedUpdate:
         self._graph = graph
 
 
-def why_not(
-    device: torch.device, drawn_on: torch.device, processes: int, paired: bool = False
-) -> str | None:
+def why_not(device: torch.device, drawn_on: torch.device, processes: int) -> str | None:
     """Why updates on a device are not captured, "" where nobody expects it; None: they are.
 
-    drawn_on: where batches are drawn. paired: whether noise is assigned to plans (on the host).
+    drawn_on: where batches are drawn.
     """
     if device.type != "cuda":
         return ""
@@ -75,6 +73,4 @@ def why_not(
         return f"{processes} processes add up their gradients"
     if drawn_on.type != "cuda":
         return "the data do not fit into the GPU's memory beside the training"
-    if paired:
-        return "training.immiscible assigns noise on the CPU"
     return None

@@ -18,8 +18,6 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.placement import moved
 from diffplan.data.windows import WindowSampler
 from diffplan.diffusion.samplers import SAMPLERS
-from diffplan.errors import DiffplanError
-from diffplan.model.checkpoint import load_tensors
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.spec import ModelSpec
 from diffplan.planning.chains import chain_of
@@ -87,13 +85,7 @@ class Learner:
         self.generator = torch.Generator(self.sampler.device).manual_seed(own)
         torch.manual_seed(own)  # dropout draws from the global one
         self.objective = Objective(self.model)
-        if config.training.curriculum and accelerator.num_processes > 1:
-            raise DiffplanError(
-                f"training.curriculum is {config.training.curriculum}, expected 0 with "
-                f"{accelerator.num_processes} processes: each would have a stage of its own"
-            )
-        alone = accelerator.num_processes, config.training.immiscible
-        reason = why_not(device, self.sampler.device, *alone)
+        reason = why_not(device, self.sampler.device, accelerator.num_processes)
         self._captured: CapturedUpdate | None = None
         if reason is None:
             self._captured = CapturedUpdate(self._step, self.generator, device)
@@ -107,8 +99,6 @@ class Learner:
         """Stand where a checkpoint stood; before `prepare`."""
         parts = (self.model, self.average, self.optimiser, self.generator)
         restore(path, *parts, self.accelerator)
-        if (curriculum := self.objective.strategies.curriculum) is not None:
-            curriculum.restore(load_tensors(path, "training.safetensors")["curriculum"])
 
     def prepare(self) -> None:
         """Go to the devices."""
@@ -118,8 +108,6 @@ class Learner:
     def state(self) -> dict[str, Tensor]:
         """All that resuming needs beside the averaged model."""
         states = gather_generators(self.accelerator, self.generator)
-        if (curriculum := self.objective.strategies.curriculum) is not None:
-            states["curriculum"] = curriculum.state
         return training_state(self.model, self.optimiser, states)
 
     def measure(self) -> float | None:

@@ -18,7 +18,6 @@ from diffplan.training.denoising import (
     stream_losses,
     weighted,
 )
-from diffplan.training.strategies import strategies_of
 
 
 class Objective(nn.Module):
@@ -26,7 +25,7 @@ class Objective(nn.Module):
 
     def __init__(self, model: PlannerModel) -> None:
         super().__init__()
-        self.model, self.strategies = model, strategies_of(model)
+        self.model = model
         heads, options = model.config.heads, model.config.denoiser
         follows = heads.train_on_proposals and model.proposer is not None
         self.follows_proposals = follows and model.inverse_dynamics is not None
@@ -59,8 +58,7 @@ class Objective(nn.Module):
             proposed = proposal.states
         if model.denoiser is not None:
             losses |= denoiser_losses(
-                *(model, model.denoiser, windows, context, proposed, batch.plain, generator),
-                self.strategies,
+                model, model.denoiser, windows, context, proposed, batch.plain, generator
             )
         if model.multi_task is not None:
             if self.tells_of_proposals and proposed is not None:

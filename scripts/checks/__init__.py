@@ -11,7 +11,6 @@ python -m diffplan.scripts.checks.stalls               whether a control loop ev
 python -m diffplan.scripts.checks.mutants              one-line mistakes that no test notices
 python -m diffplan.scripts.checks.gpu                  what a GPU gives (`make gpu`)
 python -m diffplan.scripts.checks.training_rate        windows/s of several commits in turn
-python -m diffplan.scripts.checks.strategies DATA      ways to train the denoiser, by updates
 python -m diffplan.scripts.checks.constraints RUN      obstacles unseen in training, by each way
 python -m diffplan.scripts.checks.composed RUN         where plans for two goals end
 python -m diffplan.scripts.checks.sensing RUN          a planner that sees a few columns at a time

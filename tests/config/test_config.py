@@ -62,10 +62,10 @@ def test_how_many_settings_there_are() -> None:
         "plan": 5,
         "data": 6,
         "proposer": 4,
-        "denoiser": 11,
+        "denoiser": 9,
         "heads": 9,
-        "planning": 21,
-        "training": 10,
+        "planning": 20,
+        "training": 6,
     }
 
 

@@ -205,28 +205,3 @@ def test_mlp_layers() -> None:
     ]
     assert torch.equal(network(normal(4, 3)), torch.zeros(4, 2))
     assert mlp(3, (), 2)(normal(4, 3)).any()
-
-
-def test_levels_have_channels_of_their_own() -> None:
-    """Masks of denoising task routing: a window that slides, of one width; others pass by."""
-    network = build("mlp")
-    levels = torch.arange(1, 21) / 20
-    masks = network.routes(levels, 0.75)
-    assert (masks.sum(1) == int(0.75 * network.width)).all()
-    first = masks.float().argmax(1)
-    assert (first.diff() >= 0).all() and masks[0, 0] and masks[-1, -1]
-    x, features = normal(20, H, D), normal(20, F)
-
-    def routed(masks: Tensor, row: slice = slice(None)) -> Tensor:
-        active = masks[None, row]
-        return network.bind_features(None, features[None, row], active)[0](x[row])
-
-    mixed, nothing = routed(masks), torch.zeros_like(masks)
-    for row in (0, 11, 19):  # levels of a batch are those of their rows
-        torch.testing.assert_close(routed(masks, slice(row, row + 1))[0], mixed[row])
-    passed = routed(nothing)
-    with torch.no_grad():  # what is not changed stands as it is, whatever blocks say
-        for parameter in network.get_submodule("blocks").parameters():
-            parameter.add_(1.0)
-        network.get_parameter("shifts.weight").add_(1.0)
-    assert torch.equal(routed(nothing), passed) and not torch.equal(routed(masks), mixed)

@@ -211,28 +211,6 @@ def test_a_residual_of_known_size_gives_back_its_level(models: Make, level: int)
     model.residual_rms.copy_(kept)
 
 
-def test_every_state_starts_at_the_level_of_its_own_error(
-    models: Make, plan_inputs: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model: PlannerModel = models()
-    plain, levels = model.plain_process, (2, 5, 9, 14)
-    noise = torch.tensor([plain.sigma[t] / plain.a[t] for t in levels])
-    monkeypatch.setattr(model, "residual_rms", noise[:, None].expand_as(model.residual_rms))
-    options = planning(model, start="sdedit", start_by_step=True, denoising_steps=14, clip=None)
-    chain = chain_of(model, options)
-    assert chain is not None and chain.grid[0] == 14 and chain.starts == levels
-    context, given = plan_inputs(model, options)
-    proposal = stages.propose(model, context, given.propose, options)
-    asked = stages.guide(model, context, proposal, options, chain)
-    free = stages.guide(model, context, proposal, options, dataclasses.replace(chain, starts=()))
-    x = stages.start_of(asked, given, options, chain)
-    for t in (14, 9, 2):
-        waits = torch.tensor([level < t for level in levels])
-        found, own = asked.denoise(x, t), free.denoise(x, t)
-        assert torch.equal(found[:, waits], asked.x_hat[:, waits])
-        assert torch.equal(found[:, ~waits], own[:, ~waits])
-
-
 def test_the_raw_start_adds_no_noise_and_the_others_do(models: Make, plan_inputs: Make) -> None:
     model = models()
     for start in STARTS:

@@ -35,17 +35,6 @@ CASES += [
     ("trajectory-diffuser", False, {"plan.columns": "goal", "heads.value": "bootstrapped"}),
     ("trajectory-diffuser", True, {"proposer.kind": "gru", "data.best_of_windows": 4}),
     ("interpolant", False, {"denoiser.prediction": "velocity", "proposer.kind": "one-shot"}),
-    (
-        "trajectory-diffuser",
-        False,
-        {
-            "training.min_snr": 5.0,
-            "training.curriculum": 20,
-            "training.alignment": 0.5,
-            "denoiser.routing": 0.8,
-            "denoiser.shortest_path": True,
-        },
-    ),
 ]
 
 
@@ -152,4 +141,3 @@ def test_what_is_not_captured_says_why() -> None:
     assert why_not(gpu, gpu, 1) is None and why_not(host, host, 1) == ""
     assert "do not fit" in str(why_not(gpu, host, 1))
     assert "2 processes" in str(why_not(gpu, gpu, 2))
-    assert "training.immiscible" in str(why_not(gpu, gpu, 1, paired=True))

@@ -145,7 +145,6 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
             "proposer.kind": "transformer",
             "proposer.training": "teacher-forced",
             "training.bf16": True,
-            "training.curriculum": 5,  # its stage at the cut is not the first
         },
     ),
     ("trajectory-diffuser-published", {"denoiser.network": "dit", "denoiser.width": 16}),
