@@ -8,7 +8,7 @@ the state in which it was made; they are held by projection in every step, as to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,24 +18,11 @@ from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.model.proposer.base import Proposal
 from diffplan.planning.chains import Chain
+from diffplan.planning.editing import Held
 from diffplan.planning.stages import Noise
 from diffplan.planning.wishes import Wishes
 
 _NOISE = 1e-4  # variance of a measurement, where the data's is 1
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A constraint: values [B, N, D] that states have been measured to have, NaN where not."""
-
-    values: Tensor
-    columns: tuple[int, ...] = ()
-
-    def excess(self, states: Tensor, clock: Tensor) -> Tensor:
-        return torch.nan_to_num(states - self.values).norm(dim=-1)
-
-    def nearest(self, states: Tensor, clock: Tensor) -> Tensor:
-        return torch.where(self.values.isnan(), states, self.values)
 
 
 def posterior(
@@ -60,7 +47,7 @@ def posterior(
     planned = model.states(model.planned_part(followed)).repeat_interleave(k, 0)
     ahead = planned[:, 1:] + (begun - planned[:, 0])[:, None]
     proposal = Proposal(ahead, ahead.new_full(ahead.shape[:2], torch.nan))
-    wishes = Wishes((Measured(measured.repeat_interleave(k, 0)),))
+    wishes = Wishes((Held(measured.repeat_interleave(k, 0)),))
     context = replace(context.repeat(k), state=begun)
     given = Noise(noise[..., :0], noise, None, noise[..., 0, 0])
     x, _ = wishes.optimise(model, context, proposal, given, settings, chain)
