@@ -8,9 +8,9 @@ actions with Gaussian noise; episodes that fail are kept.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from diffplan.envs.formats.minari_write import already_made, software_versions, write_minari
 from diffplan.envs.makers.catalogue import FETCH
-from diffplan.envs.rollouts.workers import worker_pool
+from diffplan.envs.rollouts.workers import in_order
 from diffplan.envs.simulators.installed import register_robotics, require_simulator
 from diffplan.errors import DiffplanError
 from diffplan.limits import require_disk
@@ -99,7 +99,7 @@ def make_fetch(
     ]
     made: list[EpisodeBuffer] = []
     with tqdm(total=episodes, desc=name, unit="episode", disable=not progress) as bar:
-        for part in _made(jobs, min(workers or min(8, os.cpu_count() or 1), len(jobs))):
+        for part in in_order([partial(_run, job) for job in jobs], workers, "give fewer --workers"):
             made += part
             bar.update(len(part))
     recipe["success_rate"] = float(np.mean([buffer.rewards[-1] == 0 for buffer in made]))
@@ -121,14 +121,6 @@ def _describe(recipe: dict[str, Any]) -> str:
         f"{recipe.get('episodes')} episodes, action noise {recipe.get('action_noise')}, seed "
         f"{recipe.get('seed')}, MuJoCo {recipe.get('versions', {}).get('mujoco')}"
     )
-
-
-def _made(jobs: Sequence[_Job], workers: int) -> Iterator[list[EpisodeBuffer]]:
-    if workers == 1:
-        yield from map(_run, jobs)
-        return
-    with worker_pool(workers, "give fewer --workers") as pool:
-        yield from pool.map(_run, jobs)
 
 
 def _run(job: _Job) -> list[EpisodeBuffer]:

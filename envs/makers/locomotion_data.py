@@ -10,14 +10,12 @@ scripts/checks/behaviour.py.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from importlib import resources
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +27,13 @@ from diffplan.envs.formats.d4rl_write import already_made, write_d4rl
 from diffplan.envs.formats.minari_write import software_versions
 from diffplan.envs.makers.actors import Actor, load_actor
 from diffplan.envs.makers.catalogue import LOCOMOTION, LOCOMOTION_TASKS
+from diffplan.envs.rollouts.workers import Workers, worker_pool
 from diffplan.errors import DiffplanError
 from diffplan.limits import require_disk, require_memory
 
 _AT_ONCE = 4  # episodes of one job
 _RECIPE = ("name", "steps", "seed", "actors", "mujoco")
 
-_Job = tuple[str, str, tuple[int, ...], int]  # task, actor, what seeds its episodes, the first
 _Episode = dict[str, np.ndarray]
 
 
@@ -92,12 +90,13 @@ def make_locomotion(
     require_memory(3 * size, f"{steps:,} steps", "make fewer")
     require_disk(path.parent, size, f"{steps:,} steps", "make fewer")
     parts: list[_Episode] = []
+    count = workers or min(8, os.cpu_count() or 1)
     with (
-        _Pool(workers or min(8, os.cpu_count() or 1)) as pool,
+        worker_pool(count, "give fewer --workers") if count > 1 else nullcontext() as pool,
         tqdm(total=steps, desc=name, unit="step", unit_scale=True, disable=not progress) as bar,
     ):
-        for actor, count in shares.items():
-            for episode in pool.episodes(task, actor, seed, count):
+        for actor, share in shares.items():
+            for episode in _episodes(pool, task, actor, seed, share):
                 parts.append(episode)
                 bar.update(len(episode["rewards"]))
     write_d4rl(path, {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}, attributes)
@@ -130,55 +129,22 @@ def _spaces(task: str) -> tuple[Any, Any]:
     return env.observation_space, env.action_space
 
 
-class _Pool:
-    """Processes that play episodes, which come back in their order; none for one worker."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else None
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def episodes(self, task: str, actor: str, seed: int, steps: int) -> Iterator[_Episode]:
-        """Episodes of an actor until they hold so many steps, the last one cut to fit."""
-        left = steps
-        for told in self._told(task, actor, seed):
-            for episode in told:
-                took = min(left, len(episode["rewards"]))
-                cut = {key: array[:took] for key, array in episode.items()}
-                cut["timeouts"][-1] = not cut["terminals"][-1]
-                yield cut
-                left -= took
-                if not left:
-                    return
-
-    def _told(self, task: str, actor: str, seed: int) -> Iterator[list[_Episode]]:
-        """Jobs without end; how long an episode gets shows only when it is played."""
-        first = 0
-        if self._pool is None:
-            while True:
-                yield _run(task, actor, seed, first)
-                first += _AT_ONCE
-        pending: deque[Future[list[_Episode]]] = deque()
-        try:
-            while True:
-                while len(pending) < 2 * self._workers:
-                    pending.append(self._pool.submit(_run, task, actor, seed, first))
-                    first += _AT_ONCE
-                yield pending.popleft().result()
-        except BrokenProcessPool:
-            raise DiffplanError(
-                f"one of the {self._workers} processes died, perhaps for want of memory; give "
-                "fewer --workers"
-            ) from None
-        finally:
-            for future in pending:
-                future.cancel()
+def _episodes(
+    pool: Workers | None, task: str, actor: str, seed: int, steps: int
+) -> Iterator[_Episode]:
+    """Episodes of an actor until they hold so many steps, the last one cut to fit."""
+    left = steps
+    # without end: how long an episode gets shows only when it is played
+    jobs = (functools.partial(_run, task, actor, seed, n * _AT_ONCE) for n in itertools.count())
+    told = (job() for job in jobs) if pool is None else pool.in_order(jobs)
+    for episode in itertools.chain.from_iterable(told):
+        took = min(left, len(episode["rewards"]))
+        cut = {key: array[:took] for key, array in episode.items()}
+        cut["timeouts"][-1] = not cut["terminals"][-1]
+        yield cut
+        left -= took
+        if not left:
+            return
 
 
 def _run(task: str, actor: str, seed: int, first: int) -> list[_Episode]:

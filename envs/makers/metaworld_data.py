@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from diffplan.data.info import Task
 from diffplan.envs.formats.minari_write import already_made, software_versions, write_minari
 from diffplan.envs.makers.catalogue import METAWORLD
-from diffplan.envs.rollouts.workers import worker_pool
+from diffplan.envs.rollouts.workers import in_order
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.envs.simulators.registration import METAWORLD_LIMIT, register_environments
 from diffplan.errors import DiffplanError
@@ -115,7 +114,7 @@ def make_metaworld(
         total=len(tasks) * episodes_per_task, desc=name, unit="episode", disable=not progress
     ) as bar:
         episodes: list[_Episode] = []
-        for made in _made(jobs, workers or min(8, os.cpu_count() or 1)):
+        for made in in_order([partial(_run, job) for job in jobs], workers, "give fewer --workers"):
             episodes += made
             bar.update(len(made))
     size = sum(e.observations.nbytes + e.actions.nbytes + e.rewards.nbytes for e in episodes)
@@ -173,16 +172,6 @@ def _describe(recipe: dict[str, Any]) -> str:
         f"action noise {recipe.get('action_noise')}, seed {recipe.get('seed')}, Meta-World "
         f"{recipe.get('metaworld')}, MuJoCo {recipe.get('versions', {}).get('mujoco')}"
     )
-
-
-def _made(jobs: Sequence[_Job], workers: int) -> Iterator[list[_Episode]]:
-    """The episodes of each job, in order."""
-    workers = min(workers, len(jobs))
-    if workers == 1:
-        yield from map(_run, jobs)
-        return
-    with worker_pool(workers, "give fewer --workers") as pool:
-        yield from pool.map(_run, jobs)
 
 
 def _run(job: _Job) -> list[_Episode]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import uuid
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from diffplan.envs.makers.catalogue import OGBENCH, MazeSet
 from diffplan.envs.makers.ogbench_mazes import maze_episode
 from diffplan.envs.makers.ogbench_play import play_episode
-from diffplan.envs.rollouts.workers import worker_pool
+from diffplan.envs.rollouts.workers import in_order
 from diffplan.envs.simulators.installed import require_simulator
 from diffplan.errors import DiffplanError
 
@@ -74,25 +73,25 @@ def make_ogbench(
     ]
     observations, actions = [], []
     with tqdm(total=count, desc=name, unit="episode", disable=not progress) as bar:
-        for told in _made(jobs, workers or min(8, os.cpu_count() or 1)):
+        for told in in_order([partial(_run, job) for job in jobs], workers, "give fewer --workers"):
             for seen, done in told:
                 observations.append(seen)
                 actions.append(done)
             bar.update(len(told))
     ends = np.arange(1, count * made.steps + 1) % made.steps == 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.npz")
+    half_done = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.npz")
     try:
         np.savez_compressed(
-            partial,
+            half_done,
             observations=np.concatenate(observations),
             actions=np.concatenate(actions),
             terminals=ends,
             recipe=np.array(json.dumps(recipe)),
         )
-        partial.replace(path)
+        half_done.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        half_done.unlink(missing_ok=True)
 
 
 def made_with(path: Path) -> dict[str, Any]:
@@ -107,15 +106,6 @@ def _said(recipe: dict[str, Any]) -> str:
 
 _Job = tuple[str, int, int, int]  # name, seed, first episode, the one after the last
 _Told = list[tuple[np.ndarray, np.ndarray]]  # observations [T, D] and actions [T, A] of episodes
-
-
-def _made(jobs: list[_Job], workers: int) -> Iterator[_Told]:
-    workers = min(workers, len(jobs))
-    if workers == 1:
-        yield from map(_run, jobs)
-        return
-    with worker_pool(workers, "give fewer --workers") as pool:
-        yield from pool.map(_run, jobs)
 
 
 def _run(job: _Job) -> _Told:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import pickle
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -18,7 +17,7 @@ import torch
 
 from diffplan.envs.rollouts.batch import Policy
 from diffplan.envs.rollouts.serial import Rollout, rollout
-from diffplan.envs.rollouts.workers import worker_pool
+from diffplan.envs.rollouts.workers import in_order
 
 
 def rollout_in_processes(
@@ -60,31 +59,30 @@ def rollout_in_processes(
         )
     # neighbouring episodes stay together, so that the recorded first ones do
     edges = np.linspace(0, episodes, workers + 1).round().astype(int).tolist()
-    # as bytes: a pool shares tensors by file descriptors, a race for a process that is stopped
-    sent = pickle.dumps((policy, make_env, torch.get_num_threads()))
-    with worker_pool(workers, "give fewer --workers or --num-envs") as pool:
-        tasks = [
-            pool.submit(
-                _share,
-                sent,
-                episodes=last - first,
-                # rounded up: no process goes without a row
-                num_envs=-(-num_envs // workers),
-                seed=seed + first,
-                record=min(max(record - first, 0), last - first),
-                progress=progress and first == 0,
-                description=f"{description} (1 of {workers} processes)",
-                **options,
-            )
-            for first, last in itertools.pairwise(edges)
-        ]
-        for task in as_completed(tasks):
-            task.result()  # raises for the first that fails
-    return joined([task.result() for task in tasks], edges)
+    jobs = [
+        partial(
+            _share,
+            policy,
+            make_env,
+            torch.get_num_threads(),
+            episodes=last - first,
+            # rounded up: no process goes without a row
+            num_envs=-(-num_envs // workers),
+            seed=seed + first,
+            record=min(max(record - first, 0), last - first),
+            progress=progress and first == 0,
+            description=f"{description} (1 of {workers} processes)",
+            **options,
+        )
+        for first, last in itertools.pairwise(edges)
+    ]
+    parts = list(in_order(jobs, workers, "give fewer --workers or --num-envs"))
+    return joined(parts, edges)
 
 
-def _share(sent: bytes, **options: Any) -> Rollout:
-    policy, make_env, threads = pickle.loads(sent)
+def _share(
+    policy: Policy, make_env: Callable[[], gym.Env], threads: int, **options: Any
+) -> Rollout:
     # a new process starts with as many as there are cores, and would fight its neighbours
     torch.set_num_threads(threads)
     return rollout(policy, make_env, **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +16,7 @@ import torch
 
 from diffplan.agents import PlannerAgent
 from diffplan.envs.rollouts.serial import Rollout, rollout
-from diffplan.envs.rollouts.workers import worker_pool
+from diffplan.envs.rollouts.workers import Workers, worker_pool
 from diffplan.errors import DiffplanError
 from diffplan.scripts.report.files import write_json
 from diffplan.scripts.tune.halving import Trial
@@ -145,11 +144,11 @@ def players(
             yield setting, episodes(stage, agents[setting], first, count)
 
     def spread(
-        pool: Executor, settings: list[int], first: int, count: int
+        pool: Workers, settings: list[int], first: int, count: int
     ) -> Iterator[tuple[int, Trial]]:
-        tasks = {pool.submit(episodes, stage, agents[s], first, count): s for s in settings}
-        for task in as_completed(tasks):
-            yield tasks[task], task.result()
+        jobs = (partial(episodes, stage, agents[s], first, count) for s in settings)
+        for number, trial in pool.as_done(jobs):
+            yield settings[number], trial
 
     run: Callable[[list[int], int, int], Iterator[tuple[int, Trial]]] = here
     if workers == 1:

@@ -188,7 +188,8 @@ class Judge:
         if found.silent:
             found.wrong.append(f"status {status}, {last[:200]!r}, expected {statuses} {says}")
         if found.traceback:
-            found.wrong.append("a traceback")
+            _, _, told = command.err.partition("Traceback")
+            found.wrong.append(f"a traceback{told[-1500:]}")
         if wrong := kept():
             found.silent = True
             found.wrong.append(wrong)
