@@ -38,7 +38,7 @@ BASELINES: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ),
     ("diffuser", "hopper-medium-expert*"): (
         {"planning.value_guidance": 2e-4, "planning.value_guidance_until": 5},
-        "jannerm/diffuser config/locomotion.py @1d6414a",
+        "jannerm/diffuser config/locomotion.py @7ea4228",
     ),
     ("diffuser", "*halfcheetah*"): (
         {
@@ -46,7 +46,7 @@ BASELINES: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
             "planning.value_guidance": 2e-3,
             "planning.value_guidance_until": 5,
         },
-        "jannerm/diffuser config/locomotion.py @1d6414a",
+        "jannerm/diffuser config/locomotion.py @7ea4228",
     ),
     ("diffusion-veteran", "goal"): (
         _MAZE_VETERAN,
