@@ -129,11 +129,13 @@ def _check_columns(config: Sections, require: Require) -> None:
     """What plans hold must be enough for whoever reads them."""
     plan, heads = config.plan, config.heads
     require(
-        config.is_open("plan.horizon") or heads.lookahead <= plan.horizon,
+        config.is_open("plan.horizon")
+        or config.is_open("heads.lookahead")
+        or heads.lookahead <= plan.horizon,
         "heads.lookahead",
         f"at most the {plan.horizon} states of a plan (plan.horizon)",
     )
-    if plan.columns == "all":
+    if plan.columns != "goal":
         return
     require(heads.kind == "separate", "heads.kind", "separate with plan.columns goal")
     require(

@@ -66,6 +66,8 @@ def _read(adapter: TypeAdapter[_T], data: Mapping[str, Any], where: str) -> _T:
 BY_KIND: dict[str, tuple[Any, Any]] = {
     "plan.horizon": (16, 8),
     "plan.stride": (2, 2),
+    "plan.columns": ("all", "all"),
+    "heads.lookahead": (1, 1),
     "data.discount": (0.99, 0.999),  # without a goal: a fast gait may fall only in 200 steps
     "data.relabel": ("stitched", "stitched"),
     "data.best_of_windows": (1, 16),

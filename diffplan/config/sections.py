@@ -40,9 +40,10 @@ class PlanSpaceConfig:
     """Environment steps between two plan states. None: by the data."""
     space: Literal["displacement", "absolute"] = "displacement"
     """Scaled differences from the current state, or states of which the first is pinned."""
-    columns: Literal["all", "goal"] = "all"
+    columns: Auto[Literal["all", "goal"]] = AUTO
     """goal: plans hold only the columns of the state that hold the achieved goal, and the inverse
-    dynamics leads the whole state along them: where a body has to be walked there."""
+    dynamics leads the whole state along them: where a body has to be walked there. None: all,
+    unless the data say that nobody can foresee the others."""
     pin_goal: bool = False
     """Hold the goal columns of the last plan state at the goal: planning as inpainting."""
 
@@ -166,9 +167,9 @@ class HeadsConfig:
     """shared: weight with which these data enter the forward process; 0: they are only told."""
     width: int = 256
     """Hidden width of the separate networks; of heads half, which read features."""
-    lookahead: int = 1
+    lookahead: Auto[int] = AUTO
     """Plan states ahead that the inverse dynamics leads to: one, or more where a single stride
-    says less of the way than of the gait."""
+    says less of the way than of the gait. None: by the data."""
     train_on_proposals: DisallowNone[Auto[bool]] = AUTO
     """Train the inverse dynamics, or the head of actions, also on proposed states, not on true ones
     alone. Neither said: where there is no goal."""

@@ -12,11 +12,23 @@ from collections.abc import Callable, Iterable
 from diffplan.config.config import Config, settled
 from diffplan.config.decisions import Decision, with_decisions
 from diffplan.data.episodes import Episodes
-from diffplan.training.evidence import goal_rule, length_rule, returns_rule, time_scale_rule
+from diffplan.training.evidence import (
+    columns_rule,
+    goal_rule,
+    length_rule,
+    returns_rule,
+    time_scale_rule,
+)
 
 DataRule = Callable[[Config, Episodes], Iterable[Decision]]
 """Looks at the data alone. Later rules see what earlier ones decided."""
-DATA_RULES: tuple[DataRule, ...] = (length_rule, goal_rule, time_scale_rule, returns_rule)
+DATA_RULES: tuple[DataRule, ...] = (
+    length_rule,
+    goal_rule,
+    columns_rule,
+    time_scale_rule,
+    returns_rule,
+)
 
 
 def decide(config: Config, episodes: Episodes) -> tuple[Config, tuple[Decision, ...]]:

@@ -13,6 +13,7 @@ from diffplan.data.episodes import Episodes
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
 _FAST = 4  # steps of a half-life; with fewer, states two steps apart tell little of each other
+_SWINGS, _BACK = 32, 0.2  # steps of a gait at most; correlation a period later, at least
 _AFTER = 4  # steps over which the goal's columns move with the rest, or stand still
 _STILL, _MOVING, _BRISK = 0.05, 0.3, 0.9  # shares of brisk motion, and its quantile
 _FEW = 3  # reverse steps from the far end of the process
@@ -28,19 +29,10 @@ def half_life(episodes: Episodes) -> int:
     move, is below one half: 1 - |s_{t+lag} - s_t|^2 / (2 var). It knows no units. Capped at 1024
     and at what the longest episode shows.
     """
-    states, starts = episodes.states, np.asarray(episodes.state_starts)
-    rng = np.random.default_rng(0)
-    sample = states[np.sort(rng.integers(0, len(states), min(len(states), _PAIRS)))]
-    variance = sample.var(0, dtype=np.float64)
-    moving = variance > 1e-12 * np.square(np.abs(sample).max(0)).clip(min=1e-12)
-    longest = min(_LONGEST_LAG, int(np.diff(starts).max()) - 1)
-    if not moving.any() or longest < 1:
+    correlation = _Correlation(episodes)
+    longest = min(_LONGEST_LAG, correlation.longest)
+    if not correlation.moving.any() or longest < 1:
         return 1
-
-    def correlation(lag: int) -> float:
-        change = _changes(episodes, lag, rng)
-        return float((1 - np.square(change).mean(0)[moving] / (2 * variance[moving])).mean())
-
     low, high = 0, 1  # correlation(low) >= 1/2 > correlation(high)
     while correlation(high) >= 0.5:
         if high >= longest:
@@ -50,6 +42,42 @@ def half_life(episodes: Episodes) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if correlation(middle) >= 0.5 else (low, middle)
     return high
+
+
+def gait(episodes: Episodes, columns: np.ndarray) -> int:
+    """Environment steps of a period of columns, bool [D], that swing; 0 where they do not.
+
+    Their correlation falls below zero and has a peak above .2 again within 32 steps: the period.
+    """
+    correlation = _Correlation(episodes, columns)
+    if not correlation.moving.any():
+        return 0
+    after = np.array([correlation(lag) for lag in range(1, min(_SWINGS, correlation.longest) + 1)])
+    if not (after < 0).any():
+        return 0
+    falls = np.append(after[1:] < after[:-1], True)
+    peaks = np.flatnonzero(falls & (after > _BACK) & (np.arange(len(after)) > np.argmax(after < 0)))
+    return int(peaks[0]) + 1 if len(peaks) else 0
+
+
+class _Correlation:
+    """Of states with those some steps on, averaged over the columns that move."""
+
+    def __init__(self, episodes: Episodes, columns: np.ndarray | None = None) -> None:
+        self._episodes, self._rng = episodes, np.random.default_rng(0)
+        states = episodes.states
+        sample = states[np.sort(self._rng.integers(0, len(states), min(len(states), _PAIRS)))]
+        variance = sample.var(0, dtype=np.float64)
+        self.moving = variance > 1e-12 * np.square(np.abs(sample).max(0)).clip(min=1e-12)
+        if columns is not None:
+            self.moving &= columns
+        self._variance = variance[self.moving]
+        self.longest = int(np.diff(np.asarray(episodes.state_starts)).max()) - 1
+
+    def __call__(self, lag: int) -> float:
+        """A lag of at most `longest` steps."""
+        change = _changes(self._episodes, lag, self._rng)[:, self.moving]
+        return float((1 - np.square(change).mean(0) / (2 * self._variance)).mean())
 
 
 def _changes(episodes: Episodes, lag: int, rng: np.random.Generator) -> np.ndarray:
@@ -110,6 +138,26 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         short = "goals are the episode's own, and what has to be fetched first is planned too"
         yield Decision("plan.stride", 1, short)
         yield Decision("plan.horizon", 8, short)
+
+
+def columns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
+    """Plans of the goal's columns alone, where the rest of the state is a gait.
+
+    Where legs are at a plan's states says little of the way, and cannot be foreseen; the inverse
+    dynamics, which sees them, leads further ahead than a step of theirs.
+    """
+    goal = np.isin(np.arange(episodes.layout.state_dim), episodes.layout.goal_columns)
+    reads = config.heads.kind == "separate" and config.heads.value != "critic"
+    kind = by_kind(config, has_goal=True)
+    if kind.data.relabel != "stitched" or config.planning.reuse:
+        return
+    if not (reads and goal.any() and config.is_open("plan.columns")):
+        return
+    if period := gait(episodes, ~goal):
+        reason = f"what is no goal of the state swings, with a period of {period} steps: a gait"
+        yield Decision("plan.columns", "goal", reason)
+        ahead = min(period // kind.plan.stride + 1, kind.plan.horizon)
+        yield Decision("heads.lookahead", ahead, f"{reason}; more than one is led over")
 
 
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:

@@ -122,6 +122,39 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     assert given.data.relabel == "stitched"
 
 
+def walked(join: Make, swing: float) -> Episodes:
+    """A place that moves on, joints that swing in 8 steps beside noise, a column that rests."""
+    noise = autoregressive(join, 0.5)
+    rng = np.random.default_rng(1)
+    states = []
+    for own in np.split(noise.states - 5, 100):
+        phase = 2 * np.pi * (np.arange(400) / 8 + rng.random())
+        joints = own + swing * np.stack([np.sin(phase), np.cos(phase), 0 * phase], 1)
+        states.append(np.concatenate([np.cumsum(own[:, :2], 0), joints], 1))
+    layout = ObservationLayout(5, 2, (0, 1), (), ("observation",))
+    return join(states, [np.zeros((399, 1))] * 100, layout=layout)
+
+
+def test_plans_hold_the_goal_alone_where_the_rest_is_a_gait(join_episodes: Make) -> None:
+    ant = walked(join_episodes, 1.0)
+    config, decisions = decide(Config(), ant)
+    assert (config.plan.columns, config.heads.lookahead) == ("goal", 5)
+    assert any("a period of 8 steps" in each.reason for each in decisions)
+    # a reach, whose speeds are as short-lived but do not swing
+    config, _ = decide(Config(), walked(join_episodes, 0.0))
+    assert (config.plan.columns, config.heads.lookahead) == ("all", 1)
+    # who cannot read such plans, or is told otherwise
+    assert decide(get_config("multi-task"), ant)[0].plan.columns == "all"
+    for setting in ({"plan.columns": "all"}, {"data.relabel": "hindsight"}):
+        kept = decide(with_settings(Config(), setting), ant)[0]
+        assert (kept.plan.columns, kept.heads.lookahead) == ("all", 1)
+    short = with_settings(Config(), {"plan.horizon": 3})
+    assert decide(short, ant)[0].heads.lookahead == 3
+    # the rest stands still
+    still = replace(ant, states=np.where(np.arange(5) < 2, ant.states, 1.0).astype(np.float32))
+    assert decide(Config(), still)[0].plan.columns == "all"
+
+
 def test_plans_are_no_longer_than_episodes(join_episodes: Make) -> None:
     def steps(count: int) -> Episodes:
         states = np.random.default_rng(0).normal(size=(9, count + 1, 2))
