@@ -140,7 +140,7 @@ def constrained(
     twin._asked = {"way": way, "candidates": candidates, "weight": weight}
     places = [np.asarray(c.at, np.float64) for c in aims + last]
     twin._aims = np.array(places).reshape(len(places), agent.layout.goal_dim)
-    twin._within = np.array([c.within or _near(model) for c in aims])
+    twin._within = np.array([c.within or _near(model, c) for c in aims])
     if not planned:
         twin.way = None
         return twin
@@ -249,10 +249,14 @@ def _whole(agent: PlannerAgent, aim: Constraint) -> list[float]:
     return place
 
 
-def _near(model: PlannerModel) -> float:
+def _near(model: PlannerModel, aim: Constraint) -> float:
     """How near a waypoint without a width has to be passed."""
-    speed = 0.0 if model.subgoals is None else float(model.subgoals.speed)
-    return _NEAR * model.config.plan.stride * speed
+    if model.subgoals is None:
+        raise DiffplanError(
+            f"{aim} has no width, and this model no map of the data to tell when it is passed; "
+            "give within="
+        )
+    return _NEAR * model.config.plan.stride * float(model.subgoals.speed)
 
 
 def _routes(agent: PlannerAgent, obstacles: Sequence[Avoid]) -> Subgoals | None:

@@ -127,7 +127,8 @@ class Waypoint:
 
     at: [C] of the columns. step: environment step of the episode at which to be there; None: on
     the way to the goal, of several in the order given (`PlannerAgent.constrained`), which takes a
-    model that plans to goals and its goal columns. within: how near is there.
+    model that plans to goals and its goal columns. within: how near is there; on the way to the
+    goal 0 means half a stride of the data's brisk motion.
     """
 
     at: Sequence[float]

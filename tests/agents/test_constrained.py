@@ -131,6 +131,8 @@ def test_models_without_goals_or_with_actions_in_their_plans_say_what_they_lack(
 ) -> None:
     with pytest.raises(DiffplanError, match="takes a model that plans to goals; give step="):
         make_agent(rewards=True).constrained(Waypoint((1.0, 1.0)))
+    with pytest.raises(DiffplanError, match="no map of the data to tell when it is passed; give w"):
+        make_agent(config={"data.relabel": "hindsight"}).constrained(Waypoint((1.0, 1.0)))
     with pytest.raises(DiffplanError, match="bring their actions"):
         make_agent("streams").constrained(Limit(0, high=1.0))
     # without goals to reach is to end there
