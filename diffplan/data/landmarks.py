@@ -32,7 +32,7 @@ _BRISK, _FASTEST = 0.9, 0.99  # quantiles of the speed
 _STILL = 0.1  # share of the fastest that counts as none
 _SUBSAMPLE = 20_000  # points among which landmarks are chosen
 _CHUNK = 200_000  # states at once
-_UNREACHABLE = 1e9
+UNREACHABLE = 1e9  # steps where no path is known
 _FAR = 64  # times what the landmarks spread over
 _EXACT, _QUICK = "donot_use_mm_for_euclid_dist", "use_mm_for_euclid_dist_if_necessary"
 
@@ -96,7 +96,7 @@ def fit_landmarks(points: Tensor, starts: Tensor, count: int, seed: int) -> Land
     graph = LandmarkGraph(centres, torch.empty(0), speed)
     near, gap = graph.locate(points)
     m, k = len(centres), near.shape[1]
-    flat = torch.full((m * m,), _UNREACHABLE)
+    flat = torch.full((m * m,), UNREACHABLE)
     for lag in sorted({math.ceil(brisk * share) for share in _EDGES}):
         for start in Rows(starts[:-1], lengths - lag).split(_CHUNK):
             here, there = near[start].long() * m, near[start + lag].long()
@@ -159,7 +159,7 @@ class StepsBetween:
             again = torch.arange(NEIGHBOURS) % near.shape[1]
             self._near[index], self._gap[index] = near[:, again] + before, gap[:, again]
         centres = torch.cat([self.graph.centres, own.centres])
-        distances = torch.full((len(centres), len(centres)), _UNREACHABLE)
+        distances = torch.full((len(centres), len(centres)), UNREACHABLE)
         distances[:before, :before] = self.graph.distances
         # two blocks: between tasks no path exists
         distances[before:, before:] = own.distances
@@ -204,7 +204,7 @@ class StepsBetween:
         near = self._near[start].long()
         steps = (self.graph.distances[near] + self._gap[start].unsqueeze(-1)).amin(1)
         # where nothing is that near, what is nearest
-        limit = steps.masked_fill(self._counts == 0, _UNREACHABLE).amin(1, keepdim=True)
+        limit = steps.masked_fill(self._counts == 0, UNREACHABLE).amin(1, keepdim=True)
         reached = (steps <= limit.clamp(min=reach)) & (self._counts > 0)
         chosen = _drawn(reached, count, generator)
         share = torch.rand(chosen.shape, generator=generator, device=generator.device)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffplan.data.landmarks import UNREACHABLE
 from diffplan.model.subgoals import Subgoals
 
-_UNREACHABLE = 1e9
 _BETWEEN = 12  # points of an edge that are looked at
 _STRAIGHT = 1.3  # times brisk motion straight on: no wall lies between
 _CLOSE = 2.0  # times its length that an edge costs more where it keeps no margin
@@ -42,7 +42,7 @@ class Detours(Subgoals):
         looks = torch.stack([to.new_full((1,), share) for share in _LOOKS])
         hidden = self.depth(here + looks * (to.unsqueeze(2) - here)).amax(-1)
         gaps = found.values / self.speed
-        return found.indices, torch.where(hidden > self.margin, _UNREACHABLE, gaps)
+        return found.indices, torch.where(hidden > self.margin, UNREACHABLE, gaps)
 
     def _best(
         self, here: Tensor, there: Tensor, onward: Tensor, whole: Tensor, reach: float
@@ -57,8 +57,8 @@ class Detours(Subgoals):
         near = there.gather(1, best.unsqueeze(1)).squeeze(1) < _STAYS * reach
         edge = (end - at).norm(dim=-1)
         along = (here - at).norm(dim=-1) + (end - here).norm(dim=-1) < _ALONG * edge
-        known = (whole > reach) & (whole < _UNREACHABLE / 10)
-        goes_on = known & (~aims | near | along) & (ahead.values < _UNREACHABLE / 10)
+        known = (whole > reach) & (whole < UNREACHABLE / 10)
+        goes_on = known & (~aims | near | along) & (ahead.values < UNREACHABLE / 10)
         return torch.where(goes_on, ahead.indices, best), aims | goes_on
 
 
@@ -82,7 +82,7 @@ def around(subgoals: Subgoals, depth: Depth, margin: float) -> Detours:
         close += deep > 0
     free = inside == 0
     cost = distances[start, end] * (1 + _CLOSE * close / _BETWEEN)
-    found = torch.full_like(distances, _UNREACHABLE)
+    found = torch.full_like(distances, UNREACHABLE)
     found[start[free], end[free]] = cost[free]
     found.fill_diagonal_(0)
     for via in range(m):  # Floyd-Warshall
@@ -94,7 +94,7 @@ def around(subgoals: Subgoals, depth: Depth, margin: float) -> Detours:
 
 def _alone(distances: Tensor) -> Tensor:
     """Pairs [M, M] with a way between them that is shorter than any by a third landmark."""
-    alone = distances < _UNREACHABLE / 10
+    alone = distances < UNREACHABLE / 10
     others = torch.ones(len(distances), dtype=torch.bool, device=distances.device)
     for via in range(len(distances)):
         others[via] = False

@@ -66,7 +66,7 @@ def calibrate(
     Raises DiffplanError as `calibrated_process` and `estimate` do.
     """
     # one plan a row, by the sampler that needs no statistics
-    settings = dataclasses.replace(settings, candidates=1, sampler="ddim", eta=0.0, reuse=False)
+    settings = dataclasses.replace(settings, candidates=1, sampler="ddim", eta=0.0)
     own, chain = chain_of(model, settings), _whole_chain(model, settings)
     generator = torch.Generator().manual_seed(seed)
     rows, dim, horizon = model.rows, model.plan_dim, model.config.plan.horizon

@@ -54,8 +54,8 @@ def editing(model: PlannerModel, settings: PlanningConfig) -> PlanningConfig:
             "plans are edited along a denoiser's levels, but this model was trained without one "
             "(config proposer-only)"
         )
-    settings = replace(settings, sampler="ddim", eta=1.0, noise_scale=1.0, candidates=1)
-    settings = replace(settings, grid="uniform", reuse=False)
+    settings = replace(settings, sampler="ddim", grid="uniform", eta=1.0)
+    settings = replace(settings, noise_scale=1.0, candidates=1)
     if settings.start == "process":
         return replace(settings, denoising_steps=model.main_process.T)
     levels = model.plain_process.T

@@ -86,7 +86,7 @@ def write_minari(
     recipe: dict[str, Any],
     *,
     episode_metadata: Sequence[dict[str, Any]] = (),
-    progress: bool = True,
+    progress: bool,
     **about: Any,
 ) -> None:
     """Save through Minari, under a hidden folder that is renamed when complete.

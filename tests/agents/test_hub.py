@@ -75,6 +75,10 @@ def test_a_saved_agent_plans_as_before(run: Path, observe: Make, tmp_path: Path)
         assert again.settings == agent.settings
         np.testing.assert_array_equal(again.predict(observe(2))[0], expected)
     assert "/home/me" not in (tmp_path / "saved" / "config.json").read_text()
+    # what is given over what it came with is told apart from that
+    load_agent(tmp_path / "saved", engine="eager", candidates=3).save_pretrained(tmp_path / "over")
+    said = (tmp_path / "over" / "README.md").read_text()
+    assert "by hand: candidates 2, denoising_steps 2; over these by hand: candidates 3 |" in said
 
 
 def test_an_agent_from_nowhere_is_not_saved(make_agent: Make, tmp_path: Path) -> None:

@@ -54,6 +54,18 @@ def test_what_was_never_measured_is_asked_for_in_time(make_agent: Make, observe:
     assert np.any(asks, (0, 1)).all()
 
 
+def test_what_nobody_measures_is_where_the_plan_has_it(make_agent: Make, observe: Make) -> None:
+    agent, seen = make_agent(), observe(2)
+    blind = agent.sensing(1, choice=(0,))
+    _, state = blind.predict(seen)
+    plan = state.plan.states.numpy()
+    for step in range(1, agent.settings.replan_every):
+        _, state = blind.predict(masked(seen, state.asks), state)
+        low, share = divmod(step / agent.stride, 1)
+        between = plan[:, int(low)] + share * (plan[:, int(low) + 1] - plan[:, int(low)])
+        np.testing.assert_allclose(state.estimate[:, 1:], between[:, 1:], atol=1e-5)
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_plans_are_made_between_their_states_or_at_every_step(
     make_agent: Make, observe: Make, every: int

@@ -43,6 +43,9 @@ def test_ends_that_are_not_marked_where_they_are(join_episodes: Make) -> None:
     rows = np.concatenate([walk[:20] for walk in walks])
     joined = join_episodes([rows], [np.zeros((len(rows) - 1, 2))])
     assert "steps inside episodes leap" in doubts(joined)[0]
+    # beside a column that rests but for a few steps, which leaps are no multiples of
+    rests = join_episodes([np.c_[rows, np.arange(len(rows)) > 90]], [np.zeros((len(rows) - 1, 2))])
+    assert "steps inside episodes leap" in doubts(rests)[0]
     # flags at the first step of each episode
     shifted = [rows[:21], *(rows[i + 1 : i + 21] for i in range(20, 160, 20))]
     late = join_episodes(shifted, [np.zeros((len(part) - 1, 2)) for part in shifted])

@@ -153,5 +153,15 @@ def test_parts_less_different_offsets_become_less_the_same(join_episodes: Make) 
     both = combine(parts, "both")
     assert both.layout.offset == (0.0, 4.5e6)
     assert both.states[0].tolist() == [2, 2] and both.states[-1].tolist() == [2, 18]
+    # goals in a column as well
+    there = [
+        dataclasses.replace(
+            part,
+            goals=np.full((15, 1), 5, np.float32),
+            layout=ObservationLayout(2, 1, (1,), (), ("observation",), offset=own.offset),
+        )
+        for part, own in zip(parts, layouts, strict=True)
+    ]
+    assert combine(there, "both").goals.tolist() == 15 * [[5]] + 15 * [[21]]
     with pytest.raises(DiffplanError, match="a lacks column 1, which others have less an offset"):
         combine([make(join_episodes, "a", 1), parts[1]], "both")

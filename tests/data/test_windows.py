@@ -284,6 +284,21 @@ def test_actions_of_a_window_stand_beside_the_states_they_were_taken_in(
     torch.testing.assert_close(windows.between[inside] / 100, windows.actions[inside])
 
 
+def test_rewards_of_a_window_are_the_means_on_the_way_to_its_states(
+    join_episodes: Make, tiny_config: Make
+) -> None:
+    rewards = [100.0 * e + np.arange(n) for e, n in enumerate(LENGTHS)]
+    config = steps_config(tiny_config, heads__kind="shared", heads__modalities=("rewards",))
+    sampler = WindowSampler(coded(join_episodes, [1] * 6, rewards), config, seed=0)
+    windows = sampler.sample(300, generator())
+    assert windows.rewards is not None
+    starts = windows.states[:, 0].int().tolist()
+    for (episode, first), found in zip(starts, windows.rewards.tolist(), strict=True):
+        steps = np.zeros(first + 6)
+        steps[: LENGTHS[episode]] = rewards[episode][: first + 6]
+        assert found == steps[first:].reshape(3, 2).mean(1).tolist()
+
+
 # --- Splits, seeds, mistakes ---------------------------------------------------------------------
 
 

@@ -78,3 +78,11 @@ def test_a_long_edge_is_gone_along_to_its_end() -> None:
     for _ in range(20):
         x += max(-5.0, min(5.0, aims(ways, x, 40.0) - x))
     assert x == 40.0
+
+
+def test_places_of_three_coordinates_are_led_to_as_well() -> None:
+    places = torch.tensor([[0.0, 0.0, 0.0], [0.0, 10.0, 0.0], [0.0, 10.0, 10.0]])
+    ways = Subgoals(3, 3)
+    ways.fit(LandmarkGraph(places, torch.cdist(places, places, p=1), speed=1.0))
+    free = around(ways, lambda points: torch.zeros_like(points[..., 0]), 0.0)
+    assert torch.equal(free(places[:1], places[2:], 12.0), places[1:2])

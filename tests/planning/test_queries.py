@@ -49,3 +49,22 @@ def test_heads_are_asked_of_plans_at_the_least_noise(models: Make) -> None:
         said = heads.tell(process, 1, process.a[1] * x, encoded, path, ("returns",))
         expected = heads.heads.value("returns", said["returns"]).squeeze(-1)
         torch.testing.assert_close(answers_of(model).evaluation(context, x), expected)
+
+
+def test_where_actions_lead_depends_on_them_and_on_neither_goal_nor_return(models: Make) -> None:
+    """Of heads whose actions are part of the forward process."""
+    model = models("multi-task", heads__aggregation=0.5)
+    generator, plan = torch.Generator().manual_seed(0), model.config.plan
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    state, noise = normal(3, 4), normal(3, model.rows, model.plan_dim)
+    actions, others = normal(2, 3, plan.horizon, plan.stride, 2)
+    blind, wishing = Context(state, None), Context(state, normal(3, 2), normal(3))
+    answers = answers_of(model)
+    with torch.no_grad():
+        found = answers.forward_model(blind, actions, noise, 3)
+        assert found.shape == noise.shape and found.isfinite().all()
+        assert torch.equal(answers.forward_model(wishing, actions, noise, 3), found)
+        assert not torch.allclose(answers.forward_model(blind, others, noise, 3), found)

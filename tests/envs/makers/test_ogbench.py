@@ -128,6 +128,7 @@ def test_the_published_sizes() -> None:
     giant, explore = OGBENCH["pointmaze-giant-navigate-v0"], "antmaze-large-explore-v0"
     assert (giant.episodes, giant.steps, giant.noise) == (500, 2001, 0.5)
     assert (OGBENCH[explore].episodes, OGBENCH[explore].steps) == (10_000, 501)
+    assert OGBENCH["cube-double-play-v0"] == PlaySet("cube-double-v0", (0.0, 0.25), 1000, 1001)
 
 
 @pytest.fixture
