@@ -51,6 +51,31 @@ def test_every_preset_fits_its_configuration(name: str) -> None:
         assert changed == base  # nothing else
 
 
+@pytest.mark.parametrize(
+    ("name", "dataset", "settings"),
+    [
+        ("decision-diffuser", "hopper-medium-v2", (0.5, 1.2, 0.0, 3, 20, 1)),
+        ("diffusion-veteran", "hopper-medium-v2", (1.0, 1.0, 0.0, 3, 20, 50)),
+        ("diffuser", "hopper-medium-v2", (1.0, 1.0, 0.2, 3, 20, 64)),
+        # two guide steps of 1e-4 or 1e-3, until level 5
+        ("diffuser", "hopper-medium-expert-v2", (1.0, 1.0, 2e-4, 5, 20, 64)),
+        ("diffuser", "halfcheetah-medium-v2", (1.0, 1.0, 2e-3, 5, 20, 64)),
+    ],
+)
+def test_other_planners_plan_as_their_papers(
+    name: str, dataset: str, settings: tuple[float, ...]
+) -> None:
+    planning = config_for(name, dataset=dataset, has_goal=False).planning
+    assert settings == (
+        planning.noise_scale,
+        planning.guidance_weight,
+        planning.value_guidance,
+        planning.value_guidance_until,
+        planning.denoising_steps,
+        planning.candidates,
+    )
+
+
 def test_published_settings_in_the_units_of_the_configuration() -> None:
     config = config_for(PUBLISHED, dataset="walker2d-medium-expert-v2", has_goal=False)
     assert config.plan.horizon == 31  # the published 32 count the current state

@@ -1,4 +1,4 @@
-"""Every method beside the numbers of its paper's own code, on inputs and a network of formulas.
+"""Methods beside the numbers of their papers' own code, on inputs and a network of formulas.
 
 originals.json says of each array where it comes from. `diffplan.scripts.checks.originals` made it:
 the last x that their code shows its network (of an interpolant, x_u and the target of its network;

@@ -20,7 +20,7 @@ from diffplan.model.acting_head import FEATURES
 from diffplan.model.context import Context
 from diffplan.model.denoiser import Inputs
 from diffplan.model.heads import Heads, level_weight, two_hot
-from diffplan.model.modalities import MODALITIES, Telling
+from diffplan.model.modalities import MODALITIES, Telling, Told
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.chains import chain_of, network_calls
 from diffplan.planning.stages import make_plan
@@ -260,8 +260,32 @@ def test_weights_of_the_losses(models: Make) -> None:
     found = heads.losses(raw, values, weights, omega)
     for name in ("actions", "goal"):
         each = raw[name].square().mean(tuple(range(1, raw[name].ndim))) * omega
-        expected = each * MODALITIES[name].weight
+        expected = each * {"actions": 0.3, "goal": 0.15}[name]
         torch.testing.assert_close(found[name], expected)
+    # as docs/heads.md has them
+    others = {name: MODALITIES[name].weight for name in ("rewards", "returns", "task")}
+    assert others == {"rewards": 0.15, "returns": 0.06, "task": 0.03}
+
+
+def test_half_of_the_samples_hold_what_is_known(
+    models: Make, tiny_goal_episodes: Episodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models("multi-task", heads__aggregation=0.5)
+    assert model.multi_task is not None
+    seen, loss = [], type(model.multi_task).loss
+    monkeypatch.setattr(
+        model.multi_task, "loss", lambda *a: seen.append(a) or loss(model.multi_task, *a)
+    )
+    Objective(model)(batch_of(model, tiny_goal_episodes, rows=200), generator())
+    ((samples, noising),) = seen
+    assert samples.told is not None
+    for known in samples.told.known.values():
+        assert 0.4 < known.float().mean() < 0.6
+    # and the plan is noised around it
+    none = {name: torch.zeros_like(known) for name, known in samples.told.known.items()}
+    without = dataclasses.replace(samples, told=dataclasses.replace(samples.told, known=none))
+    plans = [loss(model.multi_task, each, noising)["plan"] for each in (samples, without)]
+    assert not torch.allclose(*plans)
 
 
 def test_known_data_enter_the_plan_only_with_weight(models: Make) -> None:
@@ -338,6 +362,12 @@ def test_heads_tell_of_what_is_taken_for_a_plan_what_they_tell_of_one(models: Ma
     assert {*said, "kept"} == telling.said.keys()
     for name in EVERY:
         torch.testing.assert_close(said[name], telling.said[name])
+    # whatever the level, what is learned of it has the whole weight
+    values = {"goal": torch.zeros(2, 2)}
+    told = Told(values, {"goal": torch.ones(2)}, {}, path)
+    found = denoiser.telling_loss(process, 10, x, Context(state, goal), None, told)
+    expected = 0.15 * said["goal"].square().mean(-1)
+    torch.testing.assert_close(found["goal"], expected)
     # here, too, the last layer makes plans, not plans that are easy to read
     model.zero_grad()
     torch.stack([each.sum() for each in said.values()]).sum().backward()
