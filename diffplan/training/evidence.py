@@ -158,9 +158,9 @@ def columns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         yield Decision("plan.columns", "goal", reason)
         ahead = min(period // kind.plan.stride + 1, kind.plan.horizon)
         yield Decision("heads.lookahead", ahead, f"{reason}; more than one is led over")
-        half = kind.plan.stride * max(1, period // (2 * kind.plan.stride))
+        half = max(1, min(period // (2 * kind.plan.stride), kind.plan.horizon))
         late = "a body that walks does not keep to its plan's time"
-        yield Decision("planning.replan_every", half, f"{reason}; {late}")
+        yield Decision("planning.replan_every", half * kind.plan.stride, f"{reason}; {late}")
 
 
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
