@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import io
@@ -144,5 +145,9 @@ def _refusal(box: str) -> str:
         r"invalid literal for int\(\) with base 10: (.*)", r"\1, expected INT", refused
     )
     if shown and any("meant" in line for part in body for line in part):
-        refused += f"; did you mean {shown[0].split()[0]}?"
+        names = [line.split()[0] for line in shown]
+        # tyro also finds words within longer names
+        given = first.partition(": ")[2].partition(",")[0]
+        nearest = difflib.get_close_matches(given, names, n=1) or names
+        refused += f"; did you mean {nearest[0]}?"
     return refused or "these options do not go together"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, nearest
 
 # Which options say something about the data of each family.
 _OF: dict[str, tuple[str, ...]] = {
@@ -75,7 +75,8 @@ class Make:
 
         if self.name not in MAKEABLE:
             raise DiffplanError(
-                f"diffplan cannot make '{self.name}'; it makes {', '.join(MAKEABLE)}"
+                f"diffplan cannot make '{self.name}'; {nearest(self.name, MAKEABLE)}it makes "
+                f"{', '.join(MAKEABLE)}"
             )
         family = self._family()
         self._check(family)

@@ -61,6 +61,7 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
         ([*TRAIN, "--steps", "0"], "--steps is 0"),
         ([*TRAIN, "--steps", "many"], "--steps: 'many', expected INT; see diffplan train"),
         ([*TRAIN, "--stepz", "3"], "--stepz, 3; did you mean --steps?"),
+        ([*TRAIN, "--step", "3"], "--step, 3; did you mean --steps?"),
         ([*TRAIN, "--steps"], "Missing value for argument '--steps'"),
         ([*TRAIN, "--preset", "best"], "invalid choice 'best' for argument '--preset'"),
         (["train", "proposer-only"], "missing: --dataset ID [ID ...], --out DIR; see"),
