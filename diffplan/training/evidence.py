@@ -55,7 +55,7 @@ def gait(episodes: Episodes, columns: np.ndarray) -> int:
     after = np.array([correlation(lag) for lag in range(1, min(_SWINGS, correlation.longest) + 1)])
     if not (after < 0).any():
         return 0
-    falls = np.append(after[1:] < after[:-1], True)
+    falls = np.append(after[1:] < after[:-1], False)
     peaks = np.flatnonzero(falls & (after > _BACK) & (np.arange(len(after)) > np.argmax(after < 0)))
     return int(peaks[0]) + 1 if len(peaks) else 0
 
