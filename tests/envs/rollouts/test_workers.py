@@ -14,8 +14,10 @@ from diffplan.errors import DiffplanError
 
 def test_outcomes_come_as_they_are_ready_or_in_order() -> None:
     with worker_pool(2, "") as pool:
-        slow_first = [partial(time.sleep, 0.5), partial(pow, 2, 3), partial(pow, 2, 4)]
+        list(pool.as_done([partial(pow, 2, 1)] * 2))  # both have begun
+        slow_first = [partial(time.sleep, 2), partial(pow, 2, 3), partial(pow, 2, 4)]
         assert list(pool.as_done(slow_first)) == [(1, 8), (2, 16), (0, None)]
+        slow_first[0] = partial(time.sleep, 0.1)
         assert list(pool.in_order(slow_first)) == [None, 8, 16]
         # of jobs without end, one of which is still done when the next ones come
         endless = pool.in_order(
