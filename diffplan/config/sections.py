@@ -43,7 +43,7 @@ class PlanSpaceConfig:
     columns: Auto[Literal["all", "goal"]] = AUTO
     """goal: plans hold only the columns of the state that hold the achieved goal, and the inverse
     dynamics leads the whole state along them: where a body has to be walked there. None: all,
-    unless the data say that nobody can foresee the others."""
+    unless the data say that the others are a gait."""
     pin_goal: bool = False
     """Hold the goal columns of the last plan state at the goal: planning as inpainting."""
 

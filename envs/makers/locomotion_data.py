@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib import resources
@@ -27,7 +26,7 @@ from diffplan.envs.formats.d4rl_write import already_made, write_d4rl
 from diffplan.envs.formats.minari_write import software_versions
 from diffplan.envs.makers.actors import Actor, load_actor
 from diffplan.envs.makers.catalogue import LOCOMOTION, LOCOMOTION_TASKS
-from diffplan.envs.rollouts.workers import Workers, worker_pool
+from diffplan.envs.rollouts.workers import Workers, count_of, worker_pool
 from diffplan.errors import DiffplanError
 from diffplan.limits import require_disk, require_memory
 
@@ -90,7 +89,7 @@ def make_locomotion(
     require_memory(3 * size, f"{steps:,} steps", "make fewer")
     require_disk(path.parent, size, f"{steps:,} steps", "make fewer")
     parts: list[_Episode] = []
-    count = workers or min(8, os.cpu_count() or 1)
+    count = count_of(workers)
     with (
         worker_pool(count, "give fewer --workers") if count > 1 else nullcontext() as pool,
         tqdm(total=steps, desc=name, unit="step", unit_scale=True, disable=not progress) as bar,

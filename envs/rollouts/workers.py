@@ -33,12 +33,17 @@ Job = Callable[[], T]
 """What a process does: picklable, as is what it returns."""
 
 
+def count_of(workers: int | None) -> int:
+    """How many processes are asked for; None: one per core up to 8."""
+    return workers or min(8, os.cpu_count() or 1)
+
+
 def in_order(jobs: Sequence[Job[T]], workers: int | None, advice: str) -> Iterator[T]:
     """What jobs return, in their order; with one worker they are done here. As `worker_pool`.
 
-    workers: at most; None for one per core up to 8.
+    workers: at most, see `count_of`.
     """
-    workers = min(workers or min(8, os.cpu_count() or 1), len(jobs))
+    workers = min(count_of(workers), len(jobs))
     if workers == 1:
         for job in jobs:
             yield job()
@@ -134,7 +139,8 @@ class Workers:
                     ticket = next(self._tickets)
                     worker.give(ticket, given[1])
                     numbers[ticket] = given[0]
-            if not numbers:
+            # an idle one was offered a job: there is none left
+            if not numbers and any(worker.ticket == _IDLE for worker in self._workers):
                 return
             for worker in self._ready():
                 number, outcome = numbers.pop(worker.ticket, None), worker.take()
