@@ -33,6 +33,11 @@ class Numbers:
     bf16: bool = False
     tf32: bool = False
 
+    @property
+    def products(self) -> str:
+        """What products read, in Triton's words."""
+        return "bf16" if self.bf16 else "tf32" if self.tf32 else "ieee"
+
     @contextlib.contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
         """Let calls on the device compute in them, whatever the process chose for itself."""
@@ -170,7 +175,13 @@ class Captured:
         graph = torch.cuda.CUDAGraph()
         try:
             # the outer one: PyTorch leaves its own stream current where capturing fails
-            with torch.cuda.stream(stream), torch.cuda.graph(graph, pool=pool, stream=stream):
+            # other threads may go on using CUDA
+            with (
+                torch.cuda.stream(stream),
+                torch.cuda.graph(
+                    graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+                ),
+            ):
                 self._outputs = self._run()
         except RuntimeError as error:
             reason = first_line(error.__context__ or error)

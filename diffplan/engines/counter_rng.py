@@ -38,6 +38,11 @@ def standard_normal(seeds: Tensor, counts: Tensor, n: int) -> Tensor:
     return _tensor(runtime.standard_normal(own, _own(counts), n, _library(own)))
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether Triton's kernels run there; a warning says it where they should."""
+    return _fused(device) is not None
+
+
 def _fused(device: torch.device) -> ModuleType | None:
     return _tried(device) if device.type == "cuda" else None
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffplan.config.sections import PlanningConfig
 from diffplan.engines.captured import Captured, Numbers, rounded, row_bytes
+from diffplan.engines.counter_rng import has_kernels
 from diffplan.engines.decision import ActStep, Plan, PlanStep
 from diffplan.engines.padding import largest_within, parts, present, row_count, sizes_upto
 from diffplan.model.context import Context
@@ -55,7 +56,7 @@ class GraphEngine:
         self.startup_seconds = 0.0
         self._device = model.plan_scale.device
         self._numbers = Numbers(bf16, tf32)
-        model = rounded(model) if bf16 else model
+        model = self._fused(rounded(model) if bf16 else model)
         self._plan = PlanStep(model, settings, detailed=detailed, **wished)
         self._again = self._plan
         if settings.reuse:
@@ -68,6 +69,14 @@ class GraphEngine:
         self._pool: Any = None
         self._lent: Plan | None = None
         self._told: tuple[Tensor, Captured] | None = None  # what is on its way to the host
+
+    def _fused(self, model: PlannerModel) -> PlannerModel:
+        """The model with networks of one launch each, where kernels run."""
+        if self._device.type != "cuda" or not has_kernels(self._device):
+            return model
+        from diffplan.engines.fused_networks import fused
+
+        return fused(model, self._numbers.products)
 
     def __getstate__(self) -> dict[str, Any]:
         # graphs belong to a process

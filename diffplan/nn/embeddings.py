@@ -51,8 +51,12 @@ def goal_features(state: Tensor, goal: Tensor, columns: Sequence[int]) -> Tensor
 
 
 def _angles(place: Tensor, goal: Tensor) -> Tensor:
-    both = torch.cat([place, goal], dim=-1)
-    return torch.cat([both * frequency for frequency in _GOAL_FREQUENCIES], dim=-1)
+    return angles_of(torch.cat([place, goal], dim=-1))
+
+
+def angles_of(place: Tensor) -> Tensor:
+    """The places [..., G] at all frequencies [..., 3 G], in radians."""
+    return torch.cat([place * frequency for frequency in _GOAL_FREQUENCIES], dim=-1)
 
 
 def chosen_columns(values: Tensor, columns: Sequence[int]) -> Tensor:

@@ -48,11 +48,24 @@ class CapturedUpdate:
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
+        own = self._generator, torch.cuda.default_generators[self._stream.device_index]
+        before = [generator.get_state() for generator in own]
         try:
-            # the outer one: PyTorch leaves its own stream current where capturing fails
-            with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
+            # the outer one: PyTorch leaves its own stream current where capturing fails; other
+            # threads may go on using CUDA
+            with (
+                torch.cuda.stream(self._stream),
+                torch.cuda.graph(
+                    graph, stream=self._stream, capture_error_mode="thread_local"
+                ),
+            ):
                 self._made = self._update()
         except RuntimeError as error:
+            # they are left as if the capture went on, and draw no more
+            for generator, state in zip(own, before, strict=True):
+                fresh = torch.Generator(generator.device)
+                fresh.set_state(state)
+                generator.graphsafe_set_state(fresh.graphsafe_get_state())
             reason = first_line(error.__context__ or error)
             warnings.warn(
                 f"no CUDA graph of an update ({reason}); updates are called one by one",

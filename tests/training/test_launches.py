@@ -15,7 +15,7 @@ from diffplan.config.planners import CONFIGS
 from diffplan.data import windows
 from diffplan.data.combine import combine
 from diffplan.data.episodes import Episodes
-from diffplan.training.graph import why_not
+from diffplan.training.graph import CapturedUpdate, why_not
 from diffplan.training.learner import Learner
 
 Make = Callable[..., Any]
@@ -141,3 +141,24 @@ def test_what_is_not_captured_says_why() -> None:
     assert why_not(gpu, gpu, 1) is None and why_not(host, host, 1) == ""
     assert "do not fit" in str(why_not(gpu, host, 1))
     assert "2 processes" in str(why_not(gpu, gpu, 2))
+
+
+@pytest.mark.cuda
+def test_what_cannot_be_captured_goes_on_drawing() -> None:
+    """A capture that fails leaves generators in the middle of it."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    generator = torch.Generator(device).manual_seed(3)
+
+    def update() -> torch.Tensor:
+        drawn = torch.rand(4, device=device, generator=generator) + torch.rand(4, device=device)
+        return drawn * float(drawn.sum())  # waits for the device
+
+    def draw(call: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        generator.manual_seed(3)
+        torch.manual_seed(4)
+        return [call().clone() for _ in range(6)]
+
+    expected = draw(update)
+    with pytest.warns(UserWarning, match="updates are called one by one"):
+        found = draw(CapturedUpdate(update, generator, device))
+    assert torch.equal(torch.stack(found), torch.stack(expected))

@@ -194,6 +194,7 @@ class MarkovProposer(AutoregressiveProposer):
     def __init__(self, spec: ProposerSpec, config: ProposerConfig) -> None:
         free = config.training == "free-running"
         super().__init__(spec, config.width, [], free)
+        self.width = config.width
         self.body = nn.Sequential(
             mlp(spec.token_dim, [config.width] * (config.depth - 1), config.width), nn.SiLU()
         )

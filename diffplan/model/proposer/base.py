@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diffplan.model.context import Context
 from diffplan.nn.embeddings import goal_feature_size, goal_features
 
-_LOG_STD = (-6.0, 1.0)
+LOG_STD = (-6.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def bounded_log_std(log_std: Tensor) -> Tensor:
-    """Any number to a log-std within `_LOG_STD`."""
-    low, high = _LOG_STD
+    """Any number to a log-std within `LOG_STD`."""
+    low, high = LOG_STD
     return low + (high - low) * torch.sigmoid(log_std)
 
 

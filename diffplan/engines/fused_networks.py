@@ -1,0 +1,382 @@
+"""The proposer's steps and the denoiser's body on a GPU, each in one launch (Triton).
+
+A tile of rows runs from the first layer to the last, through all states of a proposal, with its
+activations in registers and, between two layers, in a scratch that stays in the L2 cache. Called
+layer by layer they go through memory after every operation, which at large batches takes longer
+than the products; at small ones the launches do.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from diffplan.model.context import Context
+from diffplan.model.denoiser import Denoiser
+from diffplan.model.proposer.autoregressive import MarkovProposer
+from diffplan.model.proposer.base import LOG_STD, Proposal, Proposer
+from diffplan.nn.embeddings import angles_of
+from diffplan.nn.network import Network, OfPlan
+from diffplan.nn.residual_mlp import ResidualBlock, ResidualMLP
+
+_Module = TypeVar("_Module", bound=nn.Module)
+_WIDTHS = (64, 128, 256)
+_FEW = 1024  # rows up to which float32 products are as fast here as the library's
+_LEAST = 16  # rows and columns of a product
+_TILES = 16, 64  # rows of a program, where they are few and where they are many
+_WARPS = 8
+
+
+def fused(model: _Module, precision: str) -> _Module:
+    """A copy whose networks run in one launch, where they are of the kinds that can.
+
+    precision: "ieee", "tf32" or "bf16", of what products read; sums are float32.
+    """
+    twin = copy.copy(model)
+    twin._modules = dict(model._modules)
+    for name, part in model._modules.items():
+        if type(part) is MarkovProposer and part.width in _WIDTHS:
+            twin._modules[name] = FusedProposer(part, precision)
+        elif isinstance(part, ResidualMLP) and part.width in _WIDTHS:
+            twin._modules[name] = FusedMLP(part, precision)
+        elif isinstance(part, Denoiser):
+            twin._modules[name] = fused(part, precision)
+    return twin
+
+
+class FusedProposer(Proposer):
+    """A `MarkovProposer` whose steps are one launch."""
+
+    def __init__(self, own: MarkovProposer, precision: str) -> None:
+        super().__init__(own.spec)
+        self.own, self.precision = own, precision
+        dim, goal, goal_map = own.spec.state_dim, own.spec.goal_dim, own.goal_map
+        layers = [layer for layer in own.body.modules() if isinstance(layer, nn.Linear)]
+        first, *inner = (_weight(layer) for layer in layers)
+        features = () if goal_map is None else (goal, goal, *[goal_map.angles.shape[1]] * 2)
+        sizes = [dim, *features, int(own.spec.use_returns), own.spec.task_dim]
+        parts = first.t().split(sizes)
+        state, told, task = parts[0], parts[-2], parts[-1]
+        if not own.spec.use_returns:
+            told = first.new_zeros(1, own.width)
+        angles = first.new_zeros(dim, 0)
+        sines = cosines = first.new_zeros(0, own.width)
+        static = [task]
+        if goal_map is not None:
+            aim, way, sine, cosine = parts[1:5]
+            # the place moves with every step; what the goal alone decides stays
+            moving = goal_map.angles.abs().sum(0) > 0
+            state = state + goal_map.way @ way
+            angles, sines, cosines = goal_map.angles[:, moving], sine[moving], cosine[moving]
+            static = [aim + way, sine[~moving], cosine[~moving], task]
+        held, turned = _columns(dim + 1), _columns(angles.shape[1])
+        entering = [_padded(torch.cat([state, told]), held, own.width)]
+        entering += [_padded(part, turned, own.width) for part in (sines, cosines)]
+        # mean and spread of a column lie side by side; a change comes in units of the state
+        scale = F.pad(own.plan_scale[0], (0, 1), value=1.0)
+        units = torch.stack([scale, torch.ones_like(scale)])
+        last = cast(nn.Linear, own.head[-1])
+        leave = _weight(last).unflatten(0, (2, dim + 1)) * units.unsqueeze(-1)
+        ends = last.bias.detach().float().unflatten(0, (2, dim + 1)) * units
+        kind = _kind(precision)
+        kept = {
+            "static": torch.cat(static),
+            "bias": _bias(layers[0]),
+            "angles": _padded(angles, held, turned),
+            "enter": torch.cat(entering).t().to(kind),
+            "inner": torch.stack([first[:, :1].expand(-1, own.width), *inner])[1:].to(kind),
+            "biases": torch.stack([_bias(layer) for layer in layers])[1:],
+            "leave": _padded(leave.transpose(0, 1).flatten(0, 1), 2 * held, own.width).to(kind),
+            "ends": F.pad(ends.t().flatten(), (0, 2 * held - ends.numel())),
+            "scale": F.pad(scale, (0, held - len(scale))),
+        }
+        for name, value in kept.items():
+            self.register_buffer(name, value.contiguous())
+
+    def propose(
+        self, context: Context, noise: Tensor | None = None, horizon: int | None = None
+    ) -> Proposal:
+        spec, state = self.spec, context.state
+        rows, horizon = len(state), spec.horizon if horizon is None else horizon
+        if self.precision == "ieee" and rows > _FEW:
+            return self.own.propose(context, noise, horizon)
+        told = [context.given("task")] if spec.task_dim else []
+        if spec.goal_dim:
+            goal = context.given("goal")
+            angles = angles_of(goal)
+            told = [goal, angles.sin(), angles.cos(), *told]
+        entry = torch.addmm(self.bias, torch.cat(told, 1), self.static) if told else self.bias
+        returns = context.given("target_return") if spec.use_returns else state.new_zeros(rows)
+        place = torch.cat([state, returns.unsqueeze(1)], 1)
+        size = place.shape[1]
+        path = torch.empty(rows, horizon, size, device=state.device)
+        tiles = _Tiles(rows, self.own.width, self.precision, state.device)
+        _unroll[tiles.grid,](
+            place, entry, noise if noise is None else noise.contiguous(), path, tiles.scratch,
+            self.angles, self.enter, self.inner, self.biases, self.leave, self.ends, self.scale,
+            rows, horizon, _stride(entry),
+            SIZE=size, MOVING=size if spec.use_returns else size - 1, HELD=len(self.scale),
+            TURNED=self.angles.shape[1], LAYERS=len(self.inner), GOAL=spec.goal_dim > 0,
+            NOISE=noise is not None, LOW=LOG_STD[0], SPAN=LOG_STD[1] - LOG_STD[0],
+            **tiles.options,
+        )  # fmt: skip
+        return Proposal(path[..., :-1], path[..., -1])
+
+
+class FusedMLP(Network):
+    """A `ResidualMLP` whose body is one launch a level."""
+
+    by_row = False
+    plain = True
+
+    def __init__(self, own: ResidualMLP, precision: str) -> None:
+        super().__init__()
+        self.own, self.precision = own, precision
+        self.use_proposal, self.width, self.shape = own.use_proposal, own.width, own.shape
+        self.epsilon = own.norm.eps
+        kind = _kind(precision)
+        blocks = [cast(ResidualBlock, block) for block in own.blocks]
+        norms = [norm for block in blocks for norm in [_both(block.norm)]]
+        products, shifts = list[Tensor](), list[Tensor]()
+        for block, (scale, shift) in zip(blocks, norms, strict=True):
+            # the norm's own scale and shift are part of the layer that reads it
+            products += [_weight(block.inner) * scale, _weight(block.outer)]
+            shifts.append(_weight(block.inner) @ shift)
+        flat = own.shape[0] * own.shape[1]
+        kept = {
+            "enter": _weight(own.enter)[:, :flat].to(kind),
+            "products": torch.stack(products).to(kind),
+            "shifts": torch.cat(shifts),
+            "ends": torch.stack([*(_bias(block.outer) for block in blocks), *_both(own.norm)]),
+        }
+        for name, value in kept.items():
+            self.register_buffer(name, value.contiguous())
+
+    def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
+        entries, shifts = self.own.terms(proposal, features)
+
+        def at(entry: Tensor, shift: Tensor, of_norm: Tensor) -> OfPlan:
+            exact = self.own.body(entry, shift)
+
+            def run(x: Tensor) -> Tensor:
+                if self.precision == "ieee" and len(x) > _FEW:
+                    return exact(x)
+                return self._body(x.flatten(1), entry, of_norm)
+
+            return run
+
+        shifted = shifts + self.shifts
+        return tuple(map(at, entries.unbind(0), shifts.unbind(0), shifted.unbind(0)))
+
+    def _body(self, x: Tensor, entry: Tensor, shift: Tensor) -> Tensor:
+        rows, flat = x.shape
+        made = torch.empty(rows, self.width, device=x.device, dtype=_kind(self.precision))
+        tiles = _Tiles(rows, self.width, self.precision, x.device)
+        _body[tiles.grid,](
+            x.contiguous(), entry.contiguous(), shift.contiguous(), made, tiles.scratch,
+            self.enter, self.products, self.ends, rows, _stride(entry), _stride(shift),
+            FLAT=flat, DEPTH=len(self.products) // 2, EPSILON=self.epsilon, **tiles.options,
+        )  # fmt: skip
+        return made
+
+    def output(self, h: Tensor) -> Tensor:
+        return self.own.output(h)
+
+
+class _Tiles:
+    """How many programs share the rows of a launch, and what each of them is.
+
+    A program goes on to the next tile with the scratch of the one before: only so is it small.
+    """
+
+    def __init__(self, rows: int, width: int, precision: str, device: torch.device) -> None:
+        processors = _processors(device)
+        size = _TILES[0] if rows <= _TILES[0] * processors else _TILES[1]
+        # one per processor: it takes all of its registers
+        self.grid = min(triton.cdiv(rows, size), processors)
+        kind = _kind(precision)
+        self.scratch = torch.empty(self.grid, size, width, device=device, dtype=kind)
+        self.options: dict[str, Any] = {
+            "WIDTH": width,
+            "ROWS": size,
+            "DEEP": 64 if precision == "bf16" else 32,
+            "BF16": precision == "bf16",
+            "PRECISION": "tf32" if precision == "tf32" else "ieee",
+            "num_warps": _WARPS,
+        }
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _kind(precision: str) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _weight(layer: nn.Linear) -> Tensor:
+    return layer.weight.detach().float()
+
+
+def _bias(layer: nn.Linear) -> Tensor:
+    return layer.bias.detach().float()
+
+
+def _both(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return norm.weight.detach().float(), norm.bias.detach().float()
+
+
+def _columns(size: int) -> int:
+    """A power of two that holds so many."""
+    return max(_LEAST, 1 << max(0, size - 1).bit_length())
+
+
+def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
+    return F.pad(x, (0, columns - x.shape[1], 0, rows - x.shape[0]))
+
+
+def _stride(x: Tensor) -> int:
+    """Between rows; 0 where all rows have the same."""
+    return x.stride(0) if x.ndim > 1 and len(x) > 1 else 0
+
+
+@triton.jit
+def _operand(x, BF16: tl.constexpr):  # type: ignore[no-untyped-def]
+    return x.to(tl.bfloat16) if BF16 else x
+
+
+@triton.jit
+def _silu(x):  # type: ignore[no-untyped-def]
+    return x / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _linear(  # type: ignore[no-untyped-def]
+    total, source, weights, WIDTH: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
+    DEEP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """total [ROWS, N] + x W^T, of x [ROWS, WIDTH] in the scratch and weights [N, WIDTH]."""
+    row, n = tl.arange(0, ROWS), tl.arange(0, N)
+    for first in tl.range(0, WIDTH, DEEP, num_stages=3):
+        k = first + tl.arange(0, DEEP)
+        x = tl.load(source + row[:, None] * WIDTH + k[None, :])
+        w = tl.load(weights + n[None, :] * WIDTH + k[:, None])
+        total = tl.dot(x, w, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def _passed(x, scratch, WIDTH: tl.constexpr, ROWS: tl.constexpr, BF16: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Lay x [ROWS, WIDTH] into the scratch for the next layer."""
+    at = scratch + tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    tl.debug_barrier()  # others may still read what lies there
+    tl.store(at, _operand(x, BF16))
+    tl.debug_barrier()
+
+
+@triton.jit
+def _small(weights, first, STRIDE: tl.constexpr, K: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The transpose [K, N] of columns first, first + 1, ... of weights [N, STRIDE]."""
+    k, n = first + tl.arange(0, K), tl.arange(0, N)
+    return tl.load(weights + n[None, :] * STRIDE + k[:, None])
+
+
+# many arguments: functions of Triton hold nothing
+@triton.jit
+def _unroll(  # type: ignore[no-untyped-def]
+    begin, entry, noise, path, scratch, angles, enter, inner, biases, leave, ends, scale, rows,
+    steps, entry_stride, SIZE: tl.constexpr, MOVING: tl.constexpr, HELD: tl.constexpr,
+    TURNED: tl.constexpr, LAYERS: tl.constexpr, GOAL: tl.constexpr, NOISE: tl.constexpr,
+    LOW: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    DEEP: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Proposals: `MarkovProposer._unroll`."""
+    TAKEN: tl.constexpr = HELD + 2 * TURNED
+    column, n = tl.arange(0, HELD), tl.arange(0, WIDTH)
+    own = scratch + tl.program_id(0) * ROWS * WIDTH
+    units = tl.load(scale + column)
+    turn, m = tl.arange(0, TURNED), tl.arange(0, HELD)
+    turning = tl.load(angles + m[:, None] * TURNED + turn[None, :])
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        row = (tl.zeros((ROWS,), tl.int64) + tile) * ROWS + tl.arange(0, ROWS)
+        held = (row < rows)[:, None] & (column < SIZE)[None, :]
+        place = tl.load(begin + row[:, None] * SIZE + column[None, :], mask=held, other=0.0)
+        for step in range(steps):
+            at = entry + row[:, None] * entry_stride + n[None, :]
+            h = tl.load(at, mask=(row < rows)[:, None], other=0.0).to(tl.float32)
+            here = _operand(place, BF16)
+            h = tl.dot(here, _small(enter, 0, TAKEN, HELD, WIDTH), h, input_precision=PRECISION)
+            if GOAL:
+                # in float32: bfloat16 cannot tell neighbouring places apart
+                turned = tl.dot(place, turning, input_precision="ieee")
+                for part in tl.static_range(2):
+                    wave = tl.sin(turned) if part == 0 else tl.cos(turned)
+                    w = _small(enter, HELD + part * TURNED, TAKEN, TURNED, WIDTH)
+                    h = tl.dot(_operand(wave, BF16), w, h, input_precision=PRECISION)
+            _passed(_silu(h), own, WIDTH, ROWS, BF16)
+            for layer in range(LAYERS):
+                h = tl.zeros((ROWS, WIDTH), tl.float32) + tl.load(biases + layer * WIDTH + n)[None, :]
+                h = _linear(h, own, inner + layer * WIDTH * WIDTH, WIDTH, WIDTH, ROWS, DEEP, PRECISION)
+                _passed(_silu(h), own, WIDTH, ROWS, BF16)
+            both = tl.load(ends + tl.arange(0, 2 * HELD))[None, :]
+            both = tl.zeros((ROWS, 2 * HELD), tl.float32) + both
+            both = _linear(both, own, leave, WIDTH, 2 * HELD, ROWS, DEEP, PRECISION)
+            moved, spread = tl.split(both.reshape(ROWS, HELD, 2))
+            there = (row[:, None] * steps + step) * SIZE + column[None, :]
+            if NOISE:
+                spread = tl.exp(SPAN / (1.0 + tl.exp(-spread)) + LOW) * units[None, :]
+                moved += tl.load(noise + there, mask=held, other=0.0) * spread
+            # what does not move is told anew
+            place = tl.where((column < MOVING)[None, :], place + moved, moved)
+            tl.store(path + there, place, mask=held)
+
+
+@triton.jit
+def _normed(h, WIDTH: tl.constexpr, EPSILON: tl.constexpr):  # type: ignore[no-untyped-def]
+    h -= (tl.sum(h, 1) / WIDTH)[:, None]
+    return h * tl.rsqrt(tl.sum(h * h, 1) / WIDTH + EPSILON)[:, None]
+
+
+@triton.jit
+def _body(  # type: ignore[no-untyped-def]
+    flat, entry, shift, made, scratch, enter, products, ends, rows, entry_stride, shift_stride,
+    FLAT: tl.constexpr, DEPTH: tl.constexpr, EPSILON: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, DEEP: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Features of plans at one level: `ResidualMLP.body`."""
+    n = tl.arange(0, WIDTH)
+    own = scratch + tl.program_id(0) * ROWS * WIDTH
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        row = (tl.zeros((ROWS,), tl.int64) + tile) * ROWS + tl.arange(0, ROWS)
+        inside = (row < rows)[:, None]
+        at = entry + row[:, None] * entry_stride + n[None, :]
+        h = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        for first in tl.range(0, FLAT, 32, num_stages=3):
+            k = first + tl.arange(0, 32)
+            there = flat + row[:, None] * FLAT + k[None, :]
+            x = _operand(tl.load(there, mask=inside & (k < FLAT)[None, :], other=0.0), BF16)
+            ours = enter + n[None, :] * FLAT + k[:, None]
+            w = tl.load(ours, mask=(k < FLAT)[:, None], other=0.0)
+            h = tl.dot(x, w, h, input_precision=PRECISION)
+        for block in range(DEPTH):
+            _passed(_normed(h, WIDTH, EPSILON), own, WIDTH, ROWS, BF16)
+            weights = products + 2 * block * WIDTH * WIDTH
+            added = shift + row[:, None] * shift_stride + block * WIDTH + n[None, :]
+            inner = tl.load(added, mask=inside, other=0.0).to(tl.float32)
+            inner = _linear(inner, own, weights, WIDTH, WIDTH, ROWS, DEEP, PRECISION)
+            _passed(_silu(inner), own, WIDTH, ROWS, BF16)
+            h += tl.load(ends + block * WIDTH + n)[None, :]
+            h = _linear(h, own, weights + WIDTH * WIDTH, WIDTH, WIDTH, ROWS, DEEP, PRECISION)
+        last = ends + DEPTH * WIDTH + n
+        h = _normed(h, WIDTH, EPSILON) * tl.load(last)[None, :] + tl.load(last + WIDTH)[None, :]
+        tl.store(made + row[:, None] * WIDTH + n[None, :], _silu(h), mask=inside)
