@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -21,9 +23,8 @@ class Targets:
     """
 
     def __init__(self, model: PlannerModel, settings: PlanningConfig) -> None:
-        """Reads the device."""
-        self._settings, self._table = settings, model.targets
-        self._device = model.plan_scale.device
+        """Reads the device, once: a call that waited for it would take as long as a plan."""
+        self._settings, self._table = settings, copy.deepcopy(model.targets).to("cpu")
         self.first = self._first()
         # a negative target is no share of itself: there is nothing to hold on to
         self.least = _LEAST_SHARE * self.first if self.first > 0 else None
@@ -33,14 +34,14 @@ class Targets:
         if settings.target_return is not None:
             return settings.target_return
         # decremented begins at step 0 of an episode, the others know no step
-        start = torch.zeros(1, device=self._device) if settings.target == "decremented" else None
+        start = torch.zeros(1) if settings.target == "decremented" else None
         return float(self._table(settings.target_quantile, start))
 
     @property
     def by_step(self) -> tuple[list[float], float]:
         """What is asked for in the middle of each bin of steps, and how many steps a bin has."""
         width = float(self._table.width)
-        middles = (torch.arange(BINS, device=self._device) + 0.5) * width
+        middles = (torch.arange(BINS) + 0.5) * width
         return self._table(self._settings.target_quantile, middles).tolist(), width
 
     def at(self, step: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -50,10 +51,9 @@ class Targets:
         """
         settings = self._settings
         if settings.target == "by-step":
-            steps = torch.from_numpy(step).to(self._device)
             # read off anew at each plan: nothing of what was received counts
-            asked = self._table(settings.target_quantile, steps).cpu().numpy()
-            result: np.ndarray = asked.astype(np.float64)
+            asked = self._table(settings.target_quantile, torch.from_numpy(step))
+            result: np.ndarray = asked.numpy().astype(np.float64)
             return result
         if settings.target == "fixed":
             return np.full(len(step), self.first)

@@ -33,11 +33,6 @@ class Numbers:
     bf16: bool = False
     tf32: bool = False
 
-    @property
-    def products(self) -> str:
-        """What products read, in Triton's words."""
-        return "bf16" if self.bf16 else "tf32" if self.tf32 else "ieee"
-
     @contextlib.contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
         """Let calls on the device compute in them, whatever the process chose for itself."""

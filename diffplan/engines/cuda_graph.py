@@ -71,12 +71,13 @@ class GraphEngine:
         self._told: tuple[Tensor, Captured] | None = None  # what is on its way to the host
 
     def _fused(self, model: PlannerModel) -> PlannerModel:
-        """The model with networks of one launch each, where kernels run."""
-        if self._device.type != "cuda" or not has_kernels(self._device):
+        """The model with networks of one launch each, where that is faster: of rounded products."""
+        bf16, tf32 = self._numbers.bf16, self._numbers.tf32
+        if self._device.type != "cuda" or not (bf16 or tf32) or not has_kernels(self._device):
             return model
         from diffplan.engines.fused_networks import fused
 
-        return fused(model, self._numbers.products)
+        return fused(model, "bf16" if bf16 else "tf32")
 
     def __getstate__(self) -> dict[str, Any]:
         # graphs belong to a process

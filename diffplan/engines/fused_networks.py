@@ -28,16 +28,14 @@ from diffplan.nn.residual_mlp import ResidualBlock, ResidualMLP
 
 _Module = TypeVar("_Module", bound=nn.Module)
 _WIDTHS = (64, 128, 256)
-_FEW = 1024  # rows up to which float32 products are as fast here as the library's
 _LEAST = 16  # rows and columns of a product
-_TILES = 16, 64  # rows of a program, where they are few and where they are many
-_WARPS = 8
+_FEW, _MANY = 16, 64  # rows of a tile
 
 
 def fused(model: _Module, precision: str) -> _Module:
     """A copy whose networks run in one launch, where they are of the kinds that can.
 
-    precision: "ieee", "tf32" or "bf16", of what products read; sums are float32.
+    precision: of what products read, in Triton's words or "bf16"; sums are float32.
     """
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
@@ -53,6 +51,9 @@ def fused(model: _Module, precision: str) -> _Module:
 
 class FusedProposer(Proposer):
     """A `MarkovProposer` whose steps are one launch."""
+
+    angles: Tensor
+    static: Tensor
 
     def __init__(self, own: MarkovProposer, precision: str) -> None:
         super().__init__(own.spec)
@@ -87,43 +88,42 @@ class FusedProposer(Proposer):
         ends = last.bias.detach().float().unflatten(0, (2, dim + 1)) * units
         kind = _kind(precision)
         kept = {
-            "static": torch.cat(static),
-            "bias": _bias(layers[0]),
+            "static": torch.cat(static).t().to(kind),
             "angles": _padded(angles, held, turned),
             "enter": torch.cat(entering).t().to(kind),
             "inner": torch.stack([first[:, :1].expand(-1, own.width), *inner])[1:].to(kind),
-            "biases": torch.stack([_bias(layer) for layer in layers])[1:],
+            "biases": torch.stack([_bias(layer) for layer in layers]),
             "leave": _padded(leave.transpose(0, 1).flatten(0, 1), 2 * held, own.width).to(kind),
             "ends": F.pad(ends.t().flatten(), (0, 2 * held - ends.numel())),
             "scale": F.pad(scale, (0, held - len(scale))),
         }
         for name, value in kept.items():
             self.register_buffer(name, value.contiguous())
+        self.columns, self.layers = held, len(inner)
 
     def propose(
         self, context: Context, noise: Tensor | None = None, horizon: int | None = None
     ) -> Proposal:
         spec, state = self.spec, context.state
         rows, horizon = len(state), spec.horizon if horizon is None else horizon
-        if self.precision == "ieee" and rows > _FEW:
-            return self.own.propose(context, noise, horizon)
         told = [context.given("task")] if spec.task_dim else []
         if spec.goal_dim:
             goal = context.given("goal")
             angles = angles_of(goal)
             told = [goal, angles.sin(), angles.cos(), *told]
-        entry = torch.addmm(self.bias, torch.cat(told, 1), self.static) if told else self.bias
+        static = torch.cat(told, 1) if told else state
         returns = context.given("target_return") if spec.use_returns else state.new_zeros(rows)
         place = torch.cat([state, returns.unsqueeze(1)], 1)
         size = place.shape[1]
         path = torch.empty(rows, horizon, size, device=state.device)
-        tiles = _Tiles(rows, self.own.width, self.precision, state.device)
+        tiles = _Tiles(rows, self.own.width, self.precision, state.device, pairs=True)
         _unroll[tiles.grid,](
-            place, entry, noise if noise is None else noise.contiguous(), path, tiles.scratch,
-            self.angles, self.enter, self.inner, self.biases, self.leave, self.ends, self.scale,
-            rows, horizon, _stride(entry),
-            SIZE=size, MOVING=size if spec.use_returns else size - 1, HELD=len(self.scale),
-            TURNED=self.angles.shape[1], LAYERS=len(self.inner), GOAL=spec.goal_dim > 0,
+            place, static, noise if noise is None else noise.contiguous(), path, tiles.scratch,
+            self.angles, self.enter, self.static, self.inner, self.biases, self.leave, self.ends,
+            self.scale, rows, horizon,
+            TOLD=self.static.shape[1], FED=tiles.fed(self.static.shape[1]), SIZE=size,
+            MOVING=size if spec.use_returns else size - 1, HELD=self.columns,
+            TURNED=self.angles.shape[1], LAYERS=self.layers, GOAL=spec.goal_dim > 0,
             NOISE=noise is not None, LOW=LOG_STD[0], SPAN=LOG_STD[1] - LOG_STD[0],
             **tiles.options,
         )  # fmt: skip
@@ -140,49 +140,51 @@ class FusedMLP(Network):
         super().__init__()
         self.own, self.precision = own, precision
         self.use_proposal, self.width, self.shape = own.use_proposal, own.width, own.shape
-        self.epsilon = own.norm.eps
+        self.depth, self.epsilon = len(own.blocks), own.norm.eps
         kind = _kind(precision)
         blocks = [cast(ResidualBlock, block) for block in own.blocks]
-        norms = [norm for block in blocks for norm in [_both(block.norm)]]
         products, shifts = list[Tensor](), list[Tensor]()
-        for block, (scale, shift) in zip(blocks, norms, strict=True):
+        for block in blocks:
             # the norm's own scale and shift are part of the layer that reads it
+            scale, shift = _both(block.norm)
             products += [_weight(block.inner) * scale, _weight(block.outer)]
             shifts.append(_weight(block.inner) @ shift)
         flat = own.shape[0] * own.shape[1]
+        x, *proposal, features = _weight(own.enter).split(
+            [flat] * (1 + own.use_proposal) + [own.shifts.in_features], 1
+        )
+        biases = torch.cat([_bias(block.inner) for block in blocks])
         kept = {
-            "enter": _weight(own.enter)[:, :flat].to(kind),
+            "x": x.to(kind),
+            "proposal": (proposal[0] if proposal else x[:0]).to(kind),
+            "features": torch.cat([features, _weight(own.shifts)]).to(kind),
+            "added": torch.cat([_bias(own.enter), _bias(own.shifts) + biases + torch.cat(shifts)]),
             "products": torch.stack(products).to(kind),
-            "shifts": torch.cat(shifts),
             "ends": torch.stack([*(_bias(block.outer) for block in blocks), *_both(own.norm)]),
         }
         for name, value in kept.items():
             self.register_buffer(name, value.contiguous())
 
     def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
-        entries, shifts = self.own.terms(proposal, features)
+        given = None
+        if self.use_proposal and proposal is not None:
+            given = proposal.flatten(1).contiguous()
 
-        def at(entry: Tensor, shift: Tensor, of_norm: Tensor) -> OfPlan:
-            exact = self.own.body(entry, shift)
+        def at(level: Tensor) -> OfPlan:
+            return lambda x: self._body(x.flatten(1), given, level)
 
-            def run(x: Tensor) -> Tensor:
-                if self.precision == "ieee" and len(x) > _FEW:
-                    return exact(x)
-                return self._body(x.flatten(1), entry, of_norm)
+        return tuple(map(at, features.contiguous().unbind(0)))
 
-            return run
-
-        shifted = shifts + self.shifts
-        return tuple(map(at, entries.unbind(0), shifts.unbind(0), shifted.unbind(0)))
-
-    def _body(self, x: Tensor, entry: Tensor, shift: Tensor) -> Tensor:
+    def _body(self, x: Tensor, proposal: Tensor | None, features: Tensor) -> Tensor:
         rows, flat = x.shape
         made = torch.empty(rows, self.width, device=x.device, dtype=_kind(self.precision))
-        tiles = _Tiles(rows, self.width, self.precision, x.device)
+        tiles = _Tiles(rows, self.width, self.precision, x.device, pairs=False)
         _body[tiles.grid,](
-            x.contiguous(), entry.contiguous(), shift.contiguous(), made, tiles.scratch,
-            self.enter, self.products, self.ends, rows, _stride(entry), _stride(shift),
-            FLAT=flat, DEPTH=len(self.products) // 2, EPSILON=self.epsilon, **tiles.options,
+            x.contiguous(), proposal, features, made, tiles.scratch, self.x, self.proposal,
+            self.features, self.added, self.products, self.ends, rows, _stride(features),
+            FLAT=flat, PROPOSAL=proposal is not None, FEATURES=features.shape[1],
+            FED=tiles.fed(max(flat, features.shape[1])),
+            DEPTH=self.depth, EPSILON=self.epsilon, **tiles.options,
         )  # fmt: skip
         return made
 
@@ -196,21 +198,29 @@ class _Tiles:
     A program goes on to the next tile with the scratch of the one before: only so is it small.
     """
 
-    def __init__(self, rows: int, width: int, precision: str, device: torch.device) -> None:
-        processors = _processors(device)
-        size = _TILES[0] if rows <= _TILES[0] * processors else _TILES[1]
-        # one per processor: it takes all of its registers
-        self.grid = min(triton.cdiv(rows, size), processors)
-        kind = _kind(precision)
+    def __init__(
+        self, rows: int, width: int, precision: str, device: torch.device, *, pairs: bool
+    ) -> None:
+        """pairs: whether two large programs share a processor, with half of the threads each."""
+        processors, kind = _processors(device), _kind(precision)
+        few = rows <= 2 * _FEW * processors
+        pairs = pairs and not few
+        size = _FEW if few else _MANY
+        self.grid = min(triton.cdiv(rows, size), processors * (2 if pairs else 1))
         self.scratch = torch.empty(self.grid, size, width, device=device, dtype=kind)
         self.options: dict[str, Any] = {
             "WIDTH": width,
             "ROWS": size,
             "DEEP": 64 if precision == "bf16" else 32,
             "BF16": precision == "bf16",
-            "PRECISION": "tf32" if precision == "tf32" else "ieee",
-            "num_warps": _WARPS,
+            "PRECISION": "ieee" if precision == "bf16" else precision,
+            "STAGES": 2 if pairs else 3,
+            "num_warps": 4 if pairs else 8,
         }
+
+    def fed(self, size: int) -> int:
+        """Columns of an input that are read at once."""
+        return min(self.options["DEEP"], _columns(size))
 
 
 @cache
@@ -263,11 +273,11 @@ def _silu(x):  # type: ignore[no-untyped-def]
 @triton.jit
 def _linear(  # type: ignore[no-untyped-def]
     total, source, weights, WIDTH: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
-    DEEP: tl.constexpr, PRECISION: tl.constexpr,
+    DEEP: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """total [ROWS, N] + x W^T, of x [ROWS, WIDTH] in the scratch and weights [N, WIDTH]."""
     row, n = tl.arange(0, ROWS), tl.arange(0, N)
-    for first in tl.range(0, WIDTH, DEEP, num_stages=3):
+    for first in tl.range(0, WIDTH, DEEP, num_stages=STAGES):
         k = first + tl.arange(0, DEEP)
         x = tl.load(source + row[:, None] * WIDTH + k[None, :])
         w = tl.load(weights + n[None, :] * WIDTH + k[:, None])
@@ -285,6 +295,31 @@ def _passed(x, scratch, WIDTH: tl.constexpr, ROWS: tl.constexpr, BF16: tl.conste
 
 
 @triton.jit
+def _fed(  # type: ignore[no-untyped-def]
+    total, source, row, inside, stride, weights, SIZE: tl.constexpr, CHUNK: tl.constexpr,
+    N: tl.constexpr, ACTIVE: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """total + x W^T of x [rows, SIZE] in memory, after its activation if ACTIVE."""
+    n = tl.arange(0, N)
+    for first in tl.static_range(0, SIZE, CHUNK):
+        k = first + tl.arange(0, CHUNK)
+        there = source + row[:, None] * stride + k[None, :]
+        x = tl.load(there, mask=inside & (k < SIZE)[None, :], other=0.0).to(tl.float32)
+        if ACTIVE:
+            x = _silu(x)
+        ours = weights + n[None, :] * SIZE + k[:, None]
+        w = tl.load(ours, mask=(k < SIZE)[:, None], other=0.0)
+        total = tl.dot(_operand(x, BF16), w, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
+def _spread(values, ROWS: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The same [N] in all rows."""
+    return tl.zeros((ROWS, N), tl.float32) + tl.load(values + tl.arange(0, N))[None, :]
+
+
+@triton.jit
 def _small(weights, first, STRIDE: tl.constexpr, K: tl.constexpr, N: tl.constexpr):  # type: ignore[no-untyped-def]
     """The transpose [K, N] of columns first, first + 1, ... of weights [N, STRIDE]."""
     k, n = first + tl.arange(0, K), tl.arange(0, N)
@@ -294,26 +329,29 @@ def _small(weights, first, STRIDE: tl.constexpr, K: tl.constexpr, N: tl.constexp
 # many arguments: functions of Triton hold nothing
 @triton.jit
 def _unroll(  # type: ignore[no-untyped-def]
-    begin, entry, noise, path, scratch, angles, enter, inner, biases, leave, ends, scale, rows,
-    steps, entry_stride, SIZE: tl.constexpr, MOVING: tl.constexpr, HELD: tl.constexpr,
-    TURNED: tl.constexpr, LAYERS: tl.constexpr, GOAL: tl.constexpr, NOISE: tl.constexpr,
+    begin, static, noise, path, scratch, angles, enter, told, inner, biases, leave, ends, scale,
+    rows, steps, TOLD: tl.constexpr, FED: tl.constexpr, SIZE: tl.constexpr, MOVING: tl.constexpr,
+    HELD: tl.constexpr, TURNED: tl.constexpr, LAYERS: tl.constexpr, GOAL: tl.constexpr, NOISE: tl.constexpr,
     LOW: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
-    DEEP: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr,
+    DEEP: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Proposals: `MarkovProposer._unroll`."""
     TAKEN: tl.constexpr = HELD + 2 * TURNED
-    column, n = tl.arange(0, HELD), tl.arange(0, WIDTH)
+    column = tl.arange(0, HELD)
     own = scratch + tl.program_id(0) * ROWS * WIDTH
     units = tl.load(scale + column)
-    turn, m = tl.arange(0, TURNED), tl.arange(0, HELD)
-    turning = tl.load(angles + m[:, None] * TURNED + turn[None, :])
+    turning = tl.load(angles + column[:, None] * TURNED + tl.arange(0, TURNED)[None, :])
     for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
         row = (tl.zeros((ROWS,), tl.int64) + tile) * ROWS + tl.arange(0, ROWS)
-        held = (row < rows)[:, None] & (column < SIZE)[None, :]
+        inside = (row < rows)[:, None]
+        held = inside & (column < SIZE)[None, :]
         place = tl.load(begin + row[:, None] * SIZE + column[None, :], mask=held, other=0.0)
         for step in range(steps):
-            at = entry + row[:, None] * entry_stride + n[None, :]
-            h = tl.load(at, mask=(row < rows)[:, None], other=0.0).to(tl.float32)
+            h = _spread(biases, ROWS, WIDTH)
+            if TOLD > 0:
+                h = _fed(
+                    h, static, row, inside, TOLD, told, TOLD, FED, WIDTH, False, BF16, PRECISION
+                )  # fmt: skip
             here = _operand(place, BF16)
             h = tl.dot(here, _small(enter, 0, TAKEN, HELD, WIDTH), h, input_precision=PRECISION)
             if GOAL:
@@ -325,12 +363,12 @@ def _unroll(  # type: ignore[no-untyped-def]
                     h = tl.dot(_operand(wave, BF16), w, h, input_precision=PRECISION)
             _passed(_silu(h), own, WIDTH, ROWS, BF16)
             for layer in range(LAYERS):
-                h = tl.zeros((ROWS, WIDTH), tl.float32) + tl.load(biases + layer * WIDTH + n)[None, :]
-                h = _linear(h, own, inner + layer * WIDTH * WIDTH, WIDTH, WIDTH, ROWS, DEEP, PRECISION)
+                h = _spread(biases + (layer + 1) * WIDTH, ROWS, WIDTH)
+                weights = inner + layer * WIDTH * WIDTH
+                h = _linear(h, own, weights, WIDTH, WIDTH, ROWS, DEEP, STAGES, PRECISION)
                 _passed(_silu(h), own, WIDTH, ROWS, BF16)
-            both = tl.load(ends + tl.arange(0, 2 * HELD))[None, :]
-            both = tl.zeros((ROWS, 2 * HELD), tl.float32) + both
-            both = _linear(both, own, leave, WIDTH, 2 * HELD, ROWS, DEEP, PRECISION)
+            both = _spread(ends, ROWS, 2 * HELD)
+            both = _linear(both, own, leave, WIDTH, 2 * HELD, ROWS, DEEP, STAGES, PRECISION)
             moved, spread = tl.split(both.reshape(ROWS, HELD, 2))
             there = (row[:, None] * steps + step) * SIZE + column[None, :]
             if NOISE:
@@ -349,34 +387,40 @@ def _normed(h, WIDTH: tl.constexpr, EPSILON: tl.constexpr):  # type: ignore[no-u
 
 @triton.jit
 def _body(  # type: ignore[no-untyped-def]
-    flat, entry, shift, made, scratch, enter, products, ends, rows, entry_stride, shift_stride,
-    FLAT: tl.constexpr, DEPTH: tl.constexpr, EPSILON: tl.constexpr, WIDTH: tl.constexpr,
-    ROWS: tl.constexpr, DEEP: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr,
+    flat, given, level, made, scratch, x, proposal, features, added, products, ends, rows, stride,
+    FLAT: tl.constexpr, PROPOSAL: tl.constexpr, FEATURES: tl.constexpr, FED: tl.constexpr,
+    DEPTH: tl.constexpr, EPSILON: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    DEEP: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Features of plans at one level: `ResidualMLP.body`."""
+    """Features of plans at one level: the body of a `ResidualMLP`."""
     n = tl.arange(0, WIDTH)
     own = scratch + tl.program_id(0) * ROWS * WIDTH
     for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
         row = (tl.zeros((ROWS,), tl.int64) + tile) * ROWS + tl.arange(0, ROWS)
         inside = (row < rows)[:, None]
-        at = entry + row[:, None] * entry_stride + n[None, :]
-        h = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        for first in tl.range(0, FLAT, 32, num_stages=3):
-            k = first + tl.arange(0, 32)
-            there = flat + row[:, None] * FLAT + k[None, :]
-            x = _operand(tl.load(there, mask=inside & (k < FLAT)[None, :], other=0.0), BF16)
-            ours = enter + n[None, :] * FLAT + k[:, None]
-            w = tl.load(ours, mask=(k < FLAT)[:, None], other=0.0)
-            h = tl.dot(x, w, h, input_precision=PRECISION)
+        h = _spread(added, ROWS, WIDTH)
+        h = _fed(h, flat, row, inside, FLAT, x, FLAT, FED, WIDTH, False, BF16, PRECISION)
+        if PROPOSAL:
+            h = _fed(
+                h, given, row, inside, FLAT, proposal, FLAT, FED, WIDTH, False, BF16, PRECISION
+            )  # fmt: skip
+        h = _fed(
+            h, level, row, inside, stride, features, FEATURES, FED, WIDTH, False, BF16, PRECISION
+        )  # fmt: skip
         for block in range(DEPTH):
             _passed(_normed(h, WIDTH, EPSILON), own, WIDTH, ROWS, BF16)
             weights = products + 2 * block * WIDTH * WIDTH
-            added = shift + row[:, None] * shift_stride + block * WIDTH + n[None, :]
-            inner = tl.load(added, mask=inside, other=0.0).to(tl.float32)
-            inner = _linear(inner, own, weights, WIDTH, WIDTH, ROWS, DEEP, PRECISION)
+            seen = features + (block + 1) * WIDTH * FEATURES
+            inner = _spread(added + (block + 1) * WIDTH, ROWS, WIDTH)
+            inner = _fed(
+                inner, level, row, inside, stride, seen, FEATURES, FED, WIDTH, True, BF16, PRECISION
+            )  # fmt: skip
+            inner = _linear(inner, own, weights, WIDTH, WIDTH, ROWS, DEEP, STAGES, PRECISION)
             _passed(_silu(inner), own, WIDTH, ROWS, BF16)
             h += tl.load(ends + block * WIDTH + n)[None, :]
-            h = _linear(h, own, weights + WIDTH * WIDTH, WIDTH, WIDTH, ROWS, DEEP, PRECISION)
+            h = _linear(
+                h, own, weights + WIDTH * WIDTH, WIDTH, WIDTH, ROWS, DEEP, STAGES, PRECISION
+            )
         last = ends + DEPTH * WIDTH + n
         h = _normed(h, WIDTH, EPSILON) * tl.load(last)[None, :] + tl.load(last + WIDTH)[None, :]
         tl.store(made + row[:, None] * WIDTH + n[None, :], _silu(h), mask=inside)

@@ -59,13 +59,6 @@ class ResidualMLP(Network):
 
     def bind_features(self, proposal: Tensor | None, features: Tensor) -> tuple[OfPlan, ...]:
         """The body at all levels; what they need beside x_t in one product each."""
-        entries, shifts = self.terms(proposal, features)
-        return tuple(map(self.body, entries.unbind(0), shifts.unbind(0)))
-
-    def terms(self, proposal: Tensor | None, features: Tensor) -> tuple[Tensor, Tensor]:
-        """What levels add to the first layer [n, B, width], and to those of all blocks
-        [n, B, depth * width], biases included; arguments as for `bind_features`.
-        """
         flat = self.shape[0] * self.shape[1]
         # columns of the first layer: x_t, the proposal, features
         weight = self.enter.weight
@@ -75,20 +68,21 @@ class ResidualMLP(Network):
             entries = entries + F.linear(proposal.flatten(1), weight[:, flat : 2 * flat])
         # the blocks' own biases go in with the shifts
         biases = torch.cat([cast(ResidualBlock, block).inner.bias for block in self.blocks])
-        return entries, self.shifts(F.silu(features)) + biases
+        shifts = self.shifts(F.silu(features)) + biases
 
-    def body(self, entry: Tensor, shift: Tensor) -> OfPlan:
-        """The body at one level, by what it adds: all that is left to do there."""
-        parts = shift.chunk(len(self.blocks), -1)
-        weight = self.enter.weight[:, : self.shape[0] * self.shape[1]]
+        def at(entry: Tensor, shift: Tensor) -> OfPlan:
+            parts = shift.chunk(len(self.blocks), -1)
 
-        def run(x: Tensor) -> Tensor:
-            h = torch.addmm(entry, x.flatten(1), weight.t())
-            for block, part in zip(self.blocks, parts, strict=True):
-                h = block(h, part)
-            return F.silu(self.norm(h))
+            def body(x: Tensor) -> Tensor:
+                # all that is left to do at a level
+                h = torch.addmm(entry, x.flatten(1), weight[:, :flat].t())
+                for block, part in zip(self.blocks, parts, strict=True):
+                    h = block(h, part)
+                return F.silu(self.norm(h))
 
-        return run
+            return body
+
+        return tuple(map(at, entries.unbind(0), shifts.unbind(0)))
 
     def output(self, h: Tensor) -> Tensor:
         result: Tensor = self.leave(h)

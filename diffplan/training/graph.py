@@ -55,9 +55,7 @@ class CapturedUpdate:
             # threads may go on using CUDA
             with (
                 torch.cuda.stream(self._stream),
-                torch.cuda.graph(
-                    graph, stream=self._stream, capture_error_mode="thread_local"
-                ),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
             ):
                 self._made = self._update()
         except RuntimeError as error:

@@ -62,10 +62,10 @@ def test_by_step_asks_for_what_the_data_still_reach(
     make_agent: Make, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = make_agent(rewards=True, replan_every=2, target="by-step", target_quantile=0.9)
-    monkeypatch.setitem(agent.model.targets._buffers, "by_step", sinking())
+    table = agent._targets._table
+    monkeypatch.setitem(table._buffers, "by_step", sinking())
     run(agent, 2 * agent.stride + 1)
-    steps = torch.arange(3) * agent.stride
-    expected = agent.model.targets(0.9, steps).tolist()
+    expected = table(0.9, torch.arange(3) * agent.stride).tolist()
     assert [row[0] for row in asked] == pytest.approx(expected, rel=1e-4)
     assert len(set(expected)) == 3
 

@@ -237,6 +237,8 @@ def test_a_captured_graph_gives_what_eager_gives_on_the_cpu(
     tiny_config: Make,
     tiny_model: Make,
 ) -> None:
+    if changes.get("plan.columns") == "goal" and not data.layout.goal_dim:
+        pytest.skip("plans of the goal's columns need a goal")
     model, settings = build(name, changes, planning, data, tiny_config, tiny_model)
     given = inputs(model, 3)
     expected = EagerEngine(model, settings).plan(*given)

@@ -122,6 +122,7 @@ def test_a_replayed_update_does_what_a_called_one_does(
     AcceleratorState._reset_state(reset_partial_state=True)  # other tests train on the CPU
     found = []
     for captured in (True, False):
+        torch.manual_seed(0)  # of the networks
         learner = Learner(tiny_goal_episodes, tiny_config(), 0, Accelerator())
         assert learner.sampler.device.type == "cuda"
         if not captured:
