@@ -331,9 +331,10 @@ def _small(weights, first, STRIDE: tl.constexpr, K: tl.constexpr, N: tl.constexp
 def _unroll(  # type: ignore[no-untyped-def]
     begin, static, noise, path, scratch, angles, enter, told, inner, biases, leave, ends, scale,
     rows, steps, TOLD: tl.constexpr, FED: tl.constexpr, SIZE: tl.constexpr, MOVING: tl.constexpr,
-    HELD: tl.constexpr, TURNED: tl.constexpr, LAYERS: tl.constexpr, GOAL: tl.constexpr, NOISE: tl.constexpr,
-    LOW: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
-    DEEP: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr, PRECISION: tl.constexpr,
+    HELD: tl.constexpr, TURNED: tl.constexpr, LAYERS: tl.constexpr, GOAL: tl.constexpr,
+    NOISE: tl.constexpr, LOW: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, DEEP: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Proposals: `MarkovProposer._unroll`."""
     TAKEN: tl.constexpr = HELD + 2 * TURNED

@@ -163,6 +163,9 @@ class Gpu:
         # what the aims are said for: one Hopper plan, or the best of 16 in a maze
         planning = {"candidates": 16} if size == "pointmaze" else {}
         horizon = subject.config.plan.horizon
+        with torch.no_grad():  # last layers begin at zero, and would hide what engines differ in
+            for parameter in subject.load(self.device, horizon).parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
         with _tf32(False):
             agent: Any = subject.agent(engine, self.device, horizon, **planning)
             settings = agent.settings
@@ -236,17 +239,17 @@ class Gpu:
     def _train_rate(self, batch: int, updates: int, bf16: bool) -> tuple[float, float]:
         from diffplan.training import RunOptions, train
 
-        config = self._config(batch_size=batch, bf16=bf16)
+        config, data = self._config(batch_size=batch, bf16=bf16), self._data()
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             options = RunOptions(
                 Path(folder) / "run", updates, device=self.device, progress=False,
                 stop=lambda: not self._small and time.perf_counter() - began > self.rate_seconds,
             )  # fmt: skip
-            train(self._data(), config, options)
+            train(data, config, options)
             lines = (options.out / "metrics.jsonl").read_text().splitlines()
         rates = [json.loads(line)["samples_per_second"] for line in lines]
-        rates = rates[1:] or rates  # the first stretch holds the start-up
+        rates = rates[1:]  # the first stretch holds the start-up
         windows = statistics.median(rates) if rates else float("nan")
         return windows / batch, windows
 
@@ -262,9 +265,10 @@ class Gpu:
         rate = known[0]["updates/s"] if known else 40.0
         updates = 20 if self._small else max(200, int(rate * self.training_seconds) // 100 * 100)
         run = self.out / f"pointmaze-medium-{time.strftime('%H%M%S')}"
+        data = self._data()
         began = time.perf_counter()
         options = RunOptions(run, updates, device=self.device, progress=False)
-        train(self._data(), self._config(batch_size=batch), options)
+        train(data, self._config(batch_size=batch), options)
         seconds = time.perf_counter() - began
         episodes = 2 if self._small else 100
         results = Evaluate(
