@@ -9,6 +9,7 @@ than the products; at small ones the launches do.
 from __future__ import annotations
 
 import copy
+import warnings
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from diffplan.errors import first_line
 from diffplan.model.context import Context
 from diffplan.model.denoiser import Denoiser
 from diffplan.model.proposer.autoregressive import MarkovProposer
@@ -35,7 +37,8 @@ _FEW, _MANY = 16, 64  # rows of a tile
 def fused(model: _Module, precision: str) -> _Module:
     """A copy whose networks run in one launch, where they are of the kinds that can.
 
-    precision: of what products read, in Triton's words or "bf16"; sums are float32.
+    precision: of what products read, in Triton's words or "bf16"; sums are float32. The weights are
+    those of the moment: the copy does not follow the model.
     """
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
@@ -53,7 +56,7 @@ class FusedProposer(Proposer):
     """A `MarkovProposer` whose steps are one launch."""
 
     angles: Tensor
-    static: Tensor
+    fixed: Tensor
 
     def __init__(self, own: MarkovProposer, precision: str) -> None:
         super().__init__(own.spec)
@@ -64,21 +67,21 @@ class FusedProposer(Proposer):
         features = () if goal_map is None else (goal, goal, *[goal_map.angles.shape[1]] * 2)
         sizes = [dim, *features, int(own.spec.use_returns), own.spec.task_dim]
         parts = first.t().split(sizes)
-        state, told, task = parts[0], parts[-2], parts[-1]
+        state, returns, task = parts[0], parts[-2], parts[-1]
         if not own.spec.use_returns:
-            told = first.new_zeros(1, own.width)
+            returns = first.new_zeros(1, own.width)
         angles = first.new_zeros(dim, 0)
         sines = cosines = first.new_zeros(0, own.width)
-        static = [task]
+        fixed = [task]
         if goal_map is not None:
             aim, way, sine, cosine = parts[1:5]
             # the place moves with every step; what the goal alone decides stays
             moving = goal_map.angles.abs().sum(0) > 0
             state = state + goal_map.way @ way
             angles, sines, cosines = goal_map.angles[:, moving], sine[moving], cosine[moving]
-            static = [aim + way, sine[~moving], cosine[~moving], task]
+            fixed = [aim + way, sine[~moving], cosine[~moving], task]
         held, turned = _columns(dim + 1), _columns(angles.shape[1])
-        entering = [_padded(torch.cat([state, told]), held, own.width)]
+        entering = [_padded(torch.cat([state, returns]), held, own.width)]
         entering += [_padded(part, turned, own.width) for part in (sines, cosines)]
         # mean and spread of a column lie side by side; a change comes in units of the state
         scale = F.pad(own.plan_scale[0], (0, 1), value=1.0)
@@ -88,10 +91,10 @@ class FusedProposer(Proposer):
         ends = last.bias.detach().float().unflatten(0, (2, dim + 1)) * units
         kind = _kind(precision)
         kept = {
-            "static": torch.cat(static).t().to(kind),
+            "fixed": torch.cat(fixed).t().to(kind),
             "angles": _padded(angles, held, turned),
             "enter": torch.cat(entering).t().to(kind),
-            "inner": torch.stack([first[:, :1].expand(-1, own.width), *inner])[1:].to(kind),
+            "inner": torch.cat([first[:0, :1].expand(0, own.width), *inner]).to(kind),
             "biases": torch.stack([_bias(layer) for layer in layers]),
             "leave": _padded(leave.transpose(0, 1).flatten(0, 1), 2 * held, own.width).to(kind),
             "ends": F.pad(ends.t().flatten(), (0, 2 * held - ends.numel())),
@@ -100,28 +103,38 @@ class FusedProposer(Proposer):
         for name, value in kept.items():
             self.register_buffer(name, value.contiguous())
         self.columns, self.layers = held, len(inner)
+        self.works = True
 
     def propose(
         self, context: Context, noise: Tensor | None = None, horizon: int | None = None
     ) -> Proposal:
+        if self.works:
+            try:
+                return self._propose(context, noise, horizon)
+            except Exception as error:  # of the compiler or the card: its memory on the chip
+                self.works = _say_why_not(error)
+        return self.own.propose(context, noise, horizon)
+
+    def _propose(self, context: Context, noise: Tensor | None, horizon: int | None) -> Proposal:
         spec, state = self.spec, context.state
         rows, horizon = len(state), spec.horizon if horizon is None else horizon
-        told = [context.given("task")] if spec.task_dim else []
+        parts = [context.given("task")] if spec.task_dim else []
         if spec.goal_dim:
             goal = context.given("goal")
             angles = angles_of(goal)
-            told = [goal, angles.sin(), angles.cos(), *told]
-        static = torch.cat(told, 1) if told else state
+            parts = [goal, angles.sin(), angles.cos(), *parts]
+        # what stays the same at every step
+        known = torch.cat(parts, 1) if parts else state
         returns = context.given("target_return") if spec.use_returns else state.new_zeros(rows)
         place = torch.cat([state, returns.unsqueeze(1)], 1)
         size = place.shape[1]
         path = torch.empty(rows, horizon, size, device=state.device)
         tiles = _Tiles(rows, self.own.width, self.precision, state.device, pairs=True)
+        drawn = noise if noise is None else noise[:, :horizon].contiguous()
         _unroll[tiles.grid,](
-            place, static, noise if noise is None else noise.contiguous(), path, tiles.scratch,
-            self.angles, self.enter, self.static, self.inner, self.biases, self.leave, self.ends,
-            self.scale, rows, horizon,
-            TOLD=self.static.shape[1], FED=tiles.fed(self.static.shape[1]), SIZE=size,
+            place, known, drawn, path, tiles.scratch, self.angles, self.enter, self.fixed,
+            self.inner, self.biases, self.leave, self.ends, self.scale, rows, horizon,
+            KNOWN=self.fixed.shape[1], FED=tiles.fed(self.fixed.shape[1]), SIZE=size,
             MOVING=size if spec.use_returns else size - 1, HELD=self.columns,
             TURNED=self.angles.shape[1], LAYERS=self.layers, GOAL=spec.goal_dim > 0,
             NOISE=noise is not None, LOW=LOG_STD[0], SPAN=LOG_STD[1] - LOG_STD[0],
@@ -141,6 +154,7 @@ class FusedMLP(Network):
         self.own, self.precision = own, precision
         self.use_proposal, self.width, self.shape = own.use_proposal, own.width, own.shape
         self.depth, self.epsilon = len(own.blocks), own.norm.eps
+        self.works = True
         kind = _kind(precision)
         blocks = [cast(ResidualBlock, block) for block in own.blocks]
         products, shifts = list[Tensor](), list[Tensor]()
@@ -171,7 +185,15 @@ class FusedMLP(Network):
             given = proposal.flatten(1).contiguous()
 
         def at(level: Tensor) -> OfPlan:
-            return lambda x: self._body(x.flatten(1), given, level)
+            def run(x: Tensor) -> Tensor:
+                if self.works:
+                    try:
+                        return self._body(x.flatten(1), given, level)
+                    except Exception as error:  # of the compiler or the card
+                        self.works = _say_why_not(error)
+                return self.own.bind_features(proposal, level.unsqueeze(0))[0](x)
+
+            return run
 
         return tuple(map(at, features.contiguous().unbind(0)))
 
@@ -192,6 +214,11 @@ class FusedMLP(Network):
         return self.own.output(h)
 
 
+def _say_why_not(error: Exception) -> bool:
+    warnings.warn(f"a network is called layer by layer ({first_line(error)})", stacklevel=3)
+    return False
+
+
 class _Tiles:
     """How many programs share the rows of a launch, and what each of them is.
 
@@ -201,7 +228,9 @@ class _Tiles:
     def __init__(
         self, rows: int, width: int, precision: str, device: torch.device, *, pairs: bool
     ) -> None:
-        """pairs: whether two large programs share a processor, with half of the threads each."""
+        """pairs: whether two large programs share a processor, with half of the threads each: one
+        computes while the other waits for weights, if what it holds fits half of the registers.
+        """
         processors, kind = _processors(device), _kind(precision)
         few = rows <= 2 * _FEW * processors
         pairs = pairs and not few
@@ -211,10 +240,10 @@ class _Tiles:
         self.options: dict[str, Any] = {
             "WIDTH": width,
             "ROWS": size,
-            "DEEP": 64 if precision == "bf16" else 32,
+            "DEEP": 64 if precision == "bf16" else 32,  # columns of a product's steps: 128 bytes
             "BF16": precision == "bf16",
             "PRECISION": "ieee" if precision == "bf16" else precision,
-            "STAGES": 2 if pairs else 3,
+            "STAGES": 2 if pairs else 3,  # steps whose weights are on their way
             "num_warps": 4 if pairs else 8,
         }
 
@@ -329,8 +358,8 @@ def _small(weights, first, STRIDE: tl.constexpr, K: tl.constexpr, N: tl.constexp
 # many arguments: functions of Triton hold nothing
 @triton.jit
 def _unroll(  # type: ignore[no-untyped-def]
-    begin, static, noise, path, scratch, angles, enter, told, inner, biases, leave, ends, scale,
-    rows, steps, TOLD: tl.constexpr, FED: tl.constexpr, SIZE: tl.constexpr, MOVING: tl.constexpr,
+    begin, known, noise, path, scratch, angles, enter, fixed, inner, biases, leave, ends, scale,
+    rows, steps, KNOWN: tl.constexpr, FED: tl.constexpr, SIZE: tl.constexpr, MOVING: tl.constexpr,
     HELD: tl.constexpr, TURNED: tl.constexpr, LAYERS: tl.constexpr, GOAL: tl.constexpr,
     NOISE: tl.constexpr, LOW: tl.constexpr, SPAN: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, DEEP: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr,
@@ -349,9 +378,9 @@ def _unroll(  # type: ignore[no-untyped-def]
         place = tl.load(begin + row[:, None] * SIZE + column[None, :], mask=held, other=0.0)
         for step in range(steps):
             h = _spread(biases, ROWS, WIDTH)
-            if TOLD > 0:
+            if KNOWN > 0:
                 h = _fed(
-                    h, static, row, inside, TOLD, told, TOLD, FED, WIDTH, False, BF16, PRECISION
+                    h, known, row, inside, KNOWN, fixed, KNOWN, FED, WIDTH, False, BF16, PRECISION
                 )  # fmt: skip
             here = _operand(place, BF16)
             h = tl.dot(here, _small(enter, 0, TAKEN, HELD, WIDTH), h, input_precision=PRECISION)
