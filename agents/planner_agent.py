@@ -33,7 +33,7 @@ from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
 from diffplan.planning.chains import matching_level
-from diffplan.runtime import fresh_seeds, shaken, whole_number
+from diffplan.runtime import fresh_seeds, whole_number
 
 _GOAL_TOLERANCE = 1e-3  # standard deviations of the data: what sensors jitter by is no new goal
 
@@ -222,10 +222,6 @@ class PlannerAgent(Portable, Variants, Described):
         # a plan that has just been made says its first action itself
         actions = self.engine.read(plan.first) if whole else self._act(states, plan, age)
         _check_finite(actions, states)
-        if noise := self.settings.action_noise:
-            drawn = state.seeds if deterministic else fresh_seeds(rows, seed)
-            bounds = self.info.action_low, self.info.action_high
-            actions = shaken(actions, drawn, count, age, noise, bounds)
         return actions, AgentState(plan, kept, age, state.seeds, count, step, target, history)
 
     def observe(self, state: AgentState, rewards: np.ndarray, rows: np.ndarray) -> AgentState:

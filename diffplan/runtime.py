@@ -90,28 +90,6 @@ def standard_normal(seeds: Any, counts: Any, n: int, library: Any = np) -> Any:
     return library.concatenate(both, 1)[:, :n]
 
 
-# plans draw by counts from 0 on, their choice by those below
-_ACTIONS, _LONGEST = 1 << 62, 1 << 20
-
-
-def shaken(
-    actions: np.ndarray,
-    seeds: np.ndarray,
-    counts: np.ndarray,
-    ages: np.ndarray,
-    noise: float,
-    bounds: tuple[Sequence[float], Sequence[float]],
-) -> np.ndarray:
-    """Actions [B, A] with normal noise, in halves of their range, kept within their bounds.
-
-    seeds, counts: of the rows and of their plans, ages: the steps [B] since these were made, which
-    the noise follows from.
-    """
-    low, high = (np.asarray(bound, np.float32) for bound in bounds)
-    drawn = standard_normal(seeds, _ACTIONS + counts * _LONGEST + ages, actions.shape[1])
-    return np.clip(actions + noise * (high - low) / 2 * drawn, low, high).astype(np.float32)
-
-
 def _bits(seeds: Any, counts: Any, n: int, library: Any) -> Any:
     """n 64-bit integers per row [B, n] from seeds and counts [B] int64."""
     key = _mix(_mix(seeds + _GOLDEN) ^ (counts + 1) * _FIRST)
@@ -480,15 +458,11 @@ class Agent:
                 f"the networks give no finite action for row {row}, whose observation reaches "
                 f"{np.abs(states[row]).max():g}: it lies too far outside the training data"
             )
-        count = state.count + due
-        if noise := self._planning["action_noise"]:
-            drawn = state.seeds if deterministic else fresh_seeds(rows, seed)
-            bounds = self.settings["action_low"], self.settings["action_high"]
-            action = shaken(action, drawn, count, age, noise, bounds)
         if goals is not None:  # those the plans were made for, and a copy
             goals = (
                 goals.copy() if state.goals is None else np.where(due[:, None], goals, state.goals)
             )
+        count = state.count + due
         following = State(plan, goals, age, state.seeds, count, step, target, history)
         return (action[0] if single else action), following
 

@@ -44,7 +44,6 @@ _NOT_NEGATIVE = {
     "heads": ("aggregation",),
     "planning": (
         *("denoising_steps", "temperature", "noise_scale", "value_guidance", "subgoal_steps"),
-        "action_noise",
     ),
     "training": ("weight_decay",),
 }

@@ -238,9 +238,6 @@ class PlanningConfig:
     subgoal_steps: int | None = None
     """With stitched goals: a plan aims at most so many environment steps ahead on the data's
     shortest way to the goal; 0: at the goal. None: as far as a plan spans."""
-    action_noise: Auto[float] = AUTO
-    """Noise on every action, in halves of its range: a walker leaves corners that it would rest
-    in. None: 0, unless the data show a gait."""
     reuse: bool = False
     """At a replan go on from the plan before: propose only the missing tail, refine a little."""
     target: Auto[Literal["fixed", "by-step", "decremented"]] = AUTO

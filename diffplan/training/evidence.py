@@ -14,7 +14,6 @@ _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
 _FAST = 4  # steps of a half-life; with fewer, states two steps apart tell little of each other
 _SWINGS, _BACK = 32, 0.2  # steps of a gait at most; correlation a period later, at least
-_NOISE = 0.2  # on actions, in halves of their range
 _AFTER = 4  # steps over which the goal's columns move with the rest, or stand still
 _STILL, _MOVING, _BRISK = 0.05, 0.3, 0.9  # shares of brisk motion, and its quantile
 _FEW = 3  # reverse steps from the far end of the process
@@ -162,8 +161,6 @@ def columns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         half = max(1, min(period // (2 * kind.plan.stride), kind.plan.horizon))
         late = "a body that walks does not keep to its plan's time"
         yield Decision("planning.replan_every", half * kind.plan.stride, f"{reason}; {late}")
-        stuck = "legs that push against a corner come free by chance alone"
-        yield Decision("planning.action_noise", _NOISE, f"{reason}; {stuck}")
 
 
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:

@@ -29,7 +29,6 @@ CASES: dict[str, dict[str, Any]] = {
     "goals, 3 candidates, reuse": {"candidates": 3, "reuse": True, "replan_every": 4},
     "returns by step, softmax": BOX | {"candidates": 4, "target": "by-step", "select": "softmax"},
     "the goal's columns, far ahead": {"config": {"plan.columns": "goal", "heads.lookahead": 2}},
-    "noise on its actions": {"action_noise": 0.3},
     "heads, returns decremented": BOX | {"name": "multi-task", "target": "decremented"},
 }
 ALONE = """

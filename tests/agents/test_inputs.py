@@ -123,28 +123,6 @@ def test_counts_and_seeds_of_calls_are_checked(make_agent: Make) -> None:
         agent.predict(ROWS, deterministic=False, seed="x")
 
 
-def test_noise_on_actions_follows_from_seeds_and_keeps_to_the_bounds(make_agent: Make) -> None:
-    calm, shaken = (make_agent(rewards=True, action_noise=noise) for noise in (0.0, 0.5))
-    low, high = (np.asarray(bound) for bound in (calm.info.action_low, calm.info.action_high))
-    many = np.tile(ROWS[:1], (4000, 1))
-    begun = calm.reset_rows(None, np.ones(4000, bool), np.arange(4000))
-    plain, state = calm.predict(many, begun)
-    noisy, after = shaken.predict(many, begun)
-    assert ((low <= noisy) & (noisy <= high)).all()
-    drawn = 0.25 * (high - low) * np.random.default_rng(0).normal(size=(4000, len(low)))
-    expected = np.clip(plain + drawn, low, high)
-    np.testing.assert_allclose(noisy.mean(0), expected.mean(0), atol=0.05)
-    np.testing.assert_allclose(noisy.std(0), expected.std(0), atol=0.05)
-    # plans know nothing of it, each step draws anew, and a seed draws the same again
-    assert torch.equal(after.plan.states, state.plan.states)
-    later = [shaken.predict(many, after)[0] for _ in range(2)]
-    assert np.array_equal(*later)
-    moved = calm.predict(many, state)[0]
-    assert np.corrcoef((later[0] - moved)[:, 0], (noisy - plain)[:, 0])[0, 1] < 0.1
-    afresh = [shaken.predict(many, deterministic=False)[0] for _ in range(2)]
-    assert not np.array_equal(*afresh)
-
-
 def test_a_seed_repeats_what_is_drawn_afresh(make_agent: Make) -> None:
     agent = make_agent(rewards=True, denoising_steps=3, eta=1.0)
     one, other = (agent.predict(ROWS, deterministic=False, seed=s)[0] for s in (5, 6))
