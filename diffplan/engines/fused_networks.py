@@ -130,7 +130,7 @@ class FusedProposer(Proposer):
         size = place.shape[1]
         path = torch.empty(rows, horizon, size, device=state.device)
         tiles = _Tiles(rows, self.own.width, self.precision, state.device, pairs=True)
-        drawn = noise if noise is None else noise[:, :horizon].contiguous()
+        drawn = noise if noise is None else noise.contiguous()
         _unroll[tiles.grid,](
             place, known, drawn, path, tiles.scratch, self.angles, self.enter, self.fixed,
             self.inner, self.biases, self.leave, self.ends, self.scale, rows, horizon,
