@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diffplan import runtime
 from diffplan.agents.card import model_card
+from diffplan.agents.detours import detours_of
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.agents.task_memory import REMEMBERED
 from diffplan.agents.variants import refuse_constraints
@@ -115,6 +116,7 @@ def _settings(agent: PlannerAgent, engine: OnnxEngine, sizes: list[int]) -> dict
         "returns": agent.uses_returns,
         "discount": model.config.data.discount,
         "goal_tolerance": tolerance.tolist() if isinstance(tolerance, np.ndarray) else tolerance,
+        "detours": detours_of(model, planning),
         "target": {
             "first": targets.first,
             "least": targets.least,

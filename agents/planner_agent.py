@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffplan.agents.described import Described
+from diffplan.agents.detours import detours_of
 from diffplan.agents.portable import Portable
 from diffplan.agents.state import AgentState, check_state
 from diffplan.agents.targets import Targets, check_target
@@ -33,7 +34,7 @@ from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
 from diffplan.planning.chains import matching_level
-from diffplan.runtime import fresh_seeds, whole_number
+from diffplan.runtime import Detours, fresh_seeds, whole_number
 
 _GOAL_TOLERANCE = 1e-3  # standard deviations of the data: what sensors jitter by is no new goal
 
@@ -106,6 +107,8 @@ class PlannerAgent(Portable, Variants, Described):
         self.goal_tolerance = _tolerance(goal_tolerance, model)
         self._targets = Targets(model, settings)
         self._memory = TaskMemory.unknown(model)
+        ways = detours_of(model, settings)
+        self._detours = None if ways is None else Detours(**ways)
 
     @property
     def planning(self) -> dict[str, Any]:
@@ -180,6 +183,12 @@ class PlannerAgent(Portable, Variants, Described):
         # a goal that has moved makes the plan worthless
         if (moved := state.moved(goals, self.goal_tolerance)) is not None:
             due |= moved
+        detour, aims = state.detour, goals
+        if self._detours is not None and goals is not None:
+            here = states[:, list(self.layout.goal_columns)]
+            detour, turns = self._detours.follow(detour, begins, here, goals, state.seeds, step)
+            due |= turns
+            aims = np.where(detour.left[:, None] > 0, detour.aim, goals)
         whole, count = bool(due.all()), state.count + due
         age = np.where(due, 0, age)
         kept = goals
@@ -204,7 +213,7 @@ class PlannerAgent(Portable, Variants, Described):
                 picked = None if marked.all() else marked
                 context = self._context(
                     _take(states, picked),
-                    _take(goals, picked),
+                    _take(aims, picked),
                     _take(target, picked),
                     self._memory.codes(_take(history, picked), _take(step, picked)),
                     self._left(state.plan, marked) if goes_on else None,
@@ -222,7 +231,9 @@ class PlannerAgent(Portable, Variants, Described):
         # a plan that has just been made says its first action itself
         actions = self.engine.read(plan.first) if whole else self._act(states, plan, age)
         _check_finite(actions, states)
-        return actions, AgentState(plan, kept, age, state.seeds, count, step, target, history)
+        return actions, AgentState(
+            plan, kept, age, state.seeds, count, step, target, history, detour
+        )
 
     def observe(self, state: AgentState, rewards: np.ndarray, rows: np.ndarray) -> AgentState:
         """Tell the agent what its last actions earned: rewards [B] in the marked rows [B].

@@ -10,6 +10,7 @@ import torch
 
 from diffplan.engines.decision import Plan
 from diffplan.errors import DiffplanError
+from diffplan.runtime import Detour
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class AgentState:
     seeds: [B] random seed of each row. count: [B] plans made since it was set. step: [B]
     environment steps since the episode began. target_return: [B] return-to-go that was asked for,
     less what `observe` was told since (`planning.target` decremented). history: [B, N, D] states
-    at the ends of strides, the first `step // stride + 1` of them, for `from_history`.
+    at the ends of strides, the first `step // stride + 1` of them, for `from_history`. detour: how
+    rows get on, where they may take one.
     """
 
     plan: Plan
@@ -32,6 +34,7 @@ class AgentState:
     step: np.ndarray
     target_return: np.ndarray
     history: np.ndarray | None = None
+    detour: Detour | None = None
 
     def begun(self, episode_start: np.ndarray | None) -> np.ndarray:
         """Rows [B] whose episode begins: said so, or without a plan yet.

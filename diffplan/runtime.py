@@ -211,6 +211,74 @@ class State:
     step: np.ndarray
     target_return: np.ndarray
     history: np.ndarray | None = None
+    detour: Detour | None = None
+
+
+class Detour(NamedTuple):
+    """How rows get on.
+
+    place: [B, G], where each was when it last had got somewhere, since: [B] steps ago. aim: [B, G]
+    of a detour, left: [B] its steps that are left, 0 of none.
+    """
+
+    place: np.ndarray
+    since: np.ndarray
+    aim: np.ndarray
+    left: np.ndarray
+
+
+class Detours:
+    """Has bodies that got nowhere aim at a place near them for a while, and then on at the goal.
+
+    A leg that a corner has caught comes free on the way elsewhere. To have got nowhere is to be
+    within a sixteenth of what the data's motion covers in `after` steps. The place is a landmark
+    between a quarter and all of a plan's reach away; a detour takes half of `after`.
+    """
+
+    def __init__(self, landmarks: Any, speed: float, after: int, reach: float) -> None:
+        """landmarks: [M, G], environment units. speed: units a step. after, reach: steps."""
+        self._landmarks, self._after = np.asarray(landmarks, np.float32), after
+        self._little, self._far = speed * after / 16, speed * reach
+
+    def follow(
+        self,
+        before: Detour | None,
+        begins: np.ndarray,
+        places: np.ndarray,
+        goals: np.ndarray,
+        seeds: np.ndarray,
+        steps: np.ndarray,
+    ) -> tuple[Detour, np.ndarray]:
+        """How rows get on that are at places [B, G] now, and which [B] of them turn.
+
+        begins: [B] rows whose episode begins. seeds, steps: of rows and in their episodes, which
+        the places of detours follow from.
+        """
+        if before is None:
+            zeros = np.zeros(len(places), np.int64)
+            before = Detour(places, zeros, places, zeros)
+            begins = np.ones(len(places), bool)
+        gone = begins | (np.linalg.norm(places - before.place, axis=1) > self._little)
+        since = np.where(gone, 0, before.since + 1)
+        place = np.where(gone[:, None], places, before.place).astype(np.float32)
+        left = np.where(begins, 0, np.maximum(before.left - 1, 0))
+        arrived = np.linalg.norm(places - goals, axis=1) <= self._little
+        stuck = (since >= self._after) & (left == 0) & ~arrived
+        turns = stuck | ((before.left > 0) & (left == 0) & ~begins)
+        aim = before.aim.astype(np.float32)
+        for row in np.flatnonzero(stuck):
+            aim[row] = self._near(places[row], seeds[row], steps[row])
+        left = np.where(stuck, max(self._after // 2, 1), left)
+        return Detour(place, np.where(stuck, 0, since), aim, left), turns
+
+    def _near(self, place: np.ndarray, seed: int, step: int) -> np.ndarray:
+        """A landmark [G] near a place [G]; plans draw by other counts."""
+        gap = np.linalg.norm(self._landmarks - place, axis=1)
+        near = np.flatnonzero((gap >= self._far / 4) & (gap <= self._far))
+        if not len(near):
+            near = np.argsort(gap)[1:2]
+        share = uniform(np.array([seed]), np.array([(1 << 62) + int(step)]), 1)[0, 0]
+        return self._landmarks[near[min(int(share * len(near)), len(near) - 1)]]
 
 
 def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
@@ -326,6 +394,8 @@ class Agent:
         told = self._tasks["told"]
         self._told = None if told is None else np.array(told, np.float32)
         self._remembers: bool = self._tasks["remembers"]
+        detours = settings["detours"]
+        self._detours = None if detours is None else Detours(**detours)
 
     def __repr__(self) -> str:
         settings = self.settings
@@ -422,6 +492,12 @@ class Agent:
         if goals is not None and state.goals is not None:
             moved = (np.abs(goals - state.goals) > self._goal_tolerance).any(-1)
         due = begins | moved | (age >= self._planning["replan_every"])
+        detour, aims = state.detour, goals
+        if self._detours is not None and goals is not None:
+            here = states[:, self._layout["goal_columns"]]
+            detour, turns = self._detours.follow(detour, begins, here, goals, state.seeds, step)
+            due |= turns
+            aims = np.where(detour.left[:, None] > 0, detour.aim, goals)
         plan, history = state.plan, self._remember(state.history, states, step)
         if due.any():
             target[due] = self._targets(step[due], target[due])
@@ -440,7 +516,7 @@ class Agent:
                     key,
                     [
                         states[marked],
-                        None if goals is None else goals[marked],
+                        None if aims is None else aims[marked],
                         target[marked].astype(np.float32) if self.settings["returns"] else None,
                         left,
                         self._codes(history, step, marked),
@@ -463,7 +539,7 @@ class Agent:
                 goals.copy() if state.goals is None else np.where(due[:, None], goals, state.goals)
             )
         count = state.count + due
-        following = State(plan, goals, age, state.seeds, count, step, target, history)
+        following = State(plan, goals, age, state.seeds, count, step, target, history, detour)
         return (action[0] if single else action), following
 
     def observe(self, state: State, rewards: np.ndarray, rows: np.ndarray) -> State:

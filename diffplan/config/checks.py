@@ -44,6 +44,7 @@ _NOT_NEGATIVE = {
     "heads": ("aggregation",),
     "planning": (
         *("denoising_steps", "temperature", "noise_scale", "value_guidance", "subgoal_steps"),
+        "detour_after",
     ),
     "training": ("weight_decay",),
 }

@@ -78,6 +78,7 @@ BY_KIND: dict[str, tuple[Any, Any]] = {
     "planning.denoising_steps": (3, 5),
     "planning.temperature": (0.5, 0.0),
     "planning.target": ("fixed", "by-step"),
+    "planning.detour_after": (0, 0),
 }
 
 OPEN = (*BY_KIND, "planning.replan_every", "planning.subgoal_steps")

@@ -238,6 +238,9 @@ class PlanningConfig:
     subgoal_steps: int | None = None
     """With stitched goals: a plan aims at most so many environment steps ahead on the data's
     shortest way to the goal; 0: at the goal. None: as far as a plan spans."""
+    detour_after: Auto[int] = AUTO
+    """Environment steps after which a body that got nowhere aims at a place near it for a while,
+    where goals are stitched; 0: never. None: 0, unless the data show a gait."""
     reuse: bool = False
     """At a replan go on from the plan before: propose only the missing tail, refine a little."""
     target: Auto[Literal["fixed", "by-step", "decremented"]] = AUTO

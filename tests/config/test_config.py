@@ -64,7 +64,7 @@ def test_how_many_settings_there_are() -> None:
         "proposer": 4,
         "denoiser": 9,
         "heads": 9,
-        "planning": 20,
+        "planning": 21,
         "training": 6,
     }
 

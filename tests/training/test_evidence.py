@@ -139,12 +139,12 @@ def test_plans_hold_the_goal_alone_where_the_rest_is_a_gait(join_episodes: Make)
     ant = walked(join_episodes, 1.0)
     config, decisions = decide(Config(), ant)
     assert (config.plan.columns, config.heads.lookahead) == ("goal", 5)
-    assert config.planning.replan_every == 4
+    assert (config.planning.replan_every, config.planning.detour_after) == (4, 64)
     assert any("a period of 8 steps" in each.reason for each in decisions)
     # a reach, whose speeds are as short-lived but do not swing
     config, _ = decide(Config(), walked(join_episodes, 0.0))
     assert (config.plan.columns, config.heads.lookahead) == ("all", 1)
-    assert config.planning.replan_every == 16
+    assert (config.planning.replan_every, config.planning.detour_after) == (16, 0)
     # who cannot read such plans, or is told otherwise
     assert decide(get_config("multi-task"), ant)[0].plan.columns == "all"
     for setting in ({"plan.columns": "all"}, {"data.relabel": "hindsight"}):
