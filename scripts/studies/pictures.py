@@ -62,7 +62,14 @@ def _intervals(data: dict[str, Any], path: Path) -> None:
                 row, colour = rows[label], PLAN if place == 0 else CANDIDATE
                 if row["mean_ci95"] is not None:
                     ends = row["mean_ci95"]
-                    axes.plot(ends, [place, place], color=colour, linewidth=5, alpha=0.4)
+                    axes.plot(
+                        ends,
+                        [place, place],
+                        color=colour,
+                        linewidth=5,
+                        alpha=0.4,
+                        solid_capstyle="butt",
+                    )
                 axes.plot(row["mean"], place, "o", color=colour, markersize=4)
             _widen(axes, max(abs(row["mean"]) for row in rows.values()))
             axes.set_yticks(range(len(labels)), labels)
