@@ -15,13 +15,14 @@ import gymnasium as gym
 
 from diffplan.data.info import DatasetInfo
 from diffplan.envs.rollouts.reading import said
-from diffplan.envs.simulators.installed import check_simulator, register_robotics
+from diffplan.envs.simulators.installed import check_simulator, register_robotics, tell_glfw
 from diffplan.envs.simulators.registration import register_environments
 from diffplan.envs.simulators.trust import check_arguments, check_named, name_module
 from diffplan.envs.simulators.wrappers import WRAPPERS, recorded_wrappers, wrapped_spec
 from diffplan.errors import DiffplanError
 
 # at import: an id must be known to whoever makes an environment, in a new process too
+tell_glfw()
 register_robotics()
 register_environments()
 

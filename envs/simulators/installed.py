@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
+from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
@@ -42,6 +44,21 @@ _ROBOTICS_IDS = (
     "HandReach",
     "PointMaze_",
 )
+
+
+def tell_glfw() -> None:
+    """Tell GLFW, which Gymnasium imports with MuJoCo, where its library lies in its wheel.
+
+    It finds out by a process otherwise, which prints a traceback where its parent is stopped.
+    """
+    spec = importlib.util.find_spec("glfw")
+    if spec is None or spec.origin is None or "PYGLFW_LIBRARY" in os.environ:
+        return
+    session = os.environ.get("XDG_SESSION_TYPE", "")
+    kind = os.environ.get("PYGLFW_LIBRARY_VARIANT", "").lower() or session
+    library = Path(spec.origin).parent / ("wayland" if kind == "wayland" else "x11") / "libglfw.so"
+    if library.is_file():
+        os.environ["PYGLFW_LIBRARY"] = str(library)
 
 
 def register_robotics() -> None:

@@ -170,3 +170,24 @@ def test_mujoco_alone_is_enough_for_locomotion_and_maze2d(tmp_path: Path) -> Non
 def test_wrong_names_are_not_blamed_on_a_simulator_that_is_there() -> None:
     with pytest.raises(DiffplanError, match="knows no environment PointMaze_Huge-v3"):
         check_env_id("PointMaze_Huge-v3")
+
+
+def test_no_process_looks_for_the_library_of_windows() -> None:
+    """It would complain aloud where whoever makes an environment is stopped."""
+    pytest.importorskip("mujoco")
+    code = """
+import subprocess, sys
+
+def refused(words, **_):
+    raise AssertionError(words)
+
+subprocess.Popen = refused
+import diffplan.envs.simulators.environments
+import gymnasium
+
+gymnasium.make("Hopper-v5")
+assert "glfw" in sys.modules
+"""
+    words = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
