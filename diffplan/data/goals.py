@@ -69,6 +69,8 @@ class Goals:
         parts: states to draw from, as of `WindowSampler`.
         """
         self.config, self.drawing = config.data, drawing
+        # a body that is walked needs room: ways along the edge of what was visited lead by walls
+        self.centred = config.plan.columns == "goal"
         self.stride = config.plan.stride
         self.span = config.plan.horizon * self.stride
         aimed = config.planning.subgoal_steps if config.data.relabel == "stitched" else 0
@@ -99,7 +101,8 @@ class Goals:
             known = Rows(starts[seen], counts[seen])
             offsets = nn.functional.pad(counts[seen].cumsum(0), (1, 0))
             every = Rows(starts[own], counts[own])
-            self.between.add(known, offsets, every, self.drawing.landmarks, seed)
+            count = self.drawing.landmarks
+            self.between.add(known, offsets, every, count, seed, self.centred)
         if self.reach is not None:
             self.between.index(self._parts["valued"].tensor())
         generator = torch.Generator().manual_seed(seed)

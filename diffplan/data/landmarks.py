@@ -33,6 +33,7 @@ _STILL = 0.1  # share of the fastest that counts as none
 _SUBSAMPLE = 20_000  # points among which landmarks are chosen
 _CHUNK = 200_000  # states at once
 UNREACHABLE = 1e9  # steps where no path is known
+_CENTRED = 8  # times that landmarks move to the middle
 _FAR = 64  # times what the landmarks spread over
 _EXACT, _QUICK = "donot_use_mm_for_euclid_dist", "use_mm_for_euclid_dist_if_necessary"
 
@@ -72,11 +73,14 @@ class LandmarkGraph:
         return (a[1][..., :, None] + path + b[1][..., None, :]).flatten(-2).amin(-1)
 
 
-def fit_landmarks(points: Tensor, starts: Tensor, count: int, seed: int) -> LandmarkGraph:
+def fit_landmarks(
+    points: Tensor, starts: Tensor, count: int, seed: int, centred: bool = False
+) -> LandmarkGraph:
     """Fit the graph.
 
     points: [M, G] achieved goals of all states in time order. starts: [E+1] offsets of the
-    episodes. count: landmarks; fewer if the data have fewer distinct points.
+    episodes. count: landmarks; fewer if the data have fewer distinct points. centred: each in the
+    middle of the points nearest to it, and not, as many are, at the edge of what was visited.
     Raises DiffplanError if nothing in the data moves.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -85,6 +89,8 @@ def fit_landmarks(points: Tensor, starts: Tensor, count: int, seed: int) -> Land
     else:
         order = torch.randperm(len(points), generator=generator)
     centres = _spread(points[order], count)
+    if centred:
+        centres = _centred(points[order], centres)
     lengths = starts[1:] - starts[:-1]
 
     brisk, speed = pace(points, starts)
@@ -144,14 +150,24 @@ class StepsBetween:
         self.graph = LandmarkGraph(torch.empty(0, len(columns)), torch.empty(0, 0), 0.0)
         self._speeds = torch.empty(0)  # of the task of each landmark
 
-    def add(self, known: Rows, starts: Tensor, members: Rows, count: int, seed: int) -> None:
+    # many arguments: those of `fit_landmarks`, and whose states they are
+    def add(
+        self,
+        known: Rows,
+        starts: Tensor,
+        members: Rows,
+        count: int,
+        seed: int,
+        centred: bool = False,
+    ) -> None:
         """Fit a graph to one task and locate its states.
 
         known: the states it may learn from, episode by episode. starts: [E+1] offsets of these
-        episodes among them. members: all states of the task. count, seed: of `fit_landmarks`.
+        episodes among them. members: all states of the task. count, seed, centred: of
+        `fit_landmarks`.
         """
         points = torch.cat([self._points(index) for index in known.split(_CHUNK)])
-        own = fit_landmarks(points, starts, count, seed)
+        own = fit_landmarks(points, starts, count, seed, centred)
         before = len(self.graph.centres)
         for index in members.split(_CHUNK):
             near, gap = own.locate(self._points(index))
@@ -258,3 +274,13 @@ def _spread(points: Tensor, count: int) -> Tensor:
         chosen.append(points[far])
         gap = torch.minimum(gap, (points - points[far]).square().sum(-1))
     return torch.stack(chosen)
+
+
+def _centred(points: Tensor, centres: Tensor) -> Tensor:
+    """Centres [M, G] in the middle of the points [N, G] nearest to them (Lloyd 1982)."""
+    for _ in range(_CENTRED):
+        nearest = torch.cdist(points, centres, compute_mode=_EXACT).argmin(1)
+        held = torch.bincount(nearest, minlength=len(centres)).unsqueeze(1)
+        total = torch.zeros_like(centres).index_add_(0, nearest, points)
+        centres = torch.where(held > 0, total / held.clamp(min=1), centres)
+    return centres

@@ -161,6 +161,9 @@ def columns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         half = max(1, min(period // (2 * kind.plan.stride), kind.plan.horizon))
         late = "a body that walks does not keep to its plan's time"
         yield Decision("planning.replan_every", half * kind.plan.stride, f"{reason}; {late}")
+        near = "the way is kept to, and corners are not cut"
+        reach = kind.plan.horizon * kind.plan.stride // 2
+        yield Decision("planning.subgoal_steps", max(reach, 1), f"{reason}; {near}")
         whole = 2 * kind.plan.horizon * kind.plan.stride
         caught = "legs that a corner has caught do not come free by walking on"
         yield Decision("planning.detour_after", whole, f"{reason}; {caught}")

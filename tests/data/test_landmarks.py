@@ -75,6 +75,21 @@ def test_landmarks_cover_the_points_and_stop_at_distinct_ones() -> None:
     assert len(few.centres) == 11
 
 
+def test_centred_landmarks_keep_away_from_the_edge() -> None:
+    generator = torch.Generator().manual_seed(0)
+    along = torch.arange(4000) * SPEED / 10
+    points = torch.stack([along, torch.rand(4000, generator=generator) * 2 - 1], 1)
+    plain, centred = (
+        fit_landmarks(points, torch.tensor([0, 4000]), 80, 0, centred=way).centres
+        for way in (False, True)
+    )
+    assert plain.shape == centred.shape
+    outer = [float((graph[:, 1].abs() > 0.8).float().mean()) for graph in (plain, centred)]
+    assert outer[0] > 0.3 > 0.1 > outer[1]
+    # still everywhere
+    assert float(torch.cdist(points, centred).amin(1).max()) < 1.2
+
+
 def test_the_graph_is_deterministic_in_its_seed() -> None:
     data = walks([(0, 0), (3, 0), (3, 3)], [(1, 1), (3, 1)])
     one, same = fit_landmarks(*data, count=30, seed=4), fit_landmarks(*data, count=30, seed=4)

@@ -140,6 +140,7 @@ def test_plans_hold_the_goal_alone_where_the_rest_is_a_gait(join_episodes: Make)
     config, decisions = decide(Config(), ant)
     assert (config.plan.columns, config.heads.lookahead) == ("goal", 5)
     assert (config.planning.replan_every, config.planning.detour_after) == (4, 64)
+    assert config.planning.subgoal_steps == 16
     assert any("a period of 8 steps" in each.reason for each in decisions)
     # a reach, whose speeds are as short-lived but do not swing
     config, _ = decide(Config(), walked(join_episodes, 0.0))
