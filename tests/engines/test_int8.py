@@ -21,6 +21,9 @@ pytest.importorskip("onnxruntime", reason="the engine is an optional extra")
 
 Make = Callable[..., Any]
 WIDE = {"proposer.width": 128, "denoiser.width": 128, "heads.width": 128}
+exactly = pytest.mark.skipif(
+    not quantised.multiplies_exactly(), reason="needs 8-bit products without saturation"
+)
 
 
 @pytest.fixture
@@ -41,6 +44,7 @@ def given(model: Any, rows: int) -> tuple[Context, torch.Tensor, torch.Tensor]:
     return context, torch.arange(rows), torch.zeros(rows, dtype=torch.long)
 
 
+@exactly
 def test_its_plans_are_near_the_float_ones_and_rows_keep_to_themselves(
     model: Any, tmp_path: Path
 ) -> None:
@@ -77,6 +81,7 @@ def test_nobody_gets_it_unasked_nor_where_products_saturate(
         make_engine("onnx-int8", model, settings)
 
 
+@exactly
 def test_a_detailed_plan_holds_what_is_constant_too(model: Any) -> None:
     settings = replace_planning(model.config, candidates=1).planning
     found = make_engine("onnx-int8", model, settings, detailed=True).plan(*given(model, 1))
@@ -85,6 +90,7 @@ def test_a_detailed_plan_holds_what_is_constant_too(model: Any) -> None:
     torch.testing.assert_close(found.candidates, expected.candidates, atol=0.1, rtol=0.1)
 
 
+@exactly
 def test_products_are_of_integers_but_for_those_that_read_what_is_given(model: Any) -> None:
     engine = int8.Int8Engine(model, model.config.planning)
     graph = onnx.load_model_from_string(engine.exported("plan", 1)).graph
