@@ -40,10 +40,13 @@ class Make:
     puzzle-3x3}-play-v0 of OGBench."""
     env_steps: Annotated[
         int | None,
-        tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 200,000; metaworld: 150)"),
+        tyro.conf.arg(
+            metavar="INT",
+            help_behavior_hint="(default: 200,000; *-medium-expert: 400,000; metaworld: 150)",
+        ),
     ] = None
     """pointmaze, maze2d, locomotion: environment steps in all; the published sets have 1,000,000
-    (maze2d: 1 to 4 millions). Meta-World: steps of the longest episode."""
+    (medium-expert 2, maze2d 1 to 4 millions). Meta-World: steps of the longest episode."""
     seed: int = 0
     """Seed of the environment and of the controller's noise."""
     episodes: Annotated[
@@ -124,7 +127,9 @@ class Make:
 
     @property
     def _steps(self) -> int:
-        return 200_000 if self.env_steps is None else self.env_steps
+        # as D4RL's: as many of each half as the sets of one have
+        usual = 400_000 if self.name.endswith("-medium-expert") else 200_000
+        return usual if self.env_steps is None else self.env_steps
 
     def _maze2d(self) -> str:
         from diffplan.envs.datasets import made_d4rl

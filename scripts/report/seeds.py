@@ -66,7 +66,7 @@ def seeds_line(scored_on: dict[str, Any], chosen_on: Sequence[dict[str, Any]]) -
     if scored_on["range"] == "choosing":
         line += f" (of the range that chooses, {_RANGES}: no figures to report)"
     if not chosen_on:
-        return f"{line}; nothing was chosen for it"
+        return f"{line}; the command chose nothing"
     return "; ".join([line, *(f"chosen {_where(each)}" for each in chosen_on)])
 
 

@@ -27,8 +27,8 @@ def beside(
     Scores are on D4RL's scale of the environment; where it has none, of mazes with random actions
     at 0 and the shortest-path controller at 100 (or the one there is); else, and for several tasks,
     they are returns.
-    "others", name -> returns: controllers of the data, chance, and for data without a goal their
-    own episodes; none where `others` is False. Kept in `file`.
+    "others", name -> returns: controllers of the data, chance, and the data's own episodes where no
+    goal ends them; none where `others` is False. Kept in `file`.
     """
     from diffplan.envs.rollouts.references import reference_key
     from diffplan.envs.rollouts.serial import rollout
@@ -56,8 +56,7 @@ def beside(
         )
         returns[other.name] = played.returns.tolist()
         means[other.key], names[other.key] = float(played.returns.mean()), other.name
-    # with goals the data end where they are reached, and episodes here go on
-    if not source.has_goal and source.header is None:
+    if source.header is None and _comparable(source):
         score = data_score(info, source.about.identity)
         if score is not None:
             returns[score.name] = score.returns.tolist()
@@ -72,6 +71,14 @@ def beside(
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"asked": asked, **found})
     return found
+
+
+def _comparable(source: Source) -> bool:
+    """Whether the data's episodes end as those that score do: goals end those of mazes."""
+    if not source.has_goal:
+        return True
+    episodes = source.episodes()
+    return not episodes.terminations.any() and bool((episodes.lengths == episodes.lengths[0]).all())
 
 
 def scores(returns: list[float] | np.ndarray, by: Mapping[str, Any]) -> np.ndarray:

@@ -80,6 +80,9 @@ def summarise(cells: Cells, target: Path, command: str) -> dict[str, Any]:
     seeds = sorted({s for f in study.values() for r in f["rows"].values() for s in r["seeds"]})
     tuned = [budget.tune_seed, budget.tune_seed + budget.tune_episodes - 1]
     chooses = any(row.goal_strides or row.reward_strides for row in rows)
+    choices = [chosen("the replanning interval of each run", [tuned])] if chooses else []
+    if ways := sorted({tuple(s) for f in study.values() for s in f["tuned_on"]}):
+        choices.append(chosen("how tuned runs plan", ways))
     protocol = _PROTOCOL + (_MODEL_FREE if any(row.method for row in rows) else "")
     protocol += _PLANNED.format(rounds=ROUNDS) if _timed(cells) else ""
     if budget.episodes == 1 and any(source.tasks > 1 for source in cells.sources):
@@ -88,7 +91,7 @@ def summarise(cells: Cells, target: Path, command: str) -> dict[str, Any]:
         "command": command,
         "machine": machine("cpu", 1),
         "scored_on": scored(budget.seed, budget.episodes, seeds),
-        "chosen_on": [chosen("the replanning interval of each run", [tuned])] if chooses else [],
+        "chosen_on": choices,
         "protocol": protocol,
         "study": study,
         "common": common,
@@ -126,9 +129,22 @@ def _source(cells: Cells, source: Source) -> dict[str, Any] | None:
         values = scores(returns, by)
         estimate = stratified_mean([values])
         others[name] = [estimate.mean, *(bounds(estimate) or ())]
-    about = {"env_id": source.about.info.env_id, "tasks": source.tasks, "scale": by}
-    left_out = cells.left_out[source.name] if source.header is not None else {}
-    return {**about, "rows": rows, "others": others, "left_out": left_out}
+    about = source.about
+    data = {"identity": about.identity, **about.size}
+    ours = cells.rows.get("ours") if source.header is None else None
+    return {
+        "env_id": about.info.env_id,
+        "tasks": source.tasks,
+        "data": data,
+        "decided": [] if ours is None else list(source.decisions(ours)),
+        "scale": by,
+        "rows": rows,
+        "others": others,
+        "left_out": cells.left_out[source.name] if source.header is not None else {},
+        "tuned_on": [
+            seeds for kept in found.values() for c in kept for seeds in c.get("tuned_on", ())
+        ],
+    }
 
 
 def _row(
@@ -164,8 +180,9 @@ def _row(
     if "curve" in cells[0]:
         marks = zip(*(cell["curve"].values() for cell in cells), strict=True)
         found["curve"] = [_mean([float(scores(r, by).mean()) for r in mark]) for mark in marks]
-    if "replan_every" in cells[0]:
-        found["replan_every"] = [cell["replan_every"] for cell in cells]
+    for key in ("replan_every", "tuned"):
+        if key in cells[0]:
+            found[key] = [cell[key] for cell in cells]
     for key in ("network_calls", "parameters"):
         if key in cells[0]:
             found[key] = cells[0][key]
@@ -285,6 +302,12 @@ def study_table(data: dict[str, Any]) -> str:
         for other, (mean, *ends) in found["others"].items()
     ]
     lines += [
+        f"- {name}, {label}: {_tunings(row['seeds'], row['tuned'])}"
+        for name, found in study.items()
+        for label, row in found["rows"].items()
+        if "tuned" in row
+    ]
+    lines += [
         f"- {name}, left out: {label} ({why})"
         for name, found in study.items()
         for label, why in found["left_out"].items()
@@ -299,6 +322,14 @@ def study_table(data: dict[str, Any]) -> str:
     parts += [data["protocol"]] if data["protocol"] else []
     parts.append(f"Command: `{data['command']}`. Machine: {machine_line(data)}.")
     return "\n\n".join(parts)
+
+
+def _tunings(seeds: Sequence[int], tuned: Sequence[dict[str, Any]]) -> str:
+    """What was adopted for each training seed."""
+    return "; ".join(
+        f"training seed {seed}: " + (", ".join(f"{k} {v}" for k, v in own.items()) or "as trained")
+        for seed, own in zip(seeds, tuned, strict=True)
+    )
 
 
 def _cell(row: dict[str, Any] | None) -> str:

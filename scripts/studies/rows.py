@@ -29,7 +29,8 @@ class Row:
     training: "section.key" -> value that differs from the configuration and its preset. planning:
     settings of `PlanningConfig` that differ; reward_planning: for data without a goal as well.
     goal_strides, reward_strides: replanning intervals that are tried, in steps of the plan; none:
-    the configuration's own, and nothing is chosen.
+    the configuration's own, and nothing is chosen. tuned: episodes in which `diffplan tune`
+    chooses how the run plans, before it is scored; 0: it plans as trained.
     """
 
     method: Settings | None = None
@@ -42,6 +43,7 @@ class Row:
     reward_planning: dict[str, Any] = field(default_factory=dict)
     goal_strides: tuple[int, ...] = ()
     reward_strides: tuple[int, ...] = ()
+    tuned: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -231,6 +233,9 @@ HEADS: dict[str, Row] = {
     "streams": Row(config="streams"),
 }
 
+# as the data decide it, and as episodes choose it
+TUNED: dict[str, Row] = {"ours": Row(), "ours, tuned": Row(tuned=400)}
+
 _EVERY = (1, 2, 4, 8, 16)
 
 
@@ -260,6 +265,7 @@ WAYS: dict[str, Row] = {
 GROUPS: dict[str, dict[str, Row]] = {
     "main": LEARNERS,
     "ours": {"ours": Row()},
+    "tuned": TUNED,
     "planners": PLANNERS,
     "windows": WINDOWS,
     "processes": PROCESSES,

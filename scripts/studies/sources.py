@@ -19,13 +19,20 @@ if TYPE_CHECKING:
     from diffplan.data.info import DatasetInfo, ObservationLayout
 
 
+_Decided = tuple[dict[str, Any], tuple[str, ...]]  # settings, and what of them the data decided
+
+
 @dataclass(frozen=True)
 class About:
-    """What is known of data without holding them. identity: of what is in them."""
+    """What is known of data without holding them. identity: of what is in them.
+
+    size: their steps and episodes; {} of a run.
+    """
 
     info: DatasetInfo
     layout: ObservationLayout
     identity: str
+    size: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Source:
     env: str | None = None
     terminations: str | None = None
     layout: str | None = None
-    _settings: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+    _decided: dict[str, _Decided] = field(default_factory=dict, compare=False, repr=False)
 
     # data are large: those of one source at a time
     _held: ClassVar[dict[Source, Episodes]] = {}
@@ -71,7 +78,8 @@ class Source:
             return About(header.info, header.layout, at)
         episodes = self.episodes()
         self._check(episodes.info, episodes.layout)
-        return About(episodes.info, episodes.layout, fingerprint(episodes))
+        size = {"steps": episodes.num_steps, "episodes": episodes.num_episodes}
+        return About(episodes.info, episodes.layout, fingerprint(episodes), size)
 
     @property
     def has_goal(self) -> bool:
@@ -109,16 +117,24 @@ class Source:
 
     def settings(self, row: Row) -> dict[str, Any]:
         """The settings that the row's configuration has on these data."""
+        return self._decide(row)[0]
+
+    def decisions(self, row: Row) -> tuple[str, ...]:
+        """What of them was decided from the data, each with its reason."""
+        return self._decide(row)[1]
+
+    def _decide(self, row: Row) -> _Decided:
         from diffplan.config.config import config_to_dict
         from diffplan.scripts.train.work import settled
         from diffplan.training.defaults import decide
 
-        if row.trained not in self._settings:
+        if row.trained not in self._decided:
             episodes, asked = self.episodes(), self._command(row, Path("x"))
             config = settled(asked, episodes.info, episodes.layout, lambda line: None)
-            found = config_to_dict(decide(config, episodes)[0])
-            self._settings[row.trained] = json.loads(json.dumps(found))
-        return self._settings[row.trained]
+            config, decisions = decide(config, episodes)
+            settings = json.loads(json.dumps(config_to_dict(config)))
+            self._decided[row.trained] = settings, tuple(map(str, decisions))
+        return self._decided[row.trained]
 
     def refusal(self, row: Row) -> str | None:
         """Why a row cannot be done here; None where it can."""

@@ -41,10 +41,11 @@ class Study:
     """Names, Minari ids or files, as for `diffplan train --dataset`, or with --rows ways folders
     that it wrote. Those of the main table are made where they are missing."""
     rows: Literal[
-        "main", "ours", "planners", "windows", "processes", "ablations", "heads", "ways"
+        "main", "ours", "tuned", "planners", "windows", "processes", "ablations", "heads", "ways"
     ] = "main"
-    """What is compared. main: ours, cloning, TD3+BC, IQL, ReBRAC; ours: it alone, with times; ways:
-    one network, planned with in every way; the others are of docs/family.md."""
+    """What is compared. main: ours, cloning, TD3+BC, IQL, ReBRAC; ours: it alone, with times;
+    tuned: as trained, and as `diffplan tune --budget 400` chooses; ways: one network, planned with
+    in every way; the others are of docs/family.md."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW...")] = ()
     """Names of the rows to do, where not all."""
     seeds: int = 5
@@ -53,7 +54,7 @@ class Study:
     """Compare in order to choose: on seeds that are not reported."""
     steps: int = 6000
     """Updates of planners."""
-    updates: int = 100_000
+    updates: int = 50_000
     """Updates of rows with critics, batches of 256; cloning has half as many."""
     env: Annotated[
         str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="(default: the data's own)")

@@ -14,6 +14,7 @@ from diffplan.scripts.studies.sources import Source
 if TYPE_CHECKING:
     from diffplan.agents import PlannerAgent
     from diffplan.envs.rollouts.serial import Rollout
+    from diffplan.model.tuned import Tuning
     from diffplan.scripts.evaluate.tasks import Tasks
 
 _MARKS = (0.25, 0.5, 1.0)  # of the updates: when a model-free policy is scored
@@ -126,15 +127,19 @@ def _planned(source: Source, row: Row, run: Path, budget: Budget) -> dict[str, A
     from diffplan.scripts.evaluate.tasks import Tasks
 
     planning = row.planned(source.has_goal)
+    tuning = _tuned(run, row.tuned) if row.tuned else None
     # as trained: what was tuned is one way of planning more
-    agent = load_agent(run, tuned=False, **planning)
+    agent = load_agent(run, tuned=tuning is not None, **planning)
     tasks = Tasks.of(agent, run, budget.seed)
-    began, choice = time.process_time(), {}
-    if strides := row.strides(source.has_goal):
-        tuning = _tuning(run, planning, strides, agent, tasks, budget)
-        every = int(max(tuning, key=lambda each: tuning[each][0]))
+    choice: dict[str, Any] = {}
+    began = time.process_time()
+    if tuning is not None:
+        choice = {"tuned": tuning.planning, "tuned_on": tuning.seeds}
+    elif strides := row.strides(source.has_goal):
+        tried = _intervals(run, planning, strides, agent, tasks, budget)
+        every = int(max(tried, key=lambda each: tried[each][0]))
         agent = load_agent(run, tuned=False, **planning, replan_every=every)
-        choice = {"replan_every": every, "tuning": tuning}
+        choice = {"replan_every": every, "tuning": tried}
     # what was chosen was so on seeds of its own: these have decided nothing yet
     played = tasks.play(
         tasks.told(agent),
@@ -153,7 +158,21 @@ def _planned(source: Source, row: Row, run: Path, budget: Budget) -> dict[str, A
     }
 
 
-def _tuning(
+def _tuned(run: Path, episodes: int) -> Tuning:
+    """What `diffplan tune` finds for the run; what it found before is kept."""
+    from diffplan.model.run_folder import find_checkpoint
+    from diffplan.model.tuned import read_tuning
+    from diffplan.scripts.tune import Tune
+
+    path = find_checkpoint(run, "last")
+    if read_tuning(path) is None:
+        Tune(run, budget=episodes).run()
+    found = read_tuning(path)
+    assert found is not None
+    return found
+
+
+def _intervals(
     run: Path,
     planning: dict[str, Any],
     strides: tuple[int, ...],

@@ -115,7 +115,7 @@ def test_a_study_does_its_cells_once_and_sums_up_what_is_there(
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
     text = capsys.readouterr().out
     assert "to do: 6 cells, about " in text and "6 of 6: " in text and "left: 1 cell, " in text
-    assert "seeds 1000 to 1001, training seeds 1, 2; nothing was chosen for it." in text
+    assert "seeds 1000 to 1001, training seeds 1, 2; the command chose nothing." in text
     assert first["scored_on"]["range"] == "reporting"
     shares = first["profiles"]["rows"]["ours"]
     assert shares[0] == 1 and shares[-1] == 0 and (out / "study-profile.png").is_file()
@@ -187,6 +187,44 @@ def test_rows_that_share_a_network_choose_their_interval_on_seeds_of_their_own(
         replace(study, steps=1).run()
     out = Family(folder, tmp_path / "family.png", draws=2, train_seed=10).run()
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_tuned_row_plans_by_what_its_episodes_chose_and_the_other_as_trained(
+    minari_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_pointmaze("pointmaze-umaze", 2000, 0, progress=False)
+    rows = {"ours": Row(), "ours, tuned": Row(tuned=24)}
+    monkeypatch.setitem(GROUPS, "tuned", rows)
+    monkeypatch.setattr(beside_module, "ROUNDS", 1)
+    monkeypatch.setattr(beside_module, "PLANS_A_ROUND", 2)
+    study = Study(tmp_path / "study", ("pointmaze-umaze",), "tuned", steps=2, episodes=2, seeds=1)
+    first = study.run()["study"]["pointmaze-umaze"]
+    folder = study.out / "pointmaze-umaze"
+    (checkpoint,) = list_checkpoints(folder / "ours/seed-1")
+    tuned = json.loads((checkpoint / "tuning.json").read_text())
+    assert tuned["budget"] == 24 and tuned["seeds"][0][0] == 200_000
+    assert first["data"]["steps"] == 2000 and first["decided"]
+    # what was chosen, and when it is there it is not chosen anew
+    changed = tuned | {"planning": {"replan_every": 4}, "gain": [1.0, 0.5, 1.5]}
+    (checkpoint / "tuning.json").write_text(json.dumps(changed))
+    for label in rows:
+        (folder / f"cells/tuned/{label}, seed 1.json").unlink()
+    capsys.readouterr()
+    report = study.run()
+    cells = [
+        json.loads((folder / f"cells/tuned/{label}, seed 1.json").read_text()) for label in rows
+    ]
+    assert [cell["planning"]["replan_every"] for cell in cells] == [16, 4]
+    assert cells[1]["tuned"] == {"replan_every": 4} and "tuned" not in cells[0]
+    chosen = {"what": "how tuned runs plan", "episode_seeds": tuned["seeds"]}
+    assert report["chosen_on"] == [chosen]
+    text = capsys.readouterr().out
+    assert "- pointmaze-umaze, ours, tuned: training seed 1: replan_every 4" in text
+    assert "chosen on episode seeds 200000 to " in text
 
 
 def test_all_is_looked_at_before_the_first_training(
