@@ -53,6 +53,7 @@ class GraphEngine:
         """detailed, wished (steering, routes): see `PlanStep`. bf16: run the networks in
         bfloat16; plans and coefficients stay in float32. tf32: round what products read to TF32.
         """
+        self.name = "cuda-graph" + ("-bf16" if bf16 else "-tf32" if tf32 else "")
         self.startup_seconds = 0.0
         self._device = model.plan_scale.device
         self._numbers = Numbers(bf16, tf32)
@@ -169,6 +170,9 @@ class GraphEngine:
     ) -> tuple[list[Tensor], bool]:
         rows, made = row_count(inputs), list[Tensor]()
         self._told = None
+        if not rows:  # a row that nobody asked for knows all shapes
+            one = [None if t is None else t.new_zeros(1, *t.shape[1:]) for t in inputs]
+            return [part[:0] for part in self._run_there(key, function, one, told)[0]], False
         every = list(parts(rows, self._most(key, function, inputs, rows)))
         for first, taken, size in every:
             given = [None if t is None else t[first : first + taken] for t in inputs]

@@ -10,6 +10,7 @@ which changes nothing for the rows that count, as rows do not depend on each oth
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -158,11 +159,18 @@ def make_engine(
     Raises DiffplanError for an unknown name, and where the engine cannot run here.
     """
     check_engine(name)
+    device = model.plan_scale.device.type
     if name == "auto":
         found = (ENGINES[each] for each in _AUTO)
         kind = next(each for each in found if each.runs(model, settings) and each.fast(model))
+        if kind.direct and device == "cuda":
+            warnings.warn(
+                "planning.value_guidance takes gradients, which no captured graph does: planned on "
+                "the GPU call by call, slower (engine eager)",
+                stacklevel=2,
+            )
         return kind.made(model, settings, detailed, graphs)
-    kind, device = ENGINES[name], model.plan_scale.device.type
+    kind = ENGINES[name]
     if settings.value_guidance and not kind.gradients:
         able = ", ".join(each for each, other in ENGINES.items() if other.gradients)
         raise DiffplanError(

@@ -26,9 +26,9 @@ class WeightAverage:
         self._share: Tensor | None = None
 
     @cached_property
-    def _pairs(self) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
+    def _pairs(self) -> tuple[list[Tensor], list[Tensor], tuple[list[Tensor], list[Tensor]]]:
         """Weights of both, and buffers: looked up once, when all lie on their device."""
-        buffers = zip(self.module.buffers(), self._model.buffers(), strict=True)
+        buffers = list(self.module.buffers()), list(self._model.buffers())
         ours: list[Tensor] = list(self.module.parameters())
         theirs: list[Tensor] = list(self._model.parameters())
         if self._vector is not None:
@@ -36,7 +36,7 @@ class WeightAverage:
             still = [not each for each in learns]
             ours = [flattened(list(compress(ours, learns))), *compress(ours, still)]
             theirs = [self._vector.detach(), *compress(theirs, still)]
-        return ours, theirs, list(buffers)
+        return ours, theirs, buffers
 
     def weigh(self) -> float:
         """The weight that the model's weights have in the next `update`, and count it.
@@ -65,5 +65,5 @@ class WeightAverage:
         else:
             for our, their in zip(ours, theirs, strict=True):
                 our.lerp_(their, self._share)
-        for kept, buffer in buffers:
-            kept.copy_(buffer)
+        if buffers[0]:
+            torch._foreach_copy_(*buffers)

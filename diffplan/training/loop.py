@@ -63,12 +63,13 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     Raises DiffplanError for data that `Episodes.validate` refuses, for a sampler that does not suit
     the process, and for what does not fit what `options.out` holds, see `find_previous`.
     """
-    before = torch.get_num_threads()
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(options.threads)
     try:
         return _train(episodes, config, options)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(products)
 
 
 def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:

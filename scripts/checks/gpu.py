@@ -61,10 +61,11 @@ class Gpu:
 
         Raises:
             DiffplanError: An unknown part, or no CUDA device.
+            PartialResult: A part failed, or its turn came too late.
         """
         import torch
 
-        from diffplan.errors import DiffplanError
+        from diffplan.errors import DiffplanError, PartialResult
 
         if unknown := [part for part in self.parts if part not in PARTS]:
             raise DiffplanError(f"--parts has {unknown[0]!r}, expected some of {', '.join(PARTS)}")
@@ -94,6 +95,10 @@ class Gpu:
             report["seconds"][part] = round(time.perf_counter() - began - spent, 1)
             (self.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
         print("\n" + table(report))
+        if lost := [part for part in self.parts if _failed(report[part])]:
+            raise PartialResult(
+                f"no figures of {', '.join(lost)}; the others are in {self.out / 'gpu.json'}"
+            )
         return report
 
     @property
@@ -161,6 +166,8 @@ class Gpu:
         from diffplan.scripts.benchmark.settings import default_config
         from diffplan.scripts.benchmark.subject import find_subject
 
+        if self.device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats()
         name = "trajectory-diffuser"
         subject = find_subject(name, size, default_config(name, size), 0)
         # what the aims are said for: one Hopper plan, or the best of 16 in a maze
@@ -210,7 +217,6 @@ class Gpu:
             del agent, state
             gc.collect()
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
         print(
             f"{size:10} {row['engine']:20} batch {batch:6}: predict {row['predict ms']:.3f} ms, "
             f"device {row['device ms']:.3f} ms, {row['plans/s on the device']:,} plans/s",
@@ -262,7 +268,9 @@ class Gpu:
             lines = (options.out / "metrics.jsonl").read_text().splitlines()
         rates = [json.loads(line)["samples_per_second"] for line in lines]
         rates = rates[1:]  # the first stretch holds the start-up
-        windows = statistics.median(rates) if rates else float("nan")
+        if not rates:
+            raise RuntimeError(f"fewer than two lines of metrics in {self.rate_seconds:g} s")
+        windows = statistics.median(rates)
         return windows / batch, windows
 
     def _score(self, report: dict[str, Any]) -> dict[str, Any]:
@@ -404,6 +412,10 @@ def _without_result(part: Any) -> str | None:
     if not isinstance(part, dict):
         return None
     return next((f"{why}, {part[why]}" for why in ("failed", "left out") if why in part), None)
+
+
+def _failed(part: Any) -> bool:
+    return _without_result(part) is not None or (isinstance(part, dict) and bool(part.get("exit")))
 
 
 def _training_line(row: dict[str, Any]) -> str:

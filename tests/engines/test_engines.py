@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import pickle
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from diffplan.config.config import replace_planning
+from diffplan.config.sections import PlanningConfig
 from diffplan.data.episodes import Episodes
 from diffplan.engines.cuda_graph import GraphEngine
 from diffplan.engines.decision import Plan
 from diffplan.engines.eager import EagerEngine
 from diffplan.engines.onnx import OnnxEngine
-from diffplan.engines.table import Engine, make_engine
+from diffplan.engines.table import ENGINES, Engine, make_engine
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
 from diffplan.planning.stages import decode
@@ -113,6 +115,35 @@ def test_an_engine_gives_what_eager_gives(
     assert other.startup_seconds > 0
     again = other.plan(*given)
     assert_alike(again, found)
+
+
+def test_a_captured_batch_may_be_empty(data: Episodes, tiny_config: Make, tiny_model: Make) -> None:
+    model, settings = build("trajectory-diffuser", {}, {}, data, tiny_config, tiny_model)
+    engine, eager = GraphEngine(model, settings), EagerEngine(model, settings)
+    engine.plan(*inputs(model, 2))
+    context, *random = inputs(model, 2)
+    nobody = context.rows(slice(0, 0)), *(t[:0] for t in random)
+    found, expected = engine.plan(*nobody), eager.plan(*nobody)
+    assert_alike(found, expected)
+    assert engine.read(found.first).shape == expected.first.shape == (0, *found.first.shape[1:])
+
+
+def test_captured_engines_are_told_apart(
+    tiny_episodes: Episodes, tiny_config: Make, tiny_model: Make
+) -> None:
+    model, settings = build("proposer-only", {}, {}, tiny_episodes, tiny_config, tiny_model)
+    named = {"cuda-graph": {}, "cuda-graph-tf32": {"tf32": True}, "cuda-graph-bf16": {"bf16": True}}
+    for name, options in named.items():
+        assert GraphEngine(model, settings, **options).name == name
+
+
+def test_a_gpu_without_a_captured_graph_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = SimpleNamespace(plan_scale=SimpleNamespace(device=torch.device("cuda")))
+    made = dataclasses.replace(ENGINES["eager"], make=lambda *_: "called")
+    monkeypatch.setitem(ENGINES, "eager", made)
+    settings = PlanningConfig(value_guidance=1.0)
+    with pytest.warns(UserWarning, match=r"value_guidance takes gradients, .*engine eager"):
+        assert make_engine("auto", model, settings) == "called"
 
 
 def test_what_was_planned_stays(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, PartialResult
 
 gpu = pytest.importorskip("diffplan.scripts.checks.gpu", reason="of a checkout")
 ROOT = Path(__file__).parents[3]
@@ -43,11 +43,14 @@ def test_a_part_that_fails_or_comes_too_late_is_named(
         raise RuntimeError("no product today")
 
     monkeypatch.setattr(gpu.Gpu, "_ceilings", broken)
-    found = gpu.Gpu(out=tmp_path, device="cpu", parts=("ceilings",)).run()
+    with pytest.raises(PartialResult, match=r"no figures of ceilings; .*gpu\.json"):
+        gpu.Gpu(out=tmp_path, device="cpu", parts=("ceilings",)).run()
+    found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["ceilings"] == {"failed": "RuntimeError: no product today"}
-    late = gpu.Gpu(out=tmp_path, device="cpu", parts=("ceilings",), seconds=-1.0).run()
-    assert late["ceilings"] == {"left out": "began after 0 s"}
     capsys.readouterr()
+    with pytest.raises(PartialResult):
+        gpu.Gpu(out=tmp_path, device="cpu", parts=("ceilings",), seconds=-1.0).run()
+    assert "ceilings: left out, began after 0 s" in capsys.readouterr().out
 
 
 def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
