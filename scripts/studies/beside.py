@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffplan.scripts.evaluate.tasks import Tasks
 
 ROUNDS, PLANS_A_ROUND = 3, 6  # of timing
-_NONE = {"low": 0.0, "high": 100.0, "name": "none: returns"}
+NONE = {"low": 0.0, "high": 100.0, "name": "none: returns"}
 
 
 def beside(
@@ -37,7 +37,7 @@ def beside(
     from diffplan.scripts.report.files import write_json
 
     if source.tasks > 1:
-        return {"scale": _NONE, "others": {}}
+        return {"scale": NONE, "others": {}}
     info, asked = source.about.info, [episodes, seed, source.about.identity]
     if file.is_file() and (kept := json.loads(file.read_text()))["asked"] == asked:
         return {"scale": kept["scale"], "others": kept["others"]}
@@ -61,7 +61,7 @@ def beside(
         if score is not None:
             returns[score.name] = score.returns.tolist()
     best = "shortest_path" if "shortest_path" in means else "controller"
-    high, by = means.get(best), _NONE
+    high, by = means.get(best), NONE
     if key is not None:
         by = {"reference": key, "name": f"D4RL's of {key}"}
     elif high is not None and high > means["random"]:  # of a few episodes they may be alike

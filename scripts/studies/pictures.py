@@ -90,8 +90,10 @@ def _widen(axes: Axes, largest: float) -> None:
 
 def _score(found: Iterable[dict[str, Any]]) -> str:
     """What scores of these data are, for an axis."""
-    kinds = dict.fromkeys(_unit(each["scale"]["name"]) for each in found)
-    return next(iter(kinds)) if len(kinds) == 1 else "score, or return"
+    kinds = {_unit(each["scale"]["name"]) for each in found}
+    if len(kinds) == 1:
+        return kinds.pop()
+    return "score, or return" if "return" in kinds else "score"
 
 
 def _unit(scale: str) -> str:

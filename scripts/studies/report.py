@@ -23,7 +23,7 @@ from diffplan.scripts.report.intervals import (
 )
 from diffplan.scripts.report.markdown import machine_line, markdown, mean_interval, percent
 from diffplan.scripts.report.seeds import chosen, scored, seeds_line
-from diffplan.scripts.studies.beside import ROUNDS, beside, scores, times
+from diffplan.scripts.studies.beside import NONE, ROUNDS, beside, scores, times
 
 if TYPE_CHECKING:
     from diffplan.scripts.studies.cells import Cells
@@ -77,6 +77,8 @@ def summarise(cells: Cells, target: Path, command: str) -> dict[str, Any]:
     budget, rows = cells.budget, cells.rows.values()
     labels = list(dict.fromkeys(label for found in study.values() for label in found["rows"]))
     common = [name for name, found in study.items() if set(found["rows"]) == set(labels)]
+    if len(common) > 1:  # returns of different tasks are on no scale together
+        common = [name for name in common if study[name]["scale"] != NONE]
     seeds = sorted({s for f in study.values() for r in f["rows"].values() for s in r["seeds"]})
     tuned = [budget.tune_seed, budget.tune_seed + budget.tune_episodes - 1]
     chooses = any(row.goal_strides or row.reward_strides for row in rows)
@@ -301,12 +303,15 @@ def study_table(data: dict[str, Any]) -> str:
         for name, found in study.items()
         for other, (mean, *ends) in found["others"].items()
     ]
-    lines += [
-        f"- {name}, {label}: {_tunings(row['seeds'], row['tuned'])}"
-        for name, found in study.items()
-        for label, row in found["rows"].items()
-        if "tuned" in row
-    ]
+    for name, found in study.items():
+        tuned = {k: row for k, row in found["rows"].items() if "tuned" in row}
+        if tuned:
+            told = "; ".join(found["decided"]) or "nothing"
+            lines.append(f"- {name}, decided from the data: {told}")
+        lines += [
+            f"- {name}, {label}: {_tunings(row['seeds'], row['tuned'])}"
+            for label, row in tuned.items()
+        ]
     lines += [
         f"- {name}, left out: {label} ({why})"
         for name, found in study.items()

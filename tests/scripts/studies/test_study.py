@@ -19,7 +19,7 @@ from diffplan.model.run_folder import list_checkpoints
 from diffplan.scripts.cli import parsed
 from diffplan.scripts.studies import beside as beside_module
 from diffplan.scripts.studies import cells as cells_module
-from diffplan.scripts.studies.beside import _NONE, beside, scores
+from diffplan.scripts.studies.beside import NONE, beside, scores
 from diffplan.scripts.studies.cells import Cells, _same
 from diffplan.scripts.studies.family import Family
 from diffplan.scripts.studies.report import _row, _tasks_table
@@ -74,12 +74,12 @@ def test_success_of_several_tasks_is_told_task_by_task() -> None:
         }
         for seed, success in enumerate(([True, False, True, True], [False, False, True, True]), 1)
     ]
-    row = _row(cells, cells, _NONE, tasks=2)
+    row = _row(cells, cells, NONE, tasks=2)
     assert row["task_success"] == [0.25, 1.0] and row["success_rate"] == 0.625
     study = {"maze": {"rows": {"ours": row}}}
     last = _tasks_table(study).splitlines()[-1]
     assert last.startswith("| maze | ours | 62 % [") and last.endswith("| 25, 100 | 8 | 1, 2 |")
-    assert "task_success" not in _row(cells, cells, _NONE, tasks=1)
+    assert "task_success" not in _row(cells, cells, NONE, tasks=1)
 
 
 @pytest.mark.slow
@@ -224,6 +224,7 @@ def test_a_tuned_row_plans_by_what_its_episodes_chose_and_the_other_as_trained(
     assert report["chosen_on"] == [chosen]
     text = capsys.readouterr().out
     assert "- pointmaze-umaze, ours, tuned: training seed 1: replan_every 4" in text
+    assert "- pointmaze-umaze, decided from the data: " in text
     assert "chosen on episode seeds 200000 to " in text
 
 
