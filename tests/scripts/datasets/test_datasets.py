@@ -12,6 +12,7 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.formats import minari_remote
+from diffplan.envs.makers import locomotion_data
 from diffplan.errors import DiffplanError
 from diffplan.scripts.datasets.command import Download, List, Make, Show
 from diffplan.scripts.datasets.summary import summary
@@ -123,6 +124,20 @@ def test_make_names_all_that_can_be_made(name: str, minari_root: Path) -> None:
         Make(name).run()
     for known in ("pointmaze-umaze", "maze2d-umaze", "maze2d-large-dense"):
         assert known in str(caught.value)
+
+
+def test_a_set_of_two_halves_has_as_many_steps_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    made: dict[str, int] = {}
+    monkeypatch.setattr(
+        locomotion_data, "make_locomotion", lambda name, steps, *_, **__: made.update({name: steps})
+    )
+    for command in (Make("hopper-medium"), Make("hopper-medium-expert")):
+        command.run()
+    Make("walker2d-medium-expert", env_steps=500).run()
+    assert list(made.values()) == [200_000, 400_000, 500]
 
 
 def test_the_list_has_minari_s_remote_where_there_is_a_network(
