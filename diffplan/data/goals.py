@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config.config import Config
+from diffplan.data.arrivals import Arrivals
 from diffplan.data.drawing import Drawing
 from diffplan.data.landmarks import StepsBetween
 from diffplan.data.rows import PerEpisode, Rows, TaskRows
@@ -39,7 +40,8 @@ class Goals:
 
     Its constants are those of `Drawing`.
 
-    hindsight: a state reached later in the episode. stitched: with probability
+    hindsight: a state reached later in the episode. arrivals: one in which what the goal is
+    about has come to rest, see `Arrivals`. stitched: with probability
     1 - hindsight_share a state of any training episode, the steps to it taken from the landmark
     graph, which is fitted to the training episodes alone; among `goal_candidates` one is drawn by
     softmax of the advantage (where plans aim at subgoals, these and those of hindsight lie
@@ -78,6 +80,11 @@ class Goals:
         self._last, self._task_of, self._parts = last, task_of, parts
         self.offset = 0.0
         self.between: StepsBetween | None = None
+        self.arrivals: Arrivals | None = None
+
+    def arrive(self, states: Tensor, columns: list[int], starts: Tensor) -> None:
+        """Look up where goals are arrived at; arguments as of `stitch`."""
+        self.arrivals = Arrivals(states, columns, starts)
 
     def stitch(
         self,
@@ -116,9 +123,12 @@ class Goals:
     def aim(self, start: Tensor, generator: torch.Generator) -> Aims:
         """Goals of windows from states `start` [B]."""
         drawing, last = self.drawing, self._ends(start)
-        # uniform over the states still to come in the episode
-        later = start + 1 + (_rand(start, generator) * (last - start)).long()
-        goal = torch.minimum(later, last)
+        # uniform over the states still to come in the episode, or where something arrives
+        if self.arrivals is None:
+            later = start + 1 + (_rand(start, generator) * (last - start)).long()
+            goal = torch.minimum(later, last)
+        else:
+            goal = self.arrivals.aim(start, generator)
         # as many steps as the episode took
         to_goal = (goal - start).float()
         weight = torch.ones(len(start), device=start.device)
@@ -205,6 +215,14 @@ class Goals:
         """Answer for indices on the device from here on. states: those of `stitch`, there."""
         if self.between is not None:
             self.between.to(device, states)
+        if self.arrivals is not None:
+            self.arrivals.to(device)
+
+    @property
+    def nbytes(self) -> int:
+        """Of tables."""
+        tables = 0 if self.arrivals is None else self.arrivals.nbytes
+        return tables + (0 if self.between is None else self.between.nbytes)
 
     def returns(self, steps: Tensor) -> Tensor:
         """Return-to-go of a goal that is `steps` away."""

@@ -50,9 +50,9 @@ class WindowSampler:
     move on at once never show how to stay.
 
     Memory. Memory-mapped episodes stay on disk but for the pages that are drawn from; tables take
-    a few numbers per episode, and per state 8 bytes or, with landmarks, 32. Where they fit, `to`
-    moves data and tables to a GPU; from then on batches are drawn there, by a generator of that
-    device, in fixed shapes and without waiting for it.
+    a few numbers per episode, and per state 8 bytes, with arrivals 16 and the goal's columns, with
+    landmarks 32. Where they fit, `to` moves data and tables to a GPU; from then on batches are
+    drawn there, by a generator of that device, in fixed shapes and without waiting for it.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class WindowSampler:
             if config.data.relabel == "stitched":
                 groups = of_tasks(self.tasks, len(counts))
                 self.goals.stitch(self.states, list(self.goal_columns), starts, groups, held, seed)
+            if config.data.relabel == "arrivals":
+                self.goals.arrive(self.states, list(self.goal_columns), starts)
 
     def _reduce(self, info: DatasetInfo) -> None:
         """Keep of the states, but for acting, only the columns of the goal."""
@@ -180,8 +182,7 @@ class WindowSampler:
     def nbytes(self) -> int:
         """Of data and tables."""
         own = [value for value in vars(self).values() if isinstance(value, Tensor)]
-        between = None if self.goals is None else self.goals.between
-        return sum(t.nbytes for t in own) + (0 if between is None else between.nbytes)
+        return sum(t.nbytes for t in own) + (0 if self.goals is None else self.goals.nbytes)
 
     def _starts(self, batch: int, generator: torch.Generator, part: str) -> Tensor:
         table = self.parts[part]

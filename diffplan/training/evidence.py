@@ -8,14 +8,14 @@ import numpy as np
 
 from diffplan.config.config import Config, by_kind
 from diffplan.config.decisions import Decision
+from diffplan.data.arrivals import AFTER, BRISK, STILL
 from diffplan.data.episodes import Episodes
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
 _FAST = 4  # steps of a half-life; with fewer, states two steps apart tell little of each other
 _SWINGS, _BACK = 32, 0.2  # steps of a gait at most; correlation a period later, at least
-_AFTER = 4  # steps over which the goal's columns move with the rest, or stand still
-_STILL, _MOVING, _BRISK = 0.05, 0.3, 0.9  # shares of brisk motion, and its quantile
+_MOVING = 0.3  # share of brisk motion
 _FEW = 3  # reverse steps from the far end of the process
 _FETCHED = 0.15  # share of the time: at most .05 in mazes and reaches, .25 to .5 in pushes
 _LAST = 10  # steps at an episode's end
@@ -99,16 +99,16 @@ def left_alone(episodes: Episodes) -> float:
     High where the agent has to fetch what the goal is about.
     """
     columns = np.isin(np.arange(episodes.layout.state_dim), episodes.layout.goal_columns)
-    lag = min(_AFTER, int(np.diff(np.asarray(episodes.state_starts)).max()) - 1)
+    lag = min(AFTER, int(np.diff(np.asarray(episodes.state_starts)).max()) - 1)
     if columns.all() or not columns.any() or lag < 1:
         return 0.0
     change = _changes(episodes, lag, np.random.default_rng(0))
     spread = change.std(0)
     change = change[:, spread > 0] / spread[spread > 0]
     size = [np.linalg.norm(change[:, part[spread > 0]], axis=1) for part in (columns, ~columns)]
-    goal, rest = (each / max(float(np.quantile(each, _BRISK)), 1e-12) for each in size)
-    alone = (goal < _STILL) & (rest > _MOVING)
-    return float(alone.sum() / max((alone | (goal >= _STILL)).sum(), 1))
+    goal, rest = (each / max(float(np.quantile(each, BRISK)), 1e-12) for each in size)
+    alone = (goal < STILL) & (rest > _MOVING)
+    return float(alone.sum() / max((alone | (goal >= STILL)).sum(), 1))
 
 
 def length_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
@@ -134,7 +134,7 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         yield Decision("data.relabel", usual, reason)
     else:
         reason = f"{measured}: how far a goal is cannot be told from these columns alone"
-        yield Decision("data.relabel", "hindsight", reason)
+        yield Decision("data.relabel", "arrivals", reason)
         short = "goals are the episode's own, and what has to be fetched first is planned too"
         yield Decision("plan.stride", 1, short)
         yield Decision("plan.horizon", 8, short)

@@ -111,7 +111,7 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     assert 0.3 < left_alone(waiting) < 0.6
     assert 0.3 < left_alone(carried(join_episodes, 20, scale, rests=100)) < 0.6
     config, decisions = decide(Config(), waiting)
-    assert config.data.relabel == "hindsight"
+    assert config.data.relabel == "arrivals"
     assert config.planning.subgoal_steps == 0
     assert any("the goal's columns stand still" in each.reason for each in decisions)
     assert decide(Config(), carried(join_episodes, 0, scale))[0].data.relabel == "stitched"
