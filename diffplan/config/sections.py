@@ -58,9 +58,9 @@ class DataConfig:
     """Discount of the return-to-go per environment step; 1 for the undiscounted one. None: .99 with
     a goal, else .999."""
     relabel: Auto[Literal["stitched", "hindsight", "arrivals"]] = AUTO
-    """Goals come from the same episode (hindsight: any later state; arrivals: where what the goal
-    is about next comes to rest) or, by shortest paths, also from others. None: stitched, unless the
-    data say that the goal's columns are not what moves: arrivals."""
+    """Goals come from the same episode (hindsight: any later state, values' too; arrivals: where
+    what the goal is about comes to rest) or, by shortest paths, also from others. None: stitched;
+    arrivals where the data say that the goal's columns stand still while others move."""
     best_of_windows: Auto[int] = AUTO
     """Starts drawn per window and action (without a goal); one of good return is kept. None: 16
     without a goal, unless the data say that a high return is nothing to ask for."""

@@ -111,6 +111,14 @@ def left_alone(episodes: Episodes) -> float:
     return float(alone.sum() / max((alone | (goal >= STILL)).sum(), 1))
 
 
+def _goal_moves(episodes: Episodes) -> bool:
+    """Whether an episode changes the goal's columns at all."""
+    inside = np.ones(len(episodes.states), bool)
+    inside[np.asarray(episodes.state_starts)[:-1]] = False
+    goal = episodes.states[:, list(episodes.layout.goal_columns)]
+    return bool((np.diff(goal, axis=0) != 0)[inside[1:]].any())
+
+
 def length_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     """Plans no longer than the longest episode."""
     plan = by_kind(config, bool(episodes.layout.goal_dim)).plan
@@ -132,6 +140,8 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     if share <= _FETCHED:
         reason = f"{measured}: they tell how far a goal is, also one of another episode"
         yield Decision("data.relabel", usual, reason)
+    elif not _goal_moves(episodes):
+        yield Decision("data.relabel", "hindsight", "the goal's columns stand still in all data")
     else:
         reason = f"{measured}: how far a goal is cannot be told from these columns alone"
         yield Decision("data.relabel", "arrivals", reason)

@@ -115,6 +115,12 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     assert config.planning.subgoal_steps == 0
     assert any("the goal's columns stand still" in each.reason for each in decisions)
     assert decide(Config(), carried(join_episodes, 0, scale))[0].data.relabel == "stitched"
+    # where nothing is ever moved there is nothing to arrive at
+    never = waiting.states.copy()
+    never[:, :2] = np.repeat(np.arange(waiting.num_episodes), np.diff(waiting.state_starts))[
+        :, None
+    ]
+    assert decide(Config(), replace(waiting, states=never))[0].data.relabel == "hindsight"
     # columns that are not known cannot stand still
     unknown = replace(waiting, layout=replace(waiting.layout, goal_columns=()))
     assert left_alone(unknown) == 0
