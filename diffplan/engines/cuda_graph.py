@@ -39,8 +39,6 @@ class GraphEngine:
     eager, there to be tested.
     """
 
-    name = "cuda-graph"
-
     def __init__(
         self,
         model: PlannerModel,

@@ -63,13 +63,16 @@ def train(episodes: Episodes, config: Config, options: RunOptions) -> Path:
     Raises DiffplanError for data that `Episodes.validate` refuses, for a sampler that does not suit
     the process, and for what does not fit what `options.out` holds, see `find_previous`.
     """
-    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    threads = torch.get_num_threads()
+    on_gpu = find_device(options.device).type == "cuda"
+    products = torch.get_float32_matmul_precision() if on_gpu else None
     torch.set_num_threads(options.threads)
     try:
         return _train(episodes, config, options)
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(products)
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
 
 
 def _train(episodes: Episodes, config: Config, options: RunOptions) -> Path:

@@ -80,6 +80,7 @@ class Gpu:
             spent = time.perf_counter() - began
             if spent > self.seconds:
                 report[part] = {"left out": f"began after {spent:.0f} s"}
+                self._write(report)
                 continue
             print(f"--- {part} ({spent:.0f} s)", flush=True)
             with warnings.catch_warnings(record=True) as told:
@@ -93,13 +94,16 @@ class Gpu:
             said = {str(each.message) for each in told if issubclass(each.category, UserWarning)}
             report["warnings"] += sorted(said - set(report["warnings"]))
             report["seconds"][part] = round(time.perf_counter() - began - spent, 1)
-            (self.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+            self._write(report)
         print("\n" + table(report))
         if lost := [part for part in self.parts if _failed(report[part])]:
             raise PartialResult(
-                f"no figures of {', '.join(lost)}; the others are in {self.out / 'gpu.json'}"
+                f"failed or left out: {', '.join(lost)}; see {self.out / 'gpu.json'}"
             )
         return report
+
+    def _write(self, report: dict[str, Any]) -> None:
+        (self.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
 
     @property
     def _small(self) -> bool:
@@ -249,12 +253,17 @@ class Gpu:
             cases = [(16, False)]
         rows = []
         for batch, bf16 in cases:
-            rate, windows = self._train_rate(batch, 110 if self._small else 3000, bf16)
-            rows.append({"batch": batch, "bf16": bf16, "updates/s": rate, "windows/s": windows})
-            print(f"training   batch {batch:5}: {windows:,.0f} windows/s", flush=True)
+            windows = self._train_rate(batch, 110 if self._small else 3000, bf16)
+            row: dict[str, Any] = {"batch": batch, "bf16": bf16, "windows/s": windows}
+            row["updates/s"] = windows / batch
+            if not windows:
+                row["failed"] = f"no rate within {self.rate_seconds:g} s"
+            rows.append(row)
+            print(_training_line(row), flush=True)
         return rows
 
-    def _train_rate(self, batch: int, updates: int, bf16: bool) -> tuple[float, float]:
+    def _train_rate(self, batch: int, updates: int, bf16: bool) -> float:
+        """Windows per second, 0 where there was no time for a rate."""
         from diffplan.training import RunOptions, train
 
         config, data = self._config(batch_size=batch, bf16=bf16), self._data()
@@ -268,10 +277,7 @@ class Gpu:
             lines = (options.out / "metrics.jsonl").read_text().splitlines()
         rates = [json.loads(line)["samples_per_second"] for line in lines]
         rates = rates[1:]  # the first stretch holds the start-up
-        if not rates:
-            raise RuntimeError(f"fewer than two lines of metrics in {self.rate_seconds:g} s")
-        windows = statistics.median(rates)
-        return windows / batch, windows
+        return statistics.median(rates) if rates else 0.0
 
     def _score(self, report: dict[str, Any]) -> dict[str, Any]:
         """A training of about two minutes, and its score by 100 episodes on seeds from 1000."""
@@ -282,6 +288,7 @@ class Gpu:
         # updates that fit the time, by the rate that was just measured
         rows = report.get("training", [])
         known = [row for row in rows if isinstance(row, dict) and row["batch"] == batch]
+        known = [row for row in known if "failed" not in row]
         rate = known[0]["updates/s"] if known else 40.0
         left = self.seconds - sum(report["seconds"].values())
         seconds = min(self.training_seconds, max(left, _LEAST_TRAINING))
@@ -415,11 +422,15 @@ def _without_result(part: Any) -> str | None:
 
 
 def _failed(part: Any) -> bool:
-    return _without_result(part) is not None or (isinstance(part, dict) and bool(part.get("exit")))
+    if isinstance(part, list):
+        return any("failed" in row for row in part)
+    return _without_result(part) is not None or bool(part.get("exit"))
 
 
 def _training_line(row: dict[str, Any]) -> str:
     kind = "bf16" if row["bf16"] else "tf32"
+    if "failed" in row:
+        return f"training {kind} batch {row['batch']:5}: {row['failed']}"
     return f"training {kind} batch {row['batch']:5}: {row['windows/s']:9,.0f} windows/s"
 
 

@@ -167,7 +167,7 @@ class Cells:
         """CPU seconds. trains: whether its network is not there from another row."""
         row, budget = cell.row.on(cell.source.name), self.budget
         trains = trains and cell.source.header is None
-        tried = len(row.strides(cell.source.has_goal)) * budget.tune_episodes
+        tried = len(row.strides(cell.source.has_goal)) * budget.tune_episodes + row.tuned
         method = None if row.method is None else row.method.method
         return _EPISODE * (budget.episodes + tried) + trains * _UPDATE[method] * budget.length(row)
 

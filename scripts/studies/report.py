@@ -84,7 +84,8 @@ def summarise(cells: Cells, target: Path, command: str) -> dict[str, Any]:
     chooses = any(row.goal_strides or row.reward_strides for row in rows)
     choices = [chosen("the replanning interval of each run", [tuned])] if chooses else []
     if ways := sorted({tuple(s) for f in study.values() for s in f["tuned_on"]}):
-        choices.append(chosen("how tuned runs plan", ways))
+        many = " or ".join(str(row.tuned) for row in rows if row.tuned)
+        choices.append(chosen(f"how tuned runs plan, {many} episodes each", ways))
     protocol = _PROTOCOL + (_MODEL_FREE if any(row.method for row in rows) else "")
     protocol += _PLANNED.format(rounds=ROUNDS) if _timed(cells) else ""
     if budget.episodes == 1 and any(source.tasks > 1 for source in cells.sources):
@@ -133,12 +134,12 @@ def _source(cells: Cells, source: Source) -> dict[str, Any] | None:
         others[name] = [estimate.mean, *(bounds(estimate) or ())]
     about = source.about
     data = {"identity": about.identity, **about.size}
-    ours = cells.rows.get("ours") if source.header is None else None
+    planner = next((row for row in cells.rows.values() if row.method is None), None)
     return {
         "env_id": about.info.env_id,
         "tasks": source.tasks,
         "data": data,
-        "decided": [] if ours is None else list(source.decisions(ours)),
+        "decided": [] if planner is None else list(source.decisions(planner)),
         "scale": by,
         "rows": rows,
         "others": others,
@@ -288,7 +289,11 @@ def study_table(data: dict[str, Any]) -> str:
         header[0] = "row"
     parts = [markdown(header, table)]
     if data["over"]:
-        parts.append(_over_table(data["over"], labels[0], data["common"]))
+        common = data["common"]
+        over = f"{len(common)} sets that all rows have, on one scale" if len(common) > 1 else "runs"
+        if len(study) > len(common) == 1:
+            over = f"runs of {common[0]}"
+        parts.append(_over_table(data["over"], labels[0], over))
     if any("decision_ms" in row for found in study.values() for row in found["rows"].values()):
         parts.append(_costs_table(study, labels[0]))
     if any("task_success" in row for found in study.values() for row in found["rows"].values()):
@@ -345,9 +350,8 @@ def _cell(row: dict[str, Any] | None) -> str:
     return text if success is None else f"{text}; {100 * success:.0f} % succeed"
 
 
-def _over_table(over: dict[str, Any], first: str, common: Sequence[str]) -> str:
-    many = f"{len(common)} sets that all rows have" if len(common) > 1 else "runs"
-    header = [f"over {many}", "IQM [95 % CI]", "mean [95 % CI]"]
+def _over_table(over: dict[str, Any], first: str, what: str) -> str:
+    header = [f"over {what}", "IQM [95 % CI]", "mean [95 % CI]"]
     header += [f"{first} ahead [95 % CI]", "training seeds", "updates", "mean on the way"]
     header += ["CPU s training", "CPU s evaluation"]
     rows = []

@@ -121,6 +121,8 @@ class Source:
 
     def decisions(self, row: Row) -> tuple[str, ...]:
         """What of them was decided from the data, each with its reason."""
+        if self.header is not None:
+            return tuple(map(str, self.header.decisions))
         return self._decide(row)[1]
 
     def _decide(self, row: Row) -> _Decided:
@@ -148,6 +150,8 @@ class Source:
 
         if row.method is not None:
             return f"{self.word} is trained already"
+        if row.tuned:
+            return f"{self.word} would plan so from then on; see `diffplan tune`"
         try:
             load_agent(self.word, tuned=False, **row.planned(self.has_goal))
         except DiffplanError as error:

@@ -127,12 +127,12 @@ def _planned(source: Source, row: Row, run: Path, budget: Budget) -> dict[str, A
     from diffplan.scripts.evaluate.tasks import Tasks
 
     planning = row.planned(source.has_goal)
-    tuning = _tuned(run, row.tuned) if row.tuned else None
+    choice: dict[str, Any] = {}
+    began = time.process_time()
+    tuning = _tuned(run, row.tuned, budget) if row.tuned else None
     # as trained: what was tuned is one way of planning more
     agent = load_agent(run, tuned=tuning is not None, **planning)
     tasks = Tasks.of(agent, run, budget.seed)
-    choice: dict[str, Any] = {}
-    began = time.process_time()
     if tuning is not None:
         choice = {"tuned": tuning.planning, "tuned_on": tuning.seeds}
     elif strides := row.strides(source.has_goal):
@@ -158,8 +158,11 @@ def _planned(source: Source, row: Row, run: Path, budget: Budget) -> dict[str, A
     }
 
 
-def _tuned(run: Path, episodes: int) -> Tuning:
-    """What `diffplan tune` finds for the run; what it found before is kept."""
+def _tuned(run: Path, episodes: int, budget: Budget) -> Tuning:
+    """What `diffplan tune` finds for the run; what it found before is kept.
+
+    Raises DiffplanError for another tuning than this, or one by episodes that score.
+    """
     from diffplan.model.run_folder import find_checkpoint
     from diffplan.model.tuned import read_tuning
     from diffplan.scripts.tune import Tune
@@ -169,6 +172,12 @@ def _tuned(run: Path, episodes: int) -> Tuning:
         Tune(run, budget=episodes).run()
     found = read_tuning(path)
     assert found is not None
+    other = found.record.get("budget") != episodes or found.by_hand or found.record.get("earlier")
+    if other or found.overlap(budget.seed, budget.episodes):
+        raise DiffplanError(
+            f"{path} plans by another tuning than --budget {episodes} on seeds of its own; remove "
+            "its tuning.json"
+        )
     return found
 
 

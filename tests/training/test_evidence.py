@@ -117,9 +117,8 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     assert decide(Config(), carried(join_episodes, 0, scale))[0].data.relabel == "stitched"
     # where nothing is ever moved there is nothing to arrive at
     never = waiting.states.copy()
-    never[:, :2] = np.repeat(np.arange(waiting.num_episodes), np.diff(waiting.state_starts))[
-        :, None
-    ]
+    of = np.repeat(np.arange(waiting.num_episodes), np.diff(waiting.state_starts))
+    never[:, :2] = of[:, None]
     assert decide(Config(), replace(waiting, states=never))[0].data.relabel == "hindsight"
     # columns that are not known cannot stand still
     unknown = replace(waiting, layout=replace(waiting.layout, goal_columns=()))

@@ -43,7 +43,7 @@ def test_a_part_that_fails_or_comes_too_late_is_named(
         raise RuntimeError("no product today")
 
     monkeypatch.setattr(gpu.Gpu, "_ceilings", broken)
-    with pytest.raises(PartialResult, match=r"no figures of ceilings; .*gpu\.json"):
+    with pytest.raises(PartialResult, match=r"failed or left out: ceilings; see .*gpu\.json"):
         gpu.Gpu(out=tmp_path, device="cpu", parts=("ceilings",)).run()
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["ceilings"] == {"failed": "RuntimeError: no product today"}
@@ -51,6 +51,11 @@ def test_a_part_that_fails_or_comes_too_late_is_named(
     with pytest.raises(PartialResult):
         gpu.Gpu(out=tmp_path, device="cpu", parts=("ceilings",), seconds=-1.0).run()
     assert "ceilings: left out, began after 0 s" in capsys.readouterr().out
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["ceilings"] == {"left out": "began after 0 s"}
+    assert gpu._failed({"exit": 1}) and not gpu._failed({"exit": 0})
+    row = {"batch": 64, "bf16": False, "failed": "no rate within 1 s"}
+    assert gpu._failed([row]) and "64: no rate within 1 s" in gpu._training_line(row)
 
 
 def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

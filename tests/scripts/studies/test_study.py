@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -19,9 +20,10 @@ from diffplan.model.run_folder import list_checkpoints
 from diffplan.scripts.cli import parsed
 from diffplan.scripts.studies import beside as beside_module
 from diffplan.scripts.studies import cells as cells_module
-from diffplan.scripts.studies.beside import NONE, beside, scores
+from diffplan.scripts.studies.beside import NONE, _comparable, beside, scores
 from diffplan.scripts.studies.cells import Cells, _same
 from diffplan.scripts.studies.family import Family
+from diffplan.scripts.studies.pictures import _score
 from diffplan.scripts.studies.report import _row, _tasks_table
 from diffplan.scripts.studies.rows import GROUPS, LEARNERS, Row
 from diffplan.scripts.studies.sources import Source
@@ -220,12 +222,42 @@ def test_a_tuned_row_plans_by_what_its_episodes_chose_and_the_other_as_trained(
     ]
     assert [cell["planning"]["replan_every"] for cell in cells] == [16, 4]
     assert cells[1]["tuned"] == {"replan_every": 4} and "tuned" not in cells[0]
-    chosen = {"what": "how tuned runs plan", "episode_seeds": tuned["seeds"]}
+    chosen = {"what": "how tuned runs plan, 24 episodes each", "episode_seeds": tuned["seeds"]}
     assert report["chosen_on"] == [chosen]
     text = capsys.readouterr().out
     assert "- pointmaze-umaze, ours, tuned: training seed 1: replan_every 4" in text
     assert "- pointmaze-umaze, decided from the data: " in text
     assert "chosen on episode seeds 200000 to " in text
+    # another tuning is not taken for this one, and a run of somebody's stays as it is
+    (checkpoint / "tuning.json").write_text(json.dumps(changed | {"budget": 25}))
+    (folder / "cells/tuned/ours, tuned, seed 1.json").unlink()
+    with pytest.raises(DiffplanError, match=r"another tuning than --budget 24 .*tuning\.json"):
+        study.run()
+    run = replace(study, data=(str(folder / "ours/seed-1"),), only=("ours, tuned",))
+    with pytest.raises(DiffplanError, match="would plan so from then on"):
+        run.run()
+
+
+def test_returns_of_different_tasks_have_no_mean_over_them() -> None:
+    scaled, returns = {"scale": {"name": "D4RL's of hopper"}}, {"scale": NONE}
+    assert _score([scaled, scaled]) == "score on D4RL's scale"
+    assert _score([scaled, {"scale": {"name": "0: random actions, 100: x"}}]) == "score"
+    assert _score([scaled, returns]) == "score, or return" and _score([returns]) == "return"
+
+
+def test_goals_that_end_no_episode_leave_returns_to_compare_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = Source("mine")
+    monkeypatch.setattr(Source, "has_goal", True)
+    for lengths, ended, alike in (([5, 5], 0, True), ([5, 4], 0, False), ([5, 5], 1, False)):
+        found = SimpleNamespace(
+            lengths=np.array(lengths), terminations=np.array([False] * 9 + [bool(ended)])
+        )
+        monkeypatch.setattr(Source, "episodes", lambda _, found=found: found)
+        assert _comparable(source) is alike
+    monkeypatch.setattr(Source, "has_goal", False)
+    assert _comparable(source)
 
 
 def test_all_is_looked_at_before_the_first_training(
