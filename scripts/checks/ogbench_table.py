@@ -56,7 +56,14 @@ def ogbench_table(data: dict[str, Any]) -> str:
         rows.append(
             [name + _part(name, study), *cells, *("–" if p is None else str(p) for p in published)]
         )
-    header = ["data", "ours [95 % CI]", "tasks 1 to 5", "seeds × episodes", "ms a decision", "CPU s"]
+    header = [
+        "data",
+        "ours [95 % CI]",
+        "tasks 1 to 5",
+        "seeds × episodes",
+        "ms a decision",
+        "CPU s",
+    ]
     line = seeds_line(data["scored_on"], data["chosen_on"])
     return (
         f"{markdown([*header, *METHODS], rows)}\n\n{line[0].upper()}{line[1:]}.\n\nCommand: "

@@ -78,7 +78,8 @@ def summarise(cells: Cells, target: Path, command: str) -> dict[str, Any]:
     labels = list(dict.fromkeys(label for found in study.values() for label in found["rows"]))
     common = [name for name, found in study.items() if set(found["rows"]) == set(labels)]
     if len(common) > 1:  # returns of different tasks are on no scale together
-        common = [name for name in common if study[name]["scale"] != NONE]
+        scaled = [name for name in common if study[name]["scale"] != NONE]
+        common = scaled if len(scaled) > 1 else []
     seeds = sorted({s for f in study.values() for r in f["rows"].values() for s in r["seeds"]})
     tuned = [budget.tune_seed, budget.tune_seed + budget.tune_episodes - 1]
     chooses = any(row.goal_strides or row.reward_strides for row in rows)
@@ -289,11 +290,7 @@ def study_table(data: dict[str, Any]) -> str:
         header[0] = "row"
     parts = [markdown(header, table)]
     if data["over"]:
-        common = data["common"]
-        over = f"{len(common)} sets that all rows have, on one scale" if len(common) > 1 else "runs"
-        if len(study) > len(common) == 1:
-            over = f"runs of {common[0]}"
-        parts.append(_over_table(data["over"], labels[0], over))
+        parts.append(_over_table(data["over"], labels[0], data["common"]))
     if any("decision_ms" in row for found in study.values() for row in found["rows"].values()):
         parts.append(_costs_table(study, labels[0]))
     if any("task_success" in row for found in study.values() for row in found["rows"].values()):
@@ -350,8 +347,9 @@ def _cell(row: dict[str, Any] | None) -> str:
     return text if success is None else f"{text}; {100 * success:.0f} % succeed"
 
 
-def _over_table(over: dict[str, Any], first: str, what: str) -> str:
-    header = [f"over {what}", "IQM [95 % CI]", "mean [95 % CI]"]
+def _over_table(over: dict[str, Any], first: str, common: Sequence[str]) -> str:
+    many = f"{len(common)} sets that all rows have" if len(common) > 1 else "runs"
+    header = [f"over {many}", "IQM [95 % CI]", "mean [95 % CI]"]
     header += [f"{first} ahead [95 % CI]", "training seeds", "updates", "mean on the way"]
     header += ["CPU s training", "CPU s evaluation"]
     rows = []

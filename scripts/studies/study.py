@@ -147,9 +147,8 @@ class Study:
     @property
     def command(self) -> str:
         """The command line that does the same."""
-        # files by name alone: where they lie is a matter of the machine
         words = ["diffplan", "study"]
-        words += [] if self.data == MAIN else [Path(data).name for data in self.data]
+        words += [] if self.data == MAIN else [_shown(data) for data in self.data]
         words += [] if self.rows == "main" else ["--rows", self.rows]
         words += ["--only", *self.only] if self.only else []
         words += ["--choose"] if self.choose else []
@@ -218,3 +217,8 @@ class Study:
                     load_dataset(name, progress=False)
                 except DiffplanError:
                     Make(name).run()
+
+
+def _shown(data: str) -> str:
+    """A file or a run by its name alone: where it lies is a matter of the machine."""
+    return Path(data).name if Path(data).exists() else data

@@ -238,6 +238,13 @@ def test_a_tuned_row_plans_by_what_its_episodes_chose_and_the_other_as_trained(
         run.run()
 
 
+def test_the_command_names_files_without_their_folder_and_ids_whole(
+    data: Path, tmp_path: Path
+) -> None:
+    command = Study(tmp_path / "x", (str(data), "pointmaze/mine-v0")).command
+    assert command.startswith("diffplan study hopper-mine.hdf5 pointmaze/mine-v0 --seeds 5 ")
+
+
 def test_returns_of_different_tasks_have_no_mean_over_them() -> None:
     scaled, returns = {"scale": {"name": "D4RL's of hopper"}}, {"scale": NONE}
     assert _score([scaled, scaled]) == "score on D4RL's scale"
