@@ -34,13 +34,10 @@ class Arrivals:
 
         starts: [E+1] offsets of the episodes. Raises DiffplanError where no episode moves them.
         """
-        goal = states[:, columns].float()
-        spread = goal.std(0)
-        told = spread > _ROUNDING * goal.abs().amax(0)
-        self._goal = goal[:, told] / spread[told]
+        self._goal = in_deviations(states[:, columns].float())
         episode = torch.repeat_interleave(starts[1:] - starts[:-1])
         last = starts[1:][episode] - 1
-        index = torch.arange(len(goal))
+        index = torch.arange(len(self._goal))
         change = (self._goal[torch.minimum(index + AFTER, last)] - self._goal).norm(dim=1)
         every = max(1, len(change) // _SAMPLE)
         sample = change[::every].numpy()
@@ -88,3 +85,10 @@ class Arrivals:
     def to(self, device: torch.device) -> None:
         """Answer for indices on the device from here on."""
         self.next, self._goal = self.next.to(device), self._goal.to(device)
+
+
+def in_deviations(goal: Tensor) -> Tensor:
+    """Goals [N, G] in the deviations of their columns, without those that only rounding moves."""
+    spread = goal.std(0)
+    told = spread > _ROUNDING * goal.abs().amax(0)
+    return goal[:, told] / spread[told]

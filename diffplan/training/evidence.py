@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from diffplan.config.config import Config, by_kind
 from diffplan.config.decisions import Decision
-from diffplan.data.arrivals import AFTER, BRISK, STILL
+from diffplan.data.arrivals import AFTER, BRISK, STILL, in_deviations
 from diffplan.data.episodes import Episodes
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
@@ -112,11 +113,11 @@ def left_alone(episodes: Episodes) -> float:
 
 
 def _goal_moves(episodes: Episodes) -> bool:
-    """Whether an episode changes the goal's columns at all."""
+    """Whether an episode changes the goal's columns, and not rounding alone."""
     inside = np.ones(len(episodes.states), bool)
     inside[np.asarray(episodes.state_starts)[:-1]] = False
-    goal = episodes.states[:, list(episodes.layout.goal_columns)]
-    return bool((np.diff(goal, axis=0) != 0)[inside[1:]].any())
+    goal = torch.from_numpy(episodes.states[:, list(episodes.layout.goal_columns)])
+    return bool((in_deviations(goal).diff(dim=0).numpy() != 0)[inside[1:]].any())
 
 
 def length_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:

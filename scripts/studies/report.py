@@ -84,7 +84,9 @@ def summarise(cells: Cells, target: Path, command: str) -> dict[str, Any]:
     tuned = [budget.tune_seed, budget.tune_seed + budget.tune_episodes - 1]
     chooses = any(row.goal_strides or row.reward_strides for row in rows)
     choices = [chosen("the replanning interval of each run", [tuned])] if chooses else []
-    if ways := sorted({tuple(s) for f in study.values() for s in f["tuned_on"]}):
+    every = [row for found in study.values() for row in found["rows"].values()]
+    runs = [run for row in every for run in row.get("tuned_on", ())]
+    if ways := sorted({tuple(seeds) for run in runs for seeds in run}):
         many = " or ".join(str(row.tuned) for row in rows if row.tuned)
         choices.append(chosen(f"how tuned runs plan, {many} episodes each", ways))
     protocol = _PROTOCOL + (_MODEL_FREE if any(row.method for row in rows) else "")
@@ -145,9 +147,6 @@ def _source(cells: Cells, source: Source) -> dict[str, Any] | None:
         "rows": rows,
         "others": others,
         "left_out": cells.left_out[source.name] if source.header is not None else {},
-        "tuned_on": [
-            seeds for kept in found.values() for c in kept for seeds in c.get("tuned_on", ())
-        ],
     }
 
 
@@ -184,7 +183,7 @@ def _row(
     if "curve" in cells[0]:
         marks = zip(*(cell["curve"].values() for cell in cells), strict=True)
         found["curve"] = [_mean([float(scores(r, by).mean()) for r in mark]) for mark in marks]
-    for key in ("replan_every", "tuned"):
+    for key in ("replan_every", "tuned", "tuned_on"):
         if key in cells[0]:
             found[key] = [cell[key] for cell in cells]
     for key in ("network_calls", "parameters"):

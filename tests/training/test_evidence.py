@@ -120,6 +120,10 @@ def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     of = np.repeat(np.arange(waiting.num_episodes), np.diff(waiting.state_starts))
     never[:, :2] = of[:, None]
     assert decide(Config(), replace(waiting, states=never))[0].data.relabel == "hindsight"
+    trembling = waiting.states.copy()
+    trembling[:, :2] = scale
+    trembling[::50, :2] *= 1 + 1e-6
+    assert decide(Config(), replace(waiting, states=trembling))[0].data.relabel == "hindsight"
     # columns that are not known cannot stand still
     unknown = replace(waiting, layout=replace(waiting.layout, goal_columns=()))
     assert left_alone(unknown) == 0
