@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 # Two test processes on two cores: PyTorch itself gains nothing from a second thread on networks
 # this small, and tests/conftest.py holds each process to one.
 test: $(INSTALLED)
-	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # GPU_ARGS="--device cpu" rehearses it at small sizes.
 gpu: $(INSTALLED)

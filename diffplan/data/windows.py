@@ -14,6 +14,7 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.goals import Goals
 from diffplan.data.info import DatasetInfo
 from diffplan.data.landmarks import LandmarkGraph
+from diffplan.data.leaps import cut_at_leaps
 from diffplan.data.parts import held_out, of_tasks, split
 from diffplan.data.placement import fits
 from diffplan.data.returns import penalised, returns_to_go
@@ -46,6 +47,8 @@ class WindowSampler:
     goals, candidates and landmarks are of the window's own task. Episodes are held out in each
     task. The quantiles of the returns are those of all tasks together.
 
+    With stitched goals an episode ends where it leaps by chance (`leaps`): nothing leads there.
+
     After the goal is reached the window stays at the goal's state with zero velocity: data that
     move on at once never show how to stay.
 
@@ -69,17 +72,25 @@ class WindowSampler:
         self.span = config.plan.horizon * config.plan.stride
         starts = torch.from_numpy(np.asarray(episodes.state_starts))
         counts = starts[1:] - starts[:-1]
-        longest = int(counts.max()) - 1
-        if longest < self.span:
-            raise DiffplanError(
-                f"a plan spans {self.span} steps (horizon {config.plan.horizon} x stride "
-                f"{config.plan.stride}) but the longest episode of {episodes.info.id} has "
-                f"{longest}; lower --plan.horizon or --plan.stride"
-            )
+        self._check_longest(counts, episodes.info.id)
+        self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
+        self.tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
         self.whole_states = self.states = torch.from_numpy(episodes.states)
         self.goal_columns, self.rest_columns = self.layout.goal_columns, self.layout.rest_columns
         if config.plan.columns == "goal":
             self._reduce(episodes.info)
+        held = held_out(
+            counts, self.tasks, drawing.held_out, config.plan.stride, seed, episodes.info
+        )
+        self.has_goals = bool(self.goal_columns)
+        if self.has_goals and config.data.relabel == "stitched":
+            points = self.states[:, list(self.goal_columns)]
+            pieces, episode = cut_at_leaps(points, starts, self.tasks)
+            if len(pieces) > len(starts):
+                starts, counts, held = pieces, pieces[1:] - pieces[:-1], held[episode]
+                leaping = f"{episodes.info.id}, cut where it leaps by chance,"
+                self._check_longest(counts[~held], leaping)
+                self.tasks = None if self.tasks is None else self.tasks[episode]
         self.actions = torch.from_numpy(episodes.actions)
         low, high = episodes.info.action_low, episodes.info.action_high
         self._goal_index = torch.tensor(self.goal_columns, dtype=torch.long)
@@ -90,16 +101,10 @@ class WindowSampler:
         self.ended = torch.from_numpy(np.asarray(episodes.terminations))
         self.first = PerEpisode(starts, starts[:-1])
         self.last = PerEpisode(starts, starts[1:] - 1)
-        self.step_of = StepOf(starts, torch.from_numpy(np.asarray(episodes.step_starts)))
-        self.has_goals = bool(self.goal_columns)
         self.returns = None
         if not self.has_goals:
             self.returns = returns_to_go(episodes, config.data.discount, penalty)
-        self.tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
         self.task_of = None if self.tasks is None else PerEpisode(starts, self.tasks)
-        held = held_out(
-            counts, self.tasks, drawing.held_out, config.plan.stride, seed, episodes.info
-        )
         self.parts = split(starts, counts, held, self.tasks, config.plan.stride)
         self.preference: Tensor | None = None
         if self.returns is not None and config.data.best_of_windows > 1:
@@ -113,6 +118,16 @@ class WindowSampler:
                 self.goals.stitch(self.states, list(self.goal_columns), starts, groups, held, seed)
             if config.data.relabel == "arrivals":
                 self.goals.arrive(self.states, list(self.goal_columns), starts)
+
+    def _check_longest(self, counts: Tensor, data: str) -> None:
+        """counts: states of the episodes. data: what they are called."""
+        longest, plan = int(counts.max()) - 1, self.config.plan
+        if longest < self.span:
+            raise DiffplanError(
+                f"a plan spans {self.span} steps (horizon {plan.horizon} x stride "
+                f"{plan.stride}) but the longest episode of {data} has "
+                f"{longest}; lower --plan.horizon or --plan.stride"
+            )
 
     def _reduce(self, info: DatasetInfo) -> None:
         """Keep of the states, but for acting, only the columns of the goal."""

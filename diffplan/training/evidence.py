@@ -11,6 +11,7 @@ from diffplan.config.config import Config, by_kind
 from diffplan.config.decisions import Decision
 from diffplan.data.arrivals import AFTER, BRISK, STILL, in_deviations
 from diffplan.data.episodes import Episodes
+from diffplan.data.leaps import cut_at_leaps
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
@@ -120,6 +121,15 @@ def _goal_moves(episodes: Episodes) -> bool:
     return bool((in_deviations(goal).diff(dim=0).numpy() != 0)[inside[1:]].any())
 
 
+def _leaps(episodes: Episodes) -> int:
+    """Steps that leap by chance, see `leaps`."""
+    points = torch.from_numpy(episodes.states[:, list(episodes.layout.goal_columns)])
+    starts = torch.from_numpy(np.asarray(episodes.state_starts))
+    tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
+    pieces, _ = cut_at_leaps(points, starts, tasks)
+    return len(pieces) - len(starts)
+
+
 def length_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     """Plans no longer than the longest episode."""
     plan = by_kind(config, bool(episodes.layout.goal_dim)).plan
@@ -140,6 +150,8 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     measured = f"in {share:.0%} of the time the goal's columns stand still though others move"
     if share <= _FETCHED:
         reason = f"{measured}: they tell how far a goal is, also one of another episode"
+        if count := _leaps(episodes):
+            reason += f"; episodes end where they leap by chance, in {count:,} steps"
         yield Decision("data.relabel", usual, reason)
     elif not _goal_moves(episodes):
         yield Decision("data.relabel", "hindsight", "the goal's columns stand still in all data")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,29 +21,55 @@ HEAVY = (
     *("accelerate", "gymnasium", "h5py", "matplotlib", "metaworld", "minari", "mujoco"),
     *("onnxruntime", "safetensors", "tensorboard", "torch"),
 )
-CALL = f"""
-import sys
+# One process for all: each command line is carried out by a fork of it, which has imported as much
+# as a fresh one that has just begun.
+SERVE = f"""
+import contextlib, io, json, os, sys
 from diffplan.scripts.cli import main
-try:
-    status = main(sys.argv[1:])
-except SystemExit as stop:
-    status = stop.code
-print("loaded:", *sorted(set({HEAVY}) & set(sys.modules)))
-sys.exit(status)
+for line in sys.stdin:
+    folder, args = json.loads(line)
+    read, write = os.pipe()
+    if os.fork():
+        os.close(write)
+        print(open(read).read(), flush=True)
+        os.wait()
+        continue
+    os.chdir(folder)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = main(args)
+        except SystemExit as stop:
+            status = stop.code
+    loaded = sorted(set({HEAVY}) & set(sys.modules))
+    with open(write, "w") as answer:
+        json.dump([status, said.getvalue(), loaded], answer)
+    os._exit(0)
 """
+Call = Callable[[Sequence[str], Path], tuple[int, str, list[str]]]
 
 
-def call(args: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in `folder`; the last line of stdout names what was imported."""
+@pytest.fixture(scope="module")
+def call() -> Iterator[Call]:
+    """Carries out a command line in a folder: its status, all it says, and what it imported."""
     root = str(Path(diffplan.__file__).resolve().parents[1])
-    return subprocess.run(
-        [sys.executable, "-c", CALL, *args],
-        check=False,
-        cwd=folder,
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVE],
         env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
     )
+
+    def ask(args: Sequence[str], folder: Path) -> tuple[int, str, list[str]]:
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.write(json.dumps([str(folder), list(args)]) + "\n")
+        server.stdin.flush()
+        status, said, loaded = json.loads(server.stdout.readline())
+        return status, said, loaded
+
+    with server:
+        yield ask
 
 
 def write_run(folder: Path) -> None:
@@ -56,10 +83,10 @@ def write_run(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [(), *COMMANDS, ("train", "multi-task")], ids=" ".join)
-def test_help_imports_nothing_heavy(words: tuple[str, ...], tmp_path: Path) -> None:
-    done = call([*words, "--help"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "loaded:"
+def test_help_imports_nothing_heavy(words: tuple[str, ...], call: Call, tmp_path: Path) -> None:
+    status, said, loaded = call([*words, "--help"], tmp_path)
+    assert status == 0, said
+    assert not loaded
 
 
 TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
@@ -112,10 +139,11 @@ TRAIN = ["train", "proposer-only", "--dataset", "x", "--out", "y"]
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_refusal_imports_nothing_heavy(args: list[str], expected: str, tmp_path: Path) -> None:
+def test_a_refusal_imports_nothing_heavy(
+    args: list[str], expected: str, call: Call, tmp_path: Path
+) -> None:
     (tmp_path / "a-run" / "checkpoint-00000001").mkdir(parents=True)
     write_run(tmp_path / "run")
-    done = call(args, tmp_path)
-    assert done.returncode == 2
-    assert expected in done.stderr + done.stdout
-    assert done.stdout.splitlines()[-1] == "loaded:"
+    status, said, loaded = call(args, tmp_path)
+    assert status == 2 and expected in said
+    assert not loaded

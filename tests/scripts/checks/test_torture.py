@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("diffplan.scripts.checks.torture", reason="of a checkout")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_commands_are_whole_exact_and_deaf_to_data_whatever_befalls_them() -> None:
     # a process of its own: it forks, and a test run has threads
