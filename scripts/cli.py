@@ -190,7 +190,10 @@ def _goes_on(args: Sequence[str], stop: Stopped) -> str:
     if args[:1] == ["train"] and stop.kept is not None:
         words = [*args, *([] if "--resume" in args else ["--resume"])]
         return f"; go on with: diffplan {shlex.join(words)}"
-    if tuple(args[:1]) in _GOING_ON or tuple(args[:2]) in _GOING_ON:
+    from diffplan.envs.makers.catalogue import OGBENCH  # tables alone
+
+    going_on = not {tuple(args[:1]), tuple(args[:2])}.isdisjoint(_GOING_ON)
+    if going_on or (args[:2] == ["datasets", "make"] and not OGBENCH.keys().isdisjoint(args)):
         return f"; what is done is kept, go on with: diffplan {shlex.join(args)}"
     return "; nothing half-done is left"
 
@@ -198,6 +201,10 @@ def _goes_on(args: Sequence[str], stop: Stopped) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `exit_status`."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if not sys.stderr.isatty():
+        # a log keeps every state of a bar: one in half a minute is enough
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
+        os.environ.setdefault("TQDM_MAXINTERVAL", "60")
     with warnings_in_a_line():
         return exit_status(lambda: _run(args), args)
 

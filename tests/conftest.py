@@ -49,7 +49,7 @@ hypothesis.settings.load_profile("diffplan")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none; long files first, or one process ends late."""
+    """Leave out what needs a GPU where there is none; long files first, so that all end at once."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     if not torch.cuda.is_available():

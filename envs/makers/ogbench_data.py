@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import uuid
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,9 @@ def make_ogbench(
     seed: of starts, goals and noise. workers: processes, one per core up to 8 by default.
     overwrite: replace a file that was made otherwise.
 
-    A file made with the same arguments is kept. An interrupted call leaves nothing behind. Raises
-    DiffplanError for an unknown name, numbers out of range, a file that was made otherwise, and
-    where OGBench is not installed.
+    A file made with the same arguments is kept. An interrupted call goes on where it was, from a
+    hidden folder beside the file. Raises DiffplanError for an unknown name, numbers out of range, a
+    file that was made otherwise, and where OGBench is not installed.
     """
     if name not in OGBENCH:
         raise DiffplanError(f"unknown OGBench data '{name}'; can be made: {', '.join(OGBENCH)}")
@@ -68,27 +70,41 @@ def make_ogbench(
             f"{path} was made otherwise ({_said(before)}; asked for {_said(recipe)}); give "
             "--overwrite to replace it"
         )
-    jobs = [
-        (name, seed, first, min(first + _AT_ONCE, count)) for first in range(0, count, _AT_ONCE)
-    ]
-    observations, actions = [], []
-    with tqdm(total=count, desc=name, unit="episode", disable=not progress) as bar:
-        for told in in_order([partial(_run, job) for job in jobs], workers, "give fewer --workers"):
-            for seen, done in told:
-                observations.append(seen)
-                actions.append(done)
-            bar.update(len(told))
-    ends = np.arange(1, count * made.steps + 1) % made.steps == 0
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # hours for an arm: what is made is kept, whatever ends this, and whatever count is asked for
+    made_by = zlib.crc32(json.dumps({**recipe, "episodes": None}).encode())
+    parts = path.with_name(f".{path.stem}.{made_by:08x}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    firsts = range(0, count, _AT_ONCE)
+    files = {parts / f"{first}-{min(first + _AT_ONCE, count)}.npz": first for first in firsts}
+    missing = {file: first for file, first in files.items() if not file.exists()}
+    jobs = [(name, seed, first, min(first + _AT_ONCE, count)) for first in missing.values()]
+    kept = _AT_ONCE * (len(files) - len(missing))
+    with tqdm(total=count, initial=kept, desc=name, unit="episode", disable=not progress) as bar:
+        advice = "give fewer --workers"
+        told = in_order([partial(_run, job) for job in jobs], workers, advice) if jobs else ()
+        for file, episode in zip(missing, told, strict=True):
+            observed, done = (np.concatenate(arrays) for arrays in zip(*episode, strict=True))
+            _save(file, observations=observed, actions=done)
+            bar.update(len(episode))
+    arrays = {"observations": list[np.ndarray](), "actions": list[np.ndarray]()}
+    for file in files:
+        with np.load(file) as part:
+            for key, gathered in arrays.items():
+                gathered.append(part[key])
+    _save(
+        path,
+        **{key: np.concatenate(gathered) for key, gathered in arrays.items()},
+        terminals=np.arange(1, count * made.steps + 1) % made.steps == 0,
+        recipe=np.array(json.dumps(recipe)),
+    )
+    shutil.rmtree(parts)
+
+
+def _save(path: Path, **arrays: Any) -> None:
+    """Written beside `path` and renamed, so that no half-written file is ever seen."""
     half_done = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.npz")
     try:
-        np.savez_compressed(
-            half_done,
-            observations=np.concatenate(observations),
-            actions=np.concatenate(actions),
-            terminals=ends,
-            recipe=np.array(json.dumps(recipe)),
-        )
+        np.savez_compressed(half_done, **arrays)
         half_done.replace(path)
     finally:
         half_done.unlink(missing_ok=True)

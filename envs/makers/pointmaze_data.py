@@ -90,7 +90,7 @@ def run_pointmaze(
     x, y, vx, vy = states[0].tolist()
     waypoints: list[list[float]] = []
     replan = True
-    bar = tqdm(total=steps, desc=env_id, unit="step", disable=not progress, mininterval=0.5)
+    bar = tqdm(total=steps, desc=env_id, unit="step", disable=not progress)
     with contextlib.closing(env), bar:
         for t in range(steps):
             if replan:

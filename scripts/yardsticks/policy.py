@@ -59,7 +59,7 @@ def train(
     method = METHODS[settings.method](settings, width, actions, marks[-1], seed)
     policy = ActorPolicy(method, replay)
     updates = range(1, marks[-1] + 1)
-    for update in tqdm(updates, desc=description, unit=" updates", leave=False, mininterval=2):
+    for update in tqdm(updates, desc=description, unit=" updates", leave=False):
         method.update(replay.draw(settings.batch))
         if update in marks:
             yield update, policy

@@ -1,7 +1,11 @@
 """The command line: overview, unknown words, one-line errors, training and the demo end to end."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 
 from diffplan.scripts.cli import COMMANDS, main, warnings_in_a_line
+from diffplan.scripts.datasets import Make
 from diffplan.scripts.studies import beside, rows
 from diffplan.scripts.studies import cells as cells_module
 
@@ -122,6 +127,37 @@ def test_warnings_of_ours_are_one_line(capsys: pytest.CaptureFixture[str]) -> No
                 warnings.warn_explicit("two copies", UserWarning, f"/site/{place}", 7)
     assert capsys.readouterr().err == "note: two copies\n"
     assert shown == ["/site/torch/nn/x.py"]  # as ever, but for the simulators'
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("pointmaze-medium", "stopped by SIGTERM; nothing half-done is left"),
+        ("cube-single-play-v0", "go on with: diffplan datasets make cube-single-play-v0"),
+    ],
+)
+def test_a_stopped_making_says_what_is_kept(
+    name: str, end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Make, "run", stop)
+    assert main(["datasets", "make", name]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.rstrip().endswith(end)
+
+
+def test_in_a_log_a_bar_is_a_few_lines(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "diffplan.scripts.cli", "datasets", "make", "pointmaze-medium"]
+    unset = {key: value for key, value in os.environ.items() if not key.startswith("TQDM_")}
+    done = subprocess.run(
+        [*words, "--env-steps", "4000"],
+        env={**unset, "MINARI_DATASETS_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 1 <= done.stderr.count("step/s") <= 3
 
 
 def test_make_train_resume_evaluate_study(

@@ -13,6 +13,7 @@ pytest.importorskip("ogbench")
 
 from diffplan.envs.datasets import load_dataset
 from diffplan.envs.formats import ogbench as files
+from diffplan.envs.makers import ogbench_data
 from diffplan.envs.makers.catalogue import OGBENCH, PlaySet
 from diffplan.envs.makers.ogbench_data import made_with, make_ogbench
 from diffplan.envs.makers.ogbench_play import cube_lost, play_episode
@@ -51,6 +52,29 @@ def test_stitch_goes_to_a_goal_four_cells_away_and_stays(tmp_path: Path) -> None
         assert np.linalg.norm(episode[-1] - episode[0]) < 4 * 4 + 3
         assert np.ptp(episode[-30:], axis=0).max() < 3.5
         assert 2 <= len(cells("pointmaze-medium-v0", episode)) <= 8
+
+
+def test_what_was_made_before_an_interruption_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made(STITCH, tmp_path / "whole.npz", episodes=12)
+    run, ran = ogbench_data._run, list[Any]()
+
+    def stopped_at_the_third(job: Any) -> Any:
+        ran.append(job)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return run(job)
+
+    monkeypatch.setattr(ogbench_data, "_run", stopped_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        make(STITCH, tmp_path / "a.npz", episodes=12)
+    assert not (tmp_path / "a.npz").exists()
+    again = made(STITCH, tmp_path / "a.npz", episodes=12)
+    assert len(ran) == 4
+    assert {file.name for file in tmp_path.iterdir()} == {"whole.npz", "a.npz"}
+    for key, array in whole.items():
+        np.testing.assert_array_equal(again[key], array)
 
 
 def test_navigate_goes_on_to_new_goals(tmp_path: Path) -> None:
