@@ -14,7 +14,8 @@ from diffplan.data.rows import Rows
 
 _FASTEST, _FAR = 0.99, 4.0  # a leap goes so many times as far as 99 of 100 steps that move at most
 _SAMPLE = 1_000_000  # steps behind that quantile
-_ALIKE = 8  # other leaps, those that begin nearest
+_ALIKE = 64  # other leaps at most, those that begin nearest
+_REPEATED, _SURE = 8, 0.9  # of them at least, and of all, end in one place where a leap is a way
 _SAME = 0.25  # of a leap's length: ends so near are one place
 _CHUNK = 4096  # leaps at once
 
@@ -24,7 +25,7 @@ def chance_leaps(points: Tensor, starts: Tensor) -> Tensor:
 
     points: [M, G] achieved goals of all states in time order. starts: [E+1] offsets of the
     episodes. A leap that others repeat, such as that of an angle from pi to -pi or of a door that
-    leads to one place, is a way; one that none repeats is not.
+    leads to one place, is a way. What is kept by mistake costs most: one joins what none should.
     """
     moved = (points[1:] - points[:-1]).norm(dim=-1)
     moved[starts[1:-1] - 1] = 0  # an episode's last state and the next one's first
@@ -43,7 +44,8 @@ def chance_leaps(points: Tensor, starts: Tensor) -> Tensor:
         gap = (ends[near.indices] - ends[part, None]).norm(dim=-1)
         alike = near.values <= far
         same = (gap <= _SAME * moved[leaps[part], None]) & alike
-        chance[part] = 2 * same.sum(1) <= alike.sum(1)
+        repeats = same.sum(1)
+        chance[part] = (repeats < _SURE * alike.sum(1)) | (repeats < _REPEATED)
     return leaps[chance]
 
 
