@@ -93,12 +93,14 @@ class Goals:
         starts: Tensor,
         groups: Iterable[Tensor],
         held: Tensor,
+        leapt: Tensor,
         seed: int,
     ) -> None:
         """Fit the landmark graph, and the zero of the advantage.
 
         states: [N, D], of which `columns` hold the achieved goal. starts: [E+1] offsets of the
-        episodes. groups: the episodes of each task. held: [E] bool, held out.
+        episodes. groups: the episodes of each task. held: [E] bool, held out. leapt: [E] bool, cut
+        where they leap.
         """
         counts = starts[1:] - starts[:-1]
         self.between = StepsBetween(states, columns)
@@ -109,7 +111,7 @@ class Goals:
             offsets = nn.functional.pad(counts[seen].cumsum(0), (1, 0))
             every = Rows(starts[own], counts[own])
             count = self.drawing.landmarks
-            self.between.add(known, offsets, every, count, seed, self.centred)
+            self.between.add(known, offsets, every, count, seed, self.centred, leapt[seen])
         if self.reach is not None:
             self.between.index(self._parts["valued"].tensor())
         generator = torch.Generator().manual_seed(seed)

@@ -16,6 +16,7 @@ as long as the edge.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -73,14 +74,22 @@ class LandmarkGraph:
         return (a[1][..., :, None] + path + b[1][..., None, :]).flatten(-2).amin(-1)
 
 
+# many arguments: the data, how landmarks are laid, and what ends the episodes
 def fit_landmarks(
-    points: Tensor, starts: Tensor, count: int, seed: int, centred: bool = False
+    points: Tensor,
+    starts: Tensor,
+    count: int,
+    seed: int,
+    centred: bool = False,
+    leapt: Tensor | None = None,
 ) -> LandmarkGraph:
     """Fit the graph.
 
     points: [M, G] achieved goals of all states in time order. starts: [E+1] offsets of the
     episodes. count: landmarks; fewer if the data have fewer distinct points. centred: each in the
     middle of the points nearest to it, and not, as many are, at the edge of what was visited.
+    leapt: [E] bool, episodes cut where they leap by chance (`leaps`), None for none. From where
+    others leapt within an edge's time an edge costs, besides, their share of the longest way.
     Raises DiffplanError if nothing in the data moves.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -91,7 +100,6 @@ def fit_landmarks(
     centres = _spread(points[order], count)
     if centred:
         centres = _centred(points[order], centres)
-    lengths = starts[1:] - starts[:-1]
 
     brisk, speed = pace(points, starts)
     if speed <= 0:
@@ -100,21 +108,56 @@ def fit_landmarks(
             "use --data.relabel hindsight"
         )
     graph = LandmarkGraph(centres, torch.empty(0), speed)
-    near, gap = graph.locate(points)
-    m, k = len(centres), near.shape[1]
-    flat = torch.full((m * m,), UNREACHABLE)
-    for lag in sorted({math.ceil(brisk * share) for share in _EDGES}):
-        for start in Rows(starts[:-1], lengths - lag).split(_CHUNK):
-            here, there = near[start].long() * m, near[start + lag].long()
-            gaps = gap[start], gap[start + lag]
-            for i in range(k):
-                for j in range(k):
-                    cost = lag + gaps[0][:, i] + gaps[1][:, j]
-                    flat.scatter_reduce_(0, here[:, i] + there[:, j], cost, "amin")
-    distances = flat.view(m, m).fill_diagonal_(0)
-    for via in range(m):  # Floyd-Warshall
-        distances = torch.minimum(distances, distances[:, via : via + 1] + distances[via])
+    located = graph.locate(points)
+    lags = sorted({math.ceil(brisk * share) for share in _EDGES})
+    free = torch.zeros(len(centres))
+    distances = _shortest(_edges(*located, starts, lag, free) for lag in lags)
+    if leapt is not None and leapt.any():
+        longest = distances[distances < UNREACHABLE].max()
+        price = {lag: longest * _risk(located[0][:, 0], starts, leapt, lag, free) for lag in lags}
+        distances = _shortest(_edges(*located, starts, lag, price[lag]) for lag in lags)
     return LandmarkGraph(centres, distances, speed)
+
+
+def _edges(near: Tensor, gap: Tensor, starts: Tensor, lag: int, price: Tensor) -> Tensor:
+    """Steps [M, M] of edges over so many steps; `near` and `gap` as `LandmarkGraph.locate` says.
+
+    price: [M] of leaving a landmark, also for another one beside it: none is passed for free.
+    """
+    count = len(price)
+    flat = torch.full((count * count,), UNREACHABLE)
+    for start in Rows(starts[:-1], starts.diff() - lag).split(_CHUNK):
+        here, there = near[start].long(), near[start + lag].long()
+        left, arrived = price[here], price[there[:, 0]]
+        for i in range(near.shape[1]):
+            leave = torch.maximum(left[:, i], left[:, 0]) + lag + gap[start, i]
+            for j in range(near.shape[1]):
+                cost = leave + gap[start + lag, j] + arrived * (j > 0)
+                flat.scatter_reduce_(0, here[:, i] * count + there[:, j], cost, "amin")
+    return flat.view(count, count)
+
+
+def _risk(nearest: Tensor, starts: Tensor, leapt: Tensor, lag: int, none: Tensor) -> Tensor:
+    """Share [M] of the states nearest to each landmark that leap within so many steps.
+
+    none: [M], of no states.
+    """
+    counts = starts.diff()
+    end = torch.repeat_interleave(starts[1:] - 1, counts)
+    soon = end - torch.arange(len(nearest)) < lag
+    leaps = soon & torch.repeat_interleave(leapt, counts)
+    known = ~soon | leaps  # of what other ends cut off nobody knows
+    states = nearest.long()
+    seen, risky = (none.index_add(0, states, each.float()) for each in (known, leaps))
+    return risky / seen.clamp(min=1)
+
+
+def _shortest(edges: Iterable[Tensor]) -> Tensor:
+    """Steps [M, M] of the shortest ways over edges [M, M]: Floyd-Warshall."""
+    distances = torch.stack(list(edges)).amin(0).fill_diagonal_(0)
+    for via in range(len(distances)):
+        distances = torch.minimum(distances, distances[:, via : via + 1] + distances[via])
+    return distances
 
 
 def pace(points: Tensor, starts: Tensor) -> tuple[int, float]:
@@ -159,15 +202,16 @@ class StepsBetween:
         count: int,
         seed: int,
         centred: bool = False,
+        leapt: Tensor | None = None,
     ) -> None:
         """Fit a graph to one task and locate its states.
 
         known: the states it may learn from, episode by episode. starts: [E+1] offsets of these
-        episodes among them. members: all states of the task. count, seed, centred: of
+        episodes among them. members: all states of the task. count, seed, centred, leapt: of
         `fit_landmarks`.
         """
         points = torch.cat([self._points(index) for index in known.split(_CHUNK)])
-        own = fit_landmarks(points, starts, count, seed, centred)
+        own = fit_landmarks(points, starts, count, seed, centred, leapt)
         before = len(self.graph.centres)
         for index in members.split(_CHUNK):
             near, gap = own.locate(self._points(index))

@@ -49,17 +49,20 @@ def chance_leaps(points: Tensor, starts: Tensor) -> Tensor:
     return leaps[chance]
 
 
-def cut_at_leaps(points: Tensor, starts: Tensor, tasks: Tensor | None) -> tuple[Tensor, Tensor]:
+def cut_at_leaps(
+    points: Tensor, starts: Tensor, tasks: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Episodes that end before every step that leaps by chance.
 
     points: [M, G] achieved goals of all states. starts: [E+1] offsets of the episodes. tasks: [E],
     None without; each is looked at alone. Returns the offsets of what the episodes are cut into
-    [P+1], and which episode each piece is of [P].
+    [P+1], which episode each piece is of [P], and which end in a leap, [P] bool.
     """
-    counts, cuts = starts[1:] - starts[:-1], [starts]
+    counts, cuts = starts.diff(), [starts]
     for own in of_tasks(tasks, len(counts)):
         states = Rows(starts[own], counts[own]).tensor()
         offsets = nn.functional.pad(counts[own].cumsum(0), (1, 0))
         cuts.append(states[chance_leaps(points[states], offsets)] + 1)
     pieces = torch.cat(cuts).sort().values
-    return pieces, torch.searchsorted(starts, pieces[:-1], right=True) - 1
+    episode = torch.searchsorted(starts, pieces[:-1], right=True) - 1
+    return pieces, episode, pieces[1:] < starts[1:][episode]

@@ -85,9 +85,9 @@ class WindowSampler:
         self.has_goals = bool(self.goal_columns)
         if self.has_goals and config.data.relabel == "stitched":
             points = self.states[:, list(self.goal_columns)]
-            pieces, episode = cut_at_leaps(points, starts, self.tasks)
-            if len(pieces) > len(starts):
-                starts, counts, held = pieces, pieces[1:] - pieces[:-1], held[episode]
+            pieces, episode, leapt = cut_at_leaps(points, starts, self.tasks)
+            if leapt.any():
+                starts, counts, held = pieces, pieces.diff(), held[episode]
                 leaping = f"{episodes.info.id}, cut where it leaps by chance,"
                 self._check_longest(counts[~held], leaping)
                 self.tasks = None if self.tasks is None else self.tasks[episode]
@@ -114,8 +114,8 @@ class WindowSampler:
             where = self.last, self.task_of, self.parts
             self.goals = Goals(config, drawing, *where)
             if config.data.relabel == "stitched":
-                groups = of_tasks(self.tasks, len(counts))
-                self.goals.stitch(self.states, list(self.goal_columns), starts, groups, held, seed)
+                groups, columns = of_tasks(self.tasks, len(counts)), list(self.goal_columns)
+                self.goals.stitch(self.states, columns, starts, groups, held, leapt, seed)
             if config.data.relabel == "arrivals":
                 self.goals.arrive(self.states, list(self.goal_columns), starts)
 

@@ -126,8 +126,7 @@ def _leaps(episodes: Episodes) -> int:
     points = torch.from_numpy(episodes.states[:, list(episodes.layout.goal_columns)])
     starts = torch.from_numpy(np.asarray(episodes.state_starts))
     tasks = None if episodes.tasks is None else torch.from_numpy(episodes.tasks)
-    pieces, _ = cut_at_leaps(points, starts, tasks)
-    return len(pieces) - len(starts)
+    return int(cut_at_leaps(points, starts, tasks)[2].sum())
 
 
 def length_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:

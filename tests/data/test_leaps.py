@@ -1,6 +1,7 @@
 """Steps that leap by chance: found, told from leaps that are ways, and where episodes then end."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -78,9 +79,10 @@ def test_pieces_know_their_episodes_and_each_task_its_own_pace() -> None:
     tasks = torch.arange(40) % 2
     slow = tasks.repeat_interleave(STEPS) == 1
     points[slow] *= 1e-3
-    pieces, episode = cut_at_leaps(points, starts, tasks)
+    pieces, episode, leapt = cut_at_leaps(points, starts, tasks)
     assert pieces.tolist() == sorted([*starts.tolist(), *(at + 1 for at in leaps)])
-    assert torch.equal(episode, (pieces[:-1] // STEPS))
+    assert torch.equal(episode, pieces[:-1] // STEPS)
+    assert (pieces[1:][leapt] - 1).tolist() == leaps
 
 
 @pytest.fixture
@@ -111,6 +113,30 @@ def test_nothing_is_learned_across_a_leap(
     here = sampler.graph.locate(torch.zeros(1, 2))
     there = sampler.graph.locate(torch.tensor(PLACES))
     assert (sampler.graph.steps_between(here, there) > 1e8).all()
+
+
+def test_a_way_past_a_hole_costs_what_a_leap_may_cost(
+    join_episodes: Callable[..., Episodes], tiny_config: Callable[..., Config]
+) -> None:
+    """Nine of ten leap in the middle of the short way, of 20 units; the long one has 30."""
+    rng, walks = np.random.default_rng(0), []
+    for k in range(120):
+        corners = [(0, 0), (0, 5), (20, 5), (20, 0)] if k % 2 else [(0, 0), (10, 0), (20, 0)]
+        parts = [np.array(corners[:1], float)]
+        for begin, end in pairwise(np.array(corners, float)):
+            steps = int(np.abs(end - begin).sum() * 4)
+            parts.append(begin + (end - begin) * np.arange(1, steps + 1)[:, None] / steps)
+        way = np.concatenate(parts)
+        if not k % 2 and k % 20:
+            way = np.concatenate([way[:40], np.add(PLACES[rng.integers(3)], way[40:] - way[40])])
+        walks.append(np.pad(np.concatenate([way, way[-1:].repeat(20, 0)]), ((0, 0), (0, 2))))
+    layout = ObservationLayout(4, 2, (0, 1), (2, 3), ("observation",))
+    actions = [np.zeros((len(walk) - 1, 2)) for walk in walks]
+    episodes = join_episodes(walks, actions, layout=layout)
+    sampler = WindowSampler(episodes, tiny_config(), seed=0, drawing=Drawing(landmarks=120))
+    assert sampler.graph is not None
+    ends = (sampler.graph.locate(torch.tensor([place])) for place in ((0.0, 0.0), (20.0, 0.0)))
+    assert 4 * 28 < float(sampler.graph.steps_between(*ends)) < 4 * 32
 
 
 def test_a_decision_says_where_episodes_were_cut(leaping: Episodes) -> None:
