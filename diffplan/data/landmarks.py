@@ -89,7 +89,8 @@ def fit_landmarks(
     episodes. count: landmarks; fewer if the data have fewer distinct points. centred: each in the
     middle of the points nearest to it, and not, as many are, at the edge of what was visited.
     leapt: [E] bool, episodes cut where they leap by chance (`leaps`), None for none. From where
-    others leapt within an edge's time an edge costs, besides, their share of the longest way.
+    more than elsewhere leapt within an edge's time it costs, besides, their share of the longest
+    way: steps are then more than it takes.
     Raises DiffplanError if nothing in the data moves.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -138,7 +139,7 @@ def _edges(near: Tensor, gap: Tensor, starts: Tensor, lag: int, price: Tensor) -
 
 
 def _risk(nearest: Tensor, starts: Tensor, leapt: Tensor, lag: int, none: Tensor) -> Tensor:
-    """Share [M] of the states nearest to each landmark that leap within so many steps.
+    """Share [M] of the states nearest to each landmark that leap so soon, above that of all.
 
     none: [M], of no states.
     """
@@ -149,7 +150,8 @@ def _risk(nearest: Tensor, starts: Tensor, leapt: Tensor, lag: int, none: Tensor
     known = ~soon | leaps  # of what other ends cut off nobody knows
     states = nearest.long()
     seen, risky = (none.index_add(0, states, each.float()) for each in (known, leaps))
-    return risky / seen.clamp(min=1)
+    # what befalls one everywhere alike, such as resets that no flag marks, speaks for no way
+    return (risky / seen.clamp(min=1) - risky.sum() / seen.sum().clamp(min=1)).clamp(min=0)
 
 
 def _shortest(edges: Iterable[Tensor]) -> Tensor:

@@ -1,10 +1,12 @@
-"""Steps that leap by chance: teleports, and resets that no flag marks.
+"""Steps that leap by chance, as teleports do, and episodes that end before them.
 
 Where the same place led to several others, a way over the one that lay near a goal is luck, not a
 way: shortest paths over recorded steps would take it every time.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +16,20 @@ from diffplan.data.rows import Rows
 
 _FASTEST, _FAR = 0.99, 4.0  # a leap goes so many times as far as 99 of 100 steps that move at most
 _SAMPLE = 1_000_000  # steps behind that quantile
-_ALIKE = 64  # other leaps at most, those that begin nearest
-_REPEATED, _SURE = 8, 0.9  # of them at least, and of all, end in one place where a leap is a way
+_ALIKE, _OTHERS = 64, 10_000  # other leaps that begin nearest, of so many at most
+_SURE = 0.9  # of them do likewise where a leap is a way
+_BESIDE, _LIKEWISE = 8, 4  # at least, of those that begin beside it and of those anywhere
 _SAME = 0.25  # of a leap's length: ends so near are one place
-_CHUNK = 4096  # leaps at once
+_CHUNK = 2048  # leaps at once
 
 
 def chance_leaps(points: Tensor, starts: Tensor) -> Tensor:
     """States [L], in order, from which the next step leaps to where others like it do not.
 
     points: [M, G] achieved goals of all states in time order. starts: [E+1] offsets of the
-    episodes. A leap that others repeat, such as that of an angle from pi to -pi or of a door that
-    leads to one place, is a way. What is kept by mistake costs most: one joins what none should.
+    episodes. A leap is a way if nearly all that begin beside it end where it does, as through a
+    door, or nearly all of the nearest go by the same difference or its opposite, as an angle that
+    wraps or a bit that flips. What is kept by mistake costs most: one joins what none should.
     """
     moved = (points[1:] - points[:-1]).norm(dim=-1)
     moved[starts[1:-1] - 1] = 0  # an episode's last state and the next one's first
@@ -35,18 +39,32 @@ def chance_leaps(points: Tensor, starts: Tensor) -> Tensor:
     sample = moving[:: max(1, len(moving) // _SAMPLE)]
     far = _FAR * sample.quantile(_FASTEST)
     leaps = torch.nonzero(moved > far).squeeze(1)
+    if not len(leaps):
+        return leaps
     chance = torch.ones_like(leaps, dtype=torch.bool)
-    begins, ends = points[leaps], points[leaps + 1]
+    # far from zero `cdist` loses digits
+    begins, ends = (points[at] - points[leaps].mean(0) for at in (leaps, leaps + 1))
+    differences = ends - begins
+    others = torch.arange(0, len(leaps), math.ceil(len(leaps) / _OTHERS))
     for part in torch.arange(len(leaps)).split(_CHUNK):
-        apart = torch.cdist(begins[part], begins)
-        apart[torch.arange(len(part)), part] = torch.inf  # itself
-        near = apart.topk(min(_ALIKE, len(leaps)), largest=False)
-        gap = (ends[near.indices] - ends[part, None]).norm(dim=-1)
-        alike = near.values <= far
-        same = (gap <= _SAME * moved[leaps[part], None]) & alike
-        repeats = same.sum(1)
-        chance[part] = (repeats < _SURE * alike.sum(1)) | (repeats < _REPEATED)
+        apart = torch.cdist(begins[part], begins[others])
+        apart[part[:, None] == others] = torch.inf  # itself
+        near = apart.topk(min(_ALIKE, len(others)), largest=False)
+        alike = others[near.indices]
+        least = _SAME * moved[leaps[part], None]
+        ends_there = (ends[alike] - ends[part, None]).norm(dim=-1) <= least
+        own, theirs = differences[part, None], differences[alike]
+        apart_by = torch.minimum((theirs - own).norm(dim=-1), (theirs + own).norm(dim=-1))
+        beside, known = near.values <= far, near.values < torch.inf
+        is_way = _sure(ends_there, beside, _BESIDE) | _sure(apart_by <= least, known, _LIKEWISE)
+        chance[part] = ~is_way
     return leaps[chance]
+
+
+def _sure(does: Tensor, among: Tensor, least: int) -> Tensor:
+    """Where [B] nearly all of those [B, K] that count do so, and enough of them."""
+    count = (does & among).sum(1)
+    return (count >= _SURE * among.sum(1)) & (count >= least)
 
 
 def cut_at_leaps(

@@ -84,8 +84,9 @@ class WindowSampler:
         )
         self.has_goals = bool(self.goal_columns)
         if self.has_goals and config.data.relabel == "stitched":
-            points = self.states[:, list(self.goal_columns)]
-            pieces, episode, leapt = cut_at_leaps(points, starts, self.tasks)
+            goals = self.states[:, list(self.goal_columns)]
+            pieces, episode, leapt = cut_at_leaps(goals, starts, self.tasks)
+            del goals
             if leapt.any():
                 starts, counts, held = pieces, pieces.diff(), held[episode]
                 leaping = f"{episodes.info.id}, cut where it leaps by chance,"

@@ -6,10 +6,11 @@ not official. Facts from data_gen_scripts of https://github.com/seohongpark/ogbe
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
-import shutil
 import uuid
+import zipfile
 import zlib
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from diffplan.envs.simulators.installed import require_simulator
 from diffplan.errors import DiffplanError
 
 _AT_ONCE = 5  # episodes of one job
+_KEYS = ("observations", "actions")
 _RECIPE = ("name", "episodes", "seed", "ogbench", "mujoco")
 
 
@@ -74,30 +76,39 @@ def make_ogbench(
     made_by = zlib.crc32(json.dumps({**recipe, "episodes": None}).encode())
     parts = path.with_name(f".{path.stem}.{made_by:08x}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    firsts = range(0, count, _AT_ONCE)
-    files = {parts / f"{first}-{min(first + _AT_ONCE, count)}.npz": first for first in firsts}
-    missing = {file: first for file, first in files.items() if not file.exists()}
-    jobs = [(name, seed, first, min(first + _AT_ONCE, count)) for first in missing.values()]
-    kept = _AT_ONCE * (len(files) - len(missing))
-    with tqdm(total=count, initial=kept, desc=name, unit="episode", disable=not progress) as bar:
+    jobs = [
+        (name, seed, first, min(first + _AT_ONCE, count)) for first in range(0, count, _AT_ONCE)
+    ]
+    found = {job: _kept(parts / f"{job[2]}-{job[3]}.npz") for job in jobs}
+    missing = [job for job in jobs if found[job] is None]
+    there = sum(job[3] - job[2] for job in jobs if found[job] is not None)
+    with tqdm(total=count, initial=there, desc=name, unit="episode", disable=not progress) as bar:
         advice = "give fewer --workers"
-        told = in_order([partial(_run, job) for job in jobs], workers, advice) if jobs else ()
-        for file, episode in zip(missing, told, strict=True):
-            observed, done = (np.concatenate(arrays) for arrays in zip(*episode, strict=True))
-            _save(file, observations=observed, actions=done)
-            bar.update(len(episode))
-    arrays = {"observations": list[np.ndarray](), "actions": list[np.ndarray]()}
-    for file in files:
-        with np.load(file) as part:
-            for key, gathered in arrays.items():
-                gathered.append(part[key])
+        told = in_order([partial(_run, job) for job in missing], workers, advice) if missing else ()
+        for job, episodes_of_it in zip(missing, told, strict=True):
+            observed, done = (np.concatenate(each) for each in zip(*episodes_of_it, strict=True))
+            _save(parts / f"{job[2]}-{job[3]}.npz", observations=observed, actions=done)
+            found[job] = {"observations": observed, "actions": done}
+            bar.update(job[3] - job[2])
     _save(
         path,
-        **{key: np.concatenate(gathered) for key, gathered in arrays.items()},
+        **{key: np.concatenate([part[key] for part in found.values() if part]) for key in _KEYS},
         terminals=np.arange(1, count * made.steps + 1) % made.steps == 0,
         recipe=np.array(json.dumps(recipe)),
     )
-    shutil.rmtree(parts)
+    for job in jobs:
+        (parts / f"{job[2]}-{job[3]}.npz").unlink()
+    with contextlib.suppress(OSError):  # what a longer call has made is left to it
+        parts.rmdir()
+
+
+def _kept(part: Path) -> dict[str, np.ndarray] | None:
+    """What an earlier call has made; None where there is nothing, or it is damaged."""
+    try:
+        with np.load(part) as file:
+            return {key: file[key] for key in _KEYS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def _save(path: Path, **arrays: Any) -> None:

@@ -74,6 +74,24 @@ def test_where_all_moves_are_alike_none_leaps(points: torch.Tensor) -> None:
     assert not len(chance_leaps(points, torch.tensor([0, 30, 60])))
 
 
+@pytest.mark.parametrize("kind", ["angle", "bit"])
+@pytest.mark.parametrize("count", [6, 60])
+def test_columns_that_wrap_or_flip_anywhere_leap_by_no_chance(kind: str, count: int) -> None:
+    rng = np.random.default_rng(0)
+    place = np.cumsum(rng.normal(scale=0.02, size=(count, 300, 2)), 1)
+    if kind == "angle":
+        heading = np.cumsum(rng.normal(0.02, 0.02, (count, 300, 1)), 1) + rng.uniform(-3, 3)
+        heading = (heading + np.pi) % (2 * np.pi) - np.pi
+    else:
+        heading = np.cumsum(rng.random((count, 300, 1)) < 0.005, 1) % 2
+    points = torch.tensor(np.concatenate([place, heading], 2)).float().flatten(0, 1)
+    starts = torch.arange(count + 1) * 300
+    moved = (points[1:] - points[:-1]).norm(dim=1)
+    moved[starts[1:-1] - 1] = 0
+    assert (moved > 0.9).sum() > 5
+    assert not len(chance_leaps(points, starts))
+
+
 def test_pieces_know_their_episodes_and_each_task_its_own_pace() -> None:
     points, starts, leaps = walks(40, exits=3)
     tasks = torch.arange(40) % 2

@@ -41,6 +41,9 @@ for line in sys.stdin:
             status = main(args)
         except SystemExit as stop:
             status = stop.code
+        except BaseException as error:
+            status = None
+            print(repr(error))
     loaded = sorted(set({HEAVY}) & set(sys.modules))
     with open(write, "w") as answer:
         json.dump([status, said.getvalue(), loaded], answer)

@@ -70,8 +70,12 @@ def test_what_was_made_before_an_interruption_is_not_made_again(
     with pytest.raises(KeyboardInterrupt):
         make(STITCH, tmp_path / "a.npz", episodes=12)
     assert not (tmp_path / "a.npz").exists()
-    again = made(STITCH, tmp_path / "a.npz", episodes=12)
-    assert len(ran) == 4
+    (folder,) = (file for file in tmp_path.iterdir() if file.is_dir())
+    made(STITCH, tmp_path / "a.npz", episodes=5)  # a shorter call leaves the rest of it
+    assert [file.name for file in folder.iterdir()] == ["5-10.npz"] and len(ran) == 3
+    (folder / "5-10.npz").write_bytes(b"no archive")
+    again = made(STITCH, tmp_path / "a.npz", episodes=12, overwrite=True)
+    assert len(ran) == 6
     assert {file.name for file in tmp_path.iterdir()} == {"whole.npz", "a.npz"}
     for key, array in whole.items():
         np.testing.assert_array_equal(again[key], array)
