@@ -39,7 +39,7 @@ _SHARES = {
     "planning": ("eta", "target_quantile"),
     "training": ("ema",),
 }
-_POSITIVE: dict[str, tuple[str, ...]] = {"training": ("learning_rate",)}
+_POSITIVE: dict[str, tuple[str, ...]] = {"heads": ("gain",), "training": ("learning_rate",)}
 _NOT_NEGATIVE = {
     "heads": ("aggregation",),
     "planning": (

@@ -68,6 +68,7 @@ BY_KIND: dict[str, tuple[Any, Any]] = {
     "plan.stride": (2, 2),
     "plan.columns": ("all", "all"),
     "heads.lookahead": (1, 1),
+    "heads.gain": (1.0, 1.0),
     "data.discount": (0.99, 0.999),  # without a goal: a fast gait may fall only in 200 steps
     "data.relabel": ("stitched", "stitched"),
     "data.best_of_windows": (1, 16),

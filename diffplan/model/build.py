@@ -116,7 +116,8 @@ def task_encoder_of(space: PlanSpace) -> TaskEncoder:
 def inverse_dynamics_of(space: PlanSpace) -> InverseDynamics:
     """The inverse dynamics network."""
     heads, spec = space.config.heads, space.spec
-    return InverseDynamics(spec.state_dim, spec.action_dim, heads.width, _DEPTH, spec.planned)
+    sizes = spec.state_dim, spec.action_dim, heads.width, _DEPTH
+    return InverseDynamics(*sizes, spec.planned, heads.gain)
 
 
 def noisy_value_of(space: PlanSpace) -> NoisyValue:

@@ -25,22 +25,32 @@ class InverseDynamics(nn.Module):
         width: int,
         depth: int,
         planned: tuple[int, ...] = (),
+        gain: float = 1.0,
     ) -> None:
-        """planned: columns of the state that `ahead` holds, () for all.
+        """planned: columns of the state that `ahead` holds, () for all. gain: of `lead`.
 
         Of a part only the change is looked at: a gait is the same everywhere.
         """
         super().__init__()
+        self.gain = gain
         self.planned = planned
         self.body = tuple(i for i in range(state_dim) if i not in planned)
         steered = len(planned) or state_dim
         self.network = mlp(len(self.body) + steered + 1, [width] * depth, action_dim)
         self.register_buffer("step_scale", torch.ones(steered))
 
-    def forward(self, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+    def lead(self, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+        """Scaled actions [..., A] of a plan; arguments of `forward`.
+
+        Where noise moved the data as much as intent did, what led a usual way is the mean over many
+        intents, and little of any; what led `gain` times as far had that one.
+        """
+        return self(state, ahead, lag, self.gain)
+
+    def forward(self, state: Tensor, ahead: Tensor, lag: Tensor, gain: float = 1.0) -> Tensor:
         """state: normalised [..., D]; ahead: [..., P], of the planned columns; lag: strides [...].
 
-        Returns scaled actions [..., A].
+        Returns scaled actions [..., A] towards what is `gain` times as far off.
         """
         here, body = state, state
         if self.planned:
@@ -48,6 +58,8 @@ class InverseDynamics(nn.Module):
             body = chosen_columns(state, self.body) if self.body else state[..., :0]
         # of unit size: a step is small beside the space that states are scaled by
         change = (ahead - here) / self.step_scale
+        if gain != 1.0:
+            change = gain * change
         inputs: Tensor = torch.cat([body, change, lag.unsqueeze(-1)], dim=-1)
         result: Tensor = self.network(inputs)
         return result

@@ -62,7 +62,7 @@ def _critic_value(
     """Q of the current state and the plan's first action [B*K]."""
     if model.inverse_dynamics is not None:
         lag = torch.ones(len(candidates), device=candidates.device)
-        action = model.inverse_dynamics(candidates[:, 0], candidates[:, 1], lag)
+        action = model.inverse_dynamics.lead(candidates[:, 0], candidates[:, 1], lag)
     else:
         assert model.multi_task is not None and model.multi_task.heads.acting is not None
         acting, kept = model.multi_task.heads.acting, told["kept"]

@@ -399,4 +399,4 @@ def decode(
             f"this model has no inverse dynamics (heads.kind {model.config.heads.kind}) to decode "
             "with; take the actions that its plans bring (`NormalisedPlan.actions`)"
         )
-    return model.environment_actions(model.inverse_dynamics(state, ahead, lag))
+    return model.environment_actions(model.inverse_dynamics.lead(state, ahead, lag))

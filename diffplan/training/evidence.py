@@ -18,6 +18,8 @@ _LONGEST_LAG = 1024
 _FAST = 4  # steps of a half-life; with fewer, states two steps apart tell little of each other
 _SWINGS, _BACK = 32, 0.2  # steps of a gait at most; correlation a period later, at least
 _MOVING = 0.3  # share of brisk motion
+_STILL_MOVING = 0.1  # of the fastest: less is no motion
+_TURNING = 0.5  # of its speed is kept over a plan: data turn before that
 _FEW = 3  # reverse steps from the far end of the process
 _FETCHED = 0.15  # share of the time: at most .05 in mazes and reaches, .25 to .5 in pushes
 _LAST = 10  # steps at an episode's end
@@ -60,6 +62,19 @@ def gait(episodes: Episodes, columns: np.ndarray) -> int:
     falls = np.append(after[1:] < after[:-1], False)
     peaks = np.flatnonzero(falls & (after > _BACK) & (np.arange(len(after)) > np.argmax(after < 0)))
     return int(peaks[0]) + 1 if len(peaks) else 0
+
+
+def speed_kept(episodes: Episodes, columns: np.ndarray, steps: int) -> float:
+    """Share of the speed of brisk motion in columns, bool [D], that is left over so many steps.
+
+    Of what is covered in two steps; brisk is the 90 % quantile of what moves at all.
+    """
+    rng, speeds = np.random.default_rng(0), []
+    for lag in (2, steps):
+        moved = np.linalg.norm(_changes(episodes, lag, rng)[:, columns], axis=1)
+        moving = moved[moved >= _STILL_MOVING * np.quantile(moved, 0.99)]
+        speeds.append(float(np.quantile(moving, BRISK)) / lag)
+    return speeds[1] / speeds[0] if speeds[0] > 0 else 1.0
 
 
 class _Correlation:
@@ -186,9 +201,17 @@ def columns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         near = "the way is kept to, and corners are not cut"
         reach = kind.plan.horizon * kind.plan.stride // 2
         yield Decision("planning.subgoal_steps", max(reach, 1), f"{reason}; {near}")
-        whole = 2 * kind.plan.horizon * kind.plan.stride
+        span = kind.plan.horizon * kind.plan.stride
         caught = "legs that a corner has caught do not come free by walking on"
-        yield Decision("planning.detour_after", whole, f"{reason}; {caught}")
+        yield Decision("planning.detour_after", 2 * span, f"{reason}; {caught}")
+        longest = int(np.diff(np.asarray(episodes.state_starts)).max()) - 1
+        kept = speed_kept(episodes, goal, span) if 2 < span <= longest else 1.0
+        if kept < _TURNING:
+            turns = f"over {span} steps brisk motion keeps {kept:.0%} of its speed: it turns"
+            yield Decision(
+                "plan.horizon", ahead, f"{turns}; what is planned is a period of the gait"
+            )
+            yield Decision("heads.gain", round(1 / kept, 1), f"{turns}; asked is its first speed")
 
 
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:

@@ -28,7 +28,9 @@ BOX = {"rewards": True}
 CASES: dict[str, dict[str, Any]] = {
     "goals, 3 candidates, reuse": {"candidates": 3, "reuse": True, "replan_every": 4},
     "returns by step, softmax": BOX | {"candidates": 4, "target": "by-step", "select": "softmax"},
-    "the goal's columns, far ahead": {"config": {"plan.columns": "goal", "heads.lookahead": 2}},
+    "the goal's columns, far ahead": {
+        "config": {"plan.columns": "goal", "heads.lookahead": 2, "heads.gain": 2.0}
+    },
     "detours": {"detour_after": 2},
     "heads, returns decremented": BOX | {"name": "multi-task", "target": "decremented"},
 }

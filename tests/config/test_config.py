@@ -63,7 +63,7 @@ def test_how_many_settings_there_are() -> None:
         "data": 6,
         "proposer": 4,
         "denoiser": 9,
-        "heads": 9,
+        "heads": 10,
         "planning": 21,
         "training": 6,
     }

@@ -31,7 +31,11 @@ KINDS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("trajectory-diffuser", {}, {"candidates": 1, "start": "sdedit", "eta": 0.5}),
     ("trajectory-diffuser", {"proposer.kind": "gru"}, {"candidates": 2, "temperature": 0.0}),
     ("trajectory-diffuser", {"plan.space": "absolute", "denoiser.network": "dit"}, {}),
-    ("trajectory-diffuser", {"plan.columns": "goal", "heads.lookahead": 2}, {"candidates": 2}),
+    (
+        "trajectory-diffuser",
+        {"plan.columns": "goal", "heads.lookahead": 2, "heads.gain": 2.0},
+        {"candidates": 2},
+    ),
     ("trajectory-diffuser-published", {"plan.horizon": 4}, {"candidates": 4}),
     ("proposer-only", {"proposer.kind": "one-shot"}, {"candidates": 4}),
     ("from-noise", {}, {"guidance_weight": 1.5}),

@@ -36,6 +36,18 @@ def test_changes_are_seen_in_steps() -> None:
     torch.testing.assert_close(seen[0], torch.ones(3))
 
 
+def test_it_leads_as_far_as_the_gain_says_and_learns_as_far_as_there_is() -> None:
+    model, (state, ahead), lag = small(), torch.randn(2, 5, 3), torch.ones(5)
+    plain, loss = model(state, ahead, lag), model.loss(state, ahead, lag, torch.zeros(5, 2))
+    torch.testing.assert_close(model.lead(state, ahead, lag), plain, rtol=0, atol=0)
+    model.gain = 2.5
+    farther = model(state, state + 2.5 * (ahead - state), lag)
+    torch.testing.assert_close(model.lead(state, ahead, lag), farther)
+    assert (farther != plain).any()
+    torch.testing.assert_close(model(state, ahead, lag), plain, rtol=0, atol=0)
+    assert model.loss(state, ahead, lag, torch.zeros(5, 2)) == loss
+
+
 def test_it_learns_to_go_there_in_the_time_left() -> None:
     torch.manual_seed(0)
     model = InverseDynamics(2, 2, 32, 2)

@@ -11,7 +11,7 @@ from diffplan.config.planners import get_config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import ObservationLayout
 from diffplan.training.defaults import decide
-from diffplan.training.evidence import ended_by_success, half_life, left_alone
+from diffplan.training.evidence import ended_by_success, half_life, left_alone, speed_kept
 
 Make = Callable[..., Episodes]
 
@@ -144,6 +144,24 @@ def walked(join: Make, swing: float) -> Episodes:
     return join(states, [np.zeros((399, 1))] * 100, layout=layout)
 
 
+def kept_of(episodes: Episodes) -> float:
+    return speed_kept(episodes, np.arange(episodes.layout.state_dim) < 2, 32)
+
+
+def test_how_much_of_its_speed_brisk_motion_keeps(join_episodes: Make) -> None:
+    def walking(turns: int) -> float:
+        """Of walks that go straight for so many steps, then turn anywhere."""
+        angle = np.random.default_rng(0).uniform(0, 7, (50, 400 // turns)).repeat(turns, 1)
+        places = np.cumsum(np.stack([np.cos(angle), np.sin(angle)], -1), 1)
+        layout = ObservationLayout(2, 2, (0, 1), (), ("observation",))
+        return kept_of(join_episodes(list(places), [np.zeros((399, 1))] * 50, layout=layout))
+
+    assert walking(400) == pytest.approx(1, abs=1e-4)
+    # four legs of eight steps each: the 90 % quantile of a Rayleigh law
+    assert walking(8) == pytest.approx((np.log(10) * 8 / 32) ** 0.5, rel=0.1)
+    assert walking(2) < walking(4) < walking(8)
+
+
 def test_plans_hold_the_goal_alone_where_the_rest_is_a_gait(join_episodes: Make) -> None:
     ant = walked(join_episodes, 1.0)
     config, decisions = decide(Config(), ant)
@@ -151,6 +169,15 @@ def test_plans_hold_the_goal_alone_where_the_rest_is_a_gait(join_episodes: Make)
     assert (config.planning.replan_every, config.planning.detour_after) == (4, 64)
     assert config.planning.subgoal_steps == 16
     assert any("a period of 8 steps" in each.reason for each in decisions)
+    # where the place is drawn to and fro a plan is a period long, and led to at its first speed
+    assert (config.plan.horizon, config.heads.gain) == (
+        5,
+        pytest.approx(1 / kept_of(ant), abs=0.06),
+    )
+    straight = ant.states.copy()
+    straight[:, :2] += np.arange(len(straight))[:, None] * [10.0, 5.0]
+    config, _ = decide(Config(), replace(ant, states=straight))
+    assert (config.plan.columns, config.plan.horizon, config.heads.gain) == ("goal", 16, 1.0)
     # a reach, whose speeds are as short-lived but do not swing
     config, _ = decide(Config(), walked(join_episodes, 0.0))
     assert (config.plan.columns, config.heads.lookahead) == ("all", 1)
