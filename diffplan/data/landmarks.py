@@ -43,8 +43,9 @@ _EXACT, _QUICK = "donot_use_mm_for_euclid_dist", "use_mm_for_euclid_dist_if_nece
 class LandmarkGraph:
     """Landmarks in goal space and the steps between them.
 
-    centres: [M, G] goal units. distances: [M, M] environment steps, at least 1e8 where no path
-    is known. speed: goal units per environment step of brisk motion in the data.
+    centres: [M, G] goal units. distances: [M, M] environment steps, more where others leapt by
+    chance on the way, at least 1e8 where no path is known. speed: goal units per environment step
+    of brisk motion in the data.
     """
 
     centres: Tensor
@@ -167,18 +168,25 @@ def pace(points: Tensor, starts: Tensor) -> tuple[int, float]:
 
     points: [M, G] in time order. starts: [E+1] offsets of the episodes.
     """
-    lengths = starts[1:] - starts[:-1]
+    lags = [lag for lag in _PACES if lag < int(starts.diff().max())] or [1]
+    found = {lag: brisk_speed(points, starts, lag) for lag in lags}
+    least = _KEPT * found[lags[0]]
+    return max((lag, speed) for lag, speed in found.items() if speed >= least)
+
+
+def brisk_speed(points: Tensor, starts: Tensor, lag: int) -> float:
+    """Goal units per step that brisk motion covers over so many steps, 0 where nothing moves.
+
+    points, starts: as of `pace`.
+    """
     # torch.quantile takes at most 2**24 entries
-    found = dict[int, float]()
-    for lag in [lag for lag in _PACES if lag < int(lengths.max())] or [1]:
-        start = next(Rows(starts[:-1], lengths - lag).split(1_000_000), None)
-        if start is not None:
-            moved = (points[start + lag] - points[start]).norm(dim=-1)
-            # of what moves at all: data may rest for most of the time
-            moving = moved[moved >= _STILL * moved.quantile(_FASTEST)]
-            found[lag] = float(moving.quantile(_BRISK)) / lag
-    least = _KEPT * next(iter(found.values()), 0.0)
-    return max(((lag, speed) for lag, speed in found.items() if speed >= least), default=(1, 0.0))
+    start = next(Rows(starts[:-1], starts.diff() - lag).split(1_000_000), None)
+    if start is None:
+        return 0.0
+    moved = (points[start + lag] - points[start]).norm(dim=-1)
+    # of what moves at all: data may rest for most of the time
+    moving = moved[moved >= _STILL * moved.quantile(_FASTEST)]
+    return float(moving.quantile(_BRISK)) / lag
 
 
 class StepsBetween:

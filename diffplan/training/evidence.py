@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from diffplan.config.config import Config, by_kind
 from diffplan.config.decisions import Decision
 from diffplan.data.arrivals import AFTER, BRISK, STILL, in_deviations
 from diffplan.data.episodes import Episodes
+from diffplan.data.landmarks import brisk_speed
 from diffplan.data.leaps import cut_at_leaps
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
@@ -18,7 +19,6 @@ _LONGEST_LAG = 1024
 _FAST = 4  # steps of a half-life; with fewer, states two steps apart tell little of each other
 _SWINGS, _BACK = 32, 0.2  # steps of a gait at most; correlation a period later, at least
 _MOVING = 0.3  # share of brisk motion
-_STILL_MOVING = 0.1  # of the fastest: less is no motion
 _TURNING = 0.5  # of its speed is kept over a plan: data turn before that
 _FEW = 3  # reverse steps from the far end of the process
 _FETCHED = 0.15  # share of the time: at most .05 in mazes and reaches, .25 to .5 in pushes
@@ -64,17 +64,12 @@ def gait(episodes: Episodes, columns: np.ndarray) -> int:
     return int(peaks[0]) + 1 if len(peaks) else 0
 
 
-def speed_kept(episodes: Episodes, columns: np.ndarray, steps: int) -> float:
-    """Share of the speed of brisk motion in columns, bool [D], that is left over so many steps.
-
-    Of what is covered in two steps; brisk is the 90 % quantile of what moves at all.
-    """
-    rng, speeds = np.random.default_rng(0), []
-    for lag in (2, steps):
-        moved = np.linalg.norm(_changes(episodes, lag, rng)[:, columns], axis=1)
-        moving = moved[moved >= _STILL_MOVING * np.quantile(moved, 0.99)]
-        speeds.append(float(np.quantile(moving, BRISK)) / lag)
-    return speeds[1] / speeds[0] if speeds[0] > 0 else 1.0
+def speed_kept(episodes: Episodes, columns: Sequence[int], steps: int) -> float:
+    """Share of its speed over two steps that brisk motion of these columns keeps over so many."""
+    points = torch.from_numpy(episodes.states[:, list(columns)])
+    starts = torch.from_numpy(np.asarray(episodes.state_starts))
+    first = brisk_speed(points, starts, 2)
+    return brisk_speed(points, starts, steps) / first if first > 0 else 1.0
 
 
 class _Correlation:
@@ -205,7 +200,8 @@ def columns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         caught = "legs that a corner has caught do not come free by walking on"
         yield Decision("planning.detour_after", 2 * span, f"{reason}; {caught}")
         longest = int(np.diff(np.asarray(episodes.state_starts)).max()) - 1
-        kept = speed_kept(episodes, goal, span) if 2 < span <= longest else 1.0
+        columns = episodes.layout.goal_columns
+        kept = speed_kept(episodes, columns, span) if 2 < span <= longest else 1.0
         if kept < _TURNING:
             turns = f"over {span} steps brisk motion keeps {kept:.0%} of its speed: it turns"
             yield Decision(
