@@ -35,7 +35,7 @@ PUBLISHED: dict[str, tuple[int | None, ...]] = {
 
 
 def ogbench_table(data: dict[str, Any]) -> str:
-    """Ours beside what is published; a dash is not measured, or not published."""
+    """Ours beside what is published; a dash is not measured, or not at hand."""
     study = data["study"]
     rows = []
     for name, published in PUBLISHED.items():
