@@ -204,9 +204,11 @@ def columns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         kept = speed_kept(episodes, columns, span) if 2 < span <= longest else 1.0
         if kept < _TURNING:
             turns = f"over {span} steps brisk motion keeps {kept:.0%} of its speed: it turns"
-            yield Decision(
-                "plan.horizon", ahead, f"{turns}; what is planned is a period of the gait"
-            )
+            # what was given must fit
+            followed = -(-(config.planning.replan_every or 0) // kind.plan.stride)
+            rows = max(ahead, config.heads.lookahead or 0, followed)
+            shorter = f"{turns}; no more is planned than inverse dynamics leads"
+            yield Decision("plan.horizon", min(rows, kind.plan.horizon), shorter)
             yield Decision("heads.gain", round(1 / kept, 1), f"{turns}; asked is its first speed")
 
 

@@ -174,6 +174,8 @@ def test_plans_hold_the_goal_alone_where_the_rest_is_a_gait(join_episodes: Make)
         5,
         pytest.approx(1 / kept_of(ant), abs=0.06),
     )
+    for given, rows in (({"heads.lookahead": 8}, 8), ({"planning.replan_every": 13}, 7)):
+        assert decide(with_settings(Config(), given), ant)[0].plan.horizon == rows
     straight = ant.states.copy()
     straight[:, :2] += np.arange(len(straight))[:, None] * [10.0, 5.0]
     config, _ = decide(Config(), replace(ant, states=straight))
