@@ -78,7 +78,7 @@ def _check_ranges(config: Sections, require: Require) -> None:
     ranges: tuple[tuple[dict[str, tuple[str, ...]], Callable[[float], bool], str], ...] = (
         (_COUNTS, lambda value: value >= 1, "at least 1"),
         (_SHARES, lambda value: 0 <= value <= 1, "a number in [0, 1]"),
-        (_POSITIVE, lambda value: value > 0, "a number above 0"),
+        (_POSITIVE, lambda value: 0 < value < math.inf, "a number above 0"),
         (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
         ({"data": ("discount",)}, lambda value: 0 < value <= 1, "a number in (0, 1]"),
         ({"data": ("termination_penalty",)}, lambda value: value <= 0, "0 or less"),
@@ -211,6 +211,11 @@ def _check_goal(config: Sections, require: Require) -> None:
 def _check_heads(config: Sections, require: Require) -> None:
     """What heads on the denoiser allow."""
     kind, denoiser = config.heads.facts, config.denoiser
+    require(
+        config.heads.gain in (None, 1.0) or not config.learns_actions,
+        "heads.gain",
+        "1 where actions are planned, or a head's: it is of the inverse dynamics",
+    )
     if not kind.needs_denoiser:
         return
     if kind.from_noise:

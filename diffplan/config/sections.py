@@ -172,8 +172,8 @@ class HeadsConfig:
     """Plan states ahead that the inverse dynamics leads to: one, or more where a single stride
     says less of the way than of the gait. None: by the data."""
     gain: Auto[float] = AUTO
-    """Times as far as the plan goes the inverse dynamics is asked to lead; in training once. None:
-    1, unless the data show a gait and turn within a plan."""
+    """The inverse dynamics is asked to lead so many times as far as the plan goes; its training
+    does not read it. None: 1, unless the data show a gait and turn within a plan."""
     train_on_proposals: DisallowNone[Auto[bool]] = AUTO
     """Train the inverse dynamics, or the head of actions, also on proposed states, not on true ones
     alone. Neither said: where there is no goal."""

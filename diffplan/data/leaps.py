@@ -54,9 +54,11 @@ def chance_leaps(points: Tensor, starts: Tensor) -> Tensor:
         least = _SAME * moved[leaps[part], None]
         ends_there = (ends[alike] - ends[part, None]).norm(dim=-1) <= least
         own, theirs = differences[part, None], differences[alike]
-        apart_by = torch.minimum((theirs - own).norm(dim=-1), (theirs + own).norm(dim=-1))
         beside, known = near.values <= far, near.values < torch.inf
-        is_way = _sure(ends_there, beside, _BESIDE) | _sure(apart_by <= least, known, _LIKEWISE)
+        forth, back = ((theirs - sign * own).norm(dim=-1) <= least for sign in (1, -1))
+        # from one place to two opposite ones leads no way
+        likewise = forth | (back & ~beside)
+        is_way = _sure(ends_there, beside, _BESIDE) | _sure(likewise, known, _LIKEWISE)
         chance[part] = ~is_way
     return leaps[chance]
 

@@ -20,6 +20,7 @@ _FAST = 4  # steps of a half-life; with fewer, states two steps apart tell littl
 _SWINGS, _BACK = 32, 0.2  # steps of a gait at most; correlation a period later, at least
 _MOVING = 0.3  # share of brisk motion
 _TURNING = 0.5  # of its speed is kept over a plan: data turn before that
+_GAIN = 3.0  # at most: five was worse
 _FEW = 3  # reverse steps from the far end of the process
 _FETCHED = 0.15  # share of the time: at most .05 in mazes and reaches, .25 to .5 in pushes
 _LAST = 10  # steps at an episode's end
@@ -65,7 +66,10 @@ def gait(episodes: Episodes, columns: np.ndarray) -> int:
 
 
 def speed_kept(episodes: Episodes, columns: Sequence[int], steps: int) -> float:
-    """Share of its speed over two steps that brisk motion of these columns keeps over so many."""
+    """Share of its speed over two steps that brisk motion of columns keeps over so many steps.
+
+    1 where nothing moves.
+    """
     points = torch.from_numpy(episodes.states[:, list(columns)])
     starts = torch.from_numpy(np.asarray(episodes.state_starts))
     first = brisk_speed(points, starts, 2)
@@ -206,10 +210,11 @@ def columns_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
             turns = f"over {span} steps brisk motion keeps {kept:.0%} of its speed: it turns"
             # what was given must fit
             followed = -(-(config.planning.replan_every or 0) // kind.plan.stride)
-            rows = max(ahead, config.heads.lookahead or 0, followed)
-            shorter = f"{turns}; no more is planned than inverse dynamics leads"
+            rows = max(config.heads.lookahead or ahead, followed)
+            shorter = f"{turns}; no more is planned than is led to, or followed"
             yield Decision("plan.horizon", min(rows, kind.plan.horizon), shorter)
-            yield Decision("heads.gain", round(1 / kept, 1), f"{turns}; asked is its first speed")
+            gain = min(_GAIN, round(1 / max(kept, 1 / _GAIN), 1))
+            yield Decision("heads.gain", gain, f"{turns}; asked is its first speed")
 
 
 def time_scale_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:

@@ -96,8 +96,9 @@ def make_ogbench(
         terminals=np.arange(1, count * made.steps + 1) % made.steps == 0,
         recipe=np.array(json.dumps(recipe)),
     )
-    for job in jobs:
-        (parts / f"{job[2]}-{job[3]}.npz").unlink()
+    for part in parts.glob("*-*.npz"):
+        if int(part.stem.split("-")[1]) <= count:
+            part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # what a longer call has made is left to it
         parts.rmdir()
 

@@ -17,12 +17,14 @@ from diffplan.data.windows import WindowSampler
 from diffplan.errors import DiffplanError
 from diffplan.training.defaults import decide
 
-PLACES = ((0.0, 40.0), (30.0, 30.0), (40.0, 0.0))
+PLACES = ((0.0, 40.0), (30.0, 30.0), (40.0, 0.0), (0.0, -40.0))
 STEPS = 150  # leaps are rare: fewer than one step in a hundred
 
 
-def walks(count: int, exits: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Walks by steps of about 1; each leaps once, from near the origin to one of so many exits.
+def walks(
+    count: int, exits: tuple[int, ...], seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Walks by steps of about 1; each leaps once, from near the origin to one of these places.
 
     Points, offsets of the episodes, and the states before the leaps.
     """
@@ -34,25 +36,26 @@ def walks(count: int, exits: int, seed: int = 0) -> tuple[torch.Tensor, torch.Te
         path = np.cumsum(steps, 0)
         # it comes to the origin before it leaps
         path[: before + 1] -= path[before]
-        place = PLACES[rng.integers(exits)]
+        place = PLACES[rng.choice(exits)]
         path[before + 1 :] += np.array(place) - path[before + 1]
         leaps.append(episode * STEPS + before)
         points.append(path)
     return torch.tensor(np.concatenate(points)).float(), torch.arange(count + 1) * STEPS, leaps
 
 
-def test_leaps_to_several_places_are_chance() -> None:
-    points, starts, leaps = walks(60, exits=3)
+@pytest.mark.parametrize("exits", [(0, 1, 2), (0, 3)], ids=["three", "two opposite ones"])
+def test_leaps_to_several_places_are_chance(exits: tuple[int, ...]) -> None:
+    points, starts, leaps = walks(60, exits)
     assert chance_leaps(points, starts).tolist() == leaps
 
 
 def test_a_door_that_leads_to_one_place_is_a_way() -> None:
-    points, starts, _ = walks(60, exits=1)
+    points, starts, _ = walks(60, exits=(0,))
     assert not len(chance_leaps(points, starts))
 
 
 def test_a_leap_that_nothing_repeats_is_chance() -> None:
-    points, starts, leaps = walks(60, exits=1)
+    points, starts, leaps = walks(60, exits=(0,))
     for at in leaps[1:]:  # one of all is left
         points[at + 1 : at - at % STEPS + STEPS] -= points[at + 1] - points[at]
     assert chance_leaps(points, starts).tolist() == leaps[:1]
@@ -93,7 +96,7 @@ def test_columns_that_wrap_or_flip_anywhere_leap_by_no_chance(kind: str, count: 
 
 
 def test_pieces_know_their_episodes_and_each_task_its_own_pace() -> None:
-    points, starts, leaps = walks(40, exits=3)
+    points, starts, leaps = walks(40, exits=(0, 1, 2))
     tasks = torch.arange(40) % 2
     slow = tasks.repeat_interleave(STEPS) == 1
     points[slow] *= 1e-3
@@ -105,7 +108,7 @@ def test_pieces_know_their_episodes_and_each_task_its_own_pace() -> None:
 
 @pytest.fixture
 def leaping(join_episodes: Callable[..., Episodes]) -> Episodes:
-    points, _, _ = walks(60, exits=3)
+    points, _, _ = walks(60, exits=(0, 1, 2))
     states = np.pad(points.numpy().reshape(60, STEPS, 2), ((0, 0), (0, 0), (0, 2)))
     layout = ObservationLayout(4, 2, (0, 1), (2, 3), ("observation",))
     return join_episodes(list(states), list(np.zeros((60, STEPS - 1, 2))), layout=layout)
@@ -129,7 +132,7 @@ def test_nothing_is_learned_across_a_leap(
     # of all ways that are known none leads to where only leaps have led
     assert sampler.graph is not None
     here = sampler.graph.locate(torch.zeros(1, 2))
-    there = sampler.graph.locate(torch.tensor(PLACES))
+    there = sampler.graph.locate(torch.tensor(PLACES[:3]))
     assert (sampler.graph.steps_between(here, there) > 1e8).all()
 
 

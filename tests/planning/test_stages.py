@@ -392,7 +392,8 @@ def test_actions_come_back_in_environment_units(
     model = models()  # actions in [-2, 1]
     given_lag: list[Tensor] = []
 
-    def fixed(state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
+    def fixed(state: Tensor, ahead: Tensor, lag: Tensor, gain: float) -> Tensor:
+        assert gain == 1
         given_lag.append(lag)
         return torch.tensor([[-1.0, 1.0], [0.0, 0.5], [-7.0, 3.0]])
 

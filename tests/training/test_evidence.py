@@ -160,6 +160,12 @@ def test_how_much_of_its_speed_brisk_motion_keeps(join_episodes: Make) -> None:
     # four legs of eight steps each: the 90 % quantile of a Rayleigh law
     assert walking(8) == pytest.approx((np.log(10) * 8 / 32) ** 0.5, rel=0.1)
     assert walking(2) < walking(4) < walking(8)
+    # round in eight steps: after 32 it is back
+    ant = walked(join_episodes, 1.0)
+    circling, phase = ant.states.copy(), 2 * np.pi * np.arange(len(ant.states)) / 8
+    circling[:, :2] = np.stack([np.cos(phase), np.sin(phase)], 1)
+    config, _ = decide(Config(), replace(ant, states=circling))
+    assert (config.plan.columns, config.heads.gain) == ("goal", 3.0)
 
 
 def test_plans_hold_the_goal_alone_where_the_rest_is_a_gait(join_episodes: Make) -> None:
@@ -170,10 +176,8 @@ def test_plans_hold_the_goal_alone_where_the_rest_is_a_gait(join_episodes: Make)
     assert config.planning.subgoal_steps == 16
     assert any("a period of 8 steps" in each.reason for each in decisions)
     # where the place is drawn to and fro a plan is a period long, and led to at its first speed
-    assert (config.plan.horizon, config.heads.gain) == (
-        5,
-        pytest.approx(1 / kept_of(ant), abs=0.06),
-    )
+    assert config.plan.horizon == 5
+    assert config.heads.gain == pytest.approx(1 / kept_of(ant), abs=0.06)
     for given, rows in (({"heads.lookahead": 8}, 8), ({"planning.replan_every": 13}, 7)):
         assert decide(with_settings(Config(), given), ant)[0].plan.horizon == rows
     straight = ant.states.copy()
