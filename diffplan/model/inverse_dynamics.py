@@ -42,8 +42,8 @@ class InverseDynamics(nn.Module):
     def lead(self, state: Tensor, ahead: Tensor, lag: Tensor) -> Tensor:
         """Scaled actions [..., A] of a plan; arguments of `forward`.
 
-        Where noise moved the data as much as intent did, what led a usual way is the mean over many
-        intents, and little of any; what led `gain` times as far had that one.
+        Where noise moves the data as much as intent does, what led a usual way is a mean over many
+        intents; what led `gain` times as far had that one.
         """
         return self(state, ahead, lag, self.gain)
 
