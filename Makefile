@@ -26,11 +26,10 @@ help:
 demo: $(INSTALLED)
 	@$(BIN)/python -m diffplan.scripts.demo
 
-# A process more than there are cores, as some tests wait for others. PyTorch itself gains nothing
-# from a second thread on networks this small, and tests/conftest.py holds each process to one.
+# Two test processes on two cores: PyTorch itself gains nothing from a second thread on networks
+# this small, and tests/conftest.py holds each process to one.
 test: $(INSTALLED)
-	@$(BIN)/pytest -q -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 4 --dist loadfile \
-	  --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # GPU_ARGS="--device cpu" rehearses it at small sizes.
 gpu: $(INSTALLED)
