@@ -17,7 +17,8 @@ from diffplan.data.leaps import cut_at_leaps
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
 _FAST = 4  # steps of a half-life; with fewer, states two steps apart tell little of each other
-_SWINGS, _BACK = 32, 0.2  # steps of a gait at most; correlation a period later, at least
+_SWINGS = 32  # steps of a gait at most
+_AWAY, _BACK = 0.1, 0.2  # correlation within a period, at most, and a period later, at least
 _MOVING = 0.3  # share of brisk motion
 _TURNING = 0.5  # of its speed is kept over a plan: data turn before that
 _GAIN = 3.0  # at most: five was worse
@@ -52,16 +53,18 @@ def half_life(episodes: Episodes) -> int:
 def gait(episodes: Episodes, columns: np.ndarray) -> int:
     """Environment steps of a period of columns, bool [D], that swing; 0 where they do not.
 
-    Their correlation falls below zero and has a peak above .2 again within 32 steps: the period.
+    Their correlation falls below .1 and has a peak above .2 again within 32 steps: the period.
     """
     correlation = _Correlation(episodes, columns)
     if not correlation.moving.any():
         return 0
     after = np.array([correlation(lag) for lag in range(1, min(_SWINGS, correlation.longest) + 1)])
-    if not (after < 0).any():
+    if not (after < _AWAY).any():
         return 0
     falls = np.append(after[1:] < after[:-1], False)
-    peaks = np.flatnonzero(falls & (after > _BACK) & (np.arange(len(after)) > np.argmax(after < 0)))
+    peaks = np.flatnonzero(
+        falls & (after > _BACK) & (np.arange(len(after)) > np.argmax(after < _AWAY))
+    )
     return int(peaks[0]) + 1 if len(peaks) else 0
 
 
