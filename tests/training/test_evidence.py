@@ -11,7 +11,7 @@ from diffplan.config.planners import get_config
 from diffplan.data.episodes import Episodes
 from diffplan.data.info import ObservationLayout
 from diffplan.training.defaults import decide
-from diffplan.training.evidence import ended_by_success, half_life, left_alone, speed_kept
+from diffplan.training.evidence import ended_by_success, gait, half_life, left_alone, speed_kept
 
 Make = Callable[..., Episodes]
 
@@ -142,6 +142,17 @@ def walked(join: Make, swing: float) -> Episodes:
         states.append(np.concatenate([np.cumsum(own[:, :2], 0), joints], 1))
     layout = ObservationLayout(5, 2, (0, 1), (), ("observation",))
     return join(states, [np.zeros((399, 1))] * 100, layout=layout)
+
+
+def test_a_gait_about_which_bodies_differ_is_one(join_episodes: Make) -> None:
+    rng = np.random.default_rng(0)
+    phase = 2 * np.pi * (np.arange(400) / 8 + rng.random((400, 1)))
+    # half of the variance is the episode's own: correlation falls to .05, not below zero
+    states = np.cos(phase) + np.sqrt(0.55) * rng.normal(size=(400, 1))
+    layout = ObservationLayout(2, 1, (0,), (), ("observation",))
+    pairs = np.stack([np.cumsum(np.ones_like(states), 1), states], -1)
+    episodes = join_episodes(list(pairs), [np.zeros((399, 1))] * 400, layout=layout)
+    assert gait(episodes, np.array([False, True])) == 8
 
 
 def kept_of(episodes: Episodes) -> float:
