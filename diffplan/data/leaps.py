@@ -51,11 +51,11 @@ def chance_leaps(points: Tensor, starts: Tensor) -> Tensor:
         apart[part[:, None] == others] = torch.inf  # itself
         near = apart.topk(min(_ALIKE, len(others)), largest=False)
         alike = others[near.indices]
-        least = _SAME * moved[leaps[part], None]
-        ends_there = (ends[alike] - ends[part, None]).norm(dim=-1) <= least
+        within = _SAME * moved[leaps[part], None]
+        ends_there = (ends[alike] - ends[part, None]).norm(dim=-1) <= within
         own, theirs = differences[part, None], differences[alike]
         beside, known = near.values <= far, near.values < torch.inf
-        forth, back = ((theirs - sign * own).norm(dim=-1) <= least for sign in (1, -1))
+        forth, back = ((theirs - sign * own).norm(dim=-1) <= within for sign in (1, -1))
         # from one place to two opposite ones leads no way
         likewise = forth | (back & ~beside)
         is_way = _sure(ends_there, beside, _BESIDE) | _sure(likewise, known, _LIKEWISE)

@@ -96,7 +96,7 @@ def make_ogbench(
         terminals=np.arange(1, count * made.steps + 1) % made.steps == 0,
         recipe=np.array(json.dumps(recipe)),
     )
-    for part in parts.glob("*-*.npz"):
+    for part in parts.glob("[0-9]*-*.npz"):  # not what a killed call has half written
         if int(part.stem.split("-")[1]) <= count:
             part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # what a longer call has made is left to it

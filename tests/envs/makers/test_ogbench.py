@@ -74,8 +74,12 @@ def test_what_was_made_before_an_interruption_is_not_made_again(
     made(STITCH, tmp_path / "a.npz", episodes=5)  # a shorter call leaves the rest of it
     assert [file.name for file in folder.iterdir()] == ["5-10.npz"] and len(ran) == 3
     (folder / "5-10.npz").write_bytes(b"no archive")
+    half = folder / ".0-5.0123abcd.npz"  # of a call that was killed while it wrote
+    half.touch()
     again = made(STITCH, tmp_path / "a.npz", episodes=12, overwrite=True)
-    assert len(ran) == 6
+    assert len(ran) == 6 and list(folder.iterdir()) == [half]
+    half.unlink()
+    folder.rmdir()
     assert {file.name for file in tmp_path.iterdir()} == {"whole.npz", "a.npz"}
     for key, array in whole.items():
         np.testing.assert_array_equal(again[key], array)
