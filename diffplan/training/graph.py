@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,10 +22,13 @@ class CapturedUpdate:
     """
 
     def __init__(
-        self, update: Callable[[], Tensor], generator: torch.Generator, device: torch.device
+        self,
+        update: Callable[[], Tensor],
+        generators: Sequence[torch.Generator],
+        device: torch.device,
     ) -> None:
-        """generator: one of the device's that the update draws from, beside PyTorch's own."""
-        self._update, self._generator = update, generator
+        """generators: those of the device that the update draws from, beside PyTorch's own."""
+        self._update, self._generators = update, tuple(generators)
         self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._calls = 0
@@ -47,8 +50,9 @@ class CapturedUpdate:
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self._generator)
-        own = self._generator, torch.cuda.default_generators[self._stream.device_index]
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        own = *self._generators, torch.cuda.default_generators[self._stream.device_index]
         before = [generator.get_state() for generator in own]
         try:
             # the outer one: PyTorch leaves its own stream current where capturing fails; other

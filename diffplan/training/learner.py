@@ -88,7 +88,7 @@ class Learner:
         reason = why_not(device, self.sampler.device, accelerator.num_processes)
         self._captured: CapturedUpdate | None = None
         if reason is None:
-            self._captured = CapturedUpdate(self._step, self.generator, device)
+            self._captured = CapturedUpdate(self._step, [self.generator], device)
         elif reason:
             warnings.warn(f"no CUDA graph of an update: {reason}", stacklevel=2)
         self._names: list[str] = []

@@ -183,7 +183,7 @@ def _row(
     if "curve" in cells[0]:
         marks = zip(*(cell["curve"].values() for cell in cells), strict=True)
         found["curve"] = [_mean([float(scores(r, by).mean()) for r in mark]) for mark in marks]
-    for key in ("replan_every", "tuned", "tuned_on"):
+    for key in ("replan_every", "tuned", "tuned_on", "trained_on"):
         if key in cells[0]:
             found[key] = [cell[key] for cell in cells]
     for key in ("network_calls", "parameters"):

@@ -19,7 +19,7 @@ import tyro
 from diffplan.errors import DiffplanError
 from diffplan.scripts.datasets.command import Make
 from diffplan.scripts.report.seeds import CHOOSING, REPORTING, TRIED, check_apart, check_choosing
-from diffplan.scripts.studies.cells import Cells
+from diffplan.scripts.studies.cells import Cell, Cells
 from diffplan.scripts.studies.rows import GROUPS, MAIN, data_name
 from diffplan.scripts.studies.sources import Source
 from diffplan.scripts.studies.work import Budget
@@ -108,12 +108,25 @@ class Study:
                 # a worker looks at the data of its cells alone
                 spread(lambda word: replace(self, data=(word,)), cells, mine, self.ray)
                 mine = []
+            mine = self._on_gpu(cells, mine)
             for place, cell in enumerate(mine):
                 print(f"{place + 1} of {len(mine)}: {cell}", flush=True)
                 cells.do(cell)
                 if left := mine[place + 1 :]:
                     print(f"left: {cells.told(left)}", flush=True)
         return summarise(self.cells, self.target, self.command)
+
+    def _on_gpu(self, cells: Cells, mine: list[Cell]) -> list[Cell]:
+        """Do what is model-free on a GPU, where there is one; what is left."""
+        import torch
+
+        from diffplan.scripts.studies.on_gpu import learn
+
+        free = [cell for cell in mine if cell.row.method is not None]
+        if free and torch.cuda.is_available():
+            learn(cells, free)
+            mine = [cell for cell in mine if cell.row.method is None]
+        return mine
 
     @cached_property
     def cells(self) -> Cells:

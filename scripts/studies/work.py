@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ from diffplan.scripts.studies.sources import Source
 
 if TYPE_CHECKING:
     from diffplan.agents import PlannerAgent
+    from diffplan.data.info import DatasetInfo
     from diffplan.envs.rollouts.serial import Rollout
     from diffplan.model.tuned import Tuning
     from diffplan.scripts.evaluate.tasks import Tasks
+    from diffplan.scripts.yardsticks.policy import ActorPolicy
 
 _MARKS = (0.25, 0.5, 1.0)  # of the updates: when a model-free policy is scored
 
@@ -38,6 +41,10 @@ class Budget:
     def length(self, row: Row) -> int:
         """Updates of a row."""
         return self.steps if row.method is None else round(self.updates * row.updates)
+
+    def marks(self, row: Row) -> list[int]:
+        """Updates after which a model-free policy is scored."""
+        return [round(mark * self.length(row)) for mark in _MARKS]
 
 
 def do(source: Source, row: Row, run: Path, seed: int, budget: Budget) -> dict[str, Any]:
@@ -82,34 +89,43 @@ def _policy(source: Source, row: Row, seed: int, budget: Budget) -> dict[str, An
     """Train a model-free method, and score it on the way."""
     import torch
 
-    from diffplan.envs.rollouts.serial import rollout
-    from diffplan.envs.simulators.environments import evaluation_env_factory
-    from diffplan.scripts.yardsticks.policy import train
+    from diffplan.scripts.yardsticks.policy import Learner, Training, train
 
     assert row.method is not None
     torch.set_num_threads(1)
-    make_env = evaluation_env_factory(source.about.info)
-    marks = [round(mark * budget.length(row)) for mark in _MARKS]
     curve: dict[str, Any] = {}
     begin, scoring = time.process_time(), 0.0
-    for updates, policy in train(row.method, source.episodes(), seed, marks, source.name):
-        began = time.process_time()
-        played = rollout(
-            policy,
-            make_env,
-            episodes=budget.episodes,
-            num_envs=budget.episodes,
-            seed=budget.seed,
-            description=f"{source.name}, {updates} updates",
-        )
-        curve[str(updates)] = _scored(played, began)
+    training = Training(row.method, source.episodes(), seed)
+    learner = Learner([training], budget.length(row))
+    for _, updates, (policy,) in train([learner], [budget.marks(row)], source.name):
+        name = f"{source.name}, {updates} updates"
+        curve[str(updates)] = score(policy, source.about.info, budget, name)
         scoring += curve[str(updates)]["evaluation_cpu_seconds"]
     seconds = time.process_time() - begin - scoring
-    return {
-        "train_cpu_seconds": seconds,
-        "curve": {key: cell["returns"] for key, cell in curve.items()},
-        **curve[str(marks[-1])],
-    }
+    return {"train_cpu_seconds": seconds, **over_updates(curve)}
+
+
+def score(policy: ActorPolicy, info: DatasetInfo, budget: Budget, name: str) -> dict[str, Any]:
+    """The episodes of the budget. name: for the progress bar."""
+    from diffplan.envs.rollouts.serial import rollout
+    from diffplan.envs.simulators.environments import evaluation_env_factory
+
+    began = time.process_time()
+    played = rollout(
+        policy,
+        evaluation_env_factory(info),
+        episodes=budget.episodes,
+        num_envs=budget.episodes,
+        seed=budget.seed,
+        description=name,
+    )
+    return _scored(played, began)
+
+
+def over_updates(scored: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a cell holds of a policy that was scored after some updates: the last, and a curve."""
+    last = max(scored, key=int)
+    return {"curve": {key: scored[key]["returns"] for key in scored}, **scored[last]}
 
 
 def _scored(played: Rollout, began: float) -> dict[str, Any]:

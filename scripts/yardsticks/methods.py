@@ -1,9 +1,14 @@
-"""Behaviour cloning, TD3+BC, ReBRAC and IQL, from the formulas of their papers."""
+"""Behaviour cloning, TD3+BC, ReBRAC and IQL, from the formulas of their papers.
+
+Each is S trainings at once, which have nothing in common but shapes and batched products: S comes
+first in all tensors.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,28 +23,52 @@ _TARGET_RATE = 0.005
 
 
 class Cloning:
-    """Squared error of the actions of the data."""
+    """Squared error of the actions of the data.
+
+    settings, seeds: of the S trainings; those that are no numbers are the first one's. updates:
+    how long they are. device: where they learn.
+    """
 
     def __init__(
-        self, settings: Settings, observation_dim: int, action_dim: int, updates: int, seed: int
+        self,
+        settings: Sequence[Settings],
+        observation_dim: int,
+        action_dim: int,
+        updates: int,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.settings, self.updates, self.done = settings, updates, 0
-        self.generator = torch.Generator().manual_seed(seed)
+        self.settings, self.updates, self.device = settings[0], updates, torch.device(device)
+
+        def own(of: Callable[[Settings], float]) -> Tensor:
+            return torch.tensor([of(each) for each in settings], device=device)[:, None]
+
+        self.discount, self.q_weight = own(lambda s: s.discount), own(lambda s: s.q_weight)
+        self.penalties = own(lambda s: s.penalties[0]), own(lambda s: s.penalties[1])
+        self.expectile, self.temperature = own(lambda s: s.expectile), own(lambda s: s.temperature)
+        # networks begin the same on every device
+        self._drawn = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._build(observation_dim, action_dim)
+
+    def _ensemble(
+        self, count: int, inputs: int, outputs: int, *, layers: int = 2, layer_norm: bool = False
+    ) -> Ensemble:
+        made = Ensemble(count, inputs, outputs, self._drawn, layers=layers, layer_norm=layer_norm)
+        return made.to(self.device)
 
     def _build(self, observation_dim: int, action_dim: int) -> None:
         layers = 3 if self.settings.method == "rebrac" else 2
-        self.actor = Ensemble(1, observation_dim, action_dim, self.generator, layers=layers)
+        self.actor = self._ensemble(1, observation_dim, action_dim, layers=layers)
         self.actor_learning = Learning(self.actor, self.settings.rate)
 
     def act(self, observation: Tensor, actor: nn.Module | None = None) -> Tensor:
-        """Actions [B, A] in [-1, 1]."""
-        return torch.tanh((actor or self.actor)(observation)[0])
+        """Actions [S, B, A] in [-1, 1]."""
+        return torch.tanh((actor or self.actor)(observation)[:, 0])
 
     def update(self, steps: Steps) -> None:
         """Learn from one batch."""
-        loss = (self.act(steps.observation) - steps.action).square().mean()
-        self.actor_learning.step(loss)
+        loss = (self.act(steps.observation) - steps.action).square().mean((1, 2))
+        self.actor_learning.step(loss.sum())
 
 
 class TD3BC(Cloning):
@@ -53,47 +82,43 @@ class TD3BC(Cloning):
     def _build(self, observation_dim: int, action_dim: int) -> None:
         super()._build(observation_dim, action_dim)
         ours = self.settings.method == "rebrac"
-        self.critics = Ensemble(
-            2,
-            observation_dim + action_dim,
-            1,
-            self.generator,
-            layers=3 if ours else 2,
-            layer_norm=ours,
-        )
+        inputs, layers = observation_dim + action_dim, 3 if ours else 2
+        self.critics = self._ensemble(2, inputs, 1, layers=layers, layer_norm=ours)
         self.critic_learning = Learning(self.critics, self.settings.rate)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.done = 0
 
     def target(self, steps: Steps) -> Tensor:
-        """What both critics are to say of the steps [B]."""
+        """What both critics are to say of the steps [S, B]."""
         with torch.no_grad():
             action = self.act(steps.following, self.target_actor)
-            noise = torch.randn(action.shape, generator=self.generator) * POLICY_NOISE
-            action = (action + noise.clamp(-NOISE_CLIP, NOISE_CLIP)).clamp(-1, 1)
-            value = values(self.target_critics, steps.following, action).amin(0)
+            noise = (POLICY_NOISE * steps.noise).clamp(-NOISE_CLIP, NOISE_CLIP)
+            action = (action + noise).clamp(-1, 1)
+            value = values(self.target_critics, steps.following, action).amin(1)
             if self.settings.method == "rebrac":
-                strayed = (action - steps.next_action).square().sum(1)
-                value = value - self.settings.penalties[1] * steps.has_next * strayed
-            return steps.reward + self.settings.discount * steps.goes_on * value
+                strayed = (action - steps.next_action).square().sum(2)
+                value = value - self.penalties[1] * steps.has_next * strayed
+            return steps.reward + self.discount * steps.goes_on * value
 
     def actor_loss(self, steps: Steps) -> Tensor:
         """What the actor descends."""
         action = self.act(steps.observation)
         error = (action - steps.action).square()
         if self.settings.method == "rebrac":
-            q = values(self.critics, steps.observation, action).amin(0)
-            weight, imitation = 1.0, self.settings.penalties[0] * error.sum(1).mean()
+            q = values(self.critics, steps.observation, action).amin(1)
+            weight, imitation = torch.ones_like(self.q_weight), self.penalties[0] * error.sum(2)
         else:
-            q = values(self.critics, steps.observation, action, members=1)[0]
-            weight, imitation = self.settings.q_weight, error.mean()
-        return imitation - weight / q.abs().mean().detach() * q.mean()
+            q = values(self.critics, steps.observation, action, members=1)[:, 0]
+            weight, imitation = self.q_weight, error.mean(2)
+        scale = weight / q.abs().mean(1, keepdim=True).detach()
+        return (imitation - scale * q).mean(1).sum()
 
     def update(self, steps: Steps) -> None:
         """Learn from one batch; the actor and the targets from every second."""
         target = self.target(steps)
         q = values(self.critics, steps.observation, steps.action)
-        self.critic_learning.step((q - target).square().mean(1).sum())
+        self.critic_learning.step((q - target[:, None]).square().mean(2).sum())
         self.done += 1
         if self.done % POLICY_DELAY == 0:
             self.actor_learning.step(self.actor_loss(steps))
@@ -107,7 +132,8 @@ class _Gaussian(nn.Module):
     def __init__(self, mean: Ensemble, action_dim: int) -> None:
         super().__init__()
         self.mean = mean
-        self.log_deviation = nn.Parameter(torch.zeros(action_dim))
+        weight = mean.weights[0]
+        self.log_deviation = nn.Parameter(weight.new_zeros(len(weight), 1, action_dim))
 
 
 class IQL(Cloning):
@@ -117,34 +143,36 @@ class IQL(Cloning):
         super()._build(observation_dim, action_dim)
         self.policy = _Gaussian(self.actor, action_dim)
         self.actor_learning = Learning(self.policy, self.settings.rate)
-        self.critics = Ensemble(2, observation_dim + action_dim, 1, self.generator)
+        self.critics = self._ensemble(2, observation_dim + action_dim, 1)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.value = Ensemble(1, observation_dim, 1, self.generator)
+        self.value = self._ensemble(1, observation_dim, 1)
         self.critic_learning = Learning(self.critics, self.settings.rate)
         self.value_learning = Learning(self.value, self.settings.rate)
+        self.done = torch.zeros((), device=self.device)
 
     def update(self, steps: Steps) -> None:
         """Learn from one batch."""
         with torch.no_grad():
-            q = values(self.target_critics, steps.observation, steps.action).amin(0)
-            following = self.value(steps.following)[0, :, 0]
-            target = steps.reward + self.settings.discount * steps.goes_on * following
-        advantage = q - self.value(steps.observation)[0, :, 0]
-        self.value_learning.step(expectile_loss(advantage, self.settings.expectile))
-        weight = (self.settings.temperature * advantage.detach()).exp().clamp(max=LARGEST_WEIGHT)
+            q = values(self.target_critics, steps.observation, steps.action).amin(1)
+            following = self.value(steps.following)[:, 0, :, 0]
+            target = steps.reward + self.discount * steps.goes_on * following
+        advantage = q - self.value(steps.observation)[:, 0, :, 0]
+        self.value_learning.step(expectile_loss(advantage, self.expectile).sum())
+        weight = (self.temperature * advantage.detach()).exp().clamp(max=LARGEST_WEIGHT)
         # the actor's rate falls along a cosine
-        factor = (1 + math.cos(math.pi * self.done / self.updates)) / 2
-        self.actor_learning.step(-(weight * self.log_likelihood(steps)).mean(), factor=factor)
+        factor = (1 + torch.cos(math.pi * self.done / self.updates)) / 2
+        likely = (weight * self.log_likelihood(steps)).mean(1)
+        self.actor_learning.step(-likely.sum(), factor=factor)
         both = values(self.critics, steps.observation, steps.action)
-        self.critic_learning.step((both - target).square().mean(1).sum())
+        self.critic_learning.step((both - target[:, None]).square().mean(2).sum())
         follow(self.target_critics, self.critics, _TARGET_RATE)
         self.done += 1
 
     def log_likelihood(self, steps: Steps) -> Tensor:
-        """Of the actions [B], less a constant."""
+        """Of the actions [S, B], less a constant."""
         log_deviation = self.policy.log_deviation.clamp(-5, 2)
         strayed = (steps.action - self.act(steps.observation)) * (-log_deviation).exp()
-        return -(0.5 * strayed.square() + log_deviation).sum(1)
+        return -(0.5 * strayed.square() + log_deviation).sum(2)
 
 
 METHODS: dict[str, type[Cloning]] = {
@@ -158,11 +186,14 @@ METHODS: dict[str, type[Cloning]] = {
 def values(
     critics: nn.Module, observation: Tensor, action: Tensor, members: int | None = None
 ) -> Tensor:
-    """Values [E, B] of each critic, or of the first `members`."""
-    found: Tensor = critics(torch.cat([observation, action], 1), members)[..., 0]
+    """Values [S, E, B] of each critic, or of the first `members`."""
+    found: Tensor = critics(torch.cat([observation, action], 2), members)[..., 0]
     return found
 
 
-def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
-    """Mean of |expectile - 1(u < 0)| u^2: its minimiser is that expectile (IQL, equation 4)."""
-    return ((expectile - (difference < 0).float()).abs() * difference.square()).mean()
+def expectile_loss(difference: Tensor, expectile: Tensor | float) -> Tensor:
+    """Mean [S] of |expectile - 1(u < 0)| u^2, u [S, B]: its minimiser is that expectile.
+
+    (IQL, equation 4.)
+    """
+    return ((expectile - (difference < 0).float()).abs() * difference.square()).mean(1)

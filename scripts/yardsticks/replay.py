@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ class Steps:
 
     observation, following: [B, D + G]. action, next_action: [B, A]. reward: [B]. goes_on: [B] 1
     where values are bootstrapped, 0 after a termination. has_next: [B] 1 where the data hold the
-    next step's action.
+    next step's action. noise: [B, A] standard normal. Of S trainings all begin with S.
     """
 
     observation: Tensor
@@ -32,6 +33,7 @@ class Steps:
     next_action: Tensor
     goes_on: Tensor
     has_next: Tensor
+    noise: Tensor
 
 
 class Replay:
@@ -46,6 +48,7 @@ class Replay:
 
     Args:
         episodes: The data.
+        device: Where the data lie and are drawn.
         discount: Of the geometric distribution of goals.
         best: Share of the steps to learn from, in the order of their episodes' returns (Chen et
             al. 2021, section 5.1).
@@ -61,6 +64,7 @@ class Replay:
         episodes: Episodes,
         seed: int,
         *,
+        device: torch.device | str = "cpu",
         discount: float = 0.99,
         best: float = 1.0,
         spread: float | None = None,
@@ -73,7 +77,7 @@ class Replay:
                 f"{info.id} does not say in which columns of the state its goals are reached "
                 "(goal_columns), and hindsight goals need them"
             )
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.discount, self.future = discount, goals == "future"
         self.layout = layout
         self.states = torch.from_numpy(np.array(episodes.states))
@@ -93,6 +97,10 @@ class Replay:
             mean, deviation = torch.zeros_like(mean), torch.ones_like(deviation)
         columns = [*range(layout.state_dim), *layout.goal_columns]
         self.mean, self.deviation = mean[columns], deviation[columns]
+        self.goal_columns = torch.tensor(layout.goal_columns, dtype=torch.long)
+        for name, held in list(vars(self).items()):
+            if isinstance(held, Tensor):
+                setattr(self, name, held.to(device))
 
     def _index(self, episodes: Episodes, best: float) -> None:
         """Which steps are drawn, the row of each one's state and the last row of its episode."""
@@ -121,13 +129,13 @@ class Replay:
 
     def draw(self, size: int) -> Steps:
         """Steps drawn uniformly."""
-        step = self.steps[torch.randint(len(self.steps), (size,), generator=self.generator)]
+        step = self.steps[self._below(len(self.steps), size)]
         row, last = self.row[step], self.last[step]
         following = torch.minimum(row + 1, last)
         goals, reward, goes_on = None, self.rewards[step], 1 - self.ended[step]
         if self.layout.goal_dim:
             aim = self._goal_rows(row, last)
-            goals = self.states[aim][:, list(self.layout.goal_columns)]
+            goals = self.states[aim][:, self.goal_columns]
             reward, goes_on = torch.full_like(reward, -1.0), (aim != following).float()
         return Steps(
             self.observe(self.states[row], goals),
@@ -137,14 +145,19 @@ class Replay:
             self.actions[(step + 1).clamp(max=len(self.actions) - 1)],
             goes_on,
             self.has_next[step],
+            torch.randn(size, self.actions.shape[1], generator=self.generator, device=step.device),
         )
 
     def _goal_rows(self, row: Tensor, last: Tensor) -> Tensor:
-        share = torch.rand(len(row), generator=self.generator, dtype=torch.float64)
+        size, device = len(row), row.device
+        share = torch.rand(size, generator=self.generator, dtype=torch.float64, device=device)
         if self.future:
             return torch.minimum(row + 1 + (share * (last - row)).long(), last)
         # the inverse of the geometric distribution function
-        ahead = 1 + (torch.log1p(-share) / np.log(self.discount)).long()
-        anywhere = torch.randint(len(self.states), row.shape, generator=self.generator)
-        other = torch.rand(len(row), generator=self.generator) < _OTHER_GOALS
+        ahead = 1 + (torch.log1p(-share) / math.log(self.discount)).long()
+        anywhere = self._below(len(self.states), size)
+        other = torch.rand(size, generator=self.generator, device=device) < _OTHER_GOALS
         return torch.where(other, anywhere, torch.minimum(row + ahead, last))
+
+    def _below(self, end: int, size: int) -> Tensor:
+        return torch.randint(end, (size,), generator=self.generator, device=self.states.device)

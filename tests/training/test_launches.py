@@ -161,5 +161,5 @@ def test_what_cannot_be_captured_goes_on_drawing() -> None:
 
     expected = draw(update)
     with pytest.warns(UserWarning, match="updates are called one by one"):
-        found = draw(CapturedUpdate(update, generator, device))
+        found = draw(CapturedUpdate(update, [generator], device))
     assert torch.equal(torch.stack(found), torch.stack(expected))

@@ -1,6 +1,7 @@
 """Steps of a dataset for model-free methods: ends, the best of them, goals in hindsight."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from diffplan.data.episodes import Episodes
 from diffplan.data.info import DatasetInfo, ObservationLayout
 from diffplan.errors import DiffplanError
 from diffplan.scripts.yardsticks.methods import METHODS
-from diffplan.scripts.yardsticks.policy import ActorPolicy, train
+from diffplan.scripts.yardsticks.policy import BLOCK, Learner, Training, train
 from diffplan.scripts.yardsticks.replay import Replay
 from diffplan.scripts.yardsticks.settings import Settings
 
@@ -77,29 +78,71 @@ def test_goals_are_later_states_or_any_and_end_the_task_where_they_are_reached()
     row, goal = mixed.observation[:, 0], mixed.observation[:, 2]
     assert (goal < row).any() and 0.7 * 0.5 < (goal == row + 1).float().mean() < 0.7
     with pytest.raises(DiffplanError, match="mine does not say in which columns"):
-        Replay(replace(data, layout=replace(data.layout, goal_columns=())), 0)
+        Replay(replace(data, layout=replace(data.layout, goal_columns=())), (0,))
 
 
 def test_an_actor_answers_in_the_units_of_the_environment() -> None:
-    replay = Replay(episodes([4, 6], goal=True), 0)
-    assert replay.mean.tolist() == [pytest.approx(5.5), 1.0, pytest.approx(5.5)]
-    method = METHODS["cloning"](Settings("cloning"), 3, 1, 1, 0)
+    learner = Learner([Training(Settings("cloning"), episodes([4, 6], goal=True), 0)], 1)
+    assert learner.replays[0].mean.tolist() == [pytest.approx(5.5), 1.0, pytest.approx(5.5)]
     with torch.no_grad():
-        method.actor.weights[-1].zero_()
-        method.actor.biases[-1].fill_(100.0)
+        learner.method.actor.weights[-1].zero_()
+        learner.method.actor.biases[-1].fill_(100.0)
     seen = {"observation": np.ones((5, 2)), "desired_goal": np.ones((5, 1))}
-    actions, state = ActorPolicy(method, replay).predict(seen)
+    actions, state = learner.policies()[0].predict(seen)
     assert actions.tolist() == [[4.0]] * 5 and state is None
 
 
-def test_training_is_the_same_for_the_same_seed_and_stops_at_its_marks() -> None:
-    data, seen = episodes([6, 6]), np.ones((1, 2))
-    runs = [
-        [
-            (n, float(policy.predict(seen)[0][0, 0]))
-            for n, policy in train(Settings("iql", batch=8), data, seed, [1, 3])
-        ]
-        for seed in (0, 0, 1)
+def trained(
+    name: Any, seeds: tuple[int, ...], marks: tuple[int, ...] = (1, 3), device: str = "cpu"
+) -> list[tuple[int, list[float]]]:
+    """Updates at each mark, and what every actor does then; their data and settings differ."""
+    trainings = [
+        Training(
+            Settings(name, batch=8, discount=0.9 + seed / 100, q_weight=1.0 + seed),
+            episodes([6, 6 + seed]),
+            seed,
+        )
+        for seed in seeds
     ]
+    learner, seen = Learner(trainings, marks[-1], device), np.linspace(-1, 1, 10).reshape(5, 2)
+    return [
+        (updates, [float(policy.predict(seen)[0].sum()) for policy in policies])
+        for _, updates, policies in train([learner], [marks])
+    ]
+
+
+def test_training_is_the_same_for_the_same_seed_and_stops_at_its_marks() -> None:
+    runs = [trained("iql", (seed,)) for seed in (0, 0, 1)]
     assert [n for n, _ in runs[0]] == [1, 3]
     assert runs[0] == runs[1] and runs[0][-1] != runs[2][-1] and runs[0][0] != runs[0][1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trainings_at_once_learn_what_each_does_alone(name: str) -> None:
+    together = trained(name, (3, 1, 2))
+    for place, seed in enumerate((3, 1, 2)):
+        for (_, alone), (_, found) in zip(trained(name, (seed,)), together, strict=True):
+            assert found[place] == pytest.approx(alone[0], rel=1e-4)
+    assert len(set(together[-1][1])) == 3
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gpu_learns_by_graphs(name: str) -> None:
+    marks = (4 * BLOCK, 6 * BLOCK)
+    found, again = (trained(name, (3, 1), marks, "cuda") for _ in range(2))
+    assert [n for n, _ in found] == list(marks) and found[0] != found[1]
+    for (_, one), (_, same) in zip(found, again, strict=True):
+        assert one == pytest.approx(same, rel=1e-2)
+    # a captured update is the one that is called
+    captured, called = (
+        Learner([Training(Settings(name), episodes([6, 6]), 0)], marks[-1], "cuda")
+        for _ in range(2)
+    )
+    for _ in range(5):
+        captured.update()
+        called._block()
+    torch.cuda.synchronize()
+    one, other = (each.method.actor.weights[1] for each in (captured, called))
+    torch.testing.assert_close(one, other, rtol=0.02, atol=2e-3)
