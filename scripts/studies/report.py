@@ -325,9 +325,28 @@ def study_table(data: dict[str, Any]) -> str:
     line = seeds_line(data["scored_on"], data["chosen_on"])
     parts += ["\n".join(lines)] if lines else []
     parts.append(f"Scale of the scores: {told}. {line[0].upper()}{line[1:]}.")
+    parts += _learned_on(study)
     parts += [data["protocol"]] if data["protocol"] else []
     parts.append(f"Command: `{data['command']}`. Machine: {machine_line(data)}.")
     return "\n\n".join(parts)
+
+
+def _learned_on(study: dict[str, Any]) -> list[str]:
+    """Which rows learned on a GPU, in which company."""
+    labels: dict[tuple[str, int], list[str]] = {}
+    seconds: dict[tuple[str, int], float] = {}
+    for found in study.values():
+        for label, row in found["rows"].items():
+            for where in row.get("trained_on", ()):
+                place = where["device"], where["trainings"]
+                labels.setdefault(place, []).append(label)
+                seconds[place] = max(seconds.get(place, 0.0), where["seconds"])
+    told = [
+        f"{' and '.join(map(repr, dict.fromkeys(rows)))} on one {device}, {count} at once in "
+        f"{seconds[device, count]:.0f} s"
+        for (device, count), rows in labels.items()
+    ]
+    return [f"Trained on a GPU: {'; '.join(told)}."] if told else []
 
 
 def _tunings(seeds: Sequence[int], tuned: Sequence[dict[str, Any]]) -> str:

@@ -23,6 +23,7 @@ from diffplan.scripts.studies import cells as cells_module
 from diffplan.scripts.studies.beside import NONE, _comparable, beside, scores
 from diffplan.scripts.studies.cells import Cells, _same
 from diffplan.scripts.studies.family import Family
+from diffplan.scripts.studies.on_gpu import learn
 from diffplan.scripts.studies.pictures import _score
 from diffplan.scripts.studies.report import _row, _tasks_table
 from diffplan.scripts.studies.rows import GROUPS, LEARNERS, Row
@@ -82,6 +83,34 @@ def test_success_of_several_tasks_is_told_task_by_task() -> None:
     last = _tasks_table(study).splitlines()[-1]
     assert last.startswith("| maze | ours | 62 % [") and last.endswith("| 25, 100 | 8 | 1, 2 |")
     assert "task_success" not in _row(cells, cells, NONE, tasks=1)
+
+
+@pytest.mark.slow
+def test_cells_that_learn_at_once_are_those_that_learn_one_by_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ("cloning", "10 % cloning", "IQL", "IQL, 0.999")
+    alone, study = (
+        Study(tmp_path / name, (str(data),), only=rows, **FEW) for name in ("alone", "at-once")
+    )
+    wanted = alone.run()["study"]["hopper-mine"]["rows"]
+    missing = study.cells.missing()
+    with pytest.raises(DiffplanError, match="--updates is 8, and a GPU does 50 at a call"):
+        learn(study.cells, missing, "cuda")
+    learn(study.cells, missing[:-1], "cpu")  # a study that was cut
+    learn(study.cells, study.cells.missing(), "cpu")
+    assert not study.cells.missing()
+    capsys.readouterr()
+    found = study.run()["study"]["hopper-mine"]["rows"]
+    assert list(found) == list(rows)
+    for label in rows:
+        assert found[label]["seed_scores"] == pytest.approx(wanted[label]["seed_scores"], rel=1e-3)
+        assert found[label]["curve"] == pytest.approx(wanted[label]["curve"], rel=1e-3)
+        assert found[label]["train_cpu_seconds"] is None
+    told = (
+        "Trained on a GPU: 'cloning' and '10 % cloning' and 'IQL' and 'IQL, 0.999' on one cpu, 7 "
+    )
+    assert told in capsys.readouterr().out
 
 
 @pytest.mark.slow
