@@ -254,7 +254,7 @@ def benchmarks_table(runs: list[dict[str, Any]]) -> str:
 
 
 def brief_table(data: dict[str, Any]) -> str:
-    """Scores alone of `diffplan study`; bold: the highest of a line, and whose interval meets it.
+    """Scores alone of `diffplan study`; bold: the highest of a line, and means in its interval.
 
     A row of one training seed has no interval over seeds, and its score stands alone.
     """
@@ -274,8 +274,7 @@ def brief_table(data: dict[str, Any]) -> str:
                 cells.append("–")
                 continue
             text = mean_interval(row["mean"], ends[label])
-            high = (ends[label] or [row["mean"]])[-1]
-            cells.append(f"**{text}**" if high >= least else text)
+            cells.append(f"**{text}**" if row["mean"] >= least else text)
         rows.append([name, *cells])
     return markdown(["data", *labels], rows)
 

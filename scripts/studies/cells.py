@@ -149,7 +149,8 @@ class Cells:
         """How much cells are, and how long they take, by those of their row that are done."""
         taken: dict[str, list[float]] = {}
         for cell in self.all:
-            if (found := self.done(cell)) is not None:
+            # of what learned on a GPU beside others no core's seconds are known
+            if (found := self.done(cell)) is not None and "trained_on" not in found:
                 seconds = (found["train_cpu_seconds"] or 0) + found["evaluation_cpu_seconds"]
                 taken.setdefault(cell.label, []).append(seconds)
         known = {label: sum(each) / len(each) for label, each in taken.items()}

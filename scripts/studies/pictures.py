@@ -71,21 +71,26 @@ def _intervals(data: dict[str, Any], path: Path) -> None:
                         solid_capstyle="butt",
                     )
                 axes.plot(row["mean"], place, "o", color=colour, markersize=4)
-            _widen(axes, max(abs(row["mean"]) for row in rows.values()))
+            _frame(axes, [row["mean"] for row in rows.values()])
             axes.set_yticks(range(len(labels)), labels)
             axes.set_ylim(len(labels) - 0.5, -0.5)
             axes.set_title(name, loc="left", fontsize=9)
         figure.supxlabel(
-            f"{_score(data['study'].values())}: mean, bars: 95 % intervals", fontsize=9
+            f"{_score(data['study'].values())}: mean, bars: 95 % intervals, as far as panels go",
+            fontsize=9,
         )
         save(figure, path)
 
 
-def _widen(axes: Axes, largest: float) -> None:
-    """At least a twentieth of the scores, so that a hair's breadth looks like one."""
-    low, high = axes.get_xlim()
-    if (missing := 0.05 * largest - (high - low)) > 0:
-        axes.set_xlim(low - missing / 2, high + missing / 2)
+def _frame(axes: Axes, means: list[float]) -> None:
+    """By the means: an interval over few seeds may be wider than all that there is to see.
+
+    At least a twentieth of the scores, so that a hair's breadth looks like one.
+    """
+    low, high = min(means), max(means)
+    missing = max(0.0, 0.05 * max(map(abs, means)) - (high - low))
+    margin = missing / 2 + 0.15 * (high - low + missing)
+    axes.set_xlim(low - margin, high + margin)
 
 
 def _score(found: Iterable[dict[str, Any]]) -> str:

@@ -184,8 +184,9 @@ def _row(
         marks = zip(*(cell["curve"].values() for cell in cells), strict=True)
         found["curve"] = [_mean([float(scores(r, by).mean()) for r in mark]) for mark in marks]
     for key in ("replan_every", "tuned", "tuned_on", "trained_on"):
-        if key in cells[0]:
-            found[key] = [cell[key] for cell in cells]
+        # on a GPU or not is no matter of the row
+        if has := [cell[key] for cell in cells if key in cell]:
+            found[key] = has
     for key in ("network_calls", "parameters"):
         if key in cells[0]:
             found[key] = cells[0][key]
@@ -333,18 +334,18 @@ def study_table(data: dict[str, Any]) -> str:
 
 def _learned_on(study: dict[str, Any]) -> list[str]:
     """Which rows learned on a GPU, in which company."""
-    labels: dict[tuple[str, int], list[str]] = {}
-    seconds: dict[tuple[str, int], float] = {}
+    labels: dict[str, list[str]] = {}
+    calls: dict[str, dict[str, Any]] = {}
     for found in study.values():
         for label, row in found["rows"].items():
             for where in row.get("trained_on", ()):
-                place = where["device"], where["trainings"]
-                labels.setdefault(place, []).append(label)
-                seconds[place] = max(seconds.get(place, 0.0), where["seconds"])
+                labels.setdefault(where["begun"], []).append(label)
+                last = calls.setdefault(where["begun"], where)
+                calls[where["begun"]] = max(last, where, key=lambda each: each["seconds"])
     told = [
-        f"{' and '.join(map(repr, dict.fromkeys(rows)))} on one {device}, {count} at once in "
-        f"{seconds[device, count]:.0f} s"
-        for (device, count), rows in labels.items()
+        f"{' and '.join(map(repr, dict.fromkeys(labels[at])))} on one {call['device']} (PyTorch "
+        f"{call['torch']}), {call['trainings']} at once in {call['seconds']:.0f} s"
+        for at, call in calls.items()
     ]
     return [f"Trained on a GPU: {'; '.join(told)}."] if told else []
 

@@ -105,8 +105,10 @@ def _policy(source: Source, row: Row, seed: int, budget: Budget) -> dict[str, An
     return {"train_cpu_seconds": seconds, **over_updates(curve)}
 
 
-def score(policy: ActorPolicy, info: DatasetInfo, budget: Budget, name: str) -> dict[str, Any]:
-    """The episodes of the budget. name: for the progress bar."""
+def score(
+    policy: ActorPolicy, info: DatasetInfo, budget: Budget, name: str | None = None
+) -> dict[str, Any]:
+    """The episodes of the budget. name: of a progress bar; None: without one."""
     from diffplan.envs.rollouts.serial import rollout
     from diffplan.envs.simulators.environments import evaluation_env_factory
 
@@ -117,7 +119,8 @@ def score(policy: ActorPolicy, info: DatasetInfo, budget: Budget, name: str) -> 
         episodes=budget.episodes,
         num_envs=budget.episodes,
         seed=budget.seed,
-        description=name,
+        progress=name is not None,
+        description=name or "",
     )
     return _scored(played, began)
 

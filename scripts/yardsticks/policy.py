@@ -82,6 +82,8 @@ class Learner:
             self.stream = torch.cuda.Stream(device)
             own = [replay.generator for replay in self.replays]
             self._captured = CapturedUpdate(self._block, own, self.method.device)
+            # what it begins with is being made there
+            self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def update(self) -> None:
         """One update; on a GPU, which is not waited for, `BLOCK` of them."""

@@ -48,18 +48,27 @@ def test_a_brief_table_has_scores_alone_and_the_readme_is_a_page(tmp_path: Path)
         "a": {"mean": 1.0, "mean_ci95": [0.5, 1.5], "seeds": [1, 2]},
         "b": {"mean": 2.0, "mean_ci95": [1.9, 2.1], "seeds": [1]},
         "c": {"mean": 1.5, "mean_ci95": [0.9, 2.1], "seeds": [1, 2, 3]},
+        "d": {"mean": 1.8, "mean_ci95": [1.6, 2.0], "seeds": [1, 2, 3]},
+        "e": {"mean": 1.7, "mean_ci95": [1.6, 1.8], "seeds": [1, 2, 3]},
     }
-    study = {"x": {"rows": rows}, "y": {"rows": {"a": rows["a"]}}}
+    study = {
+        "x": {"rows": {key: rows[key] for key in "abc"}},
+        "y": {"rows": {"a": rows["a"]}},
+        "z": {"rows": {key: rows[key] for key in "cde"}},
+    }
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/study.json").write_text(json.dumps({"study": study}))
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table: brief:docs/study.json -->\n<!-- end -->\n")
     assert update(tmp_path / "docs") == [readme]
     lines = [line for line in readme.read_text().splitlines() if line.startswith("|")]
-    assert lines[0] == "| data | a | b | c |"
-    # b is of one training seed, c may be as good
-    assert lines[2] == "| x | 1.0 [0.5, 1.5] | **2.0** | **1.5 [0.9, 2.1]** |"
-    assert lines[3] == "| y | **1.0 [0.5, 1.5]** | – | – |"
+    assert lines[0] == "| data | a | b | c | d | e |"
+    # b is of one training seed, whose interval is over episodes
+    assert lines[2] == "| x | 1.0 [0.5, 1.5] | **2.0** | 1.5 [0.9, 2.1] | – | – |"
+    assert lines[3] == "| y | **1.0 [0.5, 1.5]** | – | – | – | – |"
+    # a wide interval is no merit
+    wanted = "1.5 [0.9, 2.1] | **1.8 [1.6, 2.0]** | **1.7 [1.6, 1.8]**"
+    assert lines[4] == f"| z | – | – | {wanted} |"
 
 
 def test_questions_are_rows_with_and_without_an_answer(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`diffplan study`: rows beside each other, cell by cell, without doing any twice."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +11,18 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from diffplan.config.config import config_to_dict, replace_planning
 from diffplan.config.planners import get_config
 from diffplan.config.presets import config_for
 from diffplan.envs.makers.pointmaze_data import make_pointmaze
-from diffplan.errors import DiffplanError
+from diffplan.errors import DiffplanError, PartialResult
 from diffplan.model.run_folder import list_checkpoints
 from diffplan.scripts.cli import parsed
 from diffplan.scripts.studies import beside as beside_module
 from diffplan.scripts.studies import cells as cells_module
+from diffplan.scripts.studies import on_gpu
 from diffplan.scripts.studies.beside import NONE, _comparable, beside, scores
 from diffplan.scripts.studies.cells import Cells, _same
 from diffplan.scripts.studies.family import Family
@@ -107,10 +110,41 @@ def test_cells_that_learn_at_once_are_those_that_learn_one_by_one(
         assert found[label]["seed_scores"] == pytest.approx(wanted[label]["seed_scores"], rel=1e-3)
         assert found[label]["curve"] == pytest.approx(wanted[label]["curve"], rel=1e-3)
         assert found[label]["train_cpu_seconds"] is None
-    told = (
-        "Trained on a GPU: 'cloning' and '10 % cloning' and 'IQL' and 'IQL, 0.999' on one cpu, 7 "
-    )
+    told = f"'10 % cloning' and 'IQL' and 'IQL, 0.999' on one cpu (PyTorch {torch.__version__}), 7 "
     assert told in capsys.readouterr().out
+    # one seed here, the other on a GPU
+    file = study.out / "hopper-mine/cells/cloning, seed 1.json"
+    file.write_bytes((alone.out / "hopper-mine/cells/cloning, seed 1.json").read_bytes())
+    mixed = study.run()["study"]["hopper-mine"]["rows"]["cloning"]
+    assert len(mixed["trained_on"]) == 1 and mixed["train_cpu_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_a_policy_that_cannot_be_scored_costs_no_other(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = Study(tmp_path, (str(data),), only=("cloning",), **FEW).cells
+    asked = list[str]()
+
+    def score(policy: Any, info: Any, budget: Any) -> dict[str, Any]:
+        asked.append(info.id)
+        if len(asked) == 2:  # after a quarter of the updates, of the second seed
+            raise RuntimeError("no simulator")
+        return {"returns": [0.0, 1.0], "success": None, "evaluation_cpu_seconds": 0.0}
+
+    monkeypatch.setattr(on_gpu, "score", score)
+    monkeypatch.setattr(on_gpu, "ProcessPoolExecutor", lambda *a, **k: ThreadPoolExecutor(1))
+    with pytest.raises(PartialResult, match="1 of 2 cells could not be scored"):
+        learn(cells, cells.missing(), "cpu")
+    assert [cell.seed for cell in cells.missing()] == [2]
+
+
+@pytest.mark.cuda
+def test_a_study_trains_on_a_gpu_what_is_model_free(data: Path, tmp_path: Path) -> None:
+    study = Study(tmp_path, (str(data),), only=("cloning", "TD3+BC"), **FEW | {"updates": 400})
+    rows = study.run()["study"]["hopper-mine"]["rows"]
+    for label in ("cloning", "TD3+BC"):
+        assert rows[label]["trained_on"][0]["trainings"] == 4
 
 
 @pytest.mark.slow

@@ -98,7 +98,18 @@ def trained(
     """Updates at each mark, and what every actor does then; their data and settings differ."""
     trainings = [
         Training(
-            Settings(name, batch=8, discount=0.9 + seed / 100, q_weight=1.0 + seed),
+            Settings(
+                name,
+                batch=8,
+                discount=0.9 + seed / 100,
+                best=seed / 4 + 0.25,
+                normalise=seed > 1,
+                spread=100.0 * seed or None,
+                q_weight=1.0 + seed,
+                penalties=(0.1 * seed, 0.2 * seed),
+                expectile=0.5 + seed / 10,
+                temperature=1.0 + seed,
+            ),
             episodes([6, 6 + seed]),
             seed,
         )
