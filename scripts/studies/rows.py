@@ -111,7 +111,7 @@ LEARNERS: dict[str, Row] = {
     "10 % cloning": Row(Settings("cloning", best=0.1), goals=False, updates=_CLONING),
     "TD3+BC": Row(_TD3BC, seeds=3),
     "IQL": Row(_IQL, seeds=3),
-    # batches of 256 at 3e-4, as its authors have in mazes: a core cannot afford their 1024 at 1e-3
+    # batches of 256 at 3e-4, as its authors have in mazes: of 1024 at 1e-3 a core needs an hour
     "ReBRAC": Row(Settings("rebrac", normalise=False), seeds=3),
     "TD3+BC, 0.999": _far(_TD3BC),
     "IQL, 0.999": _far(_IQL),
