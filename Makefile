@@ -14,7 +14,7 @@ MAKEFLAGS += --no-print-directory
 
 help:
 	@echo "make demo     make a maze dataset, train a planner on it, evaluate it: runs/demo"
-	@echo "make test     the test suite: six minutes on two cores"
+	@echo "make test     the test suite: 6 to 9 minutes on two cores"
 	@echo "make gpu      measure planning and training on this machine's GPU: runs/gpu"
 	@echo "make torture  hundreds of bad inputs, kills, full disks, bad environments, counted by kind"
 	@echo "make lint     ruff, mypy, the import contract"

@@ -82,7 +82,7 @@ Try next
   diffplan evaluate {out} --start none                          the proposal alone, not optimised
   diffplan evaluate {out} --start noise --denoising-steps 10    diffusion without a proposal
   diffplan evaluate {out} --replan-every 8 --video              plans made anew more often, a video
-  diffplan study {out} --rows ways --out {out}-ways             all ways of planning in one table
+  diffplan study {out} --rows ways --out {out}-ways         all ways of planning in one table
   diffplan demo --maze large --out runs/large --steps 8000
 (the command is .venv/bin/diffplan unless the environment is active)"""
 

@@ -165,7 +165,7 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
     share = left_alone(episodes)
     measured = f"in {share:.0%} of the time the goal's columns stand still though others move"
     if share <= _FETCHED:
-        reason = f"{measured}: they tell how far a goal is, also one of another episode"
+        reason = f"{measured}: goals of other episodes teach, too, by how far off they are"
         if count := _leaps(episodes):
             reason += f"; episodes end where they leap by chance, in {count:,} steps"
         yield Decision("data.relabel", usual, reason)

@@ -69,7 +69,7 @@ def already_made(
     was = "was not made by diffplan" if there is None else f"has {describe(there)}"
     raise DiffplanError(
         f"{dataset_id} exists and {was}; asked for {describe(recipe)}: "
-        f"give --overwrite to replace it"
+        f"give --overwrite to replace it, from Python overwrite=True"
     )
 
 
