@@ -112,8 +112,8 @@ class _Scores:
                 curve[str(updates)] = future.result()
                 if len(curve) == len(self.cells.budget.marks(cell.row)):
                     # what others on the same GPU slow down is no time of this one alone
-                    where = {"device": _name(self.device), "torch": torch.__version__}
-                    where |= {"begun": self._begun, "trainings": self.trainings}
+                    where: dict[str, Any] = {"device": _name(self.device), "begun": self._begun}
+                    where |= {"torch": torch.__version__, "trainings": self.trainings}
                     found = {"train_cpu_seconds": None, "trained_on": where | {"seconds": seconds}}
                     self.cells.keep(cell, found | over_updates(curve))
 
