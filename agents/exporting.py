@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from diffplan import runtime
+from diffplan.agents.aims import detours_of, errands_of
 from diffplan.agents.card import model_card
-from diffplan.agents.detours import detours_of
 from diffplan.agents.planner_agent import PlannerAgent
 from diffplan.agents.task_memory import REMEMBERED
 from diffplan.agents.variants import refuse_constraints
@@ -117,6 +117,7 @@ def _settings(agent: PlannerAgent, engine: OnnxEngine, sizes: list[int]) -> dict
         "discount": model.config.data.discount,
         "goal_tolerance": tolerance.tolist() if isinstance(tolerance, np.ndarray) else tolerance,
         "detours": detours_of(model, planning),
+        "errands": errands_of(model),
         "target": {
             "first": targets.first,
             "least": targets.least,

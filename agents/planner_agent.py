@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffplan.agents.aims import detours_of, errands_of
 from diffplan.agents.described import Described
-from diffplan.agents.detours import detours_of
 from diffplan.agents.portable import Portable
 from diffplan.agents.state import AgentState, check_state
 from diffplan.agents.targets import Targets, check_target
@@ -34,7 +34,7 @@ from diffplan.model.context import Context
 from diffplan.model.planner_model import PlannerModel
 from diffplan.planning.calibration import check_conditions
 from diffplan.planning.chains import matching_level
-from diffplan.runtime import Detours, fresh_seeds, whole_number
+from diffplan.runtime import Detours, Errands, fresh_seeds, whole_number
 
 _GOAL_TOLERANCE = 1e-3  # standard deviations of the data: what sensors jitter by is no new goal
 
@@ -109,6 +109,8 @@ class PlannerAgent(Portable, Variants, Described):
         self._memory = TaskMemory.unknown(model)
         ways = detours_of(model, settings)
         self._detours = None if ways is None else Detours(**ways)
+        several = errands_of(model)
+        self._errands = None if several is None else Errands(**several)
 
     @property
     def planning(self) -> dict[str, Any]:
@@ -179,16 +181,22 @@ class PlannerAgent(Portable, Variants, Described):
         age, step, target, plan = state.age + 1, state.step + 1, state.target_return, state.plan
         if begins.any():
             step, target = np.where(begins, 0, step), np.where(begins, np.nan, target)
-        due = begins | (age >= self.settings.replan_every)
+        anew = begins
         # a goal that has moved makes the plan worthless
         if (moved := state.moved(goals, self.goal_tolerance)) is not None:
-            due |= moved
+            anew = anew | moved
         detour, aims = state.detour, goals
         if self._detours is not None and goals is not None:
             here = states[:, list(self.layout.goal_columns)]
             detour, turns = self._detours.follow(detour, begins, here, goals, state.seeds, step)
-            due |= turns
+            anew = anew | turns
             aims = np.where(detour.left[:, None] > 0, detour.aim, goals)
+        errand = state.errand
+        if self._errands is not None and goals is not None:
+            here = states[:, list(self.layout.goal_columns)]
+            errand, turns, aims = self._errands.follow(errand, begins, here, goals)
+            anew = anew | turns
+        due = anew | (age >= self.settings.replan_every)
         whole, count = bool(due.all()), state.count + due
         age = np.where(due, 0, age)
         kept = goals
@@ -204,8 +212,7 @@ class PlannerAgent(Portable, Variants, Described):
             seeds = state.seeds if deterministic else fresh_seeds(rows, seed)
             parts = [(due, False)]
             if self.settings.reuse:
-                # to go on from the plan before there must be one, and for the same goal
-                anew = due & (begins if moved is None else begins | moved)
+                # to go on from the plan before there must be one, and for the same aim
                 parts = [(anew, False), (due & ~anew, True)]
             for marked, goes_on in parts:
                 if not marked.any():
@@ -232,7 +239,7 @@ class PlannerAgent(Portable, Variants, Described):
         actions = self.engine.read(plan.first) if whole else self._act(states, plan, age)
         _check_finite(actions, states)
         return actions, AgentState(
-            plan, kept, age, state.seeds, count, step, target, history, detour
+            plan, kept, age, state.seeds, count, step, target, history, detour, errand
         )
 
     def observe(self, state: AgentState, rewards: np.ndarray, rows: np.ndarray) -> AgentState:
@@ -281,6 +288,9 @@ class PlannerAgent(Portable, Variants, Described):
         step = np.zeros(len(states), np.int64)
         target = self._targets.at(step, np.full(len(states), np.nan))
         history = self._memory.remember(None, states, step)
+        if self._errands is not None and goals is not None:
+            here = states[:, list(self.layout.goal_columns)]
+            goals = self._errands.follow(None, step == 0, here, goals)[2]
         given = self._context(states, goals, target, self._memory.codes(history, step))
         return given.to(self.device)
 

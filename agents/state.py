@@ -10,7 +10,7 @@ import torch
 
 from diffplan.engines.decision import Plan
 from diffplan.errors import DiffplanError
-from diffplan.runtime import Detour
+from diffplan.runtime import Detour, Errand
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class AgentState:
     environment steps since the episode began. target_return: [B] return-to-go that was asked for,
     less what `observe` was told since (`planning.target` decremented). history: [B, N, D] states
     at the ends of strides, the first `step // stride + 1` of them, for `from_history`. detour: how
-    rows get on, where they may take one.
+    rows get on, where they may take one. errand: what they see to, of several things.
     """
 
     plan: Plan
@@ -35,6 +35,7 @@ class AgentState:
     target_return: np.ndarray
     history: np.ndarray | None = None
     detour: Detour | None = None
+    errand: Errand | None = None
 
     def begun(self, episode_start: np.ndarray | None) -> np.ndarray:
         """Rows [B] whose episode begins: said so, or without a plan yet.

@@ -212,6 +212,69 @@ class State:
     target_return: np.ndarray
     history: np.ndarray | None = None
     detour: Detour | None = None
+    errand: Errand | None = None
+
+
+class Errand(NamedTuple):
+    """What rows see to.
+
+    thing: [B], of the goal. moved: [B], whether it has been moved since. place: [B, G], where it
+    last lay, rest: [B], for so many steps by now.
+    """
+
+    thing: np.ndarray
+    moved: np.ndarray
+    place: np.ndarray
+    rest: np.ndarray
+
+
+class Errands:
+    """Has goals about several things brought about one thing at a time.
+
+    The one that is farthest from its goal comes first; when it lies still again after it was moved,
+    wherever that is, the farthest is chosen anew. Until then the others are asked to stay where
+    they are: data in which one thing is moved after the other know no more than one on its way.
+    """
+
+    def __init__(self, things: Sequence[int], scale: Sequence[float], after: int) -> None:
+        """things: [G] that of each column of the goal, negative for one that is none's.
+
+        scale: [G], environment units that count as one. after: steps of rest that end an errand.
+        """
+        self._of, self._scale = np.asarray(things), np.asarray(scale, np.float32)
+        self._member = (self._of[:, None] == np.arange(max(things) + 1)).astype(np.float32)
+        self._after = after
+
+    def follow(
+        self, before: Errand | None, begins: np.ndarray, places: np.ndarray, goals: np.ndarray
+    ) -> tuple[Errand, np.ndarray, np.ndarray]:
+        """What rows see to whose things are at places [B, G] now.
+
+        goals: [B, G]. begins: [B] rows whose episode begins. Returns also which [B] of them take up
+        another thing, and what to aim at meanwhile [B, G].
+        """
+        rows = np.arange(len(places))
+        if before is None:
+            none = np.zeros(len(places), np.int64)
+            before = Errand(none, none.astype(bool), places, none)
+            begins = np.ones(len(places), bool)
+        gone = (self._distances(places, before.place)[rows, before.thing] > _LITTLE) & ~begins
+        moved, rest = before.moved | gone, np.where(gone, 0, before.rest + 1)
+        ends = begins | (moved & (rest >= self._after))
+        thing = np.where(ends, self._distances(places, goals).argmax(1), before.thing)
+        place = np.where((gone | ends)[:, None], places, before.place).astype(np.float32)
+        errand = Errand(thing, moved & ~ends, place, np.where(ends, 0, rest))
+        asked = (self._of == thing[:, None]) | (self._of < 0)
+        aims = np.where(asked, goals, places).astype(np.float32)
+        return errand, begins | (thing != before.thing), aims
+
+    def _distances(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Of all things [B, K]."""
+        found: np.ndarray = np.sqrt(((others - places) / self._scale) ** 2 @ self._member)
+        return found
+
+
+_LITTLE = 0.05  # of what counts as one: what has gone no farther lies still
 
 
 class Detour(NamedTuple):
@@ -396,6 +459,8 @@ class Agent:
         self._remembers: bool = self._tasks["remembers"]
         detours = settings["detours"]
         self._detours = None if detours is None else Detours(**detours)
+        errands = settings["errands"]
+        self._errands = None if errands is None else Errands(**errands)
 
     def __repr__(self) -> str:
         settings = self.settings
@@ -488,23 +553,28 @@ class Agent:
         begins = fresh.reshape(-1) | (state.count == 0)
         age, step = state.age + 1, np.where(begins, 0, state.step + 1)
         target = np.where(begins, np.nan, state.target_return)
-        moved = np.zeros(rows, bool)
+        anew = begins
         if goals is not None and state.goals is not None:
-            moved = (np.abs(goals - state.goals) > self._goal_tolerance).any(-1)
-        due = begins | moved | (age >= self._planning["replan_every"])
+            anew = anew | (np.abs(goals - state.goals) > self._goal_tolerance).any(-1)
         detour, aims = state.detour, goals
         if self._detours is not None and goals is not None:
             here = states[:, self._layout["goal_columns"]]
             detour, turns = self._detours.follow(detour, begins, here, goals, state.seeds, step)
-            due |= turns
+            anew = anew | turns
             aims = np.where(detour.left[:, None] > 0, detour.aim, goals)
+        errand = state.errand
+        if self._errands is not None and goals is not None:
+            here = states[:, self._layout["goal_columns"]]
+            errand, turns, aims = self._errands.follow(errand, begins, here, goals)
+            anew = anew | turns
+        due = anew | (age >= self._planning["replan_every"])
         plan, history = state.plan, self._remember(state.history, states, step)
         if due.any():
             target[due] = self._targets(step[due], target[due])
             seeds = state.seeds
             if not deterministic:
                 seeds = fresh_seeds(rows, seed)
-            again = due & ~begins & ~moved & reuse
+            again = due & ~anew & reuse
             for key, marked in (("plan", due & ~again), ("again", again)):
                 if not marked.any():
                     continue
@@ -539,7 +609,9 @@ class Agent:
                 goals.copy() if state.goals is None else np.where(due[:, None], goals, state.goals)
             )
         count = state.count + due
-        following = State(plan, goals, age, state.seeds, count, step, target, history, detour)
+        following = State(
+            plan, goals, age, state.seeds, count, step, target, history, detour, errand
+        )
         return (action[0] if single else action), following
 
     def observe(self, state: State, rewards: np.ndarray, rows: np.ndarray) -> State:

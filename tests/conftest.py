@@ -214,7 +214,9 @@ def tiny_model() -> Callable[[Config, Episodes], PlannerModel]:
     def make(config: Config, episodes: Episodes) -> PlannerModel:
         torch.manual_seed(0)
         sampler = WindowSampler(episodes, config, seed=0)
-        model = PlannerModel(ModelSpec.of(episodes, config, sampler.landmarks), config)
+        model = PlannerModel(
+            ModelSpec.of(episodes, config, sampler.landmarks, sampler.things), config
+        )
         bounds = (torch.tensor(episodes.info.action_low), torch.tensor(episodes.info.action_high))
         model.fit(sampler, *bounds, 0)
         model.residual_rms.uniform_(0.2, 0.6)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.config.config import Config
-from diffplan.data.arrivals import Arrivals
+from diffplan.data.arrivals import arrivals
 from diffplan.data.drawing import Drawing
 from diffplan.data.landmarks import StepsBetween
 from diffplan.data.rows import PerEpisode, Rows, TaskRows
@@ -41,7 +41,7 @@ class Goals:
     Its constants are those of `Drawing`.
 
     hindsight: a state reached later in the episode. arrivals: one in which what the goal is
-    about has come to rest, see `Arrivals`. stitched: with probability
+    about has come to rest, see `arrivals`. stitched: with probability
     1 - hindsight_share a state of any training episode, the steps to it taken from the landmark
     graph, which is fitted to the training episodes alone; among `goal_candidates` one is drawn by
     softmax of the advantage (where plans aim at subgoals, these and those of hindsight lie
@@ -80,11 +80,11 @@ class Goals:
         self._last, self._task_of, self._parts = last, task_of, parts
         self.offset = 0.0
         self.between: StepsBetween | None = None
-        self.arrivals: Arrivals | None = None
+        self.arrivals: Tensor | None = None
 
     def arrive(self, states: Tensor, columns: list[int], starts: Tensor) -> None:
         """Look up where goals are arrived at; arguments as of `stitch`."""
-        self.arrivals = Arrivals(states, columns, starts)
+        self.arrivals = arrivals(states, columns, starts)
 
     def stitch(
         self,
@@ -130,7 +130,7 @@ class Goals:
             later = start + 1 + (_rand(start, generator) * (last - start)).long()
             goal = torch.minimum(later, last)
         else:
-            goal = self.arrivals.aim(start, generator)
+            goal = self.arrivals[start]
         # as many steps as the episode took
         to_goal = (goal - start).float()
         weight = torch.ones(len(start), device=start.device)
@@ -218,7 +218,7 @@ class Goals:
         if self.between is not None:
             self.between.to(device, states)
         if self.arrivals is not None:
-            self.arrivals.to(device)
+            self.arrivals = self.arrivals.to(device)
 
     @property
     def nbytes(self) -> int:

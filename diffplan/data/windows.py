@@ -20,6 +20,7 @@ from diffplan.data.placement import fits
 from diffplan.data.returns import penalised, returns_to_go
 from diffplan.data.rows import PerEpisode, StepOf, Table
 from diffplan.data.targets import Sample, TargetTable
+from diffplan.data.things import Things, things
 from diffplan.errors import DiffplanError
 
 _GOOD = 0.9  # quantile of the returns at a step from which on they all count as good
@@ -53,9 +54,9 @@ class WindowSampler:
     move on at once never show how to stay.
 
     Memory. Memory-mapped episodes stay on disk but for the pages that are drawn from; tables take
-    a few numbers per episode, and per state 8 bytes, with arrivals 16 and the goal's columns, with
-    landmarks 32. Where they fit, `to` moves data and tables to a GPU; from then on batches are
-    drawn there, by a generator of that device, in fixed shapes and without waiting for it.
+    a few numbers per episode, and per state 8 bytes, with arrivals 16, with landmarks 32. Where
+    they fit, `to` moves data and tables to a GPU; from then on batches are drawn there, by a
+    generator of that device, in fixed shapes and without waiting for it.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class WindowSampler:
         if self.returns is not None and config.data.best_of_windows > 1:
             self.preference = self._preference(self.returns, self.returns_by_step(seed))
         self.goals: Goals | None = None
+        self.things: Things | None = None
         if self.has_goals:
             where = self.last, self.task_of, self.parts
             self.goals = Goals(config, drawing, *where)
@@ -118,7 +120,9 @@ class WindowSampler:
                 groups, columns = of_tasks(self.tasks, len(counts)), list(self.goal_columns)
                 self.goals.stitch(self.states, columns, starts, groups, held, leapt, seed)
             if config.data.relabel == "arrivals":
-                self.goals.arrive(self.states, list(self.goal_columns), starts)
+                columns = list(self.goal_columns)
+                self.goals.arrive(self.states, columns, starts)
+                self.things = things(self.states, columns, starts)
 
     def _check_longest(self, counts: Tensor, data: str) -> None:
         """counts: states of the episodes. data: what they are called."""

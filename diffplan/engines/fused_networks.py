@@ -43,7 +43,8 @@ def fused(model: _Module, precision: str) -> _Module:
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
     for name, part in model._modules.items():
-        if type(part) is MarkovProposer and part.width in _WIDTHS:
+        # of things to be fetched a step computes products of places, which no launch here does
+        if type(part) is MarkovProposer and part.width in _WIDTHS and not part.goal.things:
             twin._modules[name] = FusedProposer(part, precision)
         elif isinstance(part, ResidualMLP) and part.width in _WIDTHS:
             twin._modules[name] = FusedMLP(part, precision)
@@ -61,7 +62,7 @@ class FusedProposer(Proposer):
     def __init__(self, own: MarkovProposer, precision: str) -> None:
         super().__init__(own.spec)
         self.own, self.precision = own, precision
-        dim, goal, goal_map = own.spec.state_dim, own.spec.goal_dim, own.goal_map
+        dim, goal, goal_map = own.spec.state_dim, len(own.goal.columns), own.goal_map
         layers = [layer for layer in own.body.modules() if isinstance(layer, nn.Linear)]
         first, *inner = (_weight(layer) for layer in layers)
         features = () if goal_map is None else (goal, goal, *[goal_map.angles.shape[1]] * 2)
@@ -119,7 +120,7 @@ class FusedProposer(Proposer):
         spec, state = self.spec, context.state
         rows, horizon = len(state), spec.horizon if horizon is None else horizon
         parts = [context.given("task")] if spec.task_dim else []
-        if spec.goal_dim:
+        if self.goal.columns:
             goal = context.given("goal")
             angles = angles_of(goal)
             parts = [goal, angles.sin(), angles.cos(), *parts]
@@ -136,7 +137,7 @@ class FusedProposer(Proposer):
             self.inner, self.biases, self.leave, self.ends, self.scale, rows, horizon,
             KNOWN=self.fixed.shape[1], FED=tiles.fed(self.fixed.shape[1]), SIZE=size,
             MOVING=size if spec.use_returns else size - 1, HELD=self.columns,
-            TURNED=self.angles.shape[1], LAYERS=self.layers, GOAL=spec.goal_dim > 0,
+            TURNED=self.angles.shape[1], LAYERS=self.layers, GOAL=len(self.goal.columns) > 0,
             NOISE=noise is not None, LOW=LOG_STD[0], SPAN=LOG_STD[1] - LOG_STD[0],
             **tiles.options,
         )  # fmt: skip

@@ -17,9 +17,15 @@ from diffplan.model.space import PlanSpace
 from diffplan.model.streams import StreamDenoiser
 from diffplan.model.value import BootstrappedValue, NoisyValue, Value
 from diffplan.nn import NETWORKS, Network
-from diffplan.nn.embeddings import goal_feature_size
+from diffplan.nn.embeddings import GoalFeatures
 
 _DEPTH = 2  # hidden layers of inverse dynamics and values, functions of a state or two
+
+
+def goal_features_of(space: PlanSpace) -> GoalFeatures:
+    """What a network is told of a goal."""
+    spec = space.spec
+    return GoalFeatures(spec.planned_dim, spec.planned_goal_columns, spec.things, spec.holds)
 
 
 def proposer_of(space: PlanSpace) -> Proposer:
@@ -27,8 +33,7 @@ def proposer_of(space: PlanSpace) -> Proposer:
     spec = ProposerSpec(
         space.config.plan.horizon,
         space.spec.planned_dim,
-        space.spec.goal_dim,
-        space.spec.planned_goal_columns,
+        goal_features_of(space),
         space.use_returns,
         space.task_dim,
     )
@@ -55,7 +60,7 @@ def _encoder_of(space: PlanSpace) -> ConditionEncoder:
         # inside the plan the first state is pinned, not a condition
         state_dim=0 if space.absolute else space.spec.planned_dim,
         # nor is a goal that stands at the end of the plan
-        goal_columns=() if space.config.plan.pin_goal else space.spec.planned_goal_columns,
+        goal=None if space.config.plan.pin_goal else goal_features_of(space),
         # nor a return that is a stream of the plan
         use_returns=space.use_returns and not space.config.heads.facts.streams,
         task_dim=space.task_dim,
@@ -95,7 +100,7 @@ def value_of(space: PlanSpace) -> Value:
     kind = BootstrappedValue if heads.value == "bootstrapped" else Value
     return kind(
         spec.planned_dim,
-        spec.planned_goal_columns,
+        goal_features_of(space),
         action_dim=spec.action_dim if heads.value == "critic" else 0,
         task_dim=space.task_dim,
         width=heads.width,
@@ -126,7 +131,8 @@ def noisy_value_of(space: PlanSpace) -> NoisyValue:
     return NoisyValue(
         space.rows,
         space.plan_dim,
-        space.spec.planned_dim + goal_feature_size(space.spec.goal_dim) + space.task_dim,
+        space.spec.planned_dim + space.task_dim,
+        goal_features_of(space),
         space.config.denoiser.features,
         heads.width,
         _DEPTH,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
 from diffplan.model.context import Context
-from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp
+from diffplan.nn.embeddings import GoalFeatures, mlp
 
 Drop = Mapping[str, Tensor]
 """Field of `Context` -> bool [B]: the rows that must not see it."""
@@ -29,23 +29,23 @@ class ConditionEncoder(nn.Module):
         self,
         features: int,
         state_dim: int = 0,
-        goal_columns: Sequence[int] = (),
+        goal: GoalFeatures | None = None,
         use_returns: bool = True,
         task_dim: int = 0,
         hidden: int = 256,
     ) -> None:
-        """Sizes of 0 and no goal_columns: not a condition."""
+        """Sizes of 0 and no goal: not a condition."""
         super().__init__()
         self.features = features
-        self.goal_columns = tuple(goal_columns)
+        self.goal = goal
         sizes = {
             "state": state_dim,
-            "goal": len(goal_columns),
+            "goal": len(goal.columns) if goal else 0,
             "target_return": int(use_returns),
             "task": task_dim,
         }
         self.sizes = {name: size for name, size in sizes.items() if size}
-        inputs = {**self.sizes, "goal": goal_feature_size(len(goal_columns))}
+        inputs = {**self.sizes, "goal": goal.size if goal else 0}
         self.embeddings = nn.ModuleDict(
             {name: nn.Linear(inputs[name], hidden) for name in self.sizes}
         )
@@ -84,7 +84,8 @@ class ConditionEncoder(nn.Module):
                 f"condition {name!r} needs {self.sizes[name]} columns, got {value.shape[-1]}"
             )
         if name == "goal":
-            value = goal_features(context.state, value, self.goal_columns)
+            assert self.goal is not None
+            value = self.goal(context.state, value)
         embedded: Tensor = self.embeddings[name](value)
         if drop is not None and name in drop:
             embedded = torch.where(drop[name].unsqueeze(-1), self.nulls[name], embedded)

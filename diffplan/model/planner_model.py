@@ -17,7 +17,7 @@ from diffplan.model.multi_task import MultiTaskDenoiser
 from diffplan.model.space import PlanSpace
 from diffplan.model.spec import ModelSpec
 from diffplan.model.subgoals import Subgoals
-from diffplan.nn.embeddings import goal_features
+from diffplan.nn.embeddings import GoalFeatures
 
 _UNKNOWN_SHARE = 0.2  # of training samples that are not told their task: it can be asked without
 
@@ -73,6 +73,11 @@ class PlannerModel(PlanSpace):
         if self.subgoals is not None and (graph := sampler.graph) is not None:
             self.subgoals.fit(graph)
         windows = self.fit_scales(sampler, low, high, generator)
+        if (found := sampler.things) is not None:
+            held = found.weight * self.states.std, found.offset + found.weight @ self.states.mean
+            for part in self.modules():
+                if isinstance(part, GoalFeatures):
+                    part.fit(*held)
         if self.inverse_dynamics is not None:
             ahead = self.plan_scale[self.config.heads.lookahead - 1]
             self.inverse_dynamics.step_scale.copy_(ahead)
@@ -143,7 +148,8 @@ class PlannerModel(PlanSpace):
         """What the noisy value knows beside the plan [B, C]: start, goal and code of the task."""
         known = [context.state]
         if context.goal is not None:
-            known.append(goal_features(context.state, context.goal, self.spec.planned_goal_columns))
+            assert self.noisy_value is not None
+            known.append(self.noisy_value.goal(context.state, context.goal))
         if self.task_dim:
             known.append(context.given("task"))
         return torch.cat(known, -1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from diffplan.config.config import Config
 from diffplan.data.episodes import Episodes
+from diffplan.data.things import Things
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class ModelSpec:
     goal_columns: columns of the state that hold the achieved goal, () without a goal. planned:
     columns of the state that plans hold, () for all. tasks: how
     many there are, 0 where it is not said. landmarks: nodes of the graph that finds subgoals, 0
-    without one.
+    without one. things: of each column of the goal, and holds: things and columns of plans, where
+    something has to be fetched, see `diffplan.data.things`.
     """
 
     state_dim: int
@@ -24,9 +26,13 @@ class ModelSpec:
     tasks: int = 0
     landmarks: int = 0
     planned: tuple[int, ...] = ()
+    things: tuple[int, ...] = ()
+    holds: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
-    def of(episodes: Episodes, config: Config, landmarks: int = 0) -> ModelSpec:
+    def of(
+        episodes: Episodes, config: Config, landmarks: int = 0, things: Things | None = None
+    ) -> ModelSpec:
         """The sizes of a model that learns from the episodes."""
         return ModelSpec(
             episodes.states.shape[1],
@@ -35,6 +41,8 @@ class ModelSpec:
             0 if episodes.tasks is None else len(episodes.info.tasks),
             landmarks,
             episodes.layout.goal_columns if config.plan.columns == "goal" else (),
+            () if things is None else things.of,
+            () if things is None else things.holds,
         )
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffplan.nn.embeddings import goal_feature_size, goal_features, mlp, sinusoidal
+from diffplan.nn.embeddings import GoalFeatures, mlp, sinusoidal
 
 _FOLLOW_RATE = 0.005  # as published
 
@@ -25,7 +25,7 @@ class Value(nn.Module):
     def __init__(
         self,
         state_dim: int,
-        goal_columns: tuple[int, ...],
+        goal: GoalFeatures,
         action_dim: int = 0,
         task_dim: int = 0,
         *,
@@ -39,10 +39,10 @@ class Value(nn.Module):
         """
         super().__init__()
         self.uses_action = action_dim > 0
-        self.goal_columns = goal_columns
+        self.goal = goal
         self.expectile = expectile
         self.task_dim = task_dim
-        inputs = state_dim + goal_feature_size(len(goal_columns)) + action_dim + task_dim
+        inputs = state_dim + goal.size + action_dim + task_dim
         self.members = nn.ModuleList([mlp(inputs, [width] * depth, 1) for _ in range(members)])
 
     def forward(
@@ -78,7 +78,7 @@ class Value(nn.Module):
     ) -> Tensor:
         inputs = [state]
         if goal is not None:
-            inputs.append(goal_features(state, goal, self.goal_columns))
+            inputs.append(self.goal(state, goal))
         if action is not None:
             inputs.append(action)
         if task is not None:
@@ -108,9 +108,9 @@ class BootstrappedValue(Value):
     actions, as for goals in Park et al. 2023, arXiv 2307.11949, eq. 4).
     """
 
-    def __init__(self, state_dim: int, goal_columns: tuple[int, ...], **options: Any) -> None:
+    def __init__(self, state_dim: int, goal: GoalFeatures, **options: Any) -> None:
         """options: of `Value`."""
-        super().__init__(state_dim, goal_columns, **options)
+        super().__init__(state_dim, goal, **options)
         self.following = copy.deepcopy(self.members).requires_grad_(False)
 
     @torch.no_grad()
@@ -133,11 +133,19 @@ class NoisyValue(nn.Module):
     """
 
     def __init__(
-        self, rows: int, dim: int, condition_dim: int, features: int, width: int, depth: int
+        self,
+        rows: int,
+        dim: int,
+        known_dim: int,
+        goal: GoalFeatures,
+        features: int,
+        width: int,
+        depth: int,
     ) -> None:
-        """rows, dim: of the plan tensor. condition_dim: columns of what the plan starts from."""
+        """rows, dim: of the plan tensor. known_dim: columns of what is known beside the goal."""
         super().__init__()
-        self.features = features
+        self.features, self.goal = features, goal
+        condition_dim = known_dim + goal.size
         self.network = mlp(rows * dim + condition_dim + features, [width] * depth, 1)
 
     def forward(self, x: Tensor, level: Tensor, condition: Tensor) -> Tensor:

@@ -36,18 +36,93 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 _GOAL_FREQUENCIES = (1.5, 3.0, 6.0)  # radians per normalised unit: from the whole space to a wall
+_HOLD_FREQUENCIES = (4.0, 12.0)  # finer: what is held is held to a fraction of its size
+_THERE = 0.1  # normalised units: so far off, a thing is half on its way
 
 
-def goal_features(state: Tensor, goal: Tensor, columns: Sequence[int]) -> Tensor:
-    """Features of where a state is and where it should be: [..., goal_feature_size(G)].
+Asked = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
-    state [..., D] and goal [..., G], normalised; columns: where the state holds the achieved goal.
-    The goal, the way to it, and sines and cosines of both places: a plain MLP smooths over walls,
-    whose effect changes within a fraction of the space (Tancik et al. 2020, arXiv 2006.10739).
+
+class GoalFeatures(nn.Module):
+    """Features of where a state is and where it should be.
+
+    weight: buffer [N, D], offset: [N], of what holds things (`diffplan.data.things`), on normalised
+    states; none without.
     """
-    place = chosen_columns(state, columns)
-    angles = _angles(place, goal)
-    return torch.cat([goal, goal - place, angles.sin(), angles.cos()], dim=-1)
+
+    weight: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        state_dim: int,
+        columns: Sequence[int],
+        things: Sequence[int] = (),
+        holds: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """columns: [G], where the state holds the achieved goal, () without a goal.
+
+        things: [G] the thing of each, negative for none; () where nothing has to be fetched.
+        holds: [N] things and columns of the state that take part in moving them.
+        """
+        super().__init__()
+        self.columns = tuple(columns)
+        self.holds = tuple(holds)
+        of = range(max(things, default=-1) + 1)
+        # the goal's columns of each thing, and the places among `holds` of each held column
+        self.things = [[i for i, other in enumerate(things) if other == thing] for thing in of]
+        held = dict.fromkeys(column for _, column in holds)
+        self.held = [[i for i, (_, c) in enumerate(holds) if c == column] for column in held]
+        if holds:
+            self.register_buffer("weight", torch.zeros(len(holds), state_dim))
+            self.register_buffer("offset", torch.zeros(len(holds)))
+
+    def fit(self, weight: Tensor, offset: Tensor) -> None:
+        """Take over what holds things, on normalised states."""
+        if self.holds:
+            self.weight.copy_(weight)
+            self.offset.copy_(offset)
+
+    @property
+    def size(self) -> int:
+        """Columns F of the features."""
+        of_hold = 2 + 2 * len(_HOLD_FREQUENCIES)
+        more = len(self.things) + len(self.holds) + of_hold * len(self.held)
+        return len(self.columns) * (2 + 4 * len(_GOAL_FREQUENCIES)) + more
+
+    def forward(self, state: Tensor, goal: Tensor) -> Tensor:
+        """state [..., D] and goal [..., G], normalised -> [..., F].
+
+        The goal, the way to it, and sines and cosines of both places: a plain MLP smooths over
+        walls, whose effect changes within a fraction of the space (Tancik et al. 2020, arXiv
+        2006.10739). And `asked`.
+        """
+        place = chosen_columns(state, self.columns)
+        way, angles = goal - place, _angles(place, goal)
+        return torch.cat([goal, way, angles.sin(), angles.cos(), *self.asked(state, way)], dim=-1)
+
+    def asked(self, state: Tensor, way: Tensor) -> tuple[Tensor, ...]:
+        """Which things have a way to go, and how far off is what holds them: parts of features.
+
+        state [..., D] and way [..., G], normalised. Of the things that have to go somewhere, how
+        far off it is comes finely, too: which one is meant is a product, which an MLP learns slowly
+        and only where data are, and a hand that is a finger's breadth off grasps nothing.
+        """
+        if not self.things:
+            return ()
+        ways = [chosen_columns(way, columns).square().sum(-1) for columns in self.things]
+        goes = torch.stack([far / (far + _THERE**2) for far in ways], -1)
+        if not self.holds:
+            return (goes,)
+        off = state @ self.weight.t() + self.offset
+        near = off.square()
+        fine = [off * frequency for frequency in _HOLD_FREQUENCIES]
+        every = [off, near / (near + _THERE**2)]
+        every += [f(x) for x in fine for f in (torch.sin, torch.cos)]
+        weight = chosen_columns(goes, [thing for thing, _ in self.holds])
+        told = torch.stack(every, -1) * weight.unsqueeze(-1)
+        joined = [torch.stack([told[..., i, :] for i in places]).sum(0) for places in self.held]
+        return (goes, off, *joined)
 
 
 def _angles(place: Tensor, goal: Tensor) -> Tensor:
@@ -68,7 +143,7 @@ def chosen_columns(values: Tensor, columns: Sequence[int]) -> Tensor:
 
 
 class GoalMap(nn.Module):
-    """`goal_features` of many states [B, D] for one goal [B, G] each, in few operations."""
+    """`GoalFeatures` of many states [B, D] for one goal [B, G] each, in few operations."""
 
     way: Tensor
     angles: Tensor
@@ -82,21 +157,20 @@ class GoalMap(nn.Module):
         angles = _angles(place, torch.zeros_like(place))
         self.register_buffer("angles", angles, persistent=False)
 
-    def bind(self, goal: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        """State [B, D] -> the features of it and `goal`, in the parts that make them up."""
+    def bind(self, goal: Tensor, asked: Asked) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """State [B, D] -> the features of it and `goal`, in the parts that make them up.
+
+        asked: that of the `GoalFeatures`.
+        """
         # what the goal decides is taken once per plan
         of_goal = _angles(torch.zeros_like(goal), goal)
 
         def features(state: Tensor) -> tuple[Tensor, ...]:
             angles = torch.addmm(of_goal, state, self.angles)
-            return goal, torch.addmm(goal, state, self.way), angles.sin(), angles.cos()
+            way = torch.addmm(goal, state, self.way)
+            return goal, way, angles.sin(), angles.cos(), *asked(state, way)
 
         return features
-
-
-def goal_feature_size(goal_dim: int) -> int:
-    """Columns of `goal_features` for goals of `goal_dim` columns."""
-    return goal_dim * (2 + 4 * len(_GOAL_FREQUENCIES))
 
 
 def mlp(

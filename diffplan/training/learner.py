@@ -57,8 +57,8 @@ class Learner:
         """The order is that of the random numbers: sampler, networks, scales, then batches."""
         self.settings, self.accelerator = config.training, accelerator
         self.sampler = WindowSampler(episodes, config, seed=seed)
-        landmarks = self.sampler.landmarks
-        self.model = PlannerModel(ModelSpec.of(episodes, config, landmarks), config)
+        found = self.sampler.landmarks, self.sampler.things
+        self.model = PlannerModel(ModelSpec.of(episodes, config, *found), config)
         settings = self.model.config.planning
         calibrated = SAMPLERS[settings.sampler].takes_statistics or settings.start == "teleport"
         if not calibrated:  # which comes after training

@@ -15,6 +15,7 @@ from diffplan.model.conditions import ConditionEncoder
 from diffplan.model.context import Context
 from diffplan.model.denoiser import Denoiser, Inputs, Noising, Samples
 from diffplan.nn import NETWORKS, Network
+from diffplan.nn.embeddings import GoalFeatures
 from diffplan.nn.network import OfPlan
 
 B, H, D, F = 6, 4, 3, 16
@@ -54,13 +55,13 @@ def build(
     network: nn.Module | str = "mlp",
     prediction="x0",
     use_proposal: bool = True,
-    **encoder: int | bool | tuple[int, ...],
+    **encoder: int | bool | GoalFeatures | None,
 ) -> Denoiser:
     """A denoiser with random weights everywhere, so that nothing is hidden by a zero layer."""
     torch.manual_seed(0)
     if isinstance(network, str):
         network = NETWORKS[network](H, D, F, use_proposal=use_proposal)
-    sizes = {"state_dim": D, "goal_columns": GOAL, "use_returns": True} | encoder
+    sizes = {"state_dim": D, "goal": GoalFeatures(D, GOAL), "use_returns": True} | encoder
     denoiser = Denoiser(
         network,
         ConditionEncoder(F, **sizes),
@@ -124,7 +125,7 @@ def test_readings_that_do_not_exist_are_refused() -> None:
 def test_an_untrained_denoiser_returns_the_proposal_and_zero_without(network: str) -> None:
     denoiser = Denoiser(
         NETWORKS[network](H, D, F),
-        ConditionEncoder(F, D, GOAL),
+        ConditionEncoder(F, D, GoalFeatures(D, GOAL)),
         features=F,
         prediction="x0",
         use_proposal=True,
@@ -142,8 +143,8 @@ def test_an_untrained_denoiser_returns_the_proposal_and_zero_without(network: st
 @pytest.mark.parametrize("name", ["state", "goal", "target_return"])
 def test_a_dropped_condition_has_no_influence_and_the_others_keep_theirs(name: str) -> None:
     # a goal is seen from the state: without one a dropped state is nowhere
-    goal = () if name == "state" else GOAL
-    denoiser, dropped = build(goal_columns=goal), torch.tensor([True, False] * 3)
+    goal = None if name == "state" else GoalFeatures(D, GOAL)
+    denoiser, dropped = build(goal=goal), torch.tensor([True, False] * 3)
     given, other = context(), context(seed=10)
     before = denoiser.encode(given, {name: dropped})
     after = denoiser.encode(replace(given, **{name: getattr(other, name)}), {name: dropped})
@@ -159,7 +160,7 @@ def test_a_dropped_condition_has_no_influence_and_the_others_keep_theirs(name: s
 
 
 def test_conditions_the_model_lacks_are_ignored_and_missing_ones_named() -> None:
-    lean = build(state_dim=0, goal_columns=(), use_returns=True)
+    lean = build(state_dim=0, goal=None, use_returns=True)
     bare = Context(normal(B, D), target_return=context().target_return)
     assert torch.equal(lean.encode(context()), lean.encode(bare))
     with pytest.raises(DiffplanError, match="conditioned on 'target_return', but none was given"):
@@ -169,7 +170,7 @@ def test_conditions_the_model_lacks_are_ignored_and_missing_ones_named() -> None
 
 
 def test_a_model_without_conditions_plans_but_cannot_be_guided() -> None:
-    bare = build(state_dim=0, goal_columns=(), use_returns=False)
+    bare = build(state_dim=0, goal=None, use_returns=False)
     encoded = bare.encode(context())
     assert bare.bind(COSINE, (20, 0), encoded)(normal(B, H, D), 20).shape == (B, H, D)
     with pytest.raises(DiffplanError, match="needs a model that has conditions"):

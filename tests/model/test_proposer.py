@@ -12,6 +12,7 @@ from diffplan.model.context import Context
 from diffplan.model.proposer import build_proposer
 from diffplan.model.proposer.autoregressive import AutoregressiveProposer
 from diffplan.model.proposer.base import Proposal, Proposer, ProposerSpec, spread_loss
+from diffplan.nn.embeddings import GoalFeatures
 
 H, D = 6, 3
 WAYS = [
@@ -31,7 +32,7 @@ def make(kind: str, training: str, *, goal: bool = True, returns: bool = True) -
     torch.manual_seed(0)
     config: dict[str, Any] = {"kind": kind, "training": training, "width": 16}
     columns = (0, 1) if goal else ()
-    spec = ProposerSpec(H, D, len(columns), columns, returns)
+    spec = ProposerSpec(H, D, GoalFeatures(D, columns), returns)
     proposer = build_proposer(spec, ProposerConfig(**config))
     steps = torch.arange(1, H + 1).unsqueeze(-1)
     proposer.plan_scale.copy_(steps.sqrt() * torch.tensor([0.3, 0.5, 0.1]))
@@ -46,7 +47,7 @@ def inputs(rows: int, proposer: Proposer, seed: int = 0) -> tuple[Tensor, Any, A
     goal = torch.randn(rows, 2, generator=generator)
     target = torch.randn(rows, generator=generator)
     spec = proposer.spec
-    return start, goal if spec.goal_dim else None, target if spec.use_returns else None
+    return start, goal if spec.goal.columns else None, target if spec.use_returns else None
 
 
 def windows(rows: int, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -148,7 +149,7 @@ def test_training_proposes_as_planning_does(kind: str, training: str, returns: b
 
 
 def test_proposals_in_training_are_without_dropout() -> None:
-    spec = ProposerSpec(H, D, 0, (), False)
+    spec = ProposerSpec(H, D, GoalFeatures(D, ()), False)
     config = ProposerConfig("transformer", "teacher-forced", width=16)
     proposer = build_proposer(spec, config).train()
     states, later = windows(4)
@@ -231,7 +232,7 @@ def test_masked_steps_teach_nothing(kind: str, training: str) -> None:
 @pytest.mark.parametrize(("kind", "training"), WAYS)
 def test_training_lowers_the_free_running_error(kind: str, training: str) -> None:
     torch.manual_seed(0)
-    spec = ProposerSpec(H, D, 2, (0, 1), True)
+    spec = ProposerSpec(H, D, GoalFeatures(D, (0, 1)), True)
     config = ProposerConfig(kind, training, width=32)
     proposer = build_proposer(spec, config)
     proposer.plan_scale.fill_(0.6)

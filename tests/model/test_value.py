@@ -11,6 +11,7 @@ import torch
 from diffplan.data.episodes import Episodes
 from diffplan.data.windows import WindowSampler
 from diffplan.model.value import BootstrappedValue, Value
+from diffplan.nn.embeddings import GoalFeatures
 from diffplan.training.losses import bootstrapped
 
 Make = Callable[..., Any]
@@ -19,7 +20,15 @@ Make = Callable[..., Any]
 def small(goal: bool = False, actions: int = 0, expectile: float = 0.5, members: int = 1) -> Value:
     torch.manual_seed(0)
     columns = (0, 1) if goal else ()
-    return Value(3, columns, actions, width=16, depth=1, expectile=expectile, members=members)
+    return Value(
+        3,
+        GoalFeatures(3, columns),
+        actions,
+        width=16,
+        depth=1,
+        expectile=expectile,
+        members=members,
+    )
 
 
 @pytest.mark.parametrize("goal", [True, False])
@@ -93,7 +102,7 @@ def test_the_loss_of_members_is_the_sum_of_theirs() -> None:
 
 def test_what_it_follows_by_moves_slowly_and_has_no_gradient() -> None:
     torch.manual_seed(0)
-    value = BootstrappedValue(3, (), width=16, depth=1, expectile=0.7, members=2)
+    value = BootstrappedValue(3, GoalFeatures(3, ()), width=16, depth=1, expectile=0.7, members=2)
     state = torch.randn(5, 3)
     torch.testing.assert_close(value.ahead(state, None), value(state, None))
     with torch.no_grad():

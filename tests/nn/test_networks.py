@@ -1,5 +1,7 @@
 """What every denoiser network promises, whatever is inside."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from diffplan.errors import DiffplanError
 from diffplan.nn import NETWORKS, DiT, Network, TemporalUNet
-from diffplan.nn.embeddings import GoalMap, chosen_columns, goal_features, mlp, sinusoidal
+from diffplan.nn.embeddings import GoalFeatures, GoalMap, chosen_columns, mlp, sinusoidal
 
 H, D, F = 6, 3, 8
 SMALL = {
@@ -95,8 +97,36 @@ def test_a_bound_network_is_the_network_at_every_level(
 def test_a_goal_map_gives_the_goal_features(columns: tuple[int, ...]) -> None:
     state, goal = normal(6, 4), normal(6, len(columns), seed=1)
     assert torch.equal(chosen_columns(state, columns), state[:, list(columns)])
-    found = torch.cat(GoalMap(4, columns).bind(goal)(state), -1)
-    torch.testing.assert_close(found, goal_features(state, goal, columns), rtol=1e-6, atol=1e-5)
+    things = tuple(range(len(columns)))
+    for features in (
+        GoalFeatures(4, columns),
+        GoalFeatures(4, columns, things),
+        GoalFeatures(4, columns, things, [(thing, 3) for thing in things]),
+    ):
+        features.fit(normal(len(columns), 4, seed=2), normal(len(columns), seed=3))
+        found = torch.cat(GoalMap(4, columns).bind(goal, features.asked)(state), -1)
+        assert found.shape[1] == features.size
+        torch.testing.assert_close(found, features(state, goal), rtol=1e-6, atol=1e-5)
+
+
+def test_of_several_things_the_features_tell_how_far_off_the_one_is_that_has_a_way_to_go() -> None:
+    # two things at columns 0 and 1, a hand at 2 that holds either where it is
+    features = GoalFeatures(3, (0, 1), (0, 1), ((0, 2), (1, 2)))
+    features.fit(torch.tensor([[-1.0, 0, 1], [0, -1, 1]]), torch.zeros(2))
+    state, there = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.0, -2.0])
+    told = {}
+    for name, way in {"none": [0, 0], "first": [3, 0], "other": [0, 3]}.items():
+        goes, off, hand = features.asked(state, torch.tensor(way, dtype=torch.float32))
+        torch.testing.assert_close(off, state[2] - there)
+        told[name] = goes, hand
+    assert told["none"][0].tolist() == [0, 0] and not told["none"][1].any()
+    for name, place in {"first": 0, "other": 1}.items():
+        goes, hand = told[name]
+        assert goes[place] > 0.99 and goes[1 - place] == 0
+        gap = float(state[2] - there[place])
+        expected = [gap, gap**2 / (gap**2 + 0.01)]
+        expected += [f(w * gap) for w in (4, 12) for f in (math.sin, math.cos)]
+        torch.testing.assert_close(hand, goes[place] * torch.tensor(expected))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -46,7 +46,7 @@ class AutoregressiveProposer(Proposer):
         super().__init__(spec)
         self.free_running = free_running
         self.head = mlp(features, hidden, 2 * (spec.state_dim + 1))
-        self.goal_map = GoalMap(spec.state_dim, spec.goal_columns) if spec.goal_dim else None
+        self.goal_map = GoalMap(spec.state_dim, spec.goal.columns) if spec.goal.columns else None
 
     def initial_carry(self, batch: int, like: Tensor) -> Any:
         """The carry before the first step, as a value."""
@@ -70,7 +70,8 @@ class AutoregressiveProposer(Proposer):
         told = (context.given("task"),) if self.spec.task_dim else ()
         if self.goal_map is None:
             return lambda place: torch.cat((place, *told), dim=-1) if told else place
-        dim, features = self.spec.state_dim, self.goal_map.bind(context.given("goal"))
+        dim, goal = self.spec.state_dim, context.given("goal")
+        features = self.goal_map.bind(goal, self.goal.asked)
 
         def token(place: Tensor) -> Tensor:
             if not self.spec.use_returns:

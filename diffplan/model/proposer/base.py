@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffplan.model.context import Context
-from diffplan.nn.embeddings import goal_feature_size, goal_features
+from diffplan.nn.embeddings import GoalFeatures
 
 LOG_STD = (-6.0, 1.0)
 
@@ -25,21 +25,18 @@ class Proposal:
 class ProposerSpec:
     """Sizes and inputs of a proposer.
 
-    goal_columns: columns of the state that hold the achieved goal, () without a goal. task_dim:
-    size of the code of the task, 0 without.
+    goal: features of it. task_dim: size of the code of the task, 0 without.
     """
 
     horizon: int
     state_dim: int
-    goal_dim: int
-    goal_columns: tuple[int, ...]
+    goal: GoalFeatures
     use_returns: bool
     task_dim: int = 0
 
     @property
     def token_dim(self) -> int:
-        features = goal_feature_size(self.goal_dim)
-        return self.state_dim + features + self.use_returns + self.task_dim
+        return self.state_dim + self.goal.size + self.use_returns + self.task_dim
 
 
 class Proposer(nn.Module):
@@ -53,7 +50,7 @@ class Proposer(nn.Module):
 
     def __init__(self, spec: ProposerSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.goal = spec, spec.goal
         self.register_buffer("plan_scale", torch.ones(spec.horizon, spec.state_dim))
 
     def token(self, context: Context) -> Tensor:
@@ -62,9 +59,8 @@ class Proposer(nn.Module):
         context: normalised, [..., D] and so on, of one step or of many at once.
         """
         parts = [context.state]
-        if self.spec.goal_dim:
-            goal = context.given("goal")
-            parts.append(goal_features(context.state, goal, self.spec.goal_columns))
+        if self.goal.columns:
+            parts.append(self.goal(context.state, context.given("goal")))
         if self.spec.use_returns:
             parts.append(context.given("target_return").unsqueeze(-1))
         if self.spec.task_dim:

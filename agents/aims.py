@@ -1,4 +1,4 @@
-"""Where an agent that got nowhere may go: see `diffplan.runtime.Detours`."""
+"""What agents aim at beside the goal: arguments of `diffplan.runtime`'s `Detours` and `Errands`."""
 
 from __future__ import annotations
 
@@ -19,4 +19,17 @@ def detours_of(model: PlannerModel, settings: PlanningConfig) -> dict[str, Any] 
         "speed": float(ways.speed),
         "after": settings.detour_after,
         "reach": settings.subgoal_steps or plan.horizon * plan.stride,
+    }
+
+
+def errands_of(model: PlannerModel) -> dict[str, Any] | None:
+    """The arguments of `Errands`, JSON-able; None where goals are about no more than one thing."""
+    things, columns = model.spec.things, list(model.spec.goal_columns)
+    if max(things, default=0) < 1:
+        return None
+    plan = model.config.plan
+    return {
+        "things": list(things),
+        "scale": model.observed.std[columns].tolist(),
+        "after": plan.horizon * plan.stride,
     }
