@@ -47,11 +47,14 @@ class GoalFeatures(nn.Module):
     """Features of where a state is and where it should be.
 
     weight: buffer [N, D], offset: [N], of what holds things (`diffplan.data.things`), on normalised
-    states; none without.
+    states.
     """
 
     weight: Tensor
     offset: Tensor
+    members: Tensor
+    holders: Tensor
+    held: Tensor
 
     def __init__(
         self,
@@ -67,15 +70,22 @@ class GoalFeatures(nn.Module):
         """
         super().__init__()
         self.columns = tuple(columns)
-        self.holds = tuple(holds)
-        of = range(max(things, default=-1) + 1)
-        # the goal's columns of each thing, and the places among `holds` of each held column
-        self.things = [[i for i, other in enumerate(things) if other == thing] for thing in of]
-        held = dict.fromkeys(column for _, column in holds)
-        self.held = [[i for i, (_, c) in enumerate(holds) if c == column] for column in held]
-        if holds:
-            self.register_buffer("weight", torch.zeros(len(holds), state_dim))
-            self.register_buffer("offset", torch.zeros(len(holds)))
+        self.things, self.holds = max(things, default=-1) + 1, len(holds)
+        if not self.things:
+            return
+        every = range(self.things)
+        members = [[float(thing == other) for thing in every] for other in things]
+        # follow from the arguments alone, so no weights to save
+        self.register_buffer("members", torch.tensor(members), persistent=False)
+        if not holds:
+            return
+        self.register_buffer("weight", torch.zeros(len(holds), state_dim))
+        self.register_buffer("offset", torch.zeros(len(holds)))
+        taking = dict.fromkeys(column for _, column in holds)
+        holders = [[float(thing == other) for other, _ in holds] for thing in every]
+        self.register_buffer("holders", torch.tensor(holders), persistent=False)
+        held = [[float(column == each) for each in taking] for _, column in holds]
+        self.register_buffer("held", torch.tensor(held), persistent=False)
 
     def fit(self, weight: Tensor, offset: Tensor) -> None:
         """Take over what holds things, on normalised states."""
@@ -86,8 +96,9 @@ class GoalFeatures(nn.Module):
     @property
     def size(self) -> int:
         """Columns F of the features."""
-        of_hold = 2 + 2 * len(_HOLD_FREQUENCIES)
-        more = len(self.things) + len(self.holds) + of_hold * len(self.held)
+        more = self.things + self.holds
+        if self.holds:
+            more += (2 + 2 * len(_HOLD_FREQUENCIES)) * self.held.shape[1]
         return len(self.columns) * (2 + 4 * len(_GOAL_FREQUENCIES)) + more
 
     def forward(self, state: Tensor, goal: Tensor) -> Tensor:
@@ -110,19 +121,20 @@ class GoalFeatures(nn.Module):
         """
         if not self.things:
             return ()
-        ways = [chosen_columns(way, columns).square().sum(-1) for columns in self.things]
-        goes = torch.stack([far / (far + _THERE**2) for far in ways], -1)
+        goes = _share(way.square() @ self.members)
         if not self.holds:
             return (goes,)
         off = state @ self.weight.t() + self.offset
-        near = off.square()
-        fine = [off * frequency for frequency in _HOLD_FREQUENCIES]
-        every = [off, near / (near + _THERE**2)]
-        every += [f(x) for x in fine for f in (torch.sin, torch.cos)]
-        weight = chosen_columns(goes, [thing for thing, _ in self.holds])
-        told = torch.stack(every, -1) * weight.unsqueeze(-1)
-        joined = [torch.stack([told[..., i, :] for i in places]).sum(0) for places in self.held]
-        return (goes, off, *joined)
+        angles = [off * frequency for frequency in _HOLD_FREQUENCIES]
+        every = [off, _share(off.square()), *(f(x) for x in angles for f in (torch.sin, torch.cos))]
+        # of all things together: one is seen to at a time
+        told = torch.stack(every, -2) * (goes @ self.holders).unsqueeze(-2)
+        return goes, off, (told @ self.held).flatten(-2)
+
+
+def _share(square: Tensor) -> Tensor:
+    """A squared distance as a share of 1: 0 there, one half at `_THERE`."""
+    return square / (square + _THERE**2)
 
 
 def _angles(place: Tensor, goal: Tensor) -> Tensor:

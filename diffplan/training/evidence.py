@@ -13,6 +13,7 @@ from diffplan.data.arrivals import AFTER, BRISK, STILL, in_deviations
 from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import brisk_speed
 from diffplan.data.leaps import cut_at_leaps
+from diffplan.data.things import things
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
@@ -138,6 +139,13 @@ def _goal_moves(episodes: Episodes) -> bool:
     return bool((in_deviations(goal).diff(dim=0).numpy() != 0)[inside[1:]].any())
 
 
+def _things(episodes: Episodes) -> int:
+    """How many things the goal's columns are of, see `things`."""
+    starts = torch.from_numpy(np.asarray(episodes.state_starts))
+    found = things(torch.from_numpy(episodes.states), episodes.layout.goal_columns, starts)
+    return max(found.of) + 1
+
+
 def _leaps(episodes: Episodes) -> int:
     """Steps that leap by chance, see `leaps`."""
     points = torch.from_numpy(episodes.states[:, list(episodes.layout.goal_columns)])
@@ -173,6 +181,8 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         yield Decision("data.relabel", "hindsight", "the goal's columns stand still in all data")
     else:
         reason = f"{measured}: how far a goal is cannot be told from these columns alone"
+        if (count := _things(episodes)) > 1:
+            reason += f"; they are of {count} things, which are brought to their goals one by one"
         yield Decision("data.relabel", "arrivals", reason)
         short = "goals are the episode's own, and what has to be fetched first is planned too"
         yield Decision("plan.stride", 1, short)

@@ -127,6 +127,9 @@ def test_of_several_things_the_features_tell_how_far_off_the_one_is_that_has_a_w
         expected = [gap, gap**2 / (gap**2 + 0.01)]
         expected += [f(w * gap) for w in (4, 12) for f in (math.sin, math.cos)]
         torch.testing.assert_close(hand, goes[place] * torch.tensor(expected))
+    # of another holding column the same features lie beside
+    both = GoalFeatures(3, (0,), (0,), ((0, 1), (0, 2)))
+    assert both.size == 14 + 1 + 2 + 12
 
 
 @pytest.mark.parametrize("name", NETWORKS)

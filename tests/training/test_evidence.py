@@ -103,6 +103,23 @@ def carried(join: Make, waits: int, scale: float = 1.0, rests: int = 0) -> Episo
     return join(episodes, [np.zeros((len(e) - 1, 1)) for e in episodes], layout=layout)
 
 
+def test_it_is_said_of_how_many_things_goals_are(join_episodes: Make) -> None:
+    def moved_in_turn(seed: int) -> np.ndarray:
+        moves = np.random.default_rng(seed).normal(size=(80, 3))
+        for column, resting in ((1, (0, 1, 3)), (2, (0, 2, 3))):
+            for part in resting:
+                moves[20 * part : 20 * part + 20, column] = 0
+        return moves.cumsum(0)
+
+    layout = ObservationLayout(3, 2, (1, 2), (), ("observation",))
+    episodes = [moved_in_turn(seed) for seed in range(20)]
+    joined = join_episodes(episodes, [np.zeros((79, 1))] * 20, layout=layout)
+    reasons = {each.setting: each.reason for each in decide(Config(), joined)[1]}
+    assert "of 2 things, which are brought to their goals one by one" in reasons["data.relabel"]
+    alone = carried(join_episodes, 20, 1.0)
+    assert not any("things" in each.reason for each in decide(Config(), alone)[1])
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-5])
 def test_goals_are_the_episodes_own_where_their_columns_are_not_what_moves(
     join_episodes: Make, scale: float
