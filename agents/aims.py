@@ -30,6 +30,7 @@ def errands_of(model: PlannerModel) -> dict[str, Any] | None:
     plan = model.config.plan
     return {
         "things": list(things),
+        "needs": [[thing, other, list(place)] for thing, other, place in model.spec.needs],
         "scale": model.observed.std[columns].tolist(),
         "after": plan.horizon * plan.stride,
     }

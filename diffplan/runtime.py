@@ -218,11 +218,13 @@ class State:
 class Errand(NamedTuple):
     """What rows see to.
 
-    thing: [B], of the goal. moved: [B], whether it has been moved since. place: [B, G], where it
-    last lay, rest: [B], for so many steps by now.
+    thing: [B], of the goal. now: [B], that which is to be moved at present, another where the thing
+    needs it elsewhere. moved: [B], whether the thing has been since. place: [B, G], where it last
+    lay, rest: [B], for so many steps by now.
     """
 
     thing: np.ndarray
+    now: np.ndarray
     moved: np.ndarray
     place: np.ndarray
     rest: np.ndarray
@@ -232,17 +234,31 @@ class Errands:
     """Has goals about several things brought about one thing at a time.
 
     The one that is farthest from its goal comes first; when it lies still again after it was moved,
-    wherever that is, the farthest is chosen anew. Until then the others are asked to stay where
-    they are: data in which one thing is moved after the other know no more than one on its way.
+    wherever that is, the farthest is chosen anew. What it needs, as a lock that is open, is brought
+    about before, and left so until nothing that needs it has a way to go. Things that are not seen
+    to are asked to stay where they are: data in which one thing is moved after the other know no
+    more than one on its way.
     """
 
-    def __init__(self, things: Sequence[int], scale: Sequence[float], after: int) -> None:
+    def __init__(
+        self,
+        things: Sequence[int],
+        needs: Sequence[tuple[int, int, Sequence[float]]],
+        scale: Sequence[float],
+        after: int,
+    ) -> None:
         """things: [G] that of each column of the goal, negative for one that is none's.
 
-        scale: [G], environment units that count as one. after: steps of rest that end an errand.
+        needs: things, others without which they do not move, and places of these for that. scale:
+        [G], environment units that count as one. after: steps of rest that end an errand.
         """
         self._of, self._scale = np.asarray(things), np.asarray(scale, np.float32)
         self._member = (self._of[:, None] == np.arange(max(things) + 1)).astype(np.float32)
+        self._needs = []
+        for thing, other, place in needs:
+            whole = np.zeros(len(self._of), np.float32)
+            whole[self._of == other] = place
+            self._needs.append((thing, other, whole))
         self._after = after
 
     def follow(
@@ -250,23 +266,33 @@ class Errands:
     ) -> tuple[Errand, np.ndarray, np.ndarray]:
         """What rows see to whose things are at places [B, G] now.
 
-        goals: [B, G]. begins: [B] rows whose episode begins. Returns also which [B] of them take up
-        another thing, and what to aim at meanwhile [B, G].
+        goals: [B, G]. begins: [B] rows whose episode begins. Returns also which [B] of them are to
+        move another thing from here on, and what to aim at meanwhile [B, G].
         """
         rows = np.arange(len(places))
         if before is None:
             none = np.zeros(len(places), np.int64)
-            before = Errand(none, none.astype(bool), places, none)
+            before = Errand(none, none, none.astype(bool), places, none)
             begins = np.ones(len(places), bool)
         gone = (self._distances(places, before.place)[rows, before.thing] > _LITTLE) & ~begins
         moved, rest = before.moved | gone, np.where(gone, 0, before.rest + 1)
         ends = begins | (moved & (rest >= self._after))
-        thing = np.where(ends, self._distances(places, goals).argmax(1), before.thing)
+        left = self._distances(places, goals)
+        ready = left.copy()
+        for of, other, _ in self._needs:
+            ready[:, other] = np.where(left[:, of] > _OFF, -1.0, ready[:, other])
+        thing = np.where(ends, ready.argmax(1), before.thing)
+        now, wanted = thing, goals
+        for _ in self._needs:  # what is needed may need another
+            for of, other, needed in self._needs:
+                unmet = (now == of) & (self._distances(places, needed)[:, other] > _OFF)
+                now = np.where(unmet, other, now)
+                wanted = np.where(unmet[:, None], needed, wanted)
         place = np.where((gone | ends)[:, None], places, before.place).astype(np.float32)
-        errand = Errand(thing, moved & ~ends, place, np.where(ends, 0, rest))
-        asked = (self._of == thing[:, None]) | (self._of < 0)
-        aims = np.where(asked, goals, places).astype(np.float32)
-        return errand, begins | (thing != before.thing), aims
+        errand = Errand(thing, now, moved & ~ends, place, np.where(ends, 0, rest))
+        asked = (self._of == now[:, None]) | (self._of < 0)
+        aims = np.where(asked, np.where(self._of < 0, goals, wanted), places).astype(np.float32)
+        return errand, begins | (now != before.now), aims
 
     def _distances(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Of all things [B, K]."""
@@ -275,6 +301,7 @@ class Errands:
 
 
 _LITTLE = 0.05  # of what counts as one: what has gone no farther lies still
+_OFF = 0.5  # of what counts as one: what is farther off is not where it should be
 
 
 class Detour(NamedTuple):

@@ -23,13 +23,16 @@ class Things:
 
     of: [G] the thing of each of the goal's columns, counted from 0, -1 for what never moves.
     holds: [N] things and columns of the state that take part in moving them. Where one does, weight
-    [N, D] times the state plus offset [N] is near 0, in deviations of the column.
+    [N, D] times the state plus offset [N] is near 0, in deviations of the column. needs: things,
+    others without which they do not move, and where the others have to be for that, the values of
+    their columns in the order of `of`.
     """
 
     of: tuple[int, ...]
     holds: tuple[tuple[int, int], ...]
     weight: Tensor
     offset: Tensor
+    needs: tuple[tuple[int, int, tuple[float, ...]], ...] = ()
 
 
 def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
@@ -39,7 +42,8 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
     brisk motion, in more than half of the time in which the lesser one moves: a drawer, or the
     three coordinates of a cube. What moves most of the time is a body; those of its columns that
     follow from where a thing is, linearly, whenever that thing is moved, have to be brought there
-    first, as a hand that grasps. Of them 10 % of their variance may be left.
+    first, as a hand that grasps. A thing that is in one place whenever another moves is needed
+    there by it, as the lock of a drawer. Of either 10 % of their variance may be left.
     """
     every = max(1, len(states) // SAMPLE)
     last = torch.repeat_interleave(starts[1:] - 1, starts.diff())
@@ -55,14 +59,24 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
         for column in range(states.shape[1])
         if column not in columns and moving[:, column].float().mean() > _BUSY
     ]
-    holds, weights, offsets = [], [], []
-    for thing in range(max(of, default=-1) + 1):
-        own = [place for place, other in zip(columns, of, strict=True) if other == thing]
+    parts = [
+        [place for place, other in zip(columns, of, strict=True) if other == thing]
+        for thing in range(max(of, default=-1) + 1)
+    ]
+    spreads = torch.stack([column[index].double().std() for column in states.t()])
+    holds, weights, offsets, needs = [], [], [], []
+    for thing, own in enumerate(parts):
         at = index[moving[:, own].any(1)] + AFTER // 2
-        if len(at) < _FEWEST or not rest:
+        if len(at) < _FEWEST:
+            continue
+        for other, its in enumerate(parts):
+            where = states[at][:, its].double()
+            if other != thing and bool((where.var(0) < _HELD * spreads[its].square()).all()):
+                needs.append((thing, other, tuple(where.median(0).values.tolist())))
+        if not rest:
             continue
         here, body = states[at][:, own].double(), states[at][:, rest].double()
-        spread = states[index][:, rest].double().std(0)
+        spread = spreads[rest]
         known = torch.cat([here, torch.ones_like(here[:, :1])], 1)
         fit = torch.linalg.lstsq(known, body, driver="gelsd").solution
         left = (body - known @ fit).std(0) / spread
@@ -73,7 +87,7 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
             weights.append((weight / spread[j]).float())
             offsets.append(float(-fit[-1, j] / spread[j]))
     weight = torch.stack(weights) if weights else torch.zeros(0, states.shape[1])
-    return Things(of, tuple(holds), weight, torch.tensor(offsets))
+    return Things(of, tuple(holds), weight, torch.tensor(offsets), tuple(needs))
 
 
 def _moving(states: Tensor, index: Tensor) -> Tensor:

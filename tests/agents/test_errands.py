@@ -18,14 +18,16 @@ AFTER = 4
 THINGS = (0, 0, 1, 1, -1)  # the last column is no thing's
 
 
-def follow(places: np.ndarray, goals: np.ndarray, begins: Any = ()) -> tuple[Any, Any, Any]:
-    """Of places [T, B, 5]: thing [T, B], turns [T, B] and aims [T, B, 5]."""
-    errands, state = Errands(THINGS, [1.0, 2.0, 1.0, 1.0, 1.0], AFTER), None
+def follow(
+    places: np.ndarray, goals: np.ndarray, begins: Any = (), needs: Any = ()
+) -> tuple[Any, Any, Any]:
+    """Of places [T, B, 5]: what is to be moved [T, B], turns [T, B] and aims [T, B, 5]."""
+    errands, state = Errands(THINGS, needs, [1.0, 2.0, 1.0, 1.0, 1.0], AFTER), None
     found: tuple[list[Any], ...] = ([], [], [])
     for step, here in enumerate(places):
         fresh = np.full(len(here), step in begins)
         state, turns, aims = errands.follow(state, fresh, here, goals)
-        for every, each in zip(found, (state.thing, turns, aims), strict=True):
+        for every, each in zip(found, (state.now, turns, aims), strict=True):
             every.append(each)
     thing, turned, aimed = map(np.array, found)
     return thing, turned, aimed
@@ -55,6 +57,34 @@ def test_distances_count_in_deviations_and_episodes_begin_anew() -> None:
     thing, turned, _ = follow(places, goals, begins=(5,))
     assert thing[:5].ravel().tolist() == [1] * 5 and thing[5:].ravel().tolist() == [0] * 7
     assert np.flatnonzero(turned).tolist() == [0, 5]
+
+
+NEEDS = [(0, 1, [1.0, 0.0])]  # the first thing moves while the second is at (1, 0)
+
+
+def test_what_a_thing_needs_is_brought_about_before_and_undone_last() -> None:
+    places, goals = np.zeros((40, 1, 5)), np.array([[3.0, 0, 0, 0, 9]])
+    places[4:25, :, 2] = 1  # the lock opens
+    places[8:, :, 0] = 3
+    places[25:, :, 2] = 0
+    now, turned, aims = follow(places, goals, needs=NEEDS)
+    rested = 8 + AFTER
+    assert now[:, 0].tolist() == [1] * 4 + [0] * (rested - 4) + [1] * (40 - rested)
+    assert np.flatnonzero(turned).tolist() == [0, 4, rested]
+    assert aims[0, 0].tolist() == [0, 0, 1, 0, 9]  # not the goal's, but what is needed
+    assert aims[5, 0].tolist() == [3, 0, 1, 0, 9]
+    assert aims[rested, 0].tolist() == [3, 0, 0, 0, 9]
+
+
+def test_a_lock_stays_open_while_what_needs_it_has_a_way_to_go() -> None:
+    # the lock is farther from its goal than what it locks
+    places, goals = np.zeros((20, 1, 5)), np.array([[0.6, 0, -4, 0, 9]])
+    places[:, :, 2] = 1
+    assert set(follow(places, goals, needs=NEEDS)[0][:, 0]) == {0}
+    assert set(follow(places, goals)[0][:, 0]) == {1}
+    # things that need each other are no endless errand
+    both = [*NEEDS, (1, 0, [5.0, 5.0])]
+    assert set(follow(places, goals, needs=both)[0][:, 0]) <= {0, 1}
 
 
 @pytest.fixture

@@ -72,6 +72,23 @@ def test_things_that_are_moved_at_once_are_one() -> None:
     assert told.of == (0, 0, 0, 0)
 
 
+def test_a_thing_that_is_in_one_place_whenever_another_moves_is_needed_there() -> None:
+    rng, rows, lock, drawer = np.random.default_rng(0), [], 0.0, 0.0
+    for _ in range(400):
+        if rng.random() < 0.5:
+            lock = 1.0 - lock
+            rows += [[rng.normal(), lock, drawer]] * 10
+        elif lock:
+            target = 2.0 - drawer
+            rows += [[rng.normal(), lock, at] for at in np.linspace(drawer, target, 10)]
+            rows += [[rng.normal(), lock, target]] * 10
+            drawer = target
+        rows += [[rng.normal(), lock, drawer]] * 5
+    states = torch.tensor(rows, dtype=torch.float32)
+    told = things(states, (1, 2), torch.tensor([0, len(rows)]))
+    assert told.of == (0, 1) and told.needs == ((1, 0, (1.0,)),)
+
+
 def test_too_little_motion_says_nothing_of_a_hand() -> None:
     few = work(np.random.default_rng(0), np.ones((2, 2)), 2)
     told = things(torch.from_numpy(few).float(), (2, 3, 4, 5), torch.tensor([0, len(few)]))
