@@ -218,9 +218,9 @@ class State:
 class Errand(NamedTuple):
     """What rows see to.
 
-    thing: [B], of the goal. now: [B], that which is to be moved at present, another where the thing
-    needs it elsewhere. moved: [B], whether the thing has been since. place: [B, G], where it last
-    lay, rest: [B], for so many steps by now.
+    thing: [B], of the goal. now: [B], that which is to be moved at present, as the thing may need
+    another one elsewhere. moved: [B], whether the thing has been since. place: [B, G], where it
+    last lay, rest: [B], for so many steps by now.
     """
 
     thing: np.ndarray
@@ -230,36 +230,58 @@ class Errand(NamedTuple):
     rest: np.ndarray
 
 
+class Needs(NamedTuple):
+    """What it takes to bring a thing to a place.
+
+    others: things and the places [G] they have to be in. carrier: one that takes it along, as a
+    drawer what lies in it, from a place start [G] of all things to end [G]; -1 for none.
+    """
+
+    others: list[tuple[int, np.ndarray]]
+    carrier: int
+    start: np.ndarray
+    end: np.ndarray
+
+
 class Errands:
     """Has goals about several things brought about one thing at a time.
 
     The one that is farthest from its goal comes first; when it lies still again after it was moved,
-    wherever that is, the farthest is chosen anew. What it needs, as a lock that is open, is brought
-    about before, and left so until nothing that needs it has a way to go. Things that are not seen
-    to are asked to stay where they are: data in which one thing is moved after the other know no
-    more than one on its way.
+    wherever that is, the farthest is chosen anew. What it needs is brought about before, and left
+    so until nothing that needs it has a way to go. That is told by moves of the data that ended
+    nearest to where the thing is to go: another thing that was in one place in all of them is
+    needed there (a lock that is open, the lower one of a stack), and what comes there only by
+    another that takes it along is brought to where that took it up. Things that are not seen to are
+    asked to stay where they are: data in which one thing is moved after the other know no more than
+    one on its way.
     """
 
     def __init__(
         self,
         things: Sequence[int],
-        needs: Sequence[tuple[int, int, Sequence[float]]],
         scale: Sequence[float],
         after: int,
+        moved: Sequence[int],
+        start: Any,
+        end: Any,
     ) -> None:
         """things: [G] that of each column of the goal, negative for one that is none's.
 
-        needs: things, others without which they do not move, and places of these for that. scale:
-        [G], environment units that count as one. after: steps of rest that end an errand.
+        scale: [G], environment units that count as one. after: steps of rest that end an errand.
+        moved: [M], the things of moves. start, end: [M, G], all things before and after them.
         """
         self._of, self._scale = np.asarray(things), np.asarray(scale, np.float32)
-        self._member = (self._of[:, None] == np.arange(max(things) + 1)).astype(np.float32)
-        self._needs = []
-        for thing, other, place in needs:
-            whole = np.zeros(len(self._of), np.float32)
-            whole[self._of == other] = place
-            self._needs.append((thing, other, whole))
-        self._after = after
+        self._things, self._after = range(max(things) + 1), after
+        self._member = (self._of[:, None] == np.arange(len(self._things))).astype(np.float32)
+        start, end = (np.asarray(x, np.float32).reshape(-1, len(self._of)) for x in (start, end))
+        went = self._distances(start, end) > _OFF
+        self._moves = []
+        for thing in self._things:
+            own = np.asarray(moved) == thing
+            others = went[own]
+            others[:, thing] = False
+            self._moves.append((start[own], end[own], others))
+        self._known: dict[tuple[int, bytes], Needs] = {}
 
     def follow(
         self, before: Errand | None, begins: np.ndarray, places: np.ndarray, goals: np.ndarray
@@ -277,31 +299,100 @@ class Errands:
         gone = (self._distances(places, before.place)[rows, before.thing] > _LITTLE) & ~begins
         moved, rest = before.moved | gone, np.where(gone, 0, before.rest + 1)
         ends = begins | (moved & (rest >= self._after))
-        left = self._distances(places, goals)
-        ready = left.copy()
-        for of, other, _ in self._needs:
-            ready[:, other] = np.where(left[:, of] > _OFF, -1.0, ready[:, other])
-        thing = np.where(ends, ready.argmax(1), before.thing)
-        now, wanted = thing, goals
-        for _ in self._needs:  # what is needed may need another
-            for of, other, needed in self._needs:
-                unmet = (now == of) & (self._distances(places, needed)[:, other] > _OFF)
-                now = np.where(unmet, other, now)
-                wanted = np.where(unmet[:, None], needed, wanted)
+        thing, now = before.thing.copy(), before.now.copy()
+        aims = places.astype(np.float32)
+        for row, (here, goal) in enumerate(zip(places, goals, strict=True)):
+            if ends[row]:
+                thing[row] = self._choose(here, goal)
+            now[row], wanted, asked = self._next(thing[row], here, goal)
+            aims[row] = np.where(asked, wanted, here)
+            aims[row, self._of < 0] = goal[self._of < 0]
         place = np.where((gone | ends)[:, None], places, before.place).astype(np.float32)
         errand = Errand(thing, now, moved & ~ends, place, np.where(ends, 0, rest))
-        asked = (self._of == now[:, None]) | (self._of < 0)
-        aims = np.where(asked, np.where(self._of < 0, goals, wanted), places).astype(np.float32)
         return errand, begins | (now != before.now), aims
 
+    def _choose(self, here: np.ndarray, goal: np.ndarray) -> int:
+        """The thing that comes next: the farthest that no other is in need of."""
+        left = self._distances(here, goal)
+        ready = left.copy()
+        for thing in self._things:
+            if left[thing] > _OFF:
+                needs = self._needs(thing, goal)
+                needed = [other for other, _ in needs.others]
+                ready[needed + [needs.carrier] * (needs.carrier >= 0)] = -1
+        return int(ready.argmax())
+
+    def _next(
+        self, thing: int, here: np.ndarray, goal: np.ndarray
+    ) -> tuple[int, np.ndarray, np.ndarray]:
+        """What to move now, so that a thing comes to its goal, where to, and columns asked for."""
+        now, wanted, also = thing, goal, self._of == thing
+        for _ in range(2 * len(self._things)):  # what is needed may need another
+            before = self._before(now, wanted, here, goal)
+            if before is None:
+                break
+            now, wanted, along = before
+            also = (self._of == now) | (self._of == along)
+        return now, wanted, also
+
+    def _before(
+        self, thing: int, wanted: np.ndarray, here: np.ndarray, goal: np.ndarray
+    ) -> tuple[int, np.ndarray, int] | None:
+        """What to move where before, or instead, and what goes along; None: the thing itself."""
+        needs = self._needs(thing, wanted)
+        if needs.carrier >= 0:
+            if self._distances(here, needs.start)[thing] > _OFF:
+                return thing, needs.start, -1
+            near = self._distances(goal, needs.end)[needs.carrier] <= _OFF
+            place = np.where(self._of == thing, wanted, goal if near else needs.end)
+            return needs.carrier, place, thing
+        for other, place in needs.others:
+            if self._distances(here, place)[other] > _OFF:
+                near = self._distances(goal, place)[other] <= _OFF
+                return other, goal if near else place, -1
+        return None
+
+    def _needs(self, thing: int, wanted: np.ndarray) -> Needs:
+        """What it takes to bring a thing to where it is wanted, kept for as long as it is asked."""
+        key = int(thing), wanted[self._of == thing].tobytes()
+        if key not in self._known:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = self._look(int(thing), wanted)
+        return self._known[key]
+
+    def _look(self, thing: int, wanted: np.ndarray) -> Needs:
+        start, end, others = self._moves[thing]
+        gap = self._distances(end, wanted)[:, thing]
+        carried = others.any(1)
+        alone = np.sort(gap[~carried])[:_SEEN]
+        if carried.any():
+            nearest = int(np.where(carried, gap, np.inf).argmin())
+            by_hand = len(alone) == _SEEN and alone[_SEEN // 2 - 1] <= _OFF
+            if gap[nearest] <= _OFF and not by_hand:
+                return Needs([], int(others[nearest].argmax()), start[nearest], end[nearest])
+        found = []
+        if len(alone) == _SEEN:
+            # all that are as near: the first of many alike have an episode in common
+            seen = start[~carried & (gap <= max(alone[-1], _LITTLE))]
+            same = (seen / self._scale).var(0) < _ONE_PLACE
+            for other in self._things:
+                if other != thing and same[self._of == other].all():
+                    found.append((other, np.median(seen, 0)))
+        nowhere = np.zeros(len(self._of), np.float32)
+        return Needs(found, -1, nowhere, nowhere)
+
     def _distances(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Of all things [B, K]."""
+        """Of all things [..., K]."""
         found: np.ndarray = np.sqrt(((others - places) / self._scale) ** 2 @ self._member)
         return found
 
 
 _LITTLE = 0.05  # of what counts as one: what has gone no farther lies still
 _OFF = 0.5  # of what counts as one: what is farther off is not where it should be
+_SEEN = 16  # moves of the data that say what it takes
+_ONE_PLACE = 0.1  # variance of places that are one, of what counts as one
+_KEPT = 4096  # answers
 
 
 class Detour(NamedTuple):

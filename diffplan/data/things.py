@@ -15,6 +15,7 @@ _TOGETHER = 0.5  # share of the lesser one's motion from which on two columns ar
 _BUSY = 0.5  # share of all steps from which on a column is what does the fetching
 _HELD = 0.1  # of a column's variance at most is left, once it is known where what it moves is
 _FEWEST = 100  # steps of motion that say anything
+_MOVES = 4_000
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,18 @@ class Things:
 
     of: [G] the thing of each of the goal's columns, counted from 0, -1 for what never moves.
     holds: [N] things and columns of the state that take part in moving them. Where one does, weight
-    [N, D] times the state plus offset [N] is near 0, in deviations of the column. needs: things,
-    others without which they do not move, and where the others have to be for that, the values of
-    their columns in the order of `of`.
+    [N, D] times the state plus offset [N] is near 0, in deviations of the column. moved: [M], the
+    things of moves, at most 4,000 of them. start, end: [M, G], where all things were before a move
+    and when it was over.
     """
 
     of: tuple[int, ...]
     holds: tuple[tuple[int, int], ...]
     weight: Tensor
     offset: Tensor
-    needs: tuple[tuple[int, int, tuple[float, ...]], ...] = ()
+    moved: Tensor
+    start: Tensor
+    end: Tensor
 
 
 def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
@@ -42,8 +45,7 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
     brisk motion, in more than half of the time in which the lesser one moves: a drawer, or the
     three coordinates of a cube. What moves most of the time is a body; those of its columns that
     follow from where a thing is, linearly, whenever that thing is moved, have to be brought there
-    first, as a hand that grasps. A thing that is in one place whenever another moves is needed
-    there by it, as the lock of a drawer. Of either 10 % of their variance may be left.
+    first, as a hand that grasps. Of them 10 % of their variance may be left.
     """
     every = max(1, len(states) // SAMPLE)
     last = torch.repeat_interleave(starts[1:] - 1, starts.diff())
@@ -64,16 +66,16 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
         for thing in range(max(of, default=-1) + 1)
     ]
     spreads = torch.stack([column[index].double().std() for column in states.t()])
-    holds, weights, offsets, needs = [], [], [], []
+    holds, weights, offsets = [], [], []
+    moved, first, final = [], [], []
     for thing, own in enumerate(parts):
-        at = index[moving[:, own].any(1)] + AFTER // 2
-        if len(at) < _FEWEST:
-            continue
-        for other, its in enumerate(parts):
-            where = states[at][:, its].double()
-            if other != thing and bool((where.var(0) < _HELD * spreads[its].square()).all()):
-                needs.append((thing, other, tuple(where.median(0).values.tolist())))
-        if not rest:
+        under_way = index[moving[:, own].any(1)]
+        begins, ends = _stretches(under_way, last)
+        moved.append(torch.full_like(begins, thing))
+        first.append(begins)
+        final.append(ends)
+        at = under_way + AFTER // 2
+        if len(at) < _FEWEST or not rest:
             continue
         here, body = states[at][:, own].double(), states[at][:, rest].double()
         spread = spreads[rest]
@@ -87,7 +89,23 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
             weights.append((weight / spread[j]).float())
             offsets.append(float(-fit[-1, j] / spread[j]))
     weight = torch.stack(weights) if weights else torch.zeros(0, states.shape[1])
-    return Things(of, tuple(holds), weight, torch.tensor(offsets), tuple(needs))
+    moves = [torch.cat([torch.zeros(0, dtype=torch.long), *each]) for each in (moved, first, final)]
+    kept = torch.linspace(0, len(moves[0]) - 1, min(_MOVES, len(moves[0]))).long()
+    thing_of, before, after = (each[kept] for each in moves)
+    where = [states[at][:, list(columns)].float() for at in (before, after)]
+    return Things(of, tuple(holds), weight, torch.tensor(offsets), thing_of, *where)
+
+
+def _stretches(under_way: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last states [M] of moves, from the states [n] at which a thing moves.
+
+    A shorter rest than a motion is seen over ends none. last: [N], of the episodes.
+    """
+    new = torch.ones(len(under_way) + 1, dtype=torch.bool)
+    pairs = under_way[:-1], under_way[1:]
+    new[1:-1] = (pairs[1] - pairs[0] > AFTER) | (last[pairs[0]] != last[pairs[1]])
+    ends = under_way[new[1:]] + AFTER
+    return under_way[new[:-1]], torch.minimum(ends, last[ends])
 
 
 def _moving(states: Tensor, index: Tensor) -> Tensor:

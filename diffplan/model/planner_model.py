@@ -13,6 +13,7 @@ from diffplan.diffusion.dpm_solver_v3 import Statistics
 from diffplan.diffusion.gaussian import Gaussian
 from diffplan.model import build
 from diffplan.model.context import Context
+from diffplan.model.moves import Moves
 from diffplan.model.multi_task import MultiTaskDenoiser
 from diffplan.model.space import PlanSpace
 from diffplan.model.spec import ModelSpec
@@ -44,6 +45,7 @@ class PlannerModel(PlanSpace):
         self.tasks = build.task_encoder_of(self) if self.task_dim else None
         self.targets = TargetTable()
         self.subgoals = Subgoals(spec.landmarks, spec.goal_dim) if spec.landmarks else None
+        self.moves = Moves(spec.moves, spec.goal_dim) if spec.moves else None
         self.register_buffer("residual_rms", torch.ones(self.rows, spec.planned_dim))
         self.register_buffer("residual_known", torch.zeros(()))
         self.plain_process, self.main_process = build.processes_of(config)
@@ -78,6 +80,8 @@ class PlannerModel(PlanSpace):
             for part in self.modules():
                 if isinstance(part, GoalFeatures):
                     part.fit(*held)
+            if self.moves is not None:
+                self.moves.fit(found)
         if self.inverse_dynamics is not None:
             ahead = self.plan_scale[self.config.heads.lookahead - 1]
             self.inverse_dynamics.step_scale.copy_(ahead)

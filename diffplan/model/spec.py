@@ -17,7 +17,7 @@ class ModelSpec:
     columns of the state that plans hold, () for all. tasks: how
     many there are, 0 where it is not said. landmarks: nodes of the graph that finds subgoals, 0
     without one. things: of each column of the goal, and holds: things and columns of plans, where
-    something has to be fetched, and needs, see `diffplan.data.things`.
+    something has to be fetched, and how many moves, see `diffplan.data.things`.
     """
 
     state_dim: int
@@ -28,7 +28,7 @@ class ModelSpec:
     planned: tuple[int, ...] = ()
     things: tuple[int, ...] = ()
     holds: tuple[tuple[int, int], ...] = ()
-    needs: tuple[tuple[int, int, tuple[float, ...]], ...] = ()
+    moves: int = 0
 
     @staticmethod
     def of(
@@ -44,7 +44,7 @@ class ModelSpec:
             episodes.layout.goal_columns if config.plan.columns == "goal" else (),
             () if things is None else things.of,
             () if things is None else things.holds,
-            () if things is None else things.needs,
+            0 if things is None else len(things.moved),
         )
 
     @property

@@ -16,13 +16,14 @@ from diffplan.runtime import Errand, Errands
 Make = Callable[..., Any]
 AFTER = 4
 THINGS = (0, 0, 1, 1, -1)  # the last column is no thing's
+SCALE = (1.0, 2.0, 1.0, 1.0, 1.0)
 
 
 def follow(
-    places: np.ndarray, goals: np.ndarray, begins: Any = (), needs: Any = ()
+    places: np.ndarray, goals: np.ndarray, begins: Any = (), known: Any = ((), (), ())
 ) -> tuple[Any, Any, Any]:
     """Of places [T, B, 5]: what is to be moved [T, B], turns [T, B] and aims [T, B, 5]."""
-    errands, state = Errands(THINGS, needs, [1.0, 2.0, 1.0, 1.0, 1.0], AFTER), None
+    errands, state = Errands(THINGS, SCALE, AFTER, *known), None
     found: tuple[list[Any], ...] = ([], [], [])
     for step, here in enumerate(places):
         fresh = np.full(len(here), step in begins)
@@ -59,7 +60,21 @@ def test_distances_count_in_deviations_and_episodes_begin_anew() -> None:
     assert np.flatnonzero(turned).tolist() == [0, 5]
 
 
-NEEDS = [(0, 1, [1.0, 0.0])]  # the first thing moves while the second is at (1, 0)
+def moves(*of: tuple[int, list[float], list[float]]) -> tuple[Any, Any, Any]:
+    """16 of each: things, and all places before and after."""
+    things, starts, ends = zip(*[each for each in of for _ in range(16)], strict=True)
+    return things, np.array(starts), np.array(ends)
+
+
+# the first thing moves while the second is at (1, 0); that one moves wherever the first is
+LOCKED = [
+    *((0, [at, 0, 1, 0, 0], [3 - at, 0, 1, 0, 0]) for at in (0.0, 3.0)),
+    *(
+        (1, [at, 0, lock, 0, 0], [at, 0, 1 - lock, 0, 0])
+        for at in (0.0, 3.0)
+        for lock in (0.0, 1.0)
+    ),
+]
 
 
 def test_what_a_thing_needs_is_brought_about_before_and_undone_last() -> None:
@@ -67,7 +82,7 @@ def test_what_a_thing_needs_is_brought_about_before_and_undone_last() -> None:
     places[4:25, :, 2] = 1  # the lock opens
     places[8:, :, 0] = 3
     places[25:, :, 2] = 0
-    now, turned, aims = follow(places, goals, needs=NEEDS)
+    now, turned, aims = follow(places, goals, known=moves(*LOCKED))
     rested = 8 + AFTER
     assert now[:, 0].tolist() == [1] * 4 + [0] * (rested - 4) + [1] * (40 - rested)
     assert np.flatnonzero(turned).tolist() == [0, 4, rested]
@@ -80,11 +95,28 @@ def test_a_lock_stays_open_while_what_needs_it_has_a_way_to_go() -> None:
     # the lock is farther from its goal than what it locks
     places, goals = np.zeros((20, 1, 5)), np.array([[0.6, 0, -4, 0, 9]])
     places[:, :, 2] = 1
-    assert set(follow(places, goals, needs=NEEDS)[0][:, 0]) == {0}
+    assert set(follow(places, goals, known=moves(*LOCKED))[0][:, 0]) == {0}
     assert set(follow(places, goals)[0][:, 0]) == {1}
     # things that need each other are no endless errand
-    both = [*NEEDS, (1, 0, [5.0, 5.0])]
-    assert set(follow(places, goals, needs=both)[0][:, 0]) <= {0, 1}
+    both = [LOCKED[0], (1, [7.0, 0, 0, 0, 0], [7, 0, 5, 5, 0])]
+    assert set(follow(places, goals, known=moves(*both))[0][:, 0]) <= {0, 1}
+
+
+def test_what_only_another_takes_along_is_brought_to_where_that_takes_it_up() -> None:
+    """The first thing, put at 2 by hand, comes to 4 in the second, a drawer that closes from 6."""
+    known = moves(
+        *((0, [at, 0, 6, 0, 0], [2, 0, 6, 0, 0]) for at in (-3.0, 0.0)),
+        *((1, [at, 0, shut, 0, 0], [at, 0, 6 - shut, 0, 0]) for at in (-3.0, 0) for shut in (0, 6)),
+        *((thing, [2, 0, 6, 0, 0], [4, 0, 0, 0, 0]) for thing in (0, 1)),
+    )
+    here, goal = np.array([[0.0, 0, 0, 0, 0]]), np.array([[4.0, 0, 0, 0, 9]])
+    errands, done = Errands(THINGS, SCALE, AFTER, *known), []
+    for _ in range(3):
+        aims = errands.follow(None, np.array([True]), here, goal)[2]
+        done.append(aims[0, [0, 2]].tolist())
+        here = np.array([[*aims[0, :4], 0]])
+    # opened, put in, closed with it
+    assert done == [[0, 6], [2, 6], [4, 0]]
 
 
 @pytest.fixture

@@ -72,21 +72,27 @@ def test_things_that_are_moved_at_once_are_one() -> None:
     assert told.of == (0, 0, 0, 0)
 
 
-def test_a_thing_that_is_in_one_place_whenever_another_moves_is_needed_there() -> None:
-    rng, rows, lock, drawer = np.random.default_rng(0), [], 0.0, 0.0
-    for _ in range(400):
-        if rng.random() < 0.5:
-            lock = 1.0 - lock
-            rows += [[rng.normal(), lock, drawer]] * 10
-        elif lock:
-            target = 2.0 - drawer
-            rows += [[rng.normal(), lock, at] for at in np.linspace(drawer, target, 10)]
-            rows += [[rng.normal(), lock, target]] * 10
-            drawer = target
-        rows += [[rng.normal(), lock, drawer]] * 5
-    states = torch.tensor(rows, dtype=torch.float32)
-    told = things(states, (1, 2), torch.tensor([0, len(rows)]))
-    assert told.of == (0, 1) and told.needs == ((1, 0, (1.0,)),)
+def test_moves_say_where_all_things_were_before_and_after() -> None:
+    rng, rows, starts = np.random.default_rng(0), [], [0]
+    expected = []
+    for _ in range(6):
+        at = [0.0, 0.0]
+        for which in rng.integers(2, size=9):
+            before = list(at)
+            for _ in range(10):
+                at[which] += 0.3
+                rows.append([rng.normal(), *at])
+            rows += [[rng.normal(), *at]] * 10
+            expected.append((int(which), before, list(at)))
+        starts.append(len(rows))
+    told = things(torch.tensor(rows, dtype=torch.float32), (1, 2), torch.tensor(starts))
+    assert told.of == (0, 1)
+    order = sorted(range(len(expected)), key=lambda i: expected[i][0])
+    assert told.moved.tolist() == [expected[i][0] for i in order]
+    for found, place in ((told.start, 1), (told.end, 2)):
+        close = np.array([expected[i][place] for i in order])
+        # an episode's first move is seen from its first state on
+        np.testing.assert_allclose(found, close, atol=0.31)
 
 
 def test_too_little_motion_says_nothing_of_a_hand() -> None:
