@@ -249,7 +249,7 @@ class Errands:
     The one that is farthest from its goal comes first; when it lies still again after it was moved,
     wherever that is, the farthest is chosen anew. What it needs is brought about before, and left
     so until nothing that needs it has a way to go. That is told by moves of the data that ended
-    nearest to where the thing is to go: another thing that was in one place in all of them is
+    nearest to where the thing is to go: another thing that was in one place in nearly all of them is
     needed there (a lock that is open, the lower one of a stack), and what comes there only by
     another that takes it along is brought to where that took it up. Things that are not seen to are
     asked to stay where they are: data in which one thing is moved after the other know no more than
@@ -277,7 +277,7 @@ class Errands:
         went = self._distances(start, end) > _OFF
         self._moves = []
         for thing in self._things:
-            own = np.asarray(moved) == thing
+            own = (np.asarray(moved) == thing) & went[:, thing]  # a nudge says nothing
             others = went[own]
             others[:, thing] = False
             self._moves.append((start[own], end[own], others))
@@ -375,7 +375,8 @@ class Errands:
         if len(alone) == _SEEN:
             # all that are as near: the first of many alike have an episode in common
             seen = start[~carried & (gap <= max(alone[-1], _LITTLE))]
-            same = (seen / self._scale).var(0) < _ONE_PLACE
+            low, high = np.quantile(seen / self._scale, (0.1, 0.9), axis=0)
+            same = high - low < _ONE_PLACE
             for other in self._things:
                 if other != thing and same[self._of == other].all():
                     found.append((other, np.median(seen, 0)))
@@ -391,7 +392,7 @@ class Errands:
 _LITTLE = 0.05  # of what counts as one: what has gone no farther lies still
 _OFF = 0.5  # of what counts as one: what is farther off is not where it should be
 _SEEN = 16  # moves of the data that say what it takes
-_ONE_PLACE = 0.1  # variance of places that are one, of what counts as one
+_ONE_PLACE = 0.6  # of what counts as one: within that four of five places are the same
 _KEPT = 4096  # answers
 
 

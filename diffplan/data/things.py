@@ -15,7 +15,7 @@ _TOGETHER = 0.5  # share of the lesser one's motion from which on two columns ar
 _BUSY = 0.5  # share of all steps from which on a column is what does the fetching
 _HELD = 0.1  # of a column's variance at most is left, once it is known where what it moves is
 _FEWEST = 100  # steps of motion that say anything
-_MOVES = 4_000
+_MOVES = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Things:
     of: [G] the thing of each of the goal's columns, counted from 0, -1 for what never moves.
     holds: [N] things and columns of the state that take part in moving them. Where one does, weight
     [N, D] times the state plus offset [N] is near 0, in deviations of the column. moved: [M], the
-    things of moves, at most 4,000 of them. start, end: [M, G], where all things were before a move
+    things of moves, at most 10,000 of them. start, end: [M, G], where all things were before a move
     and when it was over.
     """
 
