@@ -249,8 +249,8 @@ class Errands:
     The one that is farthest from its goal comes first; when it lies still again after it was moved,
     wherever that is, the farthest is chosen anew. What it needs is brought about before, and left
     so until nothing that needs it has a way to go. That is told by moves of the data that ended
-    nearest to where the thing is to go: another thing that was in one place in nearly all of them is
-    needed there (a lock that is open, the lower one of a stack), and what comes there only by
+    nearest to where the thing is to go: another thing that was in one place in nearly all of them
+    is needed there (a lock that is open, the lower one of a stack), and what comes there only by
     another that takes it along is brought to where that took it up. Things that are not seen to are
     asked to stay where they are: data in which one thing is moved after the other know no more than
     one on its way.
