@@ -274,7 +274,7 @@ class Errands:
         self._things, self._after = range(max(things) + 1), after
         self._member = (self._of[:, None] == np.arange(len(self._things))).astype(np.float32)
         start, end = (np.asarray(x, np.float32).reshape(-1, len(self._of)) for x in (start, end))
-        went = self._distances(start, end) > _OFF
+        went = self.distances(start, end) > _OFF
         self._moves = []
         for thing in self._things:
             own = (np.asarray(moved) == thing) & went[:, thing]  # a nudge says nothing
@@ -296,7 +296,7 @@ class Errands:
             none = np.zeros(len(places), np.int64)
             before = Errand(none, none, none.astype(bool), places, none)
             begins = np.ones(len(places), bool)
-        gone = (self._distances(places, before.place)[rows, before.thing] > _LITTLE) & ~begins
+        gone = (self.distances(places, before.place)[rows, before.thing] > _LITTLE) & ~begins
         moved, rest = before.moved | gone, np.where(gone, 0, before.rest + 1)
         ends = begins | (moved & (rest >= self._after))
         thing, now = before.thing.copy(), before.now.copy()
@@ -313,7 +313,7 @@ class Errands:
 
     def _choose(self, here: np.ndarray, goal: np.ndarray) -> int:
         """The thing that comes next: the farthest that no other is in need of."""
-        left = self._distances(here, goal)
+        left = self.distances(here, goal)
         ready = left.copy()
         for thing in self._things:
             if left[thing] > _OFF:
@@ -341,14 +341,14 @@ class Errands:
         """What to move where before, or instead, and what goes along; None: the thing itself."""
         needs = self._needs(thing, wanted)
         if needs.carrier >= 0:
-            if self._distances(here, needs.start)[thing] > _OFF:
+            if self.distances(here, needs.start)[thing] > _OFF:
                 return thing, needs.start, -1
-            near = self._distances(goal, needs.end)[needs.carrier] <= _OFF
+            near = self.distances(goal, needs.end)[needs.carrier] <= _OFF
             place = np.where(self._of == thing, wanted, goal if near else needs.end)
             return needs.carrier, place, thing
         for other, place in needs.others:
-            if self._distances(here, place)[other] > _OFF:
-                near = self._distances(goal, place)[other] <= _OFF
+            if self.distances(here, place)[other] > _OFF:
+                near = self.distances(goal, place)[other] <= _OFF
                 return other, goal if near else place, -1
         return None
 
@@ -363,7 +363,7 @@ class Errands:
 
     def _look(self, thing: int, wanted: np.ndarray) -> Needs:
         start, end, others = self._moves[thing]
-        gap = self._distances(end, wanted)[:, thing]
+        gap = self.distances(end, wanted)[:, thing]
         carried = others.any(1)
         alone = np.sort(gap[~carried])[:_SEEN]
         if carried.any():
@@ -383,8 +383,8 @@ class Errands:
         nowhere = np.zeros(len(self._of), np.float32)
         return Needs(found, -1, nowhere, nowhere)
 
-    def _distances(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Of all things [..., K]."""
+    def distances(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """How far things are at places [..., G] from others, in what counts as one: [..., K]."""
         found: np.ndarray = np.sqrt(((others - places) / self._scale) ** 2 @ self._member)
         return found
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from diffplan.agents import PlannerAgent
+from diffplan.agents.aims import errands_of
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.environments import evaluation_env_factory
 from diffplan.envs.simulators.mazes import Maze, maze_of
+from diffplan.runtime import Errands
 from diffplan.scripts.evaluate.options import EvaluateOptions
 from diffplan.scripts.evaluate.scores import Evaluation, Place
 from diffplan.scripts.evaluate.video import check_rendering, maze_video, rendered_video
@@ -32,8 +35,11 @@ def draw_plans(folder: Path, found: Evaluation) -> list[Path]:
         # every recorded episode may have failed
         if not task.traces:
             continue
-        name = "plans" if one else "plans-" + re.sub(r"[^\w.+-]", "_", str(task.place.task))
-        written.append(folder / f"{name}.png")
+        name = "" if one else "-" + re.sub(r"[^\w.+-]", "_", str(task.place.task))
+        if (several := errands_of(agent.model)) is not None:
+            written.append(folder / f"errands{name}.png")
+            _draw_errands(written[-1], agent, task.traces, Errands(**several))
+        written.append(folder / f"plans{name}.png")
         maze = _maze(task.place)
         if maze is not None:
             aims = [_aims(agent, trace) for trace in task.traces]
@@ -72,6 +78,28 @@ def _aims(agent: PlannerAgent, trace: Trace) -> np.ndarray:
     goal = torch.from_numpy(goals[made])
     aims = subgoals(here.to(agent.device), goal.to(agent.device), float(reach)).numpy(force=True)
     return aims[(aims != goals[made]).any(1), :2]
+
+
+def _draw_errands(
+    path: Path, agent: PlannerAgent, traces: Sequence[Trace], errands: Errands
+) -> None:
+    """What was being moved, which the states say: errands draw no random numbers."""
+    things, distances, now = agent.model.spec.things, [], []
+    for trace in traces:
+        states, goals = agent.layout.split(trace.observations)
+        assert goals is not None
+        places, state, moving = states[:, list(agent.layout.goal_columns)], None, []
+        for here, goal in zip(places, goals, strict=True):
+            begins = np.array([state is None])
+            state = errands.follow(state, begins, here[None], goal[None])[0]
+            moving.append(int(state.now[0]))
+        distances.append(errands.distances(places, goals))
+        now.append(np.array(moving))
+    names = [
+        "goal " + " ".join(str(i) for i, other in enumerate(things) if other == thing)
+        for thing in range(max(things) + 1)
+    ]
+    pictures.errands_over_time(path, traces, distances, now, names)
 
 
 def check_video(place: Place) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,6 +228,49 @@ def plans_over_time(
                 Line2D([], [], color=PLAN, marker="o", markersize=3, label="plans, from their dot"),
             ],
         )
+        save(figure, path)
+
+
+def errands_over_time(
+    path: Path,
+    traces: Sequence[Trace],
+    distances: Sequence[np.ndarray],
+    now: Sequence[np.ndarray],
+    names: Sequence[str],
+) -> None:
+    """Write how far each thing is from its goal, and which one is being moved.
+
+    One column for each episode, one row for each thing. distances: of each episode [T+1, K], in
+    deviations. now: of each episode the thing [T+1] that is being moved. names: of the K things.
+    """
+    with style():
+        size = (4.2 * len(traces) + 1, 1.15 * len(names) + 1.5)
+        figure = Figure(figsize=size, layout="constrained")
+        options: Any = {"squeeze": False, "sharex": "col", "sharey": "row"}
+        panels = figure.subplots(len(names), len(traces), **options)
+        for column, trace in zip(panels.T, traces, strict=True):
+            done = trace.success_step
+            outcome = "goal not reached" if done is None else f"goal reached at step {done}"
+            column[0].set_title(f"seed {trace.seed}, {outcome}")
+            column[-1].set_xlabel("environment step")
+        for episode, (far, moving) in enumerate(zip(distances, now, strict=True)):
+            turns = [0, *(np.flatnonzero(np.diff(moving)) + 1), len(moving) - 1]
+            for thing, name in enumerate(names):
+                axes = panels[thing, episode]
+                for first, last in pairwise(turns):
+                    if moving[first] == thing and last > first:
+                        axes.axvspan(first, last, color=AIM, alpha=0.3, linewidth=0)
+                axes.plot(far[:, thing], color=EXECUTED, linewidth=1.8)
+                axes.axhline(0, color=GOAL, linewidth=1, linestyle="--")
+                axes.set_xlim(0, max(len(far) - 1, 1))
+                if not episode:
+                    axes.set_ylabel(name)
+        entries = [
+            Line2D([], [], color=EXECUTED, linewidth=1.8, label="from its goal, deviations"),
+            Line2D([], [], color=AIM, linewidth=8, alpha=0.3, label="being moved"),
+            Line2D([], [], color=GOAL, linestyle="--", label="goal"),
+        ]
+        _legend(figure, entries)
         save(figure, path)
 
 

@@ -145,6 +145,24 @@ def test_plans_over_time_lie_a_stride_apart(tmp_path, drawn):
             np.testing.assert_allclose(xy[:, 1], made.states[:, column])
 
 
+def test_errands_show_how_far_things_are_and_which_is_moved(tmp_path, drawn):
+    trace, rng = make_trace(success_step=12), np.random.default_rng(1)
+    far, now = rng.random((2, 21, 2)), np.repeat([0, 1], (8, 13))
+    names = ["goal 0", "goal 1 2"]
+    pictures.errands_over_time(tmp_path / "x.png", [trace] * 2, far, [now, 1 - now], names)
+    axes = drawn[0].axes
+    assert [each.get_ylabel() for each in axes] == ["goal 0", "", "goal 1 2", ""]
+    assert axes[1].get_title() == "seed 1003, goal reached at step 12"
+    for place, panel in enumerate(axes):
+        thing, episode = divmod(place, 2)
+        (line,) = lines(panel, pictures.EXECUTED)
+        np.testing.assert_array_equal(line[:, 1], far[episode][:, thing])
+        first, last = (0, 8) if thing == episode else (8, 20)
+        assert [(span.get_x(), span.get_width()) for span in panel.patches] == [
+            (first, last - first)
+        ]
+
+
 def test_returns_show_every_episode_and_the_interval(tmp_path, drawn):
     values = np.array([1.0, 5.0, 9.0, 3.0])
     pictures.returns_picture(tmp_path / "x.png", {"a": values, "b": np.array([2.0])})
