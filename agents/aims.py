@@ -23,14 +23,14 @@ def detours_of(model: PlannerModel, settings: PlanningConfig) -> dict[str, Any] 
 
 
 def errands_of(model: PlannerModel) -> dict[str, Any] | None:
-    """The arguments of `Errands`, JSON-able; None where goals are about no more than one thing."""
+    """The arguments of `Errands`, moves as arrays; None where goals are about one thing."""
     things, columns = model.spec.things, list(model.spec.goal_columns)
-    if max(things, default=0) < 1 or model.moves is None:
+    if model.moves is None:
         return None
     plan = model.config.plan
     return {
         "things": list(things),
         "scale": model.observed.std[columns].tolist(),
         "after": plan.horizon * plan.stride,
-        **{name: value.tolist() for name, value in model.moves.named_buffers()},
+        **{name: value.numpy(force=True) for name, value in model.moves.named_buffers()},
     }

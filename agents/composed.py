@@ -39,6 +39,7 @@ def composed(agent: PlannerAgent, aims: Sequence[Aim]) -> ComposedAgent:
     twin = ComposedAgent.__new__(ComposedAgent)
     twin.__dict__.update(agent.__dict__)
     twin._alone, twin._aims = agent, tuple(aims)
+    twin._errands = None  # several goals at once are no errand
     twin._wished = {"steering": Composed(tuple(_shifted(agent, aim) for aim in aims))}
     detailed = agent._made[1]
     if agent.engine.name == "onnx":

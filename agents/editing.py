@@ -187,7 +187,8 @@ def _going(own: _Maker, context: Context, goal: Any) -> Context:
     layout, like = own.agent.layout, context.state
     shape, offset = (len(context), layout.goal_dim), layout.goal_offset
     told = _tensor(goal, like, "goal", shape, alike=True, finite=True, offset=offset)
-    return dataclasses.replace(context, goal=told)
+    aims = own.agent.first_aims(like.numpy(force=True), told.numpy(force=True))
+    return dataclasses.replace(context, goal=torch.from_numpy(aims).to(told))
 
 
 def _returning(own: _Maker, context: Context, returns: Any, name: str) -> Context:

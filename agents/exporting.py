@@ -34,6 +34,7 @@ from diffplan.model.planner_model import PlannerModel
 from diffplan.model.run_folder import own_version
 
 RUNTIME = "diffplan_runtime.py"
+_ERRANDS = ("things", "scale", "after")  # the moves have a file of their own
 _CHECKED = 64  # decisions by which an export is compared with its agent
 
 
@@ -69,6 +70,9 @@ def export(
             for size in each:
                 graph = _task_graph(agent.model) if key == "task" else made.graph(key, size)
                 (writing / f"{key}-{size}.onnx").write_bytes(graph)
+        if agent.model.moves is not None:
+            moves: Any = {key: each.numpy() for key, each in agent.model.moves.named_buffers()}
+            np.savez_compressed(writing / runtime.MOVES, **moves)
         if isinstance(made, Int8Engine):
             (writing / runtime.LARGEST_PRODUCT).write_bytes(largest_product())
         (writing / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
@@ -93,7 +97,7 @@ def _settings(agent: PlannerAgent, engine: OnnxEngine, sizes: list[int]) -> dict
     keys = dict.fromkeys(engine.keys, sizes)
     if model.tasks is not None and model.tasks.given == "prompt":
         keys["task"] = [1]  # codes are asked for row by row
-    targets = agent._targets
+    targets, errands = agent._targets, errands_of(model)
     by_step, width = targets.by_step
     tolerance = agent.goal_tolerance
     return {
@@ -117,7 +121,7 @@ def _settings(agent: PlannerAgent, engine: OnnxEngine, sizes: list[int]) -> dict
         "discount": model.config.data.discount,
         "goal_tolerance": tolerance.tolist() if isinstance(tolerance, np.ndarray) else tolerance,
         "detours": detours_of(model, planning),
-        "errands": errands_of(model),
+        "errands": None if errands is None else {key: errands[key] for key in _ERRANDS},
         "target": {
             "first": targets.first,
             "least": targets.least,

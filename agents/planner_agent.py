@@ -185,16 +185,18 @@ class PlannerAgent(Portable, Variants, Described):
         # a goal that has moved makes the plan worthless
         if (moved := state.moved(goals, self.goal_tolerance)) is not None:
             anew = anew | moved
+        asked = anew  # something else
         detour, aims = state.detour, goals
         if self._detours is not None and goals is not None:
             here = states[:, list(self.layout.goal_columns)]
             detour, turns = self._detours.follow(detour, begins, here, goals, state.seeds, step)
             anew = anew | turns
             aims = np.where(detour.left[:, None] > 0, detour.aim, goals)
+        # goals are of things, or landmarks lead to them: never both
         errand = state.errand
         if self._errands is not None and goals is not None:
             here = states[:, list(self.layout.goal_columns)]
-            errand, turns, aims = self._errands.follow(errand, begins, here, goals)
+            errand, turns, aims = self._errands.follow(errand, asked, here, goals)
             anew = anew | turns
         due = anew | (age >= self.settings.replan_every)
         whole, count = bool(due.all()), state.count + due
@@ -281,16 +283,23 @@ class PlannerAgent(Portable, Variants, Described):
         what the agent knows of its task. `PlanSpace.normalised_context` gives it to networks.
         """
         states, goals, _ = self._split(observation)
-        return self.context_at(states, goals)
+        return self.context_at(states, self.first_aims(states, goals))
+
+    def first_aims(self, states: np.ndarray, goals: np.ndarray | None) -> np.ndarray | None:
+        """What the first plans for goals [B, G] aim at from states [B, D]: [B, G].
+
+        One thing's goal, where goals are about several.
+        """
+        if self._errands is None or goals is None:
+            return goals
+        here = states[:, list(self.layout.goal_columns)]
+        return self._errands.follow(None, np.ones(len(here), bool), here, goals)[2]
 
     def context_at(self, states: np.ndarray, goals: np.ndarray | None = None) -> Context:
         """The same for states [B, D] and goals [B, G], where these are at hand."""
         step = np.zeros(len(states), np.int64)
         target = self._targets.at(step, np.full(len(states), np.nan))
         history = self._memory.remember(None, states, step)
-        if self._errands is not None and goals is not None:
-            here = states[:, list(self.layout.goal_columns)]
-            goals = self._errands.follow(None, step == 0, here, goals)[2]
         given = self._context(states, goals, target, self._memory.codes(history, step))
         return given.to(self.device)
 

@@ -170,7 +170,7 @@ class SensingAgent(PlannerAgent):
     def _particles(self, state: SensingState, measured: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Particles [b, K, H+1, D] of the states along the plans of the marked rows."""
         index = self._places(rows)
-        plan, goals = state.plan.states[index], _rows(state.goals, rows)
+        plan, goals = state.plan.states[index], _rows(state.aims, rows)
         starts = plan[:, 0].numpy(force=True)
         step = (state.step - state.age)[rows]
         codes = self._memory.codes(_rows(state.history, rows), state.step[rows])

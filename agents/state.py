@@ -17,7 +17,7 @@ from diffplan.runtime import Detour, Errand
 class AgentState:
     """What the agent remembers between calls; hand back what `predict` returned.
 
-    plan: each row's current plan, on the device. goals: [B, G] goals the plans were made for, None
+    plan: each row's current plan, on the device. goals: [B, G] goals that were asked for, None
     without. age: [B] environment steps since each row's plan was made, 0 right after a replan.
     seeds: [B] random seed of each row. count: [B] plans made since it was set. step: [B]
     environment steps since the episode began. target_return: [B] return-to-go that was asked for,
@@ -36,6 +36,11 @@ class AgentState:
     history: np.ndarray | None = None
     detour: Detour | None = None
     errand: Errand | None = None
+
+    @property
+    def aims(self) -> np.ndarray | None:
+        """What the plans aim at [B, G], which of several things is one's goal; None without."""
+        return self.goals if self.errand is None else self.errand.aim
 
     def begun(self, episode_start: np.ndarray | None) -> np.ndarray:
         """Rows [B] whose episode begins: said so, or without a plan yet.

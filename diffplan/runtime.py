@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import operator
@@ -36,7 +37,8 @@ except ImportError:  # a copy of this file, on its own
         """A user's mistake: one line that says what was given and what was expected."""
 
 
-FORMAT = 1
+FORMAT = 2
+MOVES = "moves.npz"
 LARGEST_PRODUCT = "product.onnx"
 """In exports of 8-bit graphs; see `multiplies_exactly`."""
 
@@ -219,12 +221,13 @@ class Errand(NamedTuple):
     """What rows see to.
 
     thing: [B], of the goal. now: [B], that which is to be moved at present, as the thing may need
-    another one elsewhere. moved: [B], whether the thing has been since. place: [B, G], where it
-    last lay, rest: [B], for so many steps by now.
+    another one elsewhere. aim: [B, G], what is aimed at. moved: [B], whether the thing has been
+    since. place: [B, G], where it last lay, rest: [B], for so many steps by now.
     """
 
     thing: np.ndarray
     now: np.ndarray
+    aim: np.ndarray
     moved: np.ndarray
     place: np.ndarray
     rest: np.ndarray
@@ -247,13 +250,13 @@ class Errands:
     """Has goals about several things brought about one thing at a time.
 
     The one that is farthest from its goal comes first; when it lies still again after it was moved,
-    wherever that is, the farthest is chosen anew. What it needs is brought about before, and left
-    so until nothing that needs it has a way to go. That is told by moves of the data that ended
-    nearest to where the thing is to go: another thing that was in one place in nearly all of them
-    is needed there (a lock that is open, the lower one of a stack), and what comes there only by
-    another that takes it along is brought to where that took it up. Things that are not seen to are
-    asked to stay where they are: data in which one thing is moved after the other know no more than
-    one on its way.
+    wherever that is, or at its goal, the farthest is chosen anew. What it needs is brought about
+    before, and left so until nothing that needs it has a way to go. That is told by moves of the
+    data that ended nearest to where the thing is to go: another thing that was in one place in
+    nearly all of them, and is not always there, is needed there (a lock that is open, the lower one
+    of a stack), and what comes there only by another that takes it along is brought to where that
+    took it up. Things that are not seen to are asked to stay where they are: data in which one
+    thing is moved after the other know no more than one on its way.
     """
 
     def __init__(
@@ -275,6 +278,8 @@ class Errands:
         self._member = (self._of[:, None] == np.arange(len(self._things))).astype(np.float32)
         start, end = (np.asarray(x, np.float32).reshape(-1, len(self._of)) for x in (start, end))
         went = self.distances(start, end) > _OFF
+        # what is nearly always in one place is there by itself
+        self._usual = self._spread(start) / 2
         self._moves = []
         for thing in self._things:
             own = (np.asarray(moved) == thing) & went[:, thing]  # a nudge says nothing
@@ -288,31 +293,36 @@ class Errands:
     ) -> tuple[Errand, np.ndarray, np.ndarray]:
         """What rows see to whose things are at places [B, G] now.
 
-        goals: [B, G]. begins: [B] rows whose episode begins. Returns also which [B] of them are to
-        move another thing from here on, and what to aim at meanwhile [B, G].
+        goals: [B, G]. begins: [B] rows whose episode begins, or whose goal is another. Returns also
+        which [B] of them aim elsewhere from here on, and at what all aim [B, G].
         """
         rows = np.arange(len(places))
         if before is None:
             none = np.zeros(len(places), np.int64)
-            before = Errand(none, none, none.astype(bool), places, none)
+            before = Errand(none, none, places, none.astype(bool), places, none)
             begins = np.ones(len(places), bool)
         gone = (self.distances(places, before.place)[rows, before.thing] > _LITTLE) & ~begins
         moved, rest = before.moved | gone, np.where(gone, 0, before.rest + 1)
-        ends = begins | (moved & (rest >= self._after))
+        there = self.distances(places, goals)[rows, before.thing] <= _OFF
+        ends = begins | ((moved | there) & (rest >= self._after))
         thing, now = before.thing.copy(), before.now.copy()
         aims = places.astype(np.float32)
         for row, (here, goal) in enumerate(zip(places, goals, strict=True)):
             if ends[row]:
-                thing[row] = self._choose(here, goal)
+                thing[row] = self._choose(here, goal, -1 if begins[row] else thing[row])
             now[row], wanted, asked = self._next(thing[row], here, goal)
             aims[row] = np.where(asked, wanted, here)
             aims[row, self._of < 0] = goal[self._of < 0]
         place = np.where((gone | ends)[:, None], places, before.place).astype(np.float32)
-        errand = Errand(thing, now, moved & ~ends, place, np.where(ends, 0, rest))
-        return errand, begins | (now != before.now), aims
+        errand = Errand(thing, now, aims, moved & ~ends, place, np.where(ends, 0, rest))
+        elsewhere = self.distances(aims, before.aim)[rows, now] > _LITTLE
+        return errand, begins | (now != before.now) | elsewhere, aims
 
-    def _choose(self, here: np.ndarray, goal: np.ndarray) -> int:
-        """The thing that comes next: the farthest that no other is in need of."""
+    def _choose(self, here: np.ndarray, goal: np.ndarray, last: int) -> int:
+        """The thing that comes next: the farthest that no other is in need of.
+
+        Of two that are as far the last one goes on, -1 for none.
+        """
         left = self.distances(here, goal)
         ready = left.copy()
         for thing in self._things:
@@ -320,7 +330,9 @@ class Errands:
                 needs = self._needs(thing, goal)
                 needed = [other for other, _ in needs.others]
                 ready[needed + [needs.carrier] * (needs.carrier >= 0)] = -1
-        return int(ready.argmax())
+        # where all that are off need each other, the farthest may as well begin
+        wanting = ready if ready.max() > _OFF else left
+        return int((wanting + _LITTLE * (np.array(self._things) == last)).argmax())
 
     def _next(
         self, thing: int, here: np.ndarray, goal: np.ndarray
@@ -354,34 +366,45 @@ class Errands:
 
     def _needs(self, thing: int, wanted: np.ndarray) -> Needs:
         """What it takes to bring a thing to where it is wanted, kept for as long as it is asked."""
-        key = int(thing), wanted[self._of == thing].tobytes()
-        if key not in self._known:
+        key = thing, wanted[self._of == thing].tobytes()
+        found = self._known.get(key)
+        if found is None:
             if len(self._known) >= _KEPT:
                 self._known.clear()
-            self._known[key] = self._look(int(thing), wanted)
-        return self._known[key]
+            found = self._known[key] = self._look(thing, wanted)
+        return found
 
     def _look(self, thing: int, wanted: np.ndarray) -> Needs:
         start, end, others = self._moves[thing]
         gap = self.distances(end, wanted)[:, thing]
         carried = others.any(1)
-        alone = np.sort(gap[~carried])[:_SEEN]
-        if carried.any():
+        alone, along = _least(gap[~carried]), _least(gap[carried])
+        by_hand, by_another = (
+            len(each) >= _SEEN // 2 and each[_SEEN // 2 - 1] <= _OFF for each in (alone, along)
+        )
+        if by_another and not by_hand:
             nearest = int(np.where(carried, gap, np.inf).argmin())
-            by_hand = len(alone) == _SEEN and alone[_SEEN // 2 - 1] <= _OFF
-            if gap[nearest] <= _OFF and not by_hand:
-                return Needs([], int(others[nearest].argmax()), start[nearest], end[nearest])
+            return Needs([], int(others[nearest].argmax()), start[nearest], end[nearest])
         found = []
         if len(alone) == _SEEN:
             # all that are as near: the first of many alike have an episode in common
             seen = start[~carried & (gap <= max(alone[-1], _LITTLE))]
-            low, high = np.quantile(seen / self._scale, (0.1, 0.9), axis=0)
-            same = high - low < _ONE_PLACE
+            spread = self._spread(seen)
+            same, told = spread < _ONE_PLACE, spread < self._usual
             for other in self._things:
-                if other != thing and same[self._of == other].all():
+                its = self._of == other
+                if other != thing and same[its].all() and told[its].any():
                     found.append((other, np.median(seen, 0)))
         nowhere = np.zeros(len(self._of), np.float32)
         return Needs(found, -1, nowhere, nowhere)
+
+    def _spread(self, places: np.ndarray) -> np.ndarray:
+        """Within how much four of five places [n, G] lie, by column [G]; 0 of none."""
+        if not len(places):
+            return np.zeros(len(self._of))
+        low, high = np.quantile(places / self._scale, (0.1, 0.9), axis=0)
+        spread: np.ndarray = high - low
+        return spread
 
     def distances(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
         """How far things are at places [..., G] from others, in what counts as one: [..., K]."""
@@ -394,6 +417,12 @@ _OFF = 0.5  # of what counts as one: what is farther off is not where it should 
 _SEEN = 16  # moves of the data that say what it takes
 _ONE_PLACE = 0.6  # of what counts as one: within that four of five places are the same
 _KEPT = 4096  # answers
+
+
+def _least(gaps: np.ndarray) -> np.ndarray:
+    """The smallest `_SEEN` gaps, ascending."""
+    near = np.partition(gaps, _SEEN)[:_SEEN] if len(gaps) > _SEEN else gaps
+    return np.sort(near)
 
 
 class Detour(NamedTuple):
@@ -493,6 +522,9 @@ def load(folder: str | Path, threads: int = 1, seed: int = 0) -> Agent:
         )
     seed = whole_number(seed, "seed")
     settings = json.loads(held["settings.json"])
+    if settings["errands"] is not None:
+        with np.load(io.BytesIO(held[MOVES])) as moves:
+            settings["errands"] |= dict(moves)
     graphs = {
         (key, size): Graph(held[f"{key}-{size}.onnx"], size, threads)
         for key, sizes in settings["graphs"].items()
@@ -675,6 +707,7 @@ class Agent:
         anew = begins
         if goals is not None and state.goals is not None:
             anew = anew | (np.abs(goals - state.goals) > self._goal_tolerance).any(-1)
+        asked = anew  # something else
         detour, aims = state.detour, goals
         if self._detours is not None and goals is not None:
             here = states[:, self._layout["goal_columns"]]
@@ -684,7 +717,7 @@ class Agent:
         errand = state.errand
         if self._errands is not None and goals is not None:
             here = states[:, self._layout["goal_columns"]]
-            errand, turns, aims = self._errands.follow(errand, begins, here, goals)
+            errand, turns, aims = self._errands.follow(errand, asked, here, goals)
             anew = anew | turns
         due = anew | (age >= self._planning["replan_every"])
         plan, history = state.plan, self._remember(state.history, states, step)

@@ -16,6 +16,7 @@ _BUSY = 0.5  # share of all steps from which on a column is what does the fetchi
 _HELD = 0.1  # of a column's variance at most is left, once it is known where what it moves is
 _FEWEST = 100  # steps of motion that say anything
 _MOVES = 10_000
+_SAMPLE = 200_000  # steps of motion behind what holds a thing
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,11 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
     follow from where a thing is, linearly, whenever that thing is moved, have to be brought there
     first, as a hand that grasps. Of them 10 % of their variance may be left.
     """
-    every = max(1, len(states) // SAMPLE)
     last = torch.repeat_interleave(starts[1:] - 1, starts.diff())
-    index = torch.arange(0, len(states), every)
-    index = index[index + AFTER <= last[index]]
-    moving = _moving(states, index)
-    goal = moving[:, list(columns)].float()
-    count = goal.sum(0)
-    shared = goal.t() @ goal > _TOGETHER * torch.minimum(count[:, None], count).clamp(min=1)
-    of = _connected(shared.numpy(), (count > 0).tolist())
+    index = torch.arange(len(states))
+    index = index[index + AFTER <= last]
+    moving = torch.stack([_moving(column, index) for column in states.t()], 1)
+    of = _grouped(moving[:, list(columns)])
     rest = [
         column
         for column in range(states.shape[1])
@@ -65,7 +62,7 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
         [place for place, other in zip(columns, of, strict=True) if other == thing]
         for thing in range(max(of, default=-1) + 1)
     ]
-    spreads = torch.stack([column[index].double().std() for column in states.t()])
+    spreads = torch.stack([column.double().std() for column in states.t()])
     holds, weights, offsets = [], [], []
     moved, first, final = [], [], []
     for thing, own in enumerate(parts):
@@ -74,7 +71,7 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
         moved.append(torch.full_like(begins, thing))
         first.append(begins)
         final.append(ends)
-        at = under_way + AFTER // 2
+        at = under_way[:: max(1, len(under_way) // _SAMPLE)] + AFTER // 2
         if len(at) < _FEWEST or not rest:
             continue
         here, body = states[at][:, own].double(), states[at][:, rest].double()
@@ -108,18 +105,33 @@ def _stretches(under_way: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     return under_way[new[:-1]], torch.minimum(ends, last[ends])
 
 
-def _moving(states: Tensor, index: Tensor) -> Tensor:
-    """Where columns of states move over the steps that follow: bool [n, D]."""
-    columns = []
-    for column in states.t():
-        values = column.float()
-        change = (values[index + AFTER] - values[index]).abs()
-        fastest = float(np.quantile(change.numpy(), FASTEST))
-        brisk = change[change > NONE * fastest]
-        least = float(np.quantile(brisk.numpy(), BRISK)) if len(brisk) else np.inf
-        told = values.std() > ROUNDING * values.abs().max()
-        columns.append((change > STILL * least) & told)
-    return torch.stack(columns, 1)
+def count_things(states: Tensor, columns: Sequence[int], starts: Tensor) -> int:
+    """How many things the goal is of; arguments as of `things`."""
+    last = torch.repeat_interleave(starts[1:] - 1, starts.diff())
+    index = torch.arange(len(states))
+    index = index[index + AFTER <= last]
+    moving = torch.stack([_moving(states[:, column], index) for column in columns], 1)
+    return max(_grouped(moving)) + 1
+
+
+def _moving(column: Tensor, index: Tensor) -> Tensor:
+    """Where a column of states [N] moves over the steps that follow: bool [n]."""
+    values = column.float()
+    change = (values[index + AFTER] - values[index]).abs()
+    sample = change[:: max(1, len(change) // SAMPLE)].numpy()
+    moves = sample[sample > NONE * np.quantile(sample, FASTEST)] if len(sample) else sample
+    if not len(moves):
+        return torch.zeros(len(index), dtype=torch.bool)
+    told = values.std() > ROUNDING * values.abs().max()
+    return (change > STILL * float(np.quantile(moves, BRISK))) & told
+
+
+def _grouped(moving: Tensor) -> tuple[int, ...]:
+    """The thing of each column, from where they move [n, G]."""
+    told = moving.float()
+    count = told.sum(0)
+    shared = told.t() @ told > _TOGETHER * torch.minimum(count[:, None], count).clamp(min=1)
+    return _connected(shared.numpy(), (count > 0).tolist())
 
 
 def _connected(shared: np.ndarray, moves: Sequence[bool]) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ def fused(model: _Module, precision: str) -> _Module:
     twin._modules = dict(model._modules)
     for name, part in model._modules.items():
         # of things to be fetched a step computes products of places, which no launch here does
-        if type(part) is MarkovProposer and part.width in _WIDTHS and not part.goal.things:
+        if type(part) is MarkovProposer and part.width in _WIDTHS and not part.goal.thing_count:
             twin._modules[name] = FusedProposer(part, precision)
         elif isinstance(part, ResidualMLP) and part.width in _WIDTHS:
             twin._modules[name] = FusedMLP(part, precision)

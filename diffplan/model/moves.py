@@ -9,7 +9,7 @@ from diffplan.data.things import Things
 
 
 class Moves(nn.Module):
-    """What `diffplan.runtime.Errands` knows of the training data, for planning.
+    """What `diffplan.runtime.Errands` knows of the data, for planning.
 
     moved: buffer [M], the thing of each move. start, end: [M, G], where all things were before it
     and when it was over, in environment units.

@@ -44,7 +44,7 @@ class ModelSpec:
             episodes.layout.goal_columns if config.plan.columns == "goal" else (),
             () if things is None else things.of,
             () if things is None else things.holds,
-            0 if things is None else len(things.moved),
+            0 if things is None or max(things.of) < 1 else len(things.moved),
         )
 
     @property

@@ -70,10 +70,10 @@ class GoalFeatures(nn.Module):
         """
         super().__init__()
         self.columns = tuple(columns)
-        self.things, self.holds = max(things, default=-1) + 1, len(holds)
-        if not self.things:
+        self.thing_count, self.hold_count = max(things, default=-1) + 1, len(holds)
+        if not self.thing_count:
             return
-        every = range(self.things)
+        every = range(self.thing_count)
         members = [[float(thing == other) for thing in every] for other in things]
         # follow from the arguments alone, so no weights to save
         self.register_buffer("members", torch.tensor(members), persistent=False)
@@ -89,15 +89,15 @@ class GoalFeatures(nn.Module):
 
     def fit(self, weight: Tensor, offset: Tensor) -> None:
         """Take over what holds things, on normalised states."""
-        if self.holds:
+        if self.hold_count:
             self.weight.copy_(weight)
             self.offset.copy_(offset)
 
     @property
     def size(self) -> int:
         """Columns F of the features."""
-        more = self.things + self.holds
-        if self.holds:
+        more = self.thing_count + self.hold_count
+        if self.hold_count:
             more += (2 + 2 * len(_HOLD_FREQUENCIES)) * self.held.shape[1]
         return len(self.columns) * (2 + 4 * len(_GOAL_FREQUENCIES)) + more
 
@@ -119,12 +119,13 @@ class GoalFeatures(nn.Module):
         far off it is comes finely, too: which one is meant is a product, which an MLP learns slowly
         and only where data are, and a hand that is a finger's breadth off grasps nothing.
         """
-        if not self.things:
+        if not self.thing_count:
             return ()
         goes = _share(way.square() @ self.members)
-        if not self.holds:
+        if not self.hold_count:
             return (goes,)
-        off = state @ self.weight.t() + self.offset
+        # a sum, not a product: products are rounded where training is in bfloat16
+        off = (state.unsqueeze(-2) * self.weight).sum(-1) + self.offset
         angles = [off * frequency for frequency in _HOLD_FREQUENCIES]
         every = [off, _share(off.square()), *(f(x) for x in angles for f in (torch.sin, torch.cos))]
         # of all things together: one is seen to at a time

@@ -13,7 +13,7 @@ from diffplan.data.arrivals import AFTER, BRISK, STILL, in_deviations
 from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import brisk_speed
 from diffplan.data.leaps import cut_at_leaps
-from diffplan.data.things import things
+from diffplan.data.things import count_things
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
@@ -140,10 +140,9 @@ def _goal_moves(episodes: Episodes) -> bool:
 
 
 def _things(episodes: Episodes) -> int:
-    """How many things the goal's columns are of, see `things`."""
+    """How many things the goal's columns are of, see `count_things`."""
     starts = torch.from_numpy(np.asarray(episodes.state_starts))
-    found = things(torch.from_numpy(episodes.states), episodes.layout.goal_columns, starts)
-    return max(found.of) + 1
+    return count_things(torch.from_numpy(episodes.states), episodes.layout.goal_columns, starts)
 
 
 def _leaps(episodes: Episodes) -> int:

@@ -97,9 +97,93 @@ def test_a_lock_stays_open_while_what_needs_it_has_a_way_to_go() -> None:
     places[:, :, 2] = 1
     assert set(follow(places, goals, known=moves(*LOCKED))[0][:, 0]) == {0}
     assert set(follow(places, goals)[0][:, 0]) == {1}
-    # things that need each other are no endless errand
-    both = [LOCKED[0], (1, [7.0, 0, 0, 0, 0], [7, 0, 5, 5, 0])]
-    assert set(follow(places, goals, known=moves(*both))[0][:, 0]) <= {0, 1}
+
+
+def test_things_that_need_each_other_are_begun_with_all_the_same() -> None:
+    """Both are always moved while the other is elsewhere; a third is at its goal."""
+    known = moves(
+        *((0, [3 - to, 3, 0], [to, 3, 0]) for to in (0.0, 3.0)),
+        *((1, [3, 3 - to, 0], [3, to, 0]) for to in (0.0, 3.0)),
+        *((2, [0, at, -4], [0, at, 4]) for at in (0.0, 0.0, 3.0)),
+    )
+    errands = Errands((0, 1, 2), (1.0, 1.0, 1.0), AFTER, *known)
+    here, goal = np.zeros((1, 3)), np.array([[3.0, 3.0, 0.0]])
+    _, _, aims = errands.follow(None, np.array([True]), here, goal)
+    assert aims[0, 2] == 0 and aims[0, :2].max() == 3
+
+
+def test_another_goal_and_a_thing_that_was_pushed_are_seen_to() -> None:
+    errands, none = Errands((0, 1), (1.0, 1.0), AFTER, (), (), ()), np.array([False])
+    here = np.zeros((1, 2))
+    state, _, _ = errands.follow(None, none, here, np.array([[9.0, 0.1]]))
+    assert state.thing.tolist() == [0]
+    # the agent says so, as of an episode that begins
+    goal = np.array([[0.0, 9.0]])
+    state, turns, aims = errands.follow(state, np.array([True]), here, goal)
+    assert turns.tolist() == [True] and aims.tolist() == [[0, 9]]
+    # what lies at its goal is not waited for
+    at_goal = np.array([[0.0, 9.0]])
+    things = []
+    for step in range(4 * AFTER):
+        pushed = at_goal + np.array([[5.0 * (step > AFTER), 0.0]])
+        state, _, aims = errands.follow(state, none, pushed, goal)
+        things.append(int(state.thing[0]))
+    assert things[0] == 1 and things[-1] == 0 and aims.tolist() == [[0, 9]]
+
+
+def test_the_same_thing_that_is_wanted_elsewhere_is_a_turn() -> None:
+    errands, none = Errands((0, 1), (1.0, 1.0), AFTER, (), (), ()), np.array([False])
+    here, goal = np.zeros((1, 2)), np.array([[5.0, 0.0]])
+    state, _, _ = errands.follow(None, none, here, goal)
+    assert not errands.follow(state, none, here, goal)[1].any()
+    assert errands.follow(state, none, here, -goal)[1].all()
+
+
+SPREAD = [-3.0, -1.5, 0.0, 1.5]
+
+
+def needs_of(known: Any, goal: list[float]) -> tuple[list[int], int]:
+    """Things that the first needs to be brought to a goal, and what takes it along."""
+    found = Errands(THINGS, SCALE, AFTER, *known)._needs(0, np.array(goal))
+    return [other for other, _ in found.others], found.carrier
+
+
+def test_what_a_thing_needs_is_told_by_moves_and_not_by_odd_ones_or_nudges() -> None:
+    def known(odd: int, nudged: bool = False, often: float = 0.5) -> Any:
+        """Moves of the first thing to 3, all but some while the second is at 1 of 0 and 1."""
+        start = np.zeros((400, 5))
+        things = np.repeat([0, 1], 200)
+        start[:200, 2] = 1
+        start[:odd, 2] = 0
+        start[200:, 2] = np.arange(200) < 200 * often
+        end = start.copy()
+        end[:200, 0], end[200:, 2] = 3, 1 - end[200:, 2]
+        if nudged:
+            end[:200, 0] = start[:200, 0] = 3
+            end[:200, 0] += 0.2
+        return things, start, end
+
+    goal = [3.0, 0, 0, 0, 0]
+    assert needs_of(known(0), goal) == ([1], -1)
+    assert needs_of(known(15), goal) == ([1], -1)
+    assert needs_of(known(60), goal) == ([], -1)
+    assert needs_of(known(0, nudged=True), goal) == ([], -1)
+    # what is there nearly always is there by itself
+    always = known(0)
+    always[1][:, 2] = 1
+    assert needs_of(always, goal) == ([], -1)
+
+
+def test_what_hands_bring_about_as_well_is_not_left_to_another_that_takes_it_along() -> None:
+    along = [(0, [2.0, 0, 6, 0, 0], [4.0, 0, 0, 0, 0])]
+    alone = [(0, [at, 0, 0, 0, 0], [4.0, 0, 0, 0, 0]) for at in SPREAD]
+    goal = [4.0, 0, 0, 0, 0]
+    assert needs_of(moves(*along), goal)[1] == 1
+    assert needs_of(moves(*along, *alone), goal)[1] == -1
+    few = [np.asarray(each)[:7] for each in moves(*along)]
+    assert needs_of(few, goal)[1] == -1
+    assert needs_of(moves(*along), [9.0, 0, 0, 0, 0])[1] == -1  # too far from any
+    assert needs_of(moves(*along, *alone), [1e30, 0, 0, 0, 0])[1] == -1
 
 
 def test_what_only_another_takes_along_is_brought_to_where_that_takes_it_up() -> None:
@@ -121,21 +205,40 @@ def test_what_only_another_takes_along_is_brought_to_where_that_takes_it_up() ->
 
 @pytest.fixture
 def sorter(join_episodes: Make, tiny_config: Make, tiny_model: Make) -> PlannerAgent:
-    """Of data in which two things are moved one after the other."""
+    """Of data in which a hand takes two things elsewhere, one after the other."""
     rng, layout = np.random.default_rng(0), ObservationLayout(3, 2, (1, 2), (), ("observation",))
     episodes = []
-    for _ in range(8):
-        moves = np.zeros((60, 3))
-        moves[:, 0] = rng.normal(size=60)
-        for step in (5, 20, 35, 50):
-            moves[step : step + 5, 1 + rng.integers(2)] = rng.choice((-1, 1))
-        episodes.append(moves.cumsum(0))
+    for _ in range(12):
+        hand, things, rows = 0.0, rng.uniform(-2, 2, 2), []
+        for _ in range(6):
+            held = int(rng.integers(2))
+            for target, takes in ((things[held], False), (rng.uniform(-2, 2), True)):
+                for at in np.linspace(hand, target, 9)[1:]:
+                    hand = at + 0.01 * rng.normal()
+                    if takes:
+                        things[held] = hand - 0.1
+                    rows.append([hand, *things])
+        episodes.append(np.array(rows))
     actions = [np.zeros((len(each) - 1, 2)) for each in episodes]
     joined = join_episodes(episodes, actions, layout=layout)
     config = tiny_config("trajectory-diffuser", {"data.relabel": "arrivals"})
     model = tiny_model(config, joined)
-    assert model.spec.things == (0, 1)
+    assert model.spec.things == (0, 1) and model.spec.holds == ((0, 0), (1, 0))
     return PlannerAgent(model, joined.layout, joined.info, config_name="x", engine="eager")
+
+
+def test_a_model_takes_over_what_holds_things_and_how_they_were_moved(sorter: PlannerAgent) -> None:
+    model = sorter.model
+    for features in (model.proposer.goal, model.denoiser.encoder.goal):
+        # where the hand holds the first thing, in deviations of the hand
+        for hand, off in ((0.6, 0.0), (0.6 + float(model.states.std[0]), 1.0)):
+            z = model.states(torch.tensor([hand, 0.5, 1.7]))
+            found = features.weight @ z + features.offset
+            assert found[0] == pytest.approx(off, abs=0.05)
+    assert set(model.moves.moved.tolist()) == {0, 1}
+    went = (model.moves.end - model.moves.start).abs()
+    own = went[range(len(went)), model.moves.moved]
+    assert (own > 0.2).float().mean() > 0.8 and (went.sum(1) - own).max() < 0.1
 
 
 def test_an_agent_plans_for_one_thing_at_a_time(sorter: PlannerAgent) -> None:

@@ -166,7 +166,7 @@ def test_a_damaged_folder_is_refused(robot: Path, tmp_path: Path) -> None:
     assert "checksum is wrong" in refusal("settings.json", "{}")
     assert "has no manifest.json" in refusal("manifest.json", None)
     assert "damaged" in refusal("manifest.json", "{")
-    assert "names no files" in refusal("manifest.json", '{"diffplan_export": 1}')
+    assert "names no files" in refusal("manifest.json", f'{{"diffplan_export": {runtime.FORMAT}}}')
     assert "export format 7" in refusal("manifest.json", '{"diffplan_export": 7}')
 
 
