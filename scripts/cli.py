@@ -201,10 +201,6 @@ def _goes_on(args: Sequence[str], stop: Stopped) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, see `exit_status`."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if not sys.stderr.isatty():
-        # a log keeps every state of a bar: one in half a minute is enough
-        os.environ.setdefault("TQDM_MININTERVAL", "30")
-        os.environ.setdefault("TQDM_MAXINTERVAL", "60")
     with warnings_in_a_line():
         return exit_status(lambda: _run(args), args)
 

@@ -105,15 +105,6 @@ def _stretches(under_way: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     return under_way[new[:-1]], torch.minimum(ends, last[ends])
 
 
-def count_things(states: Tensor, columns: Sequence[int], starts: Tensor) -> int:
-    """How many things the goal is of; arguments as of `things`."""
-    last = torch.repeat_interleave(starts[1:] - 1, starts.diff())
-    index = torch.arange(len(states))
-    index = index[index + AFTER <= last]
-    moving = torch.stack([_moving(states[:, column], index) for column in columns], 1)
-    return max(_grouped(moving)) + 1
-
-
 def _moving(column: Tensor, index: Tensor) -> Tensor:
     """Where a column of states [N] moves over the steps that follow: bool [n]."""
     values = column.float()

@@ -13,7 +13,7 @@ from diffplan.data.arrivals import AFTER, BRISK, STILL, in_deviations
 from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import brisk_speed
 from diffplan.data.leaps import cut_at_leaps
-from diffplan.data.things import count_things
+from diffplan.data.things import things
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
@@ -139,10 +139,20 @@ def _goal_moves(episodes: Episodes) -> bool:
     return bool((in_deviations(goal).diff(dim=0).numpy() != 0)[inside[1:]].any())
 
 
-def _things(episodes: Episodes) -> int:
-    """How many things the goal's columns are of, see `count_things`."""
+def _things(episodes: Episodes) -> str:
+    """What things the goal's columns are of, in words, see `things`."""
     starts = torch.from_numpy(np.asarray(episodes.state_starts))
-    return count_things(torch.from_numpy(episodes.states), episodes.layout.goal_columns, starts)
+    found = things(torch.from_numpy(episodes.states), episodes.layout.goal_columns, starts)
+    every = range(max(found.of) + 1)
+    named = [[str(i) for i, thing in enumerate(found.of) if thing == one] for one in every]
+    parts = ", ".join("-".join(dict.fromkeys((each[0], each[-1]))) for each in named)
+    words = f"one thing (goal {parts})"
+    if len(every) > 1:
+        words = f"{len(every)} things (goal {parts}), brought to their goals one by one"
+    columns = sorted({column for _, column in found.holds})
+    if not columns:
+        return f"{words}, and no columns of the state were found that move them"
+    return f"{words}, moved by columns {', '.join(map(str, columns))} of the state"
 
 
 def _leaps(episodes: Episodes) -> int:
@@ -180,8 +190,7 @@ def goal_rule(config: Config, episodes: Episodes) -> Iterator[Decision]:
         yield Decision("data.relabel", "hindsight", "the goal's columns stand still in all data")
     else:
         reason = f"{measured}: how far a goal is cannot be told from these columns alone"
-        if (count := _things(episodes)) > 1:
-            reason += f"; they are of {count} things, which are brought to their goals one by one"
+        reason += f"; they are of {_things(episodes)}"
         yield Decision("data.relabel", "arrivals", reason)
         short = "goals are the episode's own, and what has to be fetched first is planned too"
         yield Decision("plan.stride", 1, short)

@@ -122,12 +122,13 @@ def draw_episode(axes: Axes, trace: Trace, layout: ObservationLayout, maze: Maze
     axes.plot(*walked[0], "o", color=START, markersize=8, markeredgecolor="white", zorder=6)
     if goals is not None:
         axes.plot(*goals[0, :2], "*", color=GOAL, markersize=17, markeredgecolor="white", zorder=6)
-    outcome = (
-        f"goal reached at step {trace.success_step}"
-        if trace.success_step is not None
-        else f"goal not reached in {len(trace.rewards)} steps"
-    )
-    axes.set_title(f"seed {trace.seed}, return {trace.rewards.sum():.0f}\n{outcome}")
+    axes.set_title(f"seed {trace.seed}, return {trace.rewards.sum():.0f}\n{_outcome(trace)}")
+
+
+def _outcome(trace: Trace) -> str:
+    if trace.success_step is not None:
+        return f"goal reached at step {trace.success_step}"
+    return f"goal not reached in {len(trace.rewards)} steps"
 
 
 def _draw_closest(
@@ -196,16 +197,21 @@ def plans_over_time(
 ) -> None:
     """Write planned and executed state of the first episode, one panel per dimension.
 
-    Shows the first `dimensions` columns of the state over the first `steps` steps; plan states
-    lie `stride` environment steps apart.
+    Shows `dimensions` columns of the state, those of the goal first, over the first `steps` steps;
+    plan states lie `stride` environment steps apart.
     """
     trace = traces[0]
-    states = layout.split(trace.observations)[0][: steps + 1]
-    shown = min(dimensions, states.shape[-1])
+    states, goals = layout.split(trace.observations)
+    states = states[: steps + 1]
+    known = [] if goals is None else goals[0].tolist()
+    # of a goal that is no part of the state nothing can be drawn
+    goal = dict(zip(layout.goal_columns, known, strict=False))
+    shown = [*goal, *(column for column in range(states.shape[-1]) if column not in goal)]
+    shown = shown[:dimensions]
     plans = {step: plan for step, plan in trace.plans.items() if step < len(states) - 1}
     with style():
-        figure, panels = _grid(shown, 2, (5.5, 2.1), extra=0.8)
-        for column, axes in enumerate(panels):
+        figure, panels = _grid(len(shown), 2, (5.5, 2.1), extra=0.8)
+        for column, axes in zip(shown, panels, strict=True):
             axes.plot(states[:, column], color=EXECUTED, linewidth=2.4, alpha=0.85)
             for step, plan in plans.items():
                 times = step + stride * np.arange(len(plan.states))
@@ -215,19 +221,25 @@ def plans_over_time(
                 axes.plot(step, plan.states[0, column], "o", color=PLAN, markersize=3)
             axes.set_ylabel(f"state {column}")
             axes.set_xlim(0, len(states) - 1)
-            # plans may leave the panel, the executed path may not
-            _limit_to(axes, states[:, column])
+            # plans may leave the panel, the executed path and the goal may not
+            seen = states[:, column]
+            if column in goal:
+                axes.axhline(goal[column], color=GOAL, linestyle="--", linewidth=1.4)
+                seen = np.append(seen, goal[column])
+            _limit_to(axes, seen)
         for axes in panels[-2:]:
             axes.set_xlabel("environment step")
-        figure.suptitle(f"seed {trace.seed}, return {trace.rewards.sum():.0f}", fontsize=11)
-        _legend(
-            figure,
-            [
-                Line2D([], [], color=EXECUTED, linewidth=2.4, label="executed"),
-                Line2D([], [], color=PROPOSAL, linestyle="--", label="proposals"),
-                Line2D([], [], color=PLAN, marker="o", markersize=3, label="plans, from their dot"),
-            ],
-        )
+        title = f"seed {trace.seed}, return {trace.rewards.sum():.0f}"
+        entries = [
+            Line2D([], [], color=EXECUTED, linewidth=2.4, label="executed"),
+            Line2D([], [], color=PROPOSAL, linestyle="--", label="proposals"),
+            Line2D([], [], color=PLAN, marker="o", markersize=3, label="plans, from their dot"),
+        ]
+        if goal:
+            title += f", {_outcome(trace)}"
+            entries.append(Line2D([], [], color=GOAL, linestyle="--", label="goal"))
+        figure.suptitle(title, fontsize=11)
+        _legend(figure, entries)
         save(figure, path)
 
 
@@ -249,9 +261,7 @@ def errands_over_time(
         options: Any = {"squeeze": False, "sharex": "col", "sharey": "row"}
         panels = figure.subplots(len(names), len(traces), **options)
         for column, trace in zip(panels.T, traces, strict=True):
-            done = trace.success_step
-            outcome = "goal not reached" if done is None else f"goal reached at step {done}"
-            column[0].set_title(f"seed {trace.seed}, {outcome}")
+            column[0].set_title(f"seed {trace.seed}, {_outcome(trace)}")
             column[-1].set_xlabel("environment step")
         for episode, (far, moving) in enumerate(zip(distances, now, strict=True)):
             turns = [0, *(np.flatnonzero(np.diff(moving)) + 1), len(moving) - 1]

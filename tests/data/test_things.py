@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffplan.data.things import Things, count_things, things
+from diffplan.data.things import Things, things
 
 GRASP = 0.3  # the hand holds this far above what it holds
 
@@ -105,10 +105,3 @@ def test_episodes_too_short_to_show_motion_are_of_no_things() -> None:
     states, starts = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 2, 4])
     told = things(states, (1, 2), starts)
     assert told.of == (-1, -1) and told.holds == () and not len(told.moved)
-    assert count_things(states, (1, 2), starts) == 0
-
-
-def test_a_count_of_things_is_that_of_the_things() -> None:
-    carried = work(np.random.default_rng(0), np.zeros((2, 2)), 60)
-    given = torch.from_numpy(carried).float(), (2, 3, 4, 5), torch.tensor([0, len(carried)])
-    assert count_things(*given) == max(things(*given).of) + 1 == 2

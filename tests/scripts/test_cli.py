@@ -158,6 +158,12 @@ def test_in_a_log_a_bar_is_a_few_lines(tmp_path: Path) -> None:
         check=True,
     )
     assert 1 <= done.stderr.count("step/s") <= 3
+    # PyTorch imports tqdm, which reads its intervals then
+    asks = "import diffplan.scripts.cli, tqdm; print(tqdm.tqdm([]).mininterval)"
+    told = subprocess.run(
+        [sys.executable, "-c", asks], env=unset, capture_output=True, text=True, check=True
+    )
+    assert float(told.stdout) == 30
 
 
 def test_make_train_resume_evaluate_study(

@@ -138,7 +138,12 @@ def test_plans_over_time_lie_a_stride_apart(tmp_path, drawn):
     trace = make_trace()
     pictures.plans_over_time(tmp_path / "x.png", [trace], LAYOUT, stride=2)
     assert len(drawn[0].axes) == 4  # three state columns, one panel empty
-    for column, axes in enumerate(drawn[0].axes[:3]):
+    assert "goal not reached in 20 steps" in drawn[0].get_suptitle()
+    # the goal's columns come first, with the goal
+    for column, axes, goal in zip((2, 1, 0), drawn[0].axes, (0.5, 0.25, None), strict=False):
+        assert [list(xy[:, 1]) for xy in lines(axes, pictures.GOAL)] == (
+            [[goal] * 2] if goal else []
+        )
         planned = [xy for xy in lines(axes, pictures.PLAN) if len(xy) > 1]
         for (step, made), xy in zip(trace.plans.items(), planned, strict=True):
             np.testing.assert_allclose(xy[:, 0], step + 2 * np.arange(5))
