@@ -24,12 +24,12 @@ def detours_of(model: PlannerModel, settings: PlanningConfig) -> dict[str, Any] 
 
 def errands_of(model: PlannerModel) -> dict[str, Any] | None:
     """The arguments of `Errands`, moves as arrays; None where goals are about one thing."""
-    things, columns = model.spec.things, list(model.spec.goal_columns)
     if model.moves is None:
         return None
+    columns = list(model.spec.goal_columns)
     plan = model.config.plan
     return {
-        "things": list(things),
+        "things": list(model.spec.things),
         "scale": model.observed.std[columns].tolist(),
         "after": plan.horizon * plan.stride,
         **{name: value.numpy(force=True) for name, value in model.moves.named_buffers()},

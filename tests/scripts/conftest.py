@@ -33,7 +33,7 @@ class StubPlanner:
     engine = SimpleNamespace(name="eager")
     device = torch.device("cpu")
     settings = SimpleNamespace(subgoal_steps=REPLAN_EVERY)
-    model = SimpleNamespace(subgoals=lambda here, goal, reach: (here + goal) / 2)
+    model = SimpleNamespace(moves=None, subgoals=lambda here, goal, reach: (here + goal) / 2)
 
     def __init__(self, info: DatasetInfo, layout: ObservationLayout) -> None:
         self.info, self.layout = info, layout
