@@ -80,7 +80,7 @@ class Acting:
     stride, config_name, train_seconds, uses_returns = 2, "stub", 3.0, False
     origin = None
     planning: dict[str, Any] = {"steps": 1}  # noqa: RUF012
-    engine = SimpleNamespace(name="eager")
+    engine, model = SimpleNamespace(name="eager"), SimpleNamespace(moves=None)
 
     def __init__(self, episodes: Episodes, told: tuple[Any, ...] = ("not told",)) -> None:
         self.episodes, self.info, self.layout = episodes, episodes.info, episodes.layout
