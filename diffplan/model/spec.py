@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from diffplan.config.config import Config
 from diffplan.data.episodes import Episodes
-from diffplan.data.things import Things
+
+if TYPE_CHECKING:
+    from diffplan.data.things import Things
 
 
 @dataclass(frozen=True)
