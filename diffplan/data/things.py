@@ -15,7 +15,7 @@ _TOGETHER = 0.5  # share of the lesser one's motion from which on two columns ar
 _BUSY = 0.5  # share of all steps from which on a column is what does the fetching
 _HELD = 0.1  # of a column's variance at most is left, once it is known where what it moves is
 _FEWEST = 100  # steps of motion that say anything
-_MOVES = 10_000
+_MOVES = 10_000  # that are kept
 _SAMPLE = 200_000  # steps of motion behind what holds a thing
 
 
