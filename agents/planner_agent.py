@@ -185,7 +185,7 @@ class PlannerAgent(Portable, Variants, Described):
         # a goal that has moved makes the plan worthless
         if (moved := state.moved(goals, self.goal_tolerance)) is not None:
             anew = anew | moved
-        asked = anew  # something else
+        another = anew  # goal than before
         detour, aims = state.detour, goals
         if self._detours is not None and goals is not None:
             here = states[:, list(self.layout.goal_columns)]
@@ -196,7 +196,7 @@ class PlannerAgent(Portable, Variants, Described):
         errand = state.errand
         if self._errands is not None and goals is not None:
             here = states[:, list(self.layout.goal_columns)]
-            errand, turns, aims = self._errands.follow(errand, asked, here, goals)
+            errand, turns, aims = self._errands.follow(errand, another, here, goals)
             anew = anew | turns
         due = anew | (age >= self.settings.replan_every)
         whole, count = bool(due.all()), state.count + due

@@ -707,7 +707,7 @@ class Agent:
         anew = begins
         if goals is not None and state.goals is not None:
             anew = anew | (np.abs(goals - state.goals) > self._goal_tolerance).any(-1)
-        asked = anew  # something else
+        another = anew  # goal than before
         detour, aims = state.detour, goals
         if self._detours is not None and goals is not None:
             here = states[:, self._layout["goal_columns"]]
@@ -717,7 +717,7 @@ class Agent:
         errand = state.errand
         if self._errands is not None and goals is not None:
             here = states[:, self._layout["goal_columns"]]
-            errand, turns, aims = self._errands.follow(errand, asked, here, goals)
+            errand, turns, aims = self._errands.follow(errand, another, here, goals)
             anew = anew | turns
         due = anew | (age >= self._planning["replan_every"])
         plan, history = state.plan, self._remember(state.history, states, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,9 +13,9 @@ from diffplan.errors import DiffplanError
 
 AFTER = 4  # steps over which the goal's columns move, or stand still
 STILL, BRISK = 0.05, 0.9  # share of brisk motion that counts as none, and its quantile
-FASTEST, NONE = 0.999, 0.1  # of what does not move at all brisk motion knows nothing
+_FASTEST, _NONE = 0.999, 0.1  # of what does not move at all brisk motion knows nothing
 ROUNDING = 1e-5  # spread of a column that says nothing, beside its size
-SAMPLE = 1_000_000  # changes behind the quantiles
+_SAMPLE = 1_000_000  # changes behind the quantiles
 
 
 def arrivals(states: Tensor, columns: Sequence[int], starts: Tensor) -> Tensor:
@@ -32,15 +33,12 @@ def arrivals(states: Tensor, columns: Sequence[int], starts: Tensor) -> Tensor:
     last = starts[1:][episode] - 1
     index = torch.arange(len(goal))
     change = (goal[torch.minimum(index + AFTER, last)] - goal).norm(dim=1)
-    every = max(1, len(change) // SAMPLE)
-    sample = change[::every].numpy()
-    moves = sample[sample > NONE * np.quantile(sample, FASTEST)]
-    if not len(moves):
+    still = still_below(change)
+    if still == math.inf:
         raise DiffplanError(
             "the columns of the goal never move in these data, so nothing arrives anywhere; "
             "use --data.relabel hindsight"
         )
-    still = STILL * float(np.quantile(moves, BRISK))
     moving = torch.nonzero(change > still).squeeze(1)
     # of each motion the last step: what moves then is at rest so many steps later
     final = torch.ones_like(moving, dtype=torch.bool)
@@ -51,6 +49,15 @@ def arrivals(states: Tensor, columns: Sequence[int], starts: Tensor) -> Tensor:
     # what is there already, within the steps that a motion is seen over, goes on
     there = (goal[following] - goal).norm(dim=1) <= still
     return torch.where(there, following[following], following)
+
+
+def still_below(change: Tensor) -> float:
+    """Changes [n] over 4 steps up to this one are none: 5 % of brisk motion; inf if none moves."""
+    sample = change[:: max(1, len(change) // _SAMPLE)].numpy()
+    if not len(sample):
+        return math.inf
+    moves = sample[sample > _NONE * np.quantile(sample, _FASTEST)]
+    return STILL * float(np.quantile(moves, BRISK)) if len(moves) else math.inf
 
 
 def in_deviations(goal: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffplan.data.arrivals import AFTER, BRISK, FASTEST, NONE, ROUNDING, SAMPLE, STILL
+from diffplan.data.arrivals import AFTER, ROUNDING, still_below
 
 _TOGETHER = 0.5  # share of the lesser one's motion from which on two columns are one thing's
 _BUSY = 0.5  # share of all steps from which on a column is what does the fetching
@@ -58,10 +58,7 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
         for column in range(states.shape[1])
         if column not in columns and moving[:, column].float().mean() > _BUSY
     ]
-    parts = [
-        [place for place, other in zip(columns, of, strict=True) if other == thing]
-        for thing in range(max(of, default=-1) + 1)
-    ]
+    parts = [[columns[place] for place in places] for places in members(of)]
     spreads = torch.stack([column.double().std() for column in states.t()])
     holds, weights, offsets = [], [], []
     moved, first, final = [], [], []
@@ -93,6 +90,12 @@ def things(states: Tensor, columns: Sequence[int], starts: Tensor) -> Things:
     return Things(of, tuple(holds), weight, torch.tensor(offsets), thing_of, *where)
 
 
+def members(of: Sequence[int]) -> list[list[int]]:
+    """The places of each thing among the goal's columns, from the thing of each of them."""
+    every = range(max(of, default=-1) + 1)
+    return [[place for place, other in enumerate(of) if other == thing] for thing in every]
+
+
 def _stretches(under_way: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """First and last states [M] of moves, from the states [n] at which a thing moves.
 
@@ -101,20 +104,15 @@ def _stretches(under_way: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     new = torch.ones(len(under_way) + 1, dtype=torch.bool)
     pairs = under_way[:-1], under_way[1:]
     new[1:-1] = (pairs[1] - pairs[0] > AFTER) | (last[pairs[0]] != last[pairs[1]])
-    ends = under_way[new[1:]] + AFTER
-    return under_way[new[:-1]], torch.minimum(ends, last[ends])
+    return under_way[new[:-1]], under_way[new[1:]] + AFTER
 
 
 def _moving(column: Tensor, index: Tensor) -> Tensor:
     """Where a column of states [N] moves over the steps that follow: bool [n]."""
     values = column.float()
     change = (values[index + AFTER] - values[index]).abs()
-    sample = change[:: max(1, len(change) // SAMPLE)].numpy()
-    moves = sample[sample > NONE * np.quantile(sample, FASTEST)] if len(sample) else sample
-    if not len(moves):
-        return torch.zeros(len(index), dtype=torch.bool)
     told = values.std() > ROUNDING * values.abs().max()
-    return (change > STILL * float(np.quantile(moves, BRISK))) & told
+    return (change > still_below(change)) & told
 
 
 def _grouped(moving: Tensor) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ _THERE = 0.1  # normalised units: so far off, a thing is half on its way
 
 
 Asked = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""`GoalFeatures.asked` of a model."""
 
 
 class GoalFeatures(nn.Module):

@@ -13,7 +13,7 @@ from diffplan.data.arrivals import AFTER, BRISK, STILL, in_deviations
 from diffplan.data.episodes import Episodes
 from diffplan.data.landmarks import brisk_speed
 from diffplan.data.leaps import cut_at_leaps
-from diffplan.data.things import things
+from diffplan.data.things import members, things
 
 _PAIRS = 20_000  # pairs of states behind a correlation: its error is below .01
 _LONGEST_LAG = 1024
@@ -143,12 +143,13 @@ def _things(episodes: Episodes) -> str:
     """What things the goal's columns are of, in words, see `things`."""
     starts = torch.from_numpy(np.asarray(episodes.state_starts))
     found = things(torch.from_numpy(episodes.states), episodes.layout.goal_columns, starts)
-    every = range(max(found.of) + 1)
-    named = [[str(i) for i, thing in enumerate(found.of) if thing == one] for one in every]
-    parts = ", ".join("-".join(dict.fromkeys((each[0], each[-1]))) for each in named)
-    words = f"one thing (goal {parts})"
-    if len(every) > 1:
-        words = f"{len(every)} things (goal {parts}), brought to their goals one by one"
+    parts = [" ".join(map(str, places)) for places in members(found.of)]
+    if not parts:
+        return "no thing that moves long enough to be told"
+    named = ", ".join(parts)
+    words = f"one thing (goal {named})"
+    if len(parts) > 1:
+        words = f"{len(parts)} things (goal {named}), brought to their goals one by one"
     columns = sorted({column for _, column in found.holds})
     if not columns:
         return f"{words}, and no columns of the state were found that move them"

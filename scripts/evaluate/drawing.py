@@ -11,6 +11,7 @@ import torch
 
 from diffplan.agents import PlannerAgent
 from diffplan.agents.aims import errands_of
+from diffplan.data.things import members
 from diffplan.envs.rollouts.traces import Trace
 from diffplan.envs.simulators.environments import evaluation_env_factory
 from diffplan.envs.simulators.mazes import Maze, maze_of
@@ -84,7 +85,7 @@ def _draw_errands(
     path: Path, agent: PlannerAgent, traces: Sequence[Trace], errands: Errands
 ) -> None:
     """What was being moved, which the states say: errands draw no random numbers."""
-    things, distances, now = agent.model.spec.things, [], []
+    distances, now = [], []
     for trace in traces:
         states, goals = agent.layout.split(trace.observations)
         assert goals is not None
@@ -95,10 +96,7 @@ def _draw_errands(
             moving.append(int(state.now[0]))
         distances.append(errands.distances(places, goals))
         now.append(np.array(moving))
-    names = [
-        "goal " + " ".join(str(i) for i, other in enumerate(things) if other == thing)
-        for thing in range(max(things) + 1)
-    ]
+    names = ["goal " + " ".join(map(str, places)) for places in members(agent.model.spec.things)]
     pictures.errands_over_time(path, traces, distances, now, names)
 
 

@@ -120,8 +120,20 @@ def test_it_is_said_of_how_many_things_goals_are(join_episodes: Make) -> None:
     reasons = {
         each.setting: each.reason for each in decide(Config(), carried(join_episodes, 20))[1]
     }
-    told = "they are of one thing (goal 0-1), and no columns of the state were found"
+    told = "they are of one thing (goal 0 1), and no columns of the state were found"
     assert told in reasons["data.relabel"]
+
+
+def test_episodes_too_short_for_things_are_decided_all_the_same(join_episodes: Make) -> None:
+    layout = ObservationLayout(2, 1, (0,), (), ("observation",))
+    episodes = []
+    for seed in range(40):
+        hand = np.random.default_rng(seed).normal(size=4).cumsum()
+        thing = np.array([0.0, 0, 0, seed % 2]) + seed
+        episodes.append(np.stack([thing, hand], 1))
+    joined = join_episodes(episodes, [np.zeros((3, 1))] * 40, layout=layout)
+    reasons = {each.setting: each.reason for each in decide(Config(), joined)[1]}
+    assert "no thing that moves long enough to be told" in reasons["data.relabel"]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-5])
